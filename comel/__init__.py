@@ -1,0 +1,1 @@
+"""CoMEL: continual multiple instance learning on whole-slide images."""

@@ -1,0 +1,53 @@
+"""What a user can get wrong, said in one line: what, where, and what to do about it.
+
+Every command turns a :class:`ComelError` into one line on standard error and exit code 2; the service turns it into a
+problem+json answer with status 4xx. Anything else is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class ComelError(Exception):
+    """A mistake in the input, with its remedy.
+
+    Args:
+        what: what is wrong, with the place (file, slide, row, key).
+        remedy: what the user can do about it.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        self.what = " ".join(str(what).split())
+        self.remedy = " ".join(str(remedy).split())
+        super().__init__(f"{self.what}; {self.remedy}" if self.remedy else self.what)
+
+
+class ConfigError(ComelError):
+    """A setting that does not exist or does not fit."""
+
+
+class ManifestError(ComelError):
+    """A manifest row or column that cannot be used."""
+
+
+class BagError(ComelError):
+    """A feature file that cannot be used: damaged, hostile, or empty where it must not be."""
+
+
+class FeatureMismatch(BagError):
+    """A bag whose features were made otherwise than the model's feature contract says."""
+
+
+class RunError(ComelError):
+    """A run directory that is missing, unfinished or damaged."""
+
+
+class CapacityError(ComelError):
+    """No free directions are left for another orthogonal adapter."""
+
+
+class SlideError(ComelError):
+    """A slide that cannot be read or used. ``stage`` names where: open, mpp, tissue, tiles, encode, write."""
+
+    def __init__(self, what: str, remedy: str = "", *, stage: str = "open") -> None:
+        super().__init__(what, remedy)
+        self.stage = stage
