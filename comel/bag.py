@@ -188,7 +188,7 @@ def write_bag(path: Path, bag: Bag) -> None:
     if bag.coords is None or bag.geometry is None:
         raise BagError(f"{bag.slide_id}: a bag is written with coords and geometry", "give both")
     arrays = bag.arrays()
-    _check_arrays(bag.slide_id, arrays, bag.contract.dimension)
+    check_arrays(bag.slide_id, arrays, bag.contract.dimension)
     checksum = sha256_of_arrays(arrays)
     with atomic_path(path) as temporary:
         with h5py.File(temporary, "w") as file:
@@ -231,14 +231,14 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
             group = file["quality"]
             names = [f"quality/{name}" for name in group] if hasattr(group, "keys") else []
             arrays |= {name: read_dataset(file, name, path, max_bytes) for name in names}
-        coords_attributes = {key: _plain(value) for key, value in file["coords"].attrs.items()}
-        file_attributes = {key: _plain(value) for key, value in file.attrs.items()}
+        coords_attributes = {key: plain(value) for key, value in file["coords"].attrs.items()}
+        file_attributes = {key: plain(value) for key, value in file.attrs.items()}
+        geometry = geometry_from_attributes(coords_attributes)
     slide_id = str(file_attributes.get("slide_id") or path.stem)
     dimension = arrays["features"].shape[1] if arrays["features"].ndim == 2 else 0
-    _check_arrays(f"{path}", arrays, dimension)
+    check_arrays(f"{path}", arrays, dimension)
     if verify and file_attributes.get("checksum") != sha256_of_arrays(arrays):
         raise BagError(f"{path}: the content does not match its checksum", "extract the slide again")
-    geometry = geometry_from_attributes(coords_attributes)
     return Bag(
         slide_id=slide_id,
         features=arrays["features"],
@@ -266,7 +266,7 @@ def read_bag_header(path: Path) -> dict[str, Any]:
     with open_hdf5(Path(path)) as file:
         if "features" not in file:
             raise BagError(f"{path}: no dataset 'features'", "extract the slide again")
-        header = {key: _plain(value) for key, value in file.attrs.items()}
+        header = {key: plain(value) for key, value in file.attrs.items()}
         shape = getattr(file["features"], "shape", None)
         if shape is None or len(shape) != 2:
             raise BagError(f"{path}: 'features' is not a table", "extract the slide again")
@@ -339,7 +339,7 @@ def geometry_from_attributes(attributes: Mapping[str, Any]) -> TileGeometry | No
     return geometry
 
 
-def _check_arrays(where: str, arrays: Mapping[str, np.ndarray], dimension: int) -> None:
+def check_arrays(where: str, arrays: Mapping[str, np.ndarray], dimension: int) -> None:
     features, coords = arrays["features"], arrays.get("coords")
     if features.ndim != 2 or features.dtype.kind != "f" or features.shape[1] != dimension or dimension == 0:
         raise BagError(f"{where}: features have shape {features.shape} and type {features.dtype}", "expected (N, D) floats")
@@ -361,7 +361,7 @@ def _settings(text: Any, path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """An HDF5 attribute as a plain Python value."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")

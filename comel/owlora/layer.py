@@ -83,10 +83,10 @@ class OWLoraLayer(BaseTunerLayer):
             return self.protected_out
         return _with_earlier(self.protected_out, [self.owlora_B[name].detach() for name in self._earlier(before)])
 
-    def check_room(self, rank: int, *, layer: str) -> None:
+    def check_room(self, rank: int, *, layer: str, before: str | None = None) -> None:
         """Raise :class:`CapacityError` unless ``rank`` free directions are left on both sides."""
-        left_in = self.in_features - self.taken_in().shape[1]
-        left_out = self.out_features - self.taken_out().shape[1]
+        left_in = self.in_features - self.taken_in(before).shape[1]
+        left_out = self.out_features - self.taken_out(before).shape[1]
         if min(left_in, left_out) < rank:
             raise CapacityError(
                 f"{layer}: {min(left_in, left_out)} free directions are left for an adapter of rank {rank}",

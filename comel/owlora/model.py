@@ -46,11 +46,21 @@ class OWLoraModel(BaseTuner):
             if isinstance(module, OWLoraLayer):
                 yield name, module
 
-    def protect(self, bases: Mapping[str, Tensor], adapter_name: str) -> None:
-        """Hand over the protected input bases (in, k) by layer name, and draw the adapter anew outside them."""
+    def protect(self, bases: Mapping[str, Tensor], adapter_name: str | None = None) -> None:
+        """Hand over the protected input bases (in, k) by layer name.
+
+        Args:
+            bases: one orthonormal basis a layer.
+            adapter_name: draw this adapter anew outside them.
+
+        Raises:
+            CapacityError: a layer has too few free directions left for the adapter.
+        """
         for name, layer in self.adapted_layers():
             layer.protected_in = bases[name].double()
-            layer.reset_adapter(adapter_name)
+            if adapter_name is not None:
+                layer.check_room(layer.owlora_r[adapter_name], layer=name, before=adapter_name)
+                layer.reset_adapter(adapter_name)
 
     def retract(self, adapter_name: str) -> None:
         """After an optimizer step: put the adapter's A and B back, orthonormal, into the free space of every layer."""

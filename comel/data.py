@@ -1,0 +1,197 @@
+"""From a manifest and a folder of feature files to tasks of labelled bags."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from comel.bag import Bag, FeatureContract
+from comel.classes import Head
+from comel.config import DataConfig
+from comel.errors import BagError, ConfigError, FeatureMismatch, ManifestError
+from comel.foreign import bag_path, read_any_bag
+from comel.manifest import Manifest, ManifestRow, read_manifest
+from comel.splits import assign_splits, split_by_fold
+
+__all__ = ["BagStore", "Case", "TaskData", "join_slides", "load_tasks"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bag: a case's slides, their label, and who they come from."""
+
+    name: str
+    patient: str
+    label: str
+    slides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's cases by split, and the head they belong to."""
+
+    name: str
+    head: Head
+    train: tuple[Case, ...]
+    val: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+
+class BagStore:
+    """Reads bags by case, checks them against the feature contract, and keeps recent ones in memory.
+
+    Args:
+        folder: feature files.
+        contract: what features must be like; None takes it from the first bag read.
+        assume_encoder: encoder of files that do not name theirs.
+        cache_bytes: memory for bags that are kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        contract: FeatureContract | None = None,
+        *,
+        assume_encoder: str | None = None,
+        cache_bytes: float = 2 * 2**30,
+    ) -> None:
+        self.folder, self.contract = Path(folder), contract
+        self._assume_encoder, self._room = assume_encoder, cache_bytes
+        self._kept: OrderedDict[str, Bag] = OrderedDict()
+
+    def read(self, case: Case) -> Bag:
+        """A case's bag.
+
+        Raises:
+            BagError: a file is missing or damaged, or holds no instance.
+            FeatureMismatch: its features were made otherwise than the contract says.
+        """
+        if case.name in self._kept:
+            self._kept.move_to_end(case.name)
+            return self._kept[case.name]
+        bags = []
+        for slide in case.slides:
+            path = bag_path(self.folder, slide)
+            bag = read_any_bag(path, assume_encoder=self._assume_encoder)
+            self.contract = self.contract or bag.contract
+            check_contract(self.contract, bag, path)
+            bags.append(bag)
+        joined = join_slides(case.name, bags)
+        size = sum(array.nbytes for array in joined.arrays().values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[case.name] = joined
+        return joined
+
+
+def check_contract(contract: FeatureContract, bag: Bag, where: Path | str) -> None:
+    """Raise :class:`FeatureMismatch` unless the bag's features were made as the contract says."""
+    difference = contract.difference(bag.contract)
+    if difference is None:
+        return
+    remedy = "extract the slides with the encoder and the tile size of the others"
+    if bag.contract.encoder is None and contract.encoder is not None:
+        remedy = f"if the features are from it, say --set data.assume_encoder={contract.encoder}"
+    raise FeatureMismatch(f"{where}: {difference}", remedy)
+
+
+def join_slides(name: str, bags: Sequence[Bag]) -> Bag:
+    """One bag from a case's slides. Later slides are laid below the earlier ones, so that no two tiles share a place."""
+    if len(bags) == 1:
+        return bags[0]
+    features = np.concatenate([bag.features for bag in bags])
+    labels = None
+    if all(bag.labels is not None for bag in bags):
+        labels = np.concatenate([bag.labels for bag in bags if bag.labels is not None])
+    coords = None
+    if all(bag.coords is not None for bag in bags):
+        shifted, offset = [], 0
+        for bag in bags:
+            assert bag.coords is not None
+            shifted.append(bag.coords + np.array([0, offset]))
+            tall = bag.geometry.level0_height if bag.geometry else int(bag.coords[:, 1].max(initial=0))
+            offset += tall + 16 * (bag.geometry.patch_size_level0 if bag.geometry else 256)
+        coords = np.concatenate(shifted)
+    return replace(bags[0], slide_id=name, features=features, coords=coords, labels=labels, geometry=None, quality={})
+
+
+def load_tasks(config: DataConfig) -> list[TaskData]:
+    """The tasks of a run in the order they arrive.
+
+    Raises:
+        ConfigError: no manifest or bags are named, or labels do not fit.
+        ManifestError: the manifest cannot be used, or a row's label is unknown.
+    """
+    if config.manifest is None:
+        raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
+    if config.bags is None:
+        raise ConfigError("no folder of bags is named", "give --bags FOLDER or data.bags in the config")
+    if not config.bags.is_dir():
+        raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
+    manifest = read_manifest(config.manifest, root=config.root, tasks=config.tasks)
+    heads = _heads(manifest, config)
+    splits = _splits(manifest.rows, config)
+    tasks = []
+    for name in manifest.tasks:
+        rows = manifest.select(task=name)
+        by_split = {split: tuple(_cases(rows, splits, split)) for split in ("train", "val", "test")}
+        if not by_split["train"]:
+            raise ManifestError(f"{manifest.path.name}: task '{name}' has no training slide", "mark some with split 'train'")
+        tasks.append(TaskData(name, heads[name], by_split["train"], by_split["val"], by_split["test"]))
+    return tasks
+
+
+def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
+    """The head of each task; in a domain-incremental run all tasks share one."""
+    declared = config.labels or {}
+    for task in declared:
+        if task not in manifest.tasks and config.mode == "class-incremental":
+            raise ConfigError(f"data.labels names the task '{task}'", f"the manifest has {', '.join(manifest.tasks)}")
+    labels = {task: tuple(declared.get(task, _negative_first(manifest.labels(task), config.negative))) for task in manifest.tasks}
+    if config.mode == "domain-incremental":
+        every = [label for task in manifest.tasks for label in labels[task]]
+        shared = tuple(_negative_first(list(dict.fromkeys(every)), config.negative))
+        labels = dict.fromkeys(manifest.tasks, shared)
+    for row in manifest.rows:
+        if row.label not in labels[row.task]:
+            known = ", ".join(labels[row.task])
+            raise ManifestError(f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'", f"'{row.task}' has {known}")
+    negative = {task: config.negative if config.negative in labels[task] else None for task in manifest.tasks}
+    if config.mode == "domain-incremental":
+        first = manifest.tasks[0]
+        return dict.fromkeys(manifest.tasks, Head("all domains", labels[first], negative[first]))
+    return {task: Head(task, labels[task], negative[task]) for task in manifest.tasks}
+
+
+def _negative_first(labels: list[str], negative: str) -> list[str]:
+    return sorted(labels, key=lambda label: label != negative)
+
+
+def _splits(rows: Sequence[ManifestRow], config: DataConfig) -> dict[str, str]:
+    if config.fold is not None:
+        return split_by_fold(rows, config.fold, val_fraction=config.val_fraction)
+    return assign_splits(rows, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+
+
+def _cases(rows: Sequence[ManifestRow], splits: dict[str, str], split: str) -> Iterator[Case]:
+    grouped: dict[str, list[ManifestRow]] = {}
+    for row in rows:
+        if splits[row.slide_id] == split:
+            grouped.setdefault(row.case, []).append(row)
+    for name, members in grouped.items():
+        yield Case(name, members[0].patient, members[0].label, tuple(row.slide_id for row in members))
+
+
+def usable(bag: Bag) -> Bag:
+    """The bag, if it has an instance to learn from.
+
+    Raises:
+        BagError: it is empty.
+    """
+    if not len(bag):
+        raise BagError(f"{bag.slide_id}: the bag has no instance (no tissue)", "take the slide out of the manifest's training rows")
+    return bag

@@ -1,0 +1,171 @@
+"""Scores of a model on the tasks' cases: bag and instance, with the task unknown and with the task given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from comel.data import BagStore, Case, TaskData
+from comel.files import atomic_path
+from comel.metrics import bag_metrics, choose_threshold, continual_metrics, instance_metrics
+from comel.models.base import MILModel
+from comel.trainer import make_batch
+
+__all__ = ["CaseResult", "choose_instance_threshold", "continual", "evaluate_cases", "new_matrices", "score_task", "write_results"]
+
+Matrices = dict[str, dict[str, dict[str, list[list[float | None]]]]]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What the model says of one case whose label is known.
+
+    Attributes:
+        case, task, head, column: the case, its task, and where its label stands.
+        probabilities: (C,) over all classes.
+        within: (C,) within the case's own task, 0 elsewhere.
+        scores: (N,) instance scores of the predicted task.
+        scores_given: (N,) instance scores with the task given.
+        labels: (N,) instance labels, or None.
+    """
+
+    case: Case
+    task: str
+    head: int
+    column: int
+    probabilities: np.ndarray
+    within: np.ndarray
+    scores: np.ndarray
+    scores_given: np.ndarray
+    labels: np.ndarray | None
+
+
+@torch.inference_mode()
+def evaluate_cases(
+    model: MILModel,
+    task: TaskData,
+    head: int,
+    cases: Iterable[Case],
+    store: BagStore,
+    device: torch.device,
+    advance: Callable[..., None] = lambda steps=1, text="": None,
+) -> list[CaseResult]:
+    """Run the model over cases of one task. A case without tissue is left out: there is nothing to say of it."""
+    model.eval()
+    results = []
+    for case in cases:
+        bag = store.read(case)
+        advance()
+        if not len(bag):
+            continue
+        output = model(make_batch(bag, device))
+        probabilities = model.probabilities(output)[0]
+        predicted = model.classes.head_of(int(probabilities.argmax()))
+        results.append(
+            CaseResult(
+                case=case,
+                task=task.name,
+                head=head,
+                column=model.classes.column(head, case.label),
+                probabilities=probabilities.double().cpu().numpy(),
+                within=model.probabilities(output, head)[0].double().cpu().numpy(),
+                scores=model.evidence(output, predicted, given=False)[0].float().cpu().numpy(),
+                scores_given=model.evidence(output, head, given=True)[0].float().cpu().numpy(),
+                labels=None if bag.labels is None else np.asarray(bag.labels),
+            )
+        )
+    return results
+
+
+def choose_instance_threshold(results: Sequence[CaseResult]) -> tuple[float, str]:
+    """The instance threshold from validation cases, and what it was chosen on; 0.5 where they have no instance labels."""
+    labelled = [(result.scores_given, result.labels) for result in results if result.labels is not None]
+    if not labelled:
+        return 0.5, "default"
+    scores = np.concatenate([scores for scores, _ in labelled])
+    labels = np.concatenate([labels for _, labels in labelled])
+    if len(np.unique(labels[labels >= 0])) < 2:
+        return 0.5, "default"
+    return choose_threshold(scores, labels), "validation"
+
+
+def score_task(results: Sequence[CaseResult], threshold: float, mode: str) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Scores of one task's cases: ``{mode: {"bag": {...}, "instance": {...}}}``.
+
+    In a class-incremental run under ``class_incremental`` (any class may be predicted) and ``task_incremental`` (the
+    classes of the case's own task only); in a domain-incremental run, where there is one head, under ``domain_incremental``.
+    """
+    labels = [result.column for result in results]
+    labelled = [result for result in results if result.labels is not None]
+
+    def scores(bags: list[np.ndarray], instances: Callable[[CaseResult], np.ndarray]) -> dict[str, dict[str, float | None]]:
+        width = len(bags[0]) if bags else 0
+        bag = bag_metrics(np.array(bags).reshape(len(bags), width), labels)
+        known = instance_metrics([instances(r) for r in labelled], [_known(r) for r in labelled], threshold=threshold)
+        return {"bag": bag, "instance": known}
+
+    free = scores([result.probabilities for result in results], lambda r: r.scores)
+    if mode == "domain-incremental":
+        return {"domain_incremental": free}
+    return {"class_incremental": free, "task_incremental": scores([r.within for r in results], lambda r: r.scores_given)}
+
+
+def _known(result: CaseResult) -> np.ndarray:
+    assert result.labels is not None
+    return result.labels
+
+
+def new_matrices() -> Matrices:
+    """Empty R matrices: kind (bag, instance) -> mode -> score -> rows."""
+    return {"bag": {}, "instance": {}}
+
+
+def append_row(matrices: Matrices, tasks: Sequence[str], scored: Mapping[str, Any]) -> None:
+    """Append a row to every matrix from ``{task: score_task(...)}``; a task that was not scored gets None.
+
+    Earlier rows are widened with None for tasks that are new.
+    """
+    first = next(iter(scored.values()))
+    for mode, kinds in first.items():
+        for kind, values in kinds.items():
+            for name in values:
+                rows = matrices[kind].setdefault(mode, {}).setdefault(name, [])
+                rows.append([scored[task][mode][kind][name] if task in scored else None for task in tasks])
+                for row in rows:
+                    row.extend([None] * (len(tasks) - len(row)))
+
+
+def continual(matrices: Matrices) -> dict[str, dict[str, dict[str, Any]]]:
+    """Average, transfer and forgetting of every matrix; None where the matrix is neither (T, T) nor (1, T)."""
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind, modes in matrices.items():
+        for mode, names in modes.items():
+            for name, rows in names.items():
+                fits = len(rows) in (1, len(rows[-1]))
+                summary.setdefault(kind, {}).setdefault(mode, {})[name] = continual_metrics(rows) if fits else None
+    return summary
+
+
+def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[str]) -> None:
+    """One CSV row a case: its label, the prediction with the task unknown and with the task given, all probabilities."""
+    import pandas
+
+    rows = [
+        {
+            "case_id": result.case.name,
+            "patient_id": result.case.patient,
+            "task": result.task,
+            "label": result.case.label,
+            "predicted": classes[int(result.probabilities.argmax())],
+            "predicted_with_task_given": classes[int(result.within.argmax())],
+            **{f"p:{name}": float(p) for name, p in zip(classes, result.probabilities, strict=True)},
+        }
+        for result in results
+    ]
+    with atomic_path(path) as temporary:
+        pandas.DataFrame(rows).to_csv(temporary, index=False)

@@ -1,0 +1,272 @@
+"""The CoMEL model: embedding, GDAT blocks, attention pooling, and per task a bag head and an instance classifier.
+
+Equations and the published code's defects: ``docs/method.md``. What goes beyond the paper is an option here:
+
+- ``instance="classifier"``: an instance classifier trained by BPPL and the bag's label, beside the attention, whose score
+  means the same on every slide; ``attention`` keeps the published scaled attention.
+- ``recognition="statistics"``: heads are combined by :mod:`comel.recognition`; ``none`` concatenates their logits.
+- ``loss_over="task"``: cross-entropy over the columns of the bag's own task; ``seen`` runs over all heads, as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from comel.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
+from comel.classes import Head
+from comel.gdat import GDATBlock
+from comel.models.base import BagBatch, BagOutput, MILModel, as_batch
+from comel.pooling import AttentionPooling
+from comel.recognition import TaskRecognition
+
+__all__ = ["CoMEL", "CoMELOptions", "Trunk"]
+
+
+class CoMELOptions(BaseModel):
+    """Settings of the model; the defaults are CoMEL's default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dim: int = Field(512, ge=8, description="width of the network")
+    blocks: int = Field(2, ge=1, description="GDAT blocks")
+    num_heads: int = Field(8, ge=1, description="attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over dim")
+    attention_hidden: int = Field(256, ge=1, description="hidden width of the attention pooling")
+    region_size: int = Field(16, ge=1, description="side of a region or of a spatial group, in tiles")
+    grouping: Literal["strided", "region", "spatial"] = Field("strided", description="how instances are grouped")
+    pad: Literal["masked", "published"] = Field("masked", description="whether padding enters means and softmaxes")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the blocks")
+    embed_dropout: float = Field(0.25, ge=0, lt=1, description="dropout after the embedding")
+    instance: Literal["classifier", "attention"] = Field("classifier", description="where instance scores come from")
+    top_instances: float = Field(0.05, gt=0, le=1, description="share of a positive bag taken as surely positive")
+    recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
+    loss_over: Literal["task", "seen"] = Field("task", description="columns the cross-entropy runs over")
+    bppl_tau1: float = Field(0.8, ge=0, lt=1, description="bag confidence above which BPPL labels a bag's instances")
+    bppl_tau: float = Field(0.5, ge=0, le=1, description="start of tau2, and how it follows the training bags")
+    bppl_temperature: float = Field(0.2, gt=0, description="temperature of the prototype softmax")
+    bppl_relative: bool = Field(True, description="place tau2 relative to the highest confidence that can occur")
+
+
+class Trunk(nn.Module):
+    """What all tasks share: features (B, M, D) -> instance features (B, M, dim), bag feature (B, dim), attention (B, M)."""
+
+    def __init__(self, dimension: int, options: CoMELOptions) -> None:
+        super().__init__()
+        self.embed = nn.Linear(dimension, options.dim)
+        self.dropout = nn.Dropout(options.embed_dropout)
+        self.blocks = nn.ModuleList(
+            GDATBlock(
+                options.dim,
+                options.num_heads,
+                options.region_size,
+                options.grouping,
+                options.pad,
+                options.mlp_ratio,
+                options.dropout,
+            )
+            for _ in range(options.blocks)
+        )
+        self.pool = AttentionPooling(options.dim, options.attention_hidden)
+
+    def forward(self, features: Tensor, coords: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
+        h = self.dropout(F.relu(self.embed(features)))
+        for block in self.blocks:
+            h = block(h, coords, mask)
+        z, attention = self.pool(h, mask)
+        return h, z, attention
+
+
+class CoMEL(MILModel):
+    """The model; starts without a head.
+
+    Args:
+        dimension: D, length of a feature vector.
+        options: :class:`CoMELOptions`; default CoMEL's default.
+        heads: heads to begin with.
+    """
+
+    Options = CoMELOptions
+    adapter_targets = ("embed", "q", "k", "v", "proj", "fc1", "fc2")
+
+    def __init__(self, dimension: int, options: CoMELOptions | None = None, heads: Iterable[Head] = ()) -> None:
+        super().__init__(dimension)
+        self.options = options or CoMELOptions()
+        self.trunk = Trunk(dimension, self.options)
+        self.bag_heads = nn.ModuleList()
+        self.instance_heads = nn.ModuleList()
+        self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None
+        self.register_buffer("tau2", torch.tensor(self.options.bppl_tau, dtype=torch.float64))
+        self.trunk.apply(_initialise)
+        self._epoch = _EpochRecord()
+        for head in heads:
+            self.add_head(head)
+
+    tau2: Tensor
+
+    def add_head(self, head: Head) -> None:
+        """Append a bag head and, with ``instance="classifier"``, an instance classifier."""
+        device = self.tau2.device
+        self.bag_heads.append(nn.Linear(self.options.dim, len(head.labels)).apply(_initialise).to(device))
+        if self.options.instance == "classifier":
+            self.instance_heads.append(nn.Linear(self.options.dim, len(head.labels)).apply(_initialise).to(device))
+        if self.recognition is not None:
+            self.recognition.add_classes(len(head.labels))
+        self.classes = self.classes.of([*self.classes.heads, head])
+
+    def head_parameters(self, head: int) -> list[nn.Parameter]:
+        """The bag head's and the instance classifier's parameters."""
+        modules = [self.bag_heads[head], *([self.instance_heads[head]] if len(self.instance_heads) else [])]
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def forward(self, bags: BagBatch | Tensor) -> BagOutput:
+        """See :class:`comel.models.base.BagOutput`."""
+        bags = as_batch(bags)
+        h, z, attention = self.trunk(bags.features, bags.coords, bags.mask)
+        head_logits = torch.cat([head(z) for head in self.bag_heads], dim=-1)  # (B, C)
+        instance_logits = None
+        if len(self.instance_heads):
+            instance_logits = torch.cat([head(h) for head in self.instance_heads], dim=-1)  # (B, M, C)
+        logits = self._combine(bags, head_logits)
+        return BagOutput(
+            logits=logits,
+            attention=attention,
+            instance_scores=self._instance_scores(logits, attention, instance_logits),
+            bag_features=z,
+            instance_features=h,
+            head_logits=head_logits,
+            instance_logits=instance_logits,
+            mask=bags.mask,
+        )
+
+    def loss(self, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
+        """``ce``, ``bppl`` and, with an instance classifier, ``instance``, each a mean over the bags."""
+        terms: dict[str, list[Tensor]] = {}
+        for b, label in enumerate(labels.tolist()):
+            own = self.classes.columns(self.classes.head_of(label))
+            columns = own if self.options.loss_over == "task" else slice(0, len(self.classes))
+            logits = output.head_logits[b, columns]
+            target = labels[b : b + 1] - columns.start
+            terms.setdefault("ce", []).append(F.cross_entropy(logits.unsqueeze(0), target))
+            rows = slice(None) if output.mask is None else output.mask[b]
+            for name, value in self._instance_terms(output, b, rows, label, own, logits).items():
+                terms.setdefault(name, []).append(value)
+        return {name: torch.stack(values).mean() for name, values in terms.items()}
+
+    def _instance_terms(
+        self, output: BagOutput, b: int, rows: slice | Tensor, label: int, own: slice, logits: Tensor
+    ) -> dict[str, Tensor]:
+        """Terms over the instances of bag ``b``, whose label is column ``label`` of the head with columns ``own``."""
+        positive = self.classes.positive[label]
+        options = self.options
+        h, attention = output.instance_features[b, rows], output.attention[b, rows]
+        start = own.start if options.loss_over == "task" else 0
+        confidence, predicted = torch.softmax(logits.detach(), dim=-1).max(dim=-1)
+        correct = int(predicted) + start == label
+        self._epoch.quality.append(confidence.item() * correct)
+        pseudo = None
+        if positive and correct and confidence > options.bppl_tau1:
+            tau2 = self.tau2.item()
+            if options.bppl_relative:
+                tau2 = reachable_threshold(tau2, options.bppl_temperature)
+            pseudo = pseudo_labels(h.detach(), attention.detach(), tau2, options.bppl_temperature)
+            self._epoch.kept.append(pseudo.kept_fraction)
+        terms = {}
+        if pseudo is not None:
+            terms["bppl"] = bppl_loss(scaled_attention(attention), pseudo)
+        else:
+            terms["bppl"] = attention.sum() * 0
+        if output.instance_logits is not None:
+            terms["instance"] = attention.sum() * 0
+            for column in range(own.start, own.stop):
+                if self.classes.positive[column]:
+                    scores = output.instance_logits[b, rows, column]
+                    terms["instance"] = terms["instance"] + self._classifier_term(scores, column == label, pseudo)
+        return terms
+
+    def _classifier_term(self, scores: Tensor, present: bool, pseudo: object) -> Tensor:
+        """Instance cross-entropy for one finding, from instance logits (M,).
+
+        Where the bag does not show the finding, every instance is negative; the strongest count half, lest the easy ones
+        drown them. Where it does, the strongest share is positive, and BPPL's pseudo-labels say the rest.
+        """
+        top = scores.topk(max(1, round(self.options.top_instances * len(scores)))).values
+        if not present:
+            return 0.5 * (F.softplus(scores).mean() + F.softplus(top).mean())
+        loss = F.softplus(-top).mean()
+        if pseudo is not None:
+            loss = loss + bppl_loss(torch.sigmoid(scores), pseudo)  # type: ignore[arg-type]
+        return loss
+
+    def _combine(self, bags: BagBatch, head_logits: Tensor) -> Tensor:
+        """Logits over all classes: as they are, or composed of log p(task) and log p(class | task)."""
+        if self.recognition is None or len(self.classes.heads) == 1:
+            return head_logits
+        columns = [self.classes.columns(i) for i in range(len(self.classes.heads))]
+        log_task = self.recognition.log_task(bags.features, bags.mask, columns)
+        return torch.cat([log_task[:, i : i + 1] + head_logits[:, c].log_softmax(dim=-1) for i, c in enumerate(columns)], dim=1)
+
+    def _instance_scores(self, logits: Tensor, attention: Tensor, instance_logits: Tensor | None) -> Tensor:
+        """p(class | bag) x p(instance shows it | bag does), (B, M, C); for the negative class 1 - the strongest finding.
+
+        An instance can show a finding only where the bag does, so a slide predicted normal stays dark, and a score means
+        the same on every slide.
+        """
+        probability = torch.softmax(logits, dim=-1).unsqueeze(1)  # (B, 1, C)
+        if instance_logits is None:
+            within = torch.stack([scaled_attention(row) for row in attention]).unsqueeze(-1).expand(-1, -1, logits.shape[1])
+        else:
+            within = torch.sigmoid(instance_logits)
+        scores = probability * within
+        for i, head in enumerate(self.classes.heads):
+            columns = self.classes.columns(i)
+            if head.negative is not None:
+                negative = columns.start + head.labels.index(head.negative)
+                findings = [c for c in range(columns.start, columns.stop) if c != negative]
+                strongest = within[:, :, findings].amax(dim=-1)
+                scores[:, :, negative] = probability[:, :, columns].sum(dim=-1) * (1 - strongest)
+        return scores
+
+    def end_epoch(self) -> dict[str, float]:
+        """Move tau2 after the epoch's bags; report it with the share of instances that BPPL kept."""
+        report = {"tau2": self.tau2.item(), "bppl_kept": self._epoch.kept_fraction, "bppl_bags": float(len(self._epoch.kept))}
+        if self._epoch.quality:
+            quality = sum(self._epoch.quality) / len(self._epoch.quality)
+            self.tau2.fill_(next_threshold(quality, self.options.bppl_tau))
+        self._epoch = _EpochRecord()
+        return report
+
+    def end_task(self, bags: Iterable[tuple[Tensor, int]]) -> None:
+        """Store the statistics by which bags of this task are recognised later."""
+        if self.recognition is None:
+            return
+        for features, column in bags:
+            if len(features):
+                self.recognition.observe(features.to(self.tau2.device), column)
+        self.recognition.fit()
+
+
+class _EpochRecord:
+    """What an epoch's bags gave: confidence x correct of each, and the share BPPL kept of each bag it labelled."""
+
+    def __init__(self) -> None:
+        self.quality: list[float] = []
+        self.kept: list[float] = []
+
+    @property
+    def kept_fraction(self) -> float:
+        return sum(self.kept) / len(self.kept) if self.kept else 0.0
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier-normal weights, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

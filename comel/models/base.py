@@ -1,0 +1,145 @@
+"""The contract of every multiple instance learning model.
+
+A model takes bags and gives, for every class it knows, a bag logit and a score for each instance. It owns the terms of its
+loss. Its classes grow by heads: ``add_head`` appends columns and never moves the old ones.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from comel.classes import ClassSpace, Head
+
+__all__ = ["BagBatch", "BagOutput", "MILModel"]
+
+
+@dataclass(frozen=True)
+class BagBatch:
+    """Bags side by side.
+
+    Attributes:
+        features: (B, M, D) float32.
+        coords: (B, M, 2) level-0 top-left pixels (x, y), or None.
+        mask: (B, M) bool, True where there is an instance; None where all bags have M.
+    """
+
+    features: Tensor
+    coords: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> BagBatch:
+        """The same bags on a device."""
+        return BagBatch(*(None if x is None else x.to(device) for x in (self.features, self.coords, self.mask)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class BagOutput:
+    """What a model says of B bags of M instances over C classes.
+
+    Attributes:
+        logits: (B, C); their softmax is the probability of each class.
+        attention: (B, M) weights of the instances in the bag feature, each row sums to 1.
+        instance_scores: (B, M, C) in [0, 1]; they mean the same on every slide.
+        bag_features: (B, d).
+        instance_features: (B, M, d).
+        head_logits: (B, C) each head's own logits, comparable only within a head. The same tensor as ``logits`` where the
+            heads are not combined otherwise.
+        instance_logits: (B, M, C) of an instance classifier, or None.
+        mask: as in :class:`BagBatch`.
+    """
+
+    logits: Tensor
+    attention: Tensor
+    instance_scores: Tensor
+    bag_features: Tensor
+    instance_features: Tensor
+    head_logits: Tensor
+    instance_logits: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class MILModel(nn.Module, ABC):
+    """A model under the contract.
+
+    Attributes:
+        Options: its pydantic settings; their defaults are the model's defaults.
+        trunk: the part shared by all tasks, which adapters may wrap; ``adapter_targets`` names its linear layers.
+    """
+
+    Options: ClassVar[type[BaseModel]]
+    adapter_targets: ClassVar[tuple[str, ...]] = ()
+    trunk: nn.Module
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.classes = ClassSpace(())
+
+    @abstractmethod
+    def add_head(self, head: Head) -> None:
+        """Append a head's columns."""
+
+    @abstractmethod
+    def head_parameters(self, head: int) -> list[nn.Parameter]:
+        """The parameters that belong to head number ``head`` alone."""
+
+    @abstractmethod
+    def forward(self, bags: BagBatch | Tensor) -> BagOutput:
+        """See :class:`BagOutput`. A bare tensor is (B, M, D) features."""
+
+    @abstractmethod
+    def loss(self, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
+        """The model's loss terms by name, to be summed. ``labels`` (B,) are columns."""
+
+    def end_epoch(self) -> dict[str, float]:
+        """Called after each epoch; returns what is worth reporting."""
+        return {}
+
+    def end_task(self, bags: Iterable[tuple[Tensor, int]]) -> None:
+        """Called once a task is learned, with its training bags: (M, D) features and the column of the label."""
+
+    def probabilities(self, output: BagOutput, head: int | None = None) -> Tensor:
+        """Class probabilities (B, C); with ``head`` given, within that head and 0 elsewhere."""
+        if head is None:
+            return torch.softmax(output.logits, dim=-1)
+        columns = self.classes.columns(head)
+        result = torch.zeros_like(output.logits)
+        result[:, columns] = torch.softmax(output.head_logits[:, columns], dim=-1)
+        return result
+
+    def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
+        """One score an instance, (B, M) in [0, 1]: the strongest of the head's findings.
+
+        Args:
+            output: from :meth:`forward`.
+            head: the head whose findings are asked for.
+            given: whether the task is known from outside; the scores then use the probabilities within the head.
+        """
+        columns = self.classes.columns(head)
+        findings = [c for c in range(columns.start, columns.stop) if self.classes.positive[c]]
+        scores = output.instance_scores
+        if given:
+            joint, within = self.probabilities(output), self.probabilities(output, head)
+            scores = scores * (within / joint.clamp_min(1e-12)).unsqueeze(1)
+        return scores[:, :, findings].amax(dim=-1).clamp(0, 1)
+
+
+def as_batch(bags: BagBatch | Tensor) -> BagBatch:
+    """A bare (B, M, D) tensor as a batch."""
+    return bags if isinstance(bags, BagBatch) else BagBatch(bags)
+
+
+def settings_of(model: MILModel) -> dict[str, Any]:
+    """What rebuilds an untrained model of the same shape: dimension, options and heads, as plain JSON values."""
+    return {
+        "dimension": model.dimension,
+        "options": model.options.model_dump(mode="json"),  # type: ignore[union-attr]
+        "heads": [head.to_dict() for head in model.classes.heads],
+    }

@@ -1,0 +1,131 @@
+"""Prediction: a version of a run and a bag in, class probabilities and instance scores out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from comel.bag import Bag, FeatureContract
+from comel.data import check_contract
+from comel.prediction import Prediction
+from comel.run import RunDirectory, VersionInfo, build_model, load_state
+
+if TYPE_CHECKING:
+    from comel.models.base import MILModel
+
+__all__ = ["Predictor"]
+
+
+class Predictor:
+    """A model ready to predict, from the merged weights of one version; adapters and PEFT are not needed.
+
+    Use :meth:`open`.
+    """
+
+    def __init__(self, model: MILModel, info: VersionInfo, device: Any) -> None:
+        self._model, self._device, self._info = model, device, info
+        self.version, self.run_id, self.mode = info.version, info.run, info.mode
+
+    @classmethod
+    def open(cls, run: Path, *, version: int | None = None, device: str = "auto") -> Predictor:
+        """Load a version of a run, after comparing its checksums; default the current one.
+
+        Raises:
+            RunError: the run or version does not exist or is damaged.
+        """
+        from comel.trainer import resolve_device
+
+        directory = RunDirectory(run)
+        info = directory.info(version)
+        directory.verify(info.version)
+        model = build_model(info.model)
+        load_state(directory.version_folder(info.version), model)
+        place = resolve_device(device)
+        return cls(model.to(place).eval(), info, place)
+
+    @property
+    def contract(self) -> FeatureContract:
+        """What bags must be like."""
+        return self._info.feature_contract
+
+    @property
+    def class_names(self) -> list[str]:
+        """Columns of the probabilities: ``task/label``, or the label alone in a domain-incremental run."""
+        if self.mode == "domain-incremental":
+            return list(self._model.classes.heads[0].labels)
+        return list(self._model.classes.names)
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """The tasks learned: name, labels, negative label, instance threshold."""
+        heads = self._model.classes.heads
+        return [
+            {
+                "name": task.name,
+                "labels": list(heads[task.head].labels),
+                "negative": heads[task.head].negative,
+                "threshold": task.threshold,
+                "stage": task.stage,
+            }
+            for task in self._info.tasks
+        ]
+
+    def predict(self, bag: Bag, *, task: str | None = None) -> Prediction:
+        """Predict one bag.
+
+        Args:
+            bag: features made as :attr:`contract` says; no instance at all gives a prediction of nothing.
+            task: the task where it is known; probabilities are then within it, and the answer says so.
+
+        Raises:
+            FeatureMismatch: the features were made otherwise.
+            ConfigError: the model knows no such task.
+        """
+        import torch
+
+        from comel.trainer import make_batch
+
+        classes, model = self._model.classes, self._model
+        given = task is not None and self.mode == "class-incremental"
+        head = classes.head_index(task) if given and task is not None else None
+        mode = "task-incremental" if given else self.mode
+        about = {"run": self.run_id, "version": self.version}
+        check_contract(self.contract, bag, bag.slide_id)
+        if not len(bag):
+            return Prediction.nothing(
+                bag.slide_id,
+                mode=mode,
+                classes=tuple(self.class_names),
+                threshold=self._threshold(head),
+                model=about,
+                task=task,
+                geometry=bag.geometry,
+            )
+        with torch.inference_mode():
+            output = model(make_batch(bag, self._device))
+            probabilities = model.probabilities(output, head)[0]
+            column = int(probabilities.argmax())
+            chosen = classes.head_of(column)
+            scores = model.evidence(output, chosen, given=given)[0].float().cpu().numpy()
+        label = classes.heads[chosen].labels[column - classes.columns(chosen).start]
+        return Prediction(
+            slide_id=bag.slide_id,
+            mode=mode,
+            task=task if self.mode == "domain-incremental" else classes.heads[chosen].name,
+            label=label,
+            classes=tuple(self.class_names),
+            probabilities=probabilities.double().cpu().numpy(),
+            instance_scores=scores.astype(np.float32),
+            threshold=self._threshold(chosen),
+            positive=classes.positive[column],
+            coords=bag.coords,
+            geometry=bag.geometry,
+            model=about,
+        )
+
+    def _threshold(self, head: int | None) -> float:
+        """The threshold of the newest task with this head, else 0.5."""
+        thresholds = [task.threshold for task in self._info.tasks if head is None or task.head == head]
+        return thresholds[-1] if thresholds and head is not None else 0.5

@@ -1,0 +1,125 @@
+"""The contract of every continual learning strategy.
+
+The trainer is one loop that calls these hooks and knows no strategy by name:
+
+    for stage in strategy.stream(tasks):
+        strategy.before_task(model, stage, bags)
+        optimizer over strategy.parameters(model)
+        for each bag:  strategy.loss -> backward -> strategy.after_backward -> step -> strategy.after_step
+        strategy.after_task(model, bags)
+
+A strategy sees bags only of the stage it is in. What it carries on to later ones is in the model and in what
+:meth:`Strategy.save` writes, so that a finished run can learn another task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from comel.data import TaskData
+from comel.models.base import BagBatch, BagOutput, MILModel
+
+__all__ = ["NoOptions", "Stage", "StageBags", "Strategy", "train_heads"]
+
+
+class NoOptions(BaseModel):
+    """Settings of a strategy that has none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a stream: the tasks that are learned together, and the heads they belong to.
+
+    Attributes:
+        index: 0 for the first stage a model ever sees; goes on counting in ``add-task``.
+        tasks: the tasks.
+        heads: numbers of their heads in the model.
+    """
+
+    index: int
+    tasks: tuple[TaskData, ...]
+    heads: tuple[int, ...]
+
+
+class StageBags(Protocol):
+    """The training bags of a stage, in a fixed order, as often as they are asked for."""
+
+    def __iter__(self) -> Iterator[tuple[BagBatch, int]]:
+        """Bag (B = 1, on the model's device) and the column of its label."""
+
+
+class Strategy:
+    """A strategy that trains everything on whatever comes; the base of all others.
+
+    Attributes:
+        Options: its pydantic settings.
+        continual: whether it can learn a task without the data of earlier ones.
+    """
+
+    Options: ClassVar[type[BaseModel]] = NoOptions
+    continual: ClassVar[bool] = True
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    def stream(self, tasks: Sequence[TaskData]) -> Iterable[tuple[TaskData, ...]]:
+        """The tasks in the groups in which they are learned; one by one unless said otherwise."""
+        return [(task,) for task in tasks]
+
+    def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """Called once the stage's heads exist, before its optimizer is built."""
+
+    def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
+        """Optimizer groups (``params``, optional ``lr_scale``) of what this stage trains; everything else is frozen.
+
+        Called on a model whose parameters are all frozen: turning ``requires_grad`` on is this method's part.
+        """
+        return [{"params": unfreeze(model.trunk.parameters())}, {"params": train_heads(model, stage)}]
+
+    def loss(self, model: MILModel, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Loss terms by name, to be summed."""
+        return model.loss(output, labels)
+
+    def after_backward(self, model: MILModel) -> None:
+        """May change gradients."""
+
+    def after_step(self, model: MILModel) -> None:
+        """May change parameters."""
+
+    def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """Called when the stage is learned; the last sight of its bags."""
+
+    def report(self) -> dict[str, Any]:
+        """What is worth telling after a stage, as plain JSON values."""
+        return {}
+
+    def merged_trunk(self, model: MILModel) -> dict[str, Tensor]:
+        """The trunk's weights with every adapter added in: what inference needs."""
+        return model.trunk.state_dict()
+
+    def save(self, model: MILModel, folder: Path) -> None:
+        """Write what is needed to go on training later, beside the merged weights."""
+
+    def load(self, model: MILModel, folder: Path) -> None:
+        """The inverse of :meth:`save`, on a model that holds the merged weights."""
+
+
+def unfreeze(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Turn ``requires_grad`` on and give them as a list."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
+
+
+def train_heads(model: MILModel, stage: Stage) -> list[nn.Parameter]:
+    """The parameters of the stage's own heads, to be trained; older heads stay frozen."""
+    return unfreeze(parameter for head in dict.fromkeys(stage.heads) for parameter in model.head_parameters(head))

@@ -1,0 +1,244 @@
+"""OWLoRA: the first task trains the network; each later one trains an adapter in directions no earlier task uses.
+
+After the first task the trunk's weights, biases, norms and pooling vector are frozen. A later task adds
+``dW_t = B_t diag(s_t) A_t`` to each linear layer, with A and B orthonormal and outside the protected subspaces, put back there
+after every optimizer step. Two protected bases: ``weights`` and ``features`` (:class:`comel.owlora.OWLoraConfig`).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from comel.errors import CapacityError
+from comel.files import atomic_path, read_json, write_json
+from comel.models.base import MILModel
+from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
+
+__all__ = ["OWLora", "OWLoraOptions"]
+
+_LOW_ON_ROOM = 2
+
+
+class OWLoraOptions(BaseModel):
+    """Settings of the strategy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(16, ge=1, description="new directions a task takes in each layer")
+    basis: Literal["features", "weights"] = Field("features", description="what is protected")
+    energy: float = Field(0.99, gt=0, le=1, description="share of the old inputs (or of W0) that is protected")
+    tasks: int = Field(8, ge=2, description="declared number of tasks; room for so many is kept")
+    scale_lr: float = Field(30.0, gt=0, description="learning rate of the weights s over trainer.lr")
+
+
+class OWLora(Strategy):
+    """See the module. State: one input basis a layer (``features``), and the adapters in PEFT's own layout."""
+
+    Options = OWLoraOptions
+    options: OWLoraOptions
+
+    def __init__(self, options: OWLoraOptions | None = None) -> None:
+        super().__init__(options)
+        self.adapters: list[str] = []
+        self.bases: dict[str, Tensor] = {}
+        self._peft: Any = None
+
+    def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """From the second stage on: check that there is room, and put a new adapter into every layer."""
+        if stage.index == 0:
+            self._check_declared(model)
+            return
+        if stage.index >= self.options.tasks:
+            raise CapacityError(
+                f"stage {stage.index + 1} is beyond the {self.options.tasks} tasks that strategy.tasks declared",
+                "train a new run with a larger strategy.tasks",
+            )
+        self._attach(model, f"{stage.index + 1:03d}-{_slug(stage.tasks[0].name)}")
+        if self.options.basis == "features":
+            self._peft.base_model.protect(self.bases, self.adapters[-1])
+
+    def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
+        """The whole trunk in the first stage, then the newest adapter; always the stage's own heads."""
+        heads = train_heads(model, stage)
+        if not self.adapters:
+            return [{"params": unfreeze(model.trunk.parameters())}, {"params": heads}]
+        newest = {name: p for name, p in model.trunk.named_parameters() if name.endswith(f".{self.adapters[-1]}")}
+        weights = [p for name, p in newest.items() if ".owlora_s." in name]
+        directions = [p for name, p in newest.items() if ".owlora_s." not in name]
+        return [
+            {"params": unfreeze(directions)},
+            {"params": unfreeze(weights), "lr_scale": self.options.scale_lr},
+            {"params": heads},
+        ]
+
+    def after_step(self, model: MILModel) -> None:
+        """Put the newest adapter back, orthonormal, into the free space."""
+        if self.adapters:
+            self._peft.base_model.retract(self.adapters[-1])
+
+    def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """Protect the leading directions of every layer's inputs over this stage's bags."""
+        if self.options.basis == "features":
+            self._extend_bases(model, stage, bags)
+
+    def report(self) -> dict[str, Any]:
+        """Directions per layer: all, protected, free, and how many more adapters fit."""
+        layers = self.capacity()
+        if not layers:
+            return {}
+        fits = min(layer["adapters_left"] for layer in layers.values())
+        report: dict[str, Any] = {"capacity": layers, "adapters_left": fits}
+        if fits < _LOW_ON_ROOM:
+            report["warning"] = f"room for {fits} more adapters of rank {self.options.rank} in the tightest layer"
+        return report
+
+    def capacity(self) -> dict[str, dict[str, int]]:
+        """Per adapted layer: ``in``, ``protected`` (bases and adapters), ``free``, ``adapters_left``."""
+        rank = self.options.rank
+        if self._peft is not None:
+            table = self._peft.base_model.capacity()
+        else:
+            table = {
+                name: {"in": len(basis), "protected": basis.shape[1], "free": len(basis) - basis.shape[1], "free_out": len(basis)}
+                for name, basis in self.bases.items()
+            }
+        declared = self.options.tasks - 1 - len(self.adapters)
+        return {
+            name: {**layer, "adapters_left": min(min(layer["free"], layer["free_out"]) // rank, declared)}
+            for name, layer in table.items()
+        }
+
+    def merged_trunk(self, model: MILModel) -> dict[str, Tensor]:
+        """Base weights plus all adapters, under a plain trunk's names."""
+        if self._peft is None:
+            return model.trunk.state_dict()
+        return copy.deepcopy(self._peft).merge_and_unload().state_dict()
+
+    def save(self, model: MILModel, folder: Path) -> None:
+        """``base.safetensors``, ``adapters/<name>/`` as PEFT writes them, ``bases.safetensors``, ``strategy.json``."""
+        from safetensors.torch import save_file
+
+        if self.bases:
+            with atomic_path(folder / "bases.safetensors") as path:
+                save_file({name: basis.cpu().contiguous() for name, basis in self.bases.items()}, path)
+        if self._peft is not None:
+            with atomic_path(folder / "base.safetensors") as path:
+                save_file({name: t.detach().cpu().contiguous() for name, t in _base_weights(model.trunk).items()}, path)
+            self._peft.save_pretrained(str(folder / "adapters"), safe_serialization=True)
+            (folder / "adapters" / "README.md").unlink(missing_ok=True)
+        write_json(folder / "strategy.json", {"adapters": self.adapters})
+
+    def load(self, model: MILModel, folder: Path) -> None:
+        """Read what :meth:`save` wrote."""
+        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        self.adapters, self._peft = [], None
+        if (folder / "bases.safetensors").exists():
+            self.bases = load_file(folder / "bases.safetensors")
+        names = read_json(folder / "strategy.json")["adapters"]
+        if names:
+            model.trunk.load_state_dict(load_file(folder / "base.safetensors"))
+        for name in names:
+            self._attach(model, name)
+            set_peft_model_state_dict(
+                self._peft, load_peft_weights(str(folder / "adapters" / name), device="cpu"), adapter_name=name
+            )
+        if names and self.options.basis == "features":
+            self._peft.base_model.protect(self.bases)
+
+    def _attach(self, model: MILModel, name: str) -> None:
+        """Put an adapter into the trunk and let all adapters be active."""
+        from peft import get_peft_model
+
+        from comel.owlora import OWLoraConfig
+
+        config = OWLoraConfig(
+            r=self.options.rank,
+            target_modules=list(model.adapter_targets),
+            basis=self.options.basis,
+            energy=self.options.energy,
+            tasks=self.options.tasks,
+        )
+        if self._peft is None:
+            self._peft = get_peft_model(model.trunk, config, adapter_name=name)  # type: ignore[arg-type]
+        else:
+            self._peft.add_adapter(name, config)
+        self.adapters.append(name)
+        self._peft.base_model.set_adapter(self.adapters)
+
+    def _extend_bases(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        from comel.owlora import subspace
+
+        grams = input_grams(model, _linears(model), bags)
+        later = self.options.tasks - 1 - stage.index
+        for name, gram in grams.items():
+            held = self.bases.get(name, subspace.empty_basis(len(gram)))
+            if self._peft is not None:
+                layer = dict(self._peft.base_model.adapted_layers())[name]
+                held = subspace.extend(held, layer.owlora_A[self.adapters[-1]].detach().T.cpu())
+            limit = len(gram) - held.shape[1] - later * self.options.rank
+            new = subspace.gram_basis(gram, held, self.options.energy, limit)
+            self.bases[name] = subspace.extend(held, new)
+
+    def _check_declared(self, model: MILModel) -> None:
+        for name, layer in _linears(model).items():
+            narrow = min(layer.in_features, layer.out_features)
+            if (self.options.tasks - 1) * self.options.rank > narrow:
+                raise CapacityError(
+                    f"{name} has {narrow} directions, too few for {self.options.tasks - 1} adapters of rank {self.options.rank}",
+                    "lower strategy.rank or strategy.tasks, or widen model.dim",
+                )
+
+
+def input_grams(model: MILModel, layers: dict[str, nn.Linear], bags: Iterable[Any]) -> dict[str, Tensor]:
+    """Second moment X^T X (in, in) of each layer's inputs over bags, float64, each bag weighing the same."""
+    grams = {name: torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64) for name, layer in layers.items()}
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
+            grams[name] += (x.T @ x / max(1, len(x))).double().cpu()
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for bag, _ in bags:
+                model.trunk(bag.features, bag.coords, bag.mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return grams
+
+
+def _linears(model: MILModel) -> dict[str, nn.Linear]:
+    """The trunk's linear layers that adapters go to, by their plain names; wrapped ones by their wrapper."""
+    found = {}
+    for name, module in model.trunk.named_modules():
+        wanted = name.rpartition(".")[2] in model.adapter_targets
+        if wanted and hasattr(module, "in_features"):
+            found[name] = module
+    return found  # type: ignore[return-value]
+
+
+def _base_weights(trunk: nn.Module) -> dict[str, Tensor]:
+    """The weights beneath the adapters, under a plain trunk's names."""
+    return {k.replace(".base_layer.", "."): v for k, v in trunk.state_dict().items() if ".owlora_" not in k}
+
+
+def _slug(name: str) -> str:
+    """A task's name as a folder's."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60] or "task"
