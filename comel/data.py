@@ -40,6 +40,13 @@ class TaskData:
     val: tuple[Case, ...]
     test: tuple[Case, ...]
 
+    def cases(self, split: str | None) -> tuple[Case, ...]:
+        """The cases of a split, or all of them."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        if split is None:
+            return tuple(case for cases in splits.values() for case in cases)
+        return splits[split]
+
 
 class BagStore:
     """Reads bags by case, checks them against the feature contract, and keeps recent ones in memory.
@@ -119,8 +126,13 @@ def join_slides(name: str, bags: Sequence[Bag]) -> Bag:
     return replace(bags[0], slide_id=name, features=features, coords=coords, labels=labels, geometry=None, quality={})
 
 
-def load_tasks(config: DataConfig) -> list[TaskData]:
+def load_tasks(config: DataConfig, *, training: bool = True) -> list[TaskData]:
     """The tasks of a run in the order they arrive.
+
+    Args:
+        config: which manifest and bags, and how they make up tasks.
+        training: every task needs a training case, and slides without a split are dealt out. Otherwise the manifest may
+            hold test cases alone, and slides without a split all are.
 
     Raises:
         ConfigError: no manifest or bags are named, or labels do not fit.
@@ -134,12 +146,12 @@ def load_tasks(config: DataConfig) -> list[TaskData]:
         raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
     manifest = read_manifest(config.manifest, root=config.root, tasks=config.tasks)
     heads = _heads(manifest, config)
-    splits = _splits(manifest.rows, config)
+    splits = _splits(manifest.rows, config) if training else {row.slide_id: row.split or "test" for row in manifest.rows}
     tasks = []
     for name in manifest.tasks:
         rows = manifest.select(task=name)
         by_split = {split: tuple(_cases(rows, splits, split)) for split in ("train", "val", "test")}
-        if not by_split["train"]:
+        if training and not by_split["train"]:
             raise ManifestError(f"{manifest.path.name}: task '{name}' has no training slide", "mark some with split 'train'")
         tasks.append(TaskData(name, heads[name], by_split["train"], by_split["val"], by_split["test"]))
     return tasks

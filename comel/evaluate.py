@@ -169,3 +169,87 @@ def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[s
     ]
     with atomic_path(path) as temporary:
         pandas.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def evaluate_run(
+    run: Path,
+    manifest: Path,
+    bags: Path,
+    *,
+    version: int | None = None,
+    split: str | None = "test",
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score a version on a manifest's cases, with the thresholds that the version carries.
+
+    Args:
+        run: the run directory.
+        manifest: cases of tasks that the version has learned.
+        bags: their feature files.
+        version: default the current one.
+        split: train, val or test as the manifest, or the run's own way of splitting, says; None for every case.
+        device: auto, cpu, cuda.
+        quiet: no progress.
+
+    Returns:
+        ``{"run", "version", "split", "tasks": {name: {"cases", mode: {"bag", "instance"}}}, "mean": {mode: ...}}``.
+
+    Raises:
+        ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
+    """
+    from comel.config import load_config
+    from comel.errors import ConfigError
+    from comel.progress import progress_bar
+    from comel.run import RunDirectory, build_model, load_state
+    from comel.data import load_tasks
+    from comel.trainer import resolve_device
+
+    directory = RunDirectory(run)
+    info = directory.info(version)
+    directory.verify(info.version)
+    stored = load_config(directory.config)
+    heads = {task.name: task for task in info.tasks}
+    model = build_model(info.model)
+    load_state(directory.version_folder(info.version), model)
+    place = resolve_device(device)
+    model.to(place)
+    labels = {task.name: list(model.classes.heads[task.head].labels) for task in info.tasks}
+    data = stored.data.model_copy(update={"manifest": manifest, "bags": bags, "root": None, "tasks": None, "fold": None})
+    named = {name: value for name, value in labels.items() if name in _tasks_of(manifest)}
+    unknown = [name for name in _tasks_of(manifest) if name not in heads]
+    if unknown:
+        raise ConfigError(f"{run}: version {info.version} has not learned the task '{unknown[0]}'", f"it knows {', '.join(heads)}")
+    tasks = load_tasks(data.model_copy(update={"labels": named}), training=False)
+    store = BagStore(bags, info.feature_contract, assume_encoder=data.assume_encoder, cache_bytes=0)
+    chosen = {task.name: task.cases(split) for task in tasks}
+    scored: dict[str, Any] = {}
+    with progress_bar(sum(map(len, chosen.values())), "evaluate", quiet=quiet) as advance:
+        for task in tasks:
+            learned = heads[task.name]
+            results = evaluate_cases(model, task, learned.head, chosen[task.name], store, place, advance)
+            scored[task.name] = {"cases": len(results), **score_task(results, learned.threshold, info.mode)}
+    return {"run": info.run, "version": info.version, "split": split or "all", "tasks": scored, "mean": _mean_over_tasks(scored)}
+
+
+def _tasks_of(manifest: Path) -> list[str]:
+    from comel.manifest import read_manifest
+
+    return read_manifest(manifest).tasks
+
+
+def _mean_over_tasks(scored: Mapping[str, Any]) -> dict[str, Any]:
+    """The mean of every score over the tasks that have it."""
+    result: dict[str, Any] = {}
+    for entry in scored.values():
+        for mode, kinds in entry.items():
+            if mode == "cases":
+                continue
+            for kind, values in kinds.items():
+                for name, value in values.items():
+                    if value is not None:
+                        result.setdefault(mode, {}).setdefault(kind, {}).setdefault(name, []).append(value)
+    return {
+        mode: {kind: {name: float(np.mean(v)) for name, v in values.items()} for kind, values in kinds.items()}
+        for mode, kinds in result.items()
+    }

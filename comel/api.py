@@ -1,0 +1,233 @@
+"""The commands as Python functions: the composition root, which alone knows comel, pipelines and service together.
+
+Everything heavy is imported inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comel.errors import ComelError, ConfigError
+from comel.progress import progress_bar
+
+if TYPE_CHECKING:
+    from comel.config import RunConfig
+    from comel.prediction import Prediction
+    from pipelines.cohort import CohortReport
+
+__all__ = ["add_task", "check_bags", "demo", "evaluate", "extract", "inspect", "predict", "serve", "synth", "train"]
+
+THUMBNAIL_SIDE = 1536
+
+
+def synth(out: Path, *, quiet: bool = False, **settings: Any) -> Path:
+    """Generate a synthetic cohort; returns its manifest.
+
+    Args:
+        out: folder for slides, masks and ``manifest.csv``.
+        quiet: no progress.
+        settings: fields of :class:`pipelines.synth.SynthSettings`: seed, organs, slides_per_organ, size, difficulty, ...
+    """
+    from comel.config import parse_section
+    from pipelines.synth import SynthSettings, generate_cohort
+
+    chosen = parse_section(SynthSettings, _given(settings), "synth")
+    with progress_bar(len(chosen.organs) * chosen.slides_per_organ, "synth", quiet=quiet) as advance:
+        return generate_cohort(Path(out), settings=chosen, progress=lambda done, total, slide: advance(1, text=slide))
+
+
+def extract(
+    manifest: Path,
+    out: Path,
+    *,
+    root: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> CohortReport:
+    """Extract a manifest's slides to bags in ``out``; what is complete is kept.
+
+    Args:
+        manifest: the cohort.
+        out: folder of the bags, of ``overlays/`` and of ``failures.csv``.
+        root: folder that the manifest's relative paths start from; default its own.
+        device: of the patch encoder.
+        force: redo complete slides too.
+        quiet: no progress.
+        settings: fields of :class:`pipelines.settings.ExtractSettings`: encoder, target_mpp, assume_mpp, tile_size, ...
+    """
+    from comel.config import parse_section
+    from comel.manifest import read_manifest
+    from pipelines.cohort import SlideOutcome, extract_cohort
+    from pipelines.settings import ExtractSettings
+
+    chosen = parse_section(ExtractSettings, _given(settings), "extract")
+    slides = len(read_manifest(Path(manifest), root=root).rows)
+    with progress_bar(slides, "extract", quiet=quiet) as advance:
+
+        def tell(outcome: SlideOutcome) -> None:
+            advance(1, text=f"{outcome.slide_id} {outcome.state}, {outcome.tiles} tiles")
+
+        return extract_cohort(Path(manifest), Path(out), chosen, root=root, device=device, force=force, progress=tell)
+
+
+def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = False, quiet: bool = False) -> Path:
+    """Train over a stream of tasks; returns the run directory. See :func:`comel.train.train`."""
+    from comel.train import train as run_training
+
+    return run_training(config, Path(out), resume=resume, quiet=quiet).path
+
+
+def add_task(
+    run: Path,
+    manifest: Path,
+    bags: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    overrides: Iterable[str] = (),
+    quiet: bool = False,
+) -> Path:
+    """Teach a finished run new tasks from their bags alone; returns the run directory. See :func:`comel.train.add_task`."""
+    from comel.train import add_task as run_add_task
+
+    return run_add_task(Path(run), Path(manifest), Path(bags), tasks=tasks, overrides=overrides, quiet=quiet).path
+
+
+def evaluate(
+    run: Path,
+    manifest: Path,
+    bags: Path,
+    *,
+    version: int | None = None,
+    split: str | None = "test",
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score a version on labelled cases; returns scores by task. See :func:`comel.evaluate.evaluate_run`."""
+    from comel.evaluate import evaluate_run
+
+    return evaluate_run(Path(run), Path(manifest), Path(bags), version=version, split=split, device=device, quiet=quiet)
+
+
+def predict(
+    run: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    version: int | None = None,
+    task: str | None = None,
+    bags: Path | None = None,
+    slide: Path | None = None,
+    root: Path | None = None,
+    table: Path | None = None,
+    mpp: float | None = None,
+    assume_mpp: float | None = None,
+    assume_encoder: str | None = None,
+    width: int = 1024,
+    merge: bool = False,
+    device: str = "auto",
+    quiet: bool = False,
+) -> list[Prediction | ComelError]:
+    """Predict slides, bags or the slides of manifests; see :func:`comel.predict_cohort.predict_cohort`."""
+    from comel.predict_cohort import predict_cohort
+
+    return predict_cohort(
+        Path(run),
+        [Path(path) for path in inputs],
+        Path(out),
+        version=version,
+        task=task,
+        bags=bags,
+        slide=slide,
+        root=root,
+        table=table,
+        mpp=mpp,
+        assume_mpp=assume_mpp,
+        assume_encoder=assume_encoder,
+        width=width,
+        merge=merge,
+        device=device,
+        quiet=quiet,
+    )
+
+
+def serve(model: Path, **settings: Any) -> None:
+    """Answer predictions over HTTP until interrupted; settings are those of :class:`service.settings.ServiceSettings`."""
+    from comel.config import parse_section
+    from service.app import serve as run_service
+    from service.settings import ServiceSettings
+
+    run_service(parse_section(ServiceSettings, {"run": model, **_given(settings)}, "serve"))
+
+
+def inspect(path: Path, *, mpp: float | None = None, assume_mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> dict[str, Any]:
+    """What a slide is: size, levels, mpp and where it comes from, tissue area, number of tiles; writes the overlay if asked."""
+    from comel.config import parse_section
+    from comel.files import atomic_path
+    from pipelines.overlay import draw_overlay
+    from pipelines.settings import ExtractSettings
+    from pipelines.slide import open_slide
+    from pipelines.tiles import plan_tiles, tile_geometry
+    from pipelines.tissue import find_tissue
+
+    chosen = parse_section(ExtractSettings, _given({**settings, "assume_mpp": assume_mpp}), "inspect")
+    with open_slide(Path(path), mpp=mpp, assume_mpp=assume_mpp) as slide:
+        tissue = find_tissue(slide, chosen.tissue)
+        geometry = tile_geometry(slide, tile_size=chosen.tile_size, target_mpp=chosen.target_mpp, overlap=chosen.overlap)
+        plan = plan_tiles(slide, geometry, tissue, min_tissue=chosen.min_tissue)
+        if overlay is not None:
+            picture = draw_overlay(slide, tissue, plan)
+            with atomic_path(overlay) as temporary:
+                picture.save(temporary, format="PNG")
+        return {
+            "slide": str(path),
+            "width": slide.dimensions[0],
+            "height": slide.dimensions[1],
+            "mpp_x": slide.mpp_x,
+            "mpp_y": slide.mpp_y,
+            "mpp_source": slide.mpp_source,
+            "levels": [list(size) for size in slide.level_dimensions],
+            "bounds": slide.bounds,
+            "tissue_area_mm2": tissue.area_mm2,
+            "tiles": len(plan.coords),
+            "interpolated": geometry.interpolated,
+        }
+
+
+def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read feature files whole, checksums included; one entry a file with what it holds or what is wrong."""
+    from comel.foreign import read_any_bag
+
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += sorted([*path.glob("*.h5"), *path.glob("*.pt")]) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"{', '.join(map(str, paths))}: no feature file", "give .h5 or .pt files or a folder of them")
+    entries = []
+    for file in files:
+        entry: dict[str, Any] = {"file": str(file)}
+        try:
+            bag = read_any_bag(file, verify=True)
+            labels = bag.labels
+            positive = None if labels is None else int((labels == 1).sum())
+            entry |= {"instances": len(bag), "positive_instances": positive, **asdict(bag.contract)}
+        except ComelError as error:
+            entry |= {"error": str(error)}
+        entries.append(entry)
+    return entries
+
+
+def demo(out: Path, **settings: Any) -> dict[str, Any]:
+    """The whole way on a synthetic cohort: synth, extract, train, evaluate, predict; returns the summary."""
+    from comel.demo import run_demo
+
+    return run_demo(Path(out), **settings)
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given: None means the default."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Predictions and localisation maps over HTTP."""

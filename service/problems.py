@@ -1,0 +1,121 @@
+"""Errors as problem+json (RFC 9457): what a client did wrong with status 4xx, never a traceback, never a server's path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from comel.errors import ComelError
+
+__all__ = [
+    "RESPONSES",
+    "NotFoundError",
+    "Problem",
+    "TooLargeError",
+    "WrongKindError",
+    "install_problem_handlers",
+    "without_paths",
+]
+
+MEDIA_TYPE = "application/problem+json"
+UPLOADS = "uploads"
+
+
+class NotFoundError(ComelError):
+    """Nothing under this name."""
+
+
+class TooLargeError(ComelError):
+    """More than the service is set to take."""
+
+
+class WrongKindError(ComelError):
+    """A body or file of a kind that is not taken."""
+
+
+class Problem(BaseModel):
+    """What went wrong, and what to do about it."""
+
+    type: str = Field(default="about:blank", description="always about:blank: the status says the kind")
+    title: str = Field(description="the status in words", examples=["Unprocessable Content"])
+    status: int = Field(description="the HTTP status", examples=[422])
+    detail: str = Field(description="what is wrong, and where", examples=["slide.h5: truncated or not HDF5"])
+    remedy: str = Field(default="", description="what the client can do about it", examples=["extract the slide again"])
+
+
+_STATUS = {NotFoundError: 404, TooLargeError: 413, WrongKindError: 415}
+_MEANINGS = {
+    404: "There is no such prediction, slide or file.",
+    413: "The body, or what it declares, is larger than the service takes.",
+    415: "The body or the file is of a kind that is not taken.",
+    422: "The content cannot be used; the problem says why and what to do.",
+}
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    for status, meaning in _MEANINGS.items()
+}
+"""The problems of a route for its OpenAPI entry."""
+
+
+def without_paths(text: str, roots: Iterable[Path]) -> str:
+    """``text`` with the server's folders cut off, so that a file is called as the client called it.
+
+    A relative root is cut only from the front of a longer path: by itself it may be an ordinary word.
+    """
+    forms = {form for path in roots for form in (path, path.absolute(), path.resolve()) if form.name}
+    for root in sorted(forms, key=lambda form: len(str(form)), reverse=True):
+        alone = r"|(?![\w.-])" if root.is_absolute() else ""
+        text = re.sub(rf"(?<![\w./-]){re.escape(str(root))}(?:/(?:{UPLOADS}/[^/\s]+/)?{alone})", "", text)
+    return text
+
+
+def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
+    """Answer every error of ``app`` as a problem. ``hidden`` are folders whose paths are cut from the texts."""
+    roots = tuple(hidden)
+
+    def answer(status: int, detail: str, remedy: str = "", headers: Any = None) -> JSONResponse:
+        body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, remedy=remedy)
+        return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+    async def mistaken(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ComelError)
+        return answer(_STATUS.get(type(error), 422), without_paths(error.what, roots), without_paths(error.remedy, roots))
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer(422, describe_validation(error.errors()), "see the API description")
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return answer(error.status_code, str(error.detail), headers=error.headers)
+
+    async def gone(request: Request, error: Exception) -> JSONResponse:
+        return answer(400, "the body ended early")
+
+    async def defect(request: Request, error: Exception) -> JSONResponse:
+        return answer(500, "the service failed at this request; its log says why")
+
+    for kind, handler in (
+        (ComelError, mistaken),
+        (RequestValidationError, invalid),
+        (HTTPException, refused),
+        (ClientDisconnect, gone),
+        (Exception, defect),
+    ):
+        app.add_exception_handler(kind, handler)
+
+
+def describe_validation(errors: Iterable[Any]) -> str:
+    """pydantic's errors as one line: where, and what was expected."""
+    return "; ".join(f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['msg']}" for error in errors)

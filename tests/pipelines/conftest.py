@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_slides import MeanColour, tissue_picture, write_slide
+
+REAL_SLIDES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wsi"
+
+
+@pytest.fixture
+def encoder() -> MeanColour:
+    return MeanColour()
+
+
+@pytest.fixture
+def slide_path(tmp_path: Path) -> Path:
+    """1600 x 1200 px at 0.5 um/px: one piece of tissue of 1024 x 768 px at (256, 256)."""
+    return write_slide(tmp_path / "slide.tif", tissue_picture(1600, 1200, (256, 256, 1280, 1024)), levels=3)
+
+
+@pytest.fixture
+def real_slide() -> Callable[[str], Path]:
+    """A real slide by its file name; skips where the data folder is not there."""
+
+    def find(name: str) -> Path:
+        if not (REAL_SLIDES / name).is_file():
+            pytest.skip(f"the real slide {name} is not in ../shared/data/wsi")
+        return REAL_SLIDES / name
+
+    return find

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from comel.bag import TileGeometry
+from comel.errors import SlideError
+from pipelines.annotations import instance_labels
+
+GEOMETRY = TileGeometry(100, 0.5, 0.5, 0.5, 0.5, level0_width=1000, level0_height=800)
+COORDS = np.array([(x, y) for y in range(0, 800, 100) for x in range(0, 1000, 100)])
+
+
+def square(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def asap(path: Path, *entries: tuple[str, list[tuple[float, float]]]) -> Path:
+    text = "".join(
+        f'<Annotation Name="a{number}" Type="Polygon" PartOfGroup="{group}"><Coordinates>'
+        + "".join(f'<Coordinate Order="{order}" X="{x}" Y="{y}"/>' for order, (x, y) in enumerate(points))
+        + "</Coordinates></Annotation>"
+        for number, (group, points) in enumerate(entries)
+    )
+    path.write_text(f'<?xml version="1.0"?><ASAP_Annotations><Annotations>{text}</Annotations></ASAP_Annotations>')
+    return path
+
+
+def qupath(path: Path, *entries: tuple[str, list[list[tuple[float, float]]]]) -> Path:
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]},
+            "properties": {"objectType": "annotation", "classification": {"name": name}},
+        }
+        for name, rings in entries
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def positives(path: Path, geometry: TileGeometry = GEOMETRY, overlap: float = 0.25) -> set[tuple[int, int]]:
+    labels = instance_labels(path, COORDS, geometry, positive_overlap=overlap)
+    assert labels.dtype == np.int8
+    assert labels.shape == (len(COORDS),)
+    return {(int(x), int(y)) for x, y in COORDS[labels == 1]}
+
+
+@pytest.mark.parametrize("hole", ["_2", "Exclusion", "None", "normal"])
+def test_asap_with_a_hole(tmp_path: Path, hole: str) -> None:
+    path = asap(tmp_path / "a.xml", ("Tumor", square(100, 100, 400, 400)), (hole, square(200, 200, 300, 300)))
+    ring = {(x, y) for x in (100, 200, 300) for y in (100, 200, 300)} - {(200, 200)}
+    assert positives(path) == ring
+
+
+def test_share_of_area_decides(tmp_path: Path) -> None:
+    path = asap(tmp_path / "a.xml", ("_0", square(0, 0, 25, 100)), ("_1", square(100, 0, 124, 100)))
+    assert positives(path) == {(0, 0)}
+    assert positives(path, overlap=0.24) == {(0, 0), (100, 0)}
+
+
+def test_polygon_that_crosses_itself_counts(tmp_path: Path) -> None:
+    path = asap(tmp_path / "a.xml", ("_0", [(0, 0), (200, 200), (200, 0), (0, 200)]))
+    assert positives(path) == {(0, 0), (100, 0), (0, 100), (100, 100)}
+
+
+def test_qupath_hole_ignored_class_and_skipped_class(tmp_path: Path) -> None:
+    path = qupath(
+        tmp_path / "q.geojson",
+        ("Tumor", [square(0, 0, 300, 300), square(100, 100, 200, 200)]),
+        ("Ignore*", [square(0, 0, 100, 100)]),
+        ("Region*", [square(0, 0, 1000, 800)]),
+    )
+    assert positives(path) == {(x, y) for x in (0, 100, 200) for y in (0, 100, 200)} - {(100, 100), (0, 0)}
+
+
+def test_qupath_coordinates_start_at_the_bounds(tmp_path: Path) -> None:
+    path = qupath(tmp_path / "q.geojson", ("Tumor", [square(0, 0, 100, 100)]))
+    bounded = dataclasses.replace(GEOMETRY, has_bounds=True, bounds_x=200, bounds_y=300)
+    assert positives(path, bounded) == {(200, 300)}
+    assert positives(asap(tmp_path / "a.xml", ("_0", square(0, 0, 100, 100))), bounded) == {(0, 0)}
+
+
+def test_qupath_single_feature_and_list(tmp_path: Path) -> None:
+    collection = json.loads(qupath(tmp_path / "q.geojson", ("Tumor", [square(0, 0, 100, 100)])).read_text())
+    for content in (collection["features"], collection["features"][0]):
+        (tmp_path / "one.json").write_text(json.dumps(content))
+        assert positives(tmp_path / "one.json") == {(0, 0)}
+
+
+@pytest.mark.parametrize("scale", [1, 4, 7.3])
+@pytest.mark.parametrize("kind", ["L.png", "RGBA.png", "1.png", "P.png", "tif"])
+def test_mask_image_at_any_scale(tmp_path: Path, scale: float, kind: str) -> None:
+    height, width = round(800 / scale), round(1000 / scale)
+    mask = np.zeros((height, width), np.uint8)
+    mask[round(200 / scale) : round(400 / scale), round(300 / scale) : round(500 / scale)] = 1
+    path = tmp_path / f"mask.{kind}"
+    if kind == "tif":
+        tifffile.imwrite(path, mask)
+    elif kind == "RGBA.png":
+        Image.fromarray(np.dstack([mask * 255, mask, mask, np.full_like(mask, 255)]), "RGBA").save(path)
+    elif kind == "P.png":
+        image = Image.fromarray(mask, "P")
+        image.putpalette([255, 255, 255, 0, 0, 0])
+        image.save(path)
+    else:
+        Image.fromarray(mask * 255).convert(kind[0]).save(path)
+    assert positives(path, overlap=0.5) == {(300, 200), (400, 200), (300, 300), (400, 300)}
+
+
+def test_transparent_pixels_of_a_mask_do_not_count(tmp_path: Path) -> None:
+    Image.new("RGBA", (100, 80), (255, 0, 0, 0)).save(tmp_path / "mask.png")
+    assert positives(tmp_path / "mask.png") == set()
+
+
+def test_pyramidal_mask_is_read_at_a_level_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mask.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for level in range(3):
+            mask = np.zeros((800 >> level, 1000 >> level), np.uint8)
+            mask[: 100 >> level, : 100 >> level] = 1
+            tiff.write(mask, tile=(64, 64), subifds=2 if level == 0 else 0, subfiletype=int(level > 0))
+    monkeypatch.setattr("pipelines.annotations._MAX_MASK_PIXELS", 60_000)
+    assert positives(path) == {(0, 0)}
+    monkeypatch.setattr("pipelines.annotations._MAX_MASK_PIXELS", 1_000)
+    with pytest.raises(SlideError, match="lower resolution"):
+        positives(path)
+
+
+def test_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (100, 100), 1).save(tmp_path / "mask.png")
+    with pytest.raises(SlideError, match="does not fit"):
+        positives(tmp_path / "mask.png")
+
+
+def test_annotation_of_another_slide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match="nothing of it lies on the slide"):
+        positives(asap(tmp_path / "a.xml", ("_0", square(5000, 5000, 6000, 6000))))
+
+
+def test_empty_annotation_means_all_negative(tmp_path: Path) -> None:
+    assert positives(asap(tmp_path / "a.xml")) == set()
+    assert positives(qupath(tmp_path / "q.geojson")) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.xml", "<ASAP_Annotations><Annot"),
+        ("a.xml", "<html/>"),
+        ("a.xml", '<!DOCTYPE x [<!ENTITY e "e">]><ASAP_Annotations>&e;</ASAP_Annotations>'),
+        ("a.xml", '<ASAP_Annotations><Annotation><Coordinate X="a" Y="1"/></Annotation></ASAP_Annotations>'),
+        ("a.xml", "<ASAP_Annotations><Annotation>" + '<Coordinate X="nan" Y="1"/>' * 3 + "</Annotation></ASAP_Annotations>"),
+        ("a.geojson", "{"),
+        ("a.geojson", '{"type": "FeatureCollection"}'),
+        ("a.geojson", '[{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[1, 2]]}}]'),
+        ("a.geojson", "[" * 100_000),
+        ("a.json", "[1, 2]"),
+        ("a.png", "not a picture"),
+        ("a.tif", "not a picture"),
+        ("a.csv", "x,y"),
+    ],
+)
+def test_unusable_files_are_one_clear_error(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SlideError, match=name) as caught:
+        positives(tmp_path / name)
+    assert caught.value.stage == "annotation"
+    assert caught.value.remedy
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match="no such file"):
+        positives(tmp_path / "none.xml")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_polygon_and_its_mask_agree(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    """Boxes on whole pixels as ASAP polygons and as a mask image give the same labels."""
+    random = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("agree")
+    mask = np.zeros((800, 1000), np.uint8)
+    boxes = []
+    for _ in range(4):
+        left, top = (int(value) for value in random.integers(0, 700, 2))
+        width, height = (int(value) for value in random.integers(1, 300, 2))
+        boxes.append(("_0", square(left, top, left + width, min(800, top + height))))
+        mask[top : top + height, left : left + width] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    assert positives(asap(folder / "a.xml", *boxes)) == positives(folder / "mask.png")

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+from PIL import Image
+from small_slides import tissue_picture, write_slide
+
+from comel.errors import SlideError
+from pipelines.slide import Slide, open_slide
+
+
+def test_own_mpp_and_levels(slide_path: Path) -> None:
+    with open_slide(slide_path, assume_mpp=3.0) as slide:
+        assert slide.dimensions == (1600, 1200)
+        assert len(slide.level_dimensions) == 3
+        assert slide.mpp_source == "slide"
+        assert slide.mpp_x == pytest.approx(0.5, rel=1e-4)
+        assert slide.bounds is None
+
+
+def test_slide_without_mpp_needs_an_assumption(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "bare.tif", tissue_picture(300, 300), mpp=None)
+    with pytest.raises(SlideError, match=r"'mpp'.*--assume-mpp") as caught:
+        open_slide(path)
+    assert caught.value.stage == "mpp"
+    with open_slide(path, assume_mpp=0.25) as slide:
+        assert (slide.mpp_x, slide.mpp_y, slide.mpp_source) == (0.25, 0.25, "assumed")
+    with open_slide(path, assume_mpp=0.25, mpp=0.5) as slide:
+        assert (slide.mpp_x, slide.mpp_source) == (0.5, "manifest")
+
+
+def test_screen_resolution_is_no_mpp(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "screen.tif", tissue_picture(300, 300), mpp=25_400 / 96, unit="INCH")
+    for assume in (None, 0.5):
+        with pytest.raises(SlideError, match="264") as caught:
+            open_slide(path, assume_mpp=assume)
+        assert caught.value.stage == "mpp"
+        assert "column 'mpp'" in caught.value.remedy
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.mpp_x == slide.mpp_y == 0.5
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 264.0, float("nan")])
+def test_absurd_override_is_refused(slide_path: Path, value: float) -> None:
+    with pytest.raises(SlideError, match="manifest column 'mpp'"):
+        open_slide(slide_path, mpp=value)
+
+
+def test_x_and_y_are_kept_apart(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "oblong.tif", tissue_picture(300, 300), mpp=(0.25, 0.5))
+    with open_slide(path) as slide:
+        assert (slide.mpp_x, slide.mpp_y) == (pytest.approx(0.25, rel=1e-4), pytest.approx(0.5, rel=1e-4))
+
+
+def test_unusable_files_say_so_in_one_line(tmp_path: Path, slide_path: Path) -> None:
+    (tmp_path / "empty.svs").touch()
+    (tmp_path / "text.svs").write_text("not a slide")
+    cases = {"missing.svs": "no such file", "empty.svs": "empty", "text.svs": "not a slide", ".": "folder"}
+    for name, message in cases.items():
+        with pytest.raises(SlideError, match=message) as caught:
+            open_slide(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert caught.value.remedy
+
+
+def test_truncated_slide_fails_by_name(tmp_path: Path, slide_path: Path) -> None:
+    whole = slide_path.read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        cut = tmp_path / "cut.tif"
+        cut.write_bytes(whole[: int(len(whole) * share)])
+
+        def read(path: Path = cut) -> None:
+            with open_slide(path, mpp=0.5) as slide:
+                for level, size in enumerate(slide.level_dimensions):
+                    slide.read_region((0, 0), level, size)
+
+        with pytest.raises(SlideError, match=r"cut\.tif"):
+            read()
+
+
+def test_dead_handle_is_replaced(slide_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_slide(slide_path) as slide:
+        expected = np.asarray(slide.read_region((300, 300), 0, (64, 64)))
+        dead = slide._handle
+
+        def fail(*_: object) -> None:
+            raise openslide.OpenSlideError("bad tile")
+
+        monkeypatch.setattr(dead, "read_region", fail)
+        assert np.array_equal(np.asarray(slide.read_region((300, 300), 0, (64, 64))), expected)
+        assert slide._handle is not dead
+
+
+def test_transparent_is_white(slide_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        outside = np.asarray(slide.read_region((1500, 1100), 0, (400, 400)))
+    assert (outside[200:, 200:] == 255).all()
+
+
+def test_area_is_exact_on_a_gradient(tmp_path: Path) -> None:
+    ramp = np.repeat(np.linspace(0, 255, 512)[None, :, None], 512, axis=0).repeat(3, axis=2).round().astype(np.uint8)
+    with open_slide(write_slide(tmp_path / "ramp.tif", ramp)) as slide:
+        for left, width, size in ((10.0, 200.0, 200), (10.3, 333.7, 128), (100.25, 50.5, 64)):
+            area = np.asarray(slide.read_area(0, (left, 20.0, left + width, 20.0 + width), (size, size)), float)
+            centres = left + (np.arange(size) + 0.5) * width / size
+            assert np.abs(area[:, :, 0] - (centres - 0.5) * 255 / 511).max() < 1.0
+
+
+def test_thumbnail_in_strips_equals_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (1500, 1000, 3), dtype=np.uint8)
+    path = write_slide(tmp_path / "single.tif", pixels)
+    sizes: list[int] = []
+    read = Slide.read_region
+
+    def recorded(slide: Slide, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        sizes.append(size[0] * size[1])
+        return read(slide, location, level, size)
+
+    monkeypatch.setattr(Slide, "read_region", recorded)
+    with open_slide(path) as slide:
+        whole = np.asarray(slide.thumbnail(300), int)
+        assert sizes == [1500 * 1000]
+        monkeypatch.setattr("pipelines.slide._STRIP_PIXELS", 20_000)
+        strips = np.asarray(slide.thumbnail(300), int)
+    assert whole.shape == (300, 200, 3)
+    assert np.abs(whole - strips).max() <= 1
+    assert len(sizes) > 50
+    # A margin of two pixels above and below goes with each strip.
+    assert max(sizes[1:]) <= 20_000 + 4 * 1000
+
+
+def test_thumbnail_enlarges_nothing_and_carries_no_profile(slide_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        thumbnail = slide.thumbnail(5000)
+    assert thumbnail.size == (1600, 1200)
+    assert "icc_profile" not in thumbnail.info
