@@ -1,8 +1,8 @@
 """CoMEL: continual multiple instance learning on whole-slide images.
 
 The commands of ``comel`` as functions, with the same words: :func:`synth`, :func:`extract`, :func:`train`, :func:`add_task`,
-:func:`evaluate`, :func:`predict`, :func:`serve`, :func:`inspect`, :func:`check_bags`, :func:`demo`. They are loaded when first used; importing this package
-imports no torch.
+:func:`evaluate`, :func:`predict`, :func:`serve`, :func:`inspect`, :func:`check_bags`, :func:`demo`. They are loaded when
+first used; importing this package imports no torch.
 """
 
 from typing import Any

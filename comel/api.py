@@ -164,21 +164,29 @@ def serve(model: Path, **settings: Any) -> None:
     run_service(parse_section(ServiceSettings, {"run": model, **_given(settings)}, "serve"))
 
 
-def inspect(path: Path, *, mpp: float | None = None, assume_mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> dict[str, Any]:
+def inspect(
+    path: Path, *, mpp: float | None = None, assume_mpp: float | None = None, overlay: Path | None = None, **settings: Any
+) -> dict[str, Any]:
     """What a slide is: size, levels, mpp and where it comes from, tissue area, number of tiles; writes the overlay if asked."""
     from comel.config import parse_section
     from comel.files import atomic_path
     from pipelines.overlay import draw_overlay
     from pipelines.settings import ExtractSettings
     from pipelines.slide import open_slide
-    from pipelines.tiles import plan_tiles, tile_geometry
+    from pipelines.tiles import plan_tiles
     from pipelines.tissue import find_tissue
 
     chosen = parse_section(ExtractSettings, _given({**settings, "assume_mpp": assume_mpp}), "inspect")
     with open_slide(Path(path), mpp=mpp, assume_mpp=assume_mpp) as slide:
         tissue = find_tissue(slide, chosen.tissue)
-        geometry = tile_geometry(slide, tile_size=chosen.tile_size, target_mpp=chosen.target_mpp, overlap=chosen.overlap)
-        plan = plan_tiles(slide, geometry, tissue, min_tissue=chosen.min_tissue)
+        plan = plan_tiles(
+            slide,
+            tissue,
+            tile_size=chosen.tile_size,
+            target_mpp=chosen.target_mpp,
+            overlap=chosen.overlap,
+            min_tissue=chosen.min_tissue,
+        )
         if overlay is not None:
             picture = draw_overlay(slide, tissue, plan)
             with atomic_path(overlay) as temporary:
@@ -194,7 +202,7 @@ def inspect(path: Path, *, mpp: float | None = None, assume_mpp: float | None = 
             "bounds": slide.bounds,
             "tissue_area_mm2": tissue.area_mm2,
             "tiles": len(plan.coords),
-            "interpolated": geometry.interpolated,
+            "interpolated": plan.geometry.interpolated,
         }
 
 

@@ -29,7 +29,7 @@ class Head:
         if len(self.labels) < 2:
             raise ConfigError(f"task '{self.name}' has only the label(s) {', '.join(self.labels)}", "give at least two labels")
         if self.negative is not None and self.negative not in self.labels:
-            raise ConfigError(f"task '{self.name}' has no label '{self.negative}'", "name one of its labels as negative, or none")
+            raise ConfigError(f"task '{self.name}' has no label '{self.negative}'", "name one of its labels, or none")
 
     @property
     def positive(self) -> tuple[bool, ...]:

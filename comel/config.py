@@ -1,9 +1,9 @@
 """Settings of a training run: one schema for YAML, ``--set key=value`` and Python.
 
-    data:      which manifest and bags, which tasks in which order, how they are split
-    model:     name: comel, and the model's own options
-    strategy:  name: owlora, and the strategy's own options
-    trainer:   epochs, learning rate, device, seed
+data:      which manifest and bags, which tasks in which order, how they are split
+model:     name: comel, and the model's own options
+strategy:  name: owlora, and the strategy's own options
+trainer:   epochs, learning rate, device, seed
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class DataConfig(_Section):
     mode: Literal["class-incremental", "domain-incremental"] = Field(
         "class-incremental", description="a class is (task, label), or all tasks share one label set and one head"
     )
-    negative: str = Field("normal", description="label that means nothing was found; a task without it has no negative class")
-    labels: dict[str, list[str]] | None = Field(None, description="labels of each task in column order; default from the manifest")
+    negative: str = Field("normal", description="label of slides without a finding; a task may have none")
+    labels: dict[str, list[str]] | None = Field(None, description="labels of each task in column order")
     val_fraction: float = Field(0.15, ge=0, lt=1, description="share of validation where the manifest has no split")
     test_fraction: float = Field(0.25, ge=0, lt=1, description="share of test where the manifest has no split")
     fold: int | None = Field(None, ge=0, description="test on this fold of the manifest instead")
@@ -49,13 +49,13 @@ class TrainerConfig(_Section):
     epochs: int = Field(100, ge=1, description="passes over a task's training bags")
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate at the start of a task; cosine to zero at its end")
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")
-    max_instances: int | None = Field(None, ge=1, description="train on at most this many instances of a bag, drawn anew each epoch")
+    max_instances: int | None = Field(None, ge=1, description="instances of a bag to train on at most, drawn anew each epoch")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient's norm")
     seed: int = Field(2021, ge=0, description="seed of everything random")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward pass")
     threads: int | None = Field(None, ge=1, description="CPU threads; default what torch takes")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="write a checkpoint after the epoch in which this time has passed")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, which come after an epoch")
 
 
 class RunConfig(_Section):

@@ -163,7 +163,9 @@ def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
     for task in declared:
         if task not in manifest.tasks and config.mode == "class-incremental":
             raise ConfigError(f"data.labels names the task '{task}'", f"the manifest has {', '.join(manifest.tasks)}")
-    labels = {task: tuple(declared.get(task, _negative_first(manifest.labels(task), config.negative))) for task in manifest.tasks}
+    labels = {
+        task: tuple(declared.get(task, _negative_first(manifest.labels(task), config.negative))) for task in manifest.tasks
+    }
     if config.mode == "domain-incremental":
         every = [label for task in manifest.tasks for label in labels[task]]
         shared = tuple(_negative_first(list(dict.fromkeys(every)), config.negative))
@@ -171,7 +173,9 @@ def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
     for row in manifest.rows:
         if row.label not in labels[row.task]:
             known = ", ".join(labels[row.task])
-            raise ManifestError(f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'", f"'{row.task}' has {known}")
+            raise ManifestError(
+                f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'", f"'{row.task}' has {known}"
+            )
     negative = {task: config.negative if config.negative in labels[task] else None for task in manifest.tasks}
     if config.mode == "domain-incremental":
         first = manifest.tasks[0]
@@ -205,5 +209,5 @@ def usable(bag: Bag) -> Bag:
         BagError: it is empty.
     """
     if not len(bag):
-        raise BagError(f"{bag.slide_id}: the bag has no instance (no tissue)", "take the slide out of the manifest's training rows")
+        raise BagError(f"{bag.slide_id}: the bag has no instance (no tissue)", "take the slide out of the training rows")
     return bag

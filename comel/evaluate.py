@@ -16,7 +16,15 @@ from comel.metrics import bag_metrics, choose_threshold, continual_metrics, inst
 from comel.models.base import MILModel
 from comel.trainer import make_batch
 
-__all__ = ["CaseResult", "choose_instance_threshold", "continual", "evaluate_cases", "new_matrices", "score_task", "write_results"]
+__all__ = [
+    "CaseResult",
+    "choose_instance_threshold",
+    "continual",
+    "evaluate_cases",
+    "new_matrices",
+    "score_task",
+    "write_results",
+]
 
 Matrices = dict[str, dict[str, dict[str, list[list[float | None]]]]]
 
@@ -199,10 +207,10 @@ def evaluate_run(
         ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
     """
     from comel.config import load_config
+    from comel.data import load_tasks
     from comel.errors import ConfigError
     from comel.progress import progress_bar
     from comel.run import RunDirectory, build_model, load_state
-    from comel.data import load_tasks
     from comel.trainer import resolve_device
 
     directory = RunDirectory(run)
@@ -219,7 +227,9 @@ def evaluate_run(
     named = {name: value for name, value in labels.items() if name in _tasks_of(manifest)}
     unknown = [name for name in _tasks_of(manifest) if name not in heads]
     if unknown:
-        raise ConfigError(f"{run}: version {info.version} has not learned the task '{unknown[0]}'", f"it knows {', '.join(heads)}")
+        raise ConfigError(
+            f"{run}: version {info.version} has not learned the task '{unknown[0]}'", f"it knows {', '.join(heads)}"
+        )
     tasks = load_tasks(data.model_copy(update={"labels": named}), training=False)
     store = BagStore(bags, info.feature_contract, assume_encoder=data.assume_encoder, cache_bytes=0)
     chosen = {task.name: task.cases(split) for task in tasks}
@@ -229,7 +239,13 @@ def evaluate_run(
             learned = heads[task.name]
             results = evaluate_cases(model, task, learned.head, chosen[task.name], store, place, advance)
             scored[task.name] = {"cases": len(results), **score_task(results, learned.threshold, info.mode)}
-    return {"run": info.run, "version": info.version, "split": split or "all", "tasks": scored, "mean": _mean_over_tasks(scored)}
+    return {
+        "run": info.run,
+        "version": info.version,
+        "split": split or "all",
+        "tasks": scored,
+        "mean": _mean_over_tasks(scored),
+    }
 
 
 def _tasks_of(manifest: Path) -> list[str]:

@@ -13,7 +13,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_path", "canonical_json", "read_json", "sha256_of_arrays", "sha256_of_file", "sha256_of_json", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "canonical_json",
+    "read_json",
+    "sha256_of_arrays",
+    "sha256_of_file",
+    "sha256_of_json",
+    "write_json",
+    "write_text",
+]
 
 _TEMPORARY_PREFIX = ".partial-"
 

@@ -28,9 +28,9 @@ from comel.bag import (
     Bag,
     FeatureContract,
     check_arrays,
-    plain,
     geometry_from_attributes,
     open_hdf5,
+    plain,
     read_bag,
     read_dataset,
 )

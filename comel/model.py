@@ -74,7 +74,9 @@ class Trunk(nn.Module):
         )
         self.pool = AttentionPooling(options.dim, options.attention_hidden)
 
-    def forward(self, features: Tensor, coords: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, coords: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         h = self.dropout(F.relu(self.embed(features)))
         for block in self.blocks:
@@ -97,7 +99,7 @@ class CoMEL(MILModel):
 
     def __init__(self, dimension: int, options: CoMELOptions | None = None, heads: Iterable[Head] = ()) -> None:
         super().__init__(dimension)
-        self.options = options or CoMELOptions()
+        self.options: CoMELOptions = options or CoMELOptions()
         self.trunk = Trunk(dimension, self.options)
         self.bag_heads = nn.ModuleList()
         self.instance_heads = nn.ModuleList()

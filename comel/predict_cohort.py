@@ -136,7 +136,7 @@ class SlideReader:
         if self._encoder is None:
             self._encoder = load_encoder(contract.encoder, self._device)
             if contract.weights_hash and self._encoder.weights_hash != contract.weights_hash:
-                raise FeatureMismatch(f"{contract.encoder}: its weights are not those the run was trained with", "install those")
+                raise FeatureMismatch(f"{contract.encoder}: other weights than the run was trained with", "install those")
         settings = ExtractSettings(
             encoder=contract.encoder, target_mpp=contract.mpp, tile_size=contract.tile_size, assume_mpp=self._assume_mpp
         )
@@ -209,7 +209,7 @@ def _inputs(
             raise ConfigError(f"{path}: no such file", "check the path")
         for entry in _expand(path, bags, slide, root, mpp):
             if entry.name in found:
-                raise ConfigError(f"{found[entry.name]} and {path} would both be '{entry.name}'", "predict them into two folders")
+                raise ConfigError(f"{found[entry.name]} and {path} would both be '{entry.name}'", "use two folders")
             found[entry.name] = path
             yield entry
 

@@ -34,7 +34,9 @@ def resolve(name: str, known: Mapping[str, str], group: str) -> Any:
         return installed[name].load()
     if ".py:" in name:
         return _from_file(name)
-    raise ConfigError(f"{group.rpartition('.')[2]}: no '{name}'", nearest(name, [*known, *installed]) + ", or give file.py:Class")
+    raise ConfigError(
+        f"{group.rpartition('.')[2]}: no '{name}'", nearest(name, [*known, *installed]) + ", or give file.py:Class"
+    )
 
 
 def nearest(name: str, names: list[str]) -> str:

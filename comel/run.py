@@ -1,13 +1,13 @@
 """The run directory: what a training run leaves, and the only thing that prediction, evaluation and a later task open.
 
-    config.yaml        every setting, resolved
-    metrics.json       R matrices of bag and instance scores
-    events.jsonl       progress, a line an event
-    versions/NNN/      one immutable model a stage: model.json, model.safetensors (adapters merged), the strategy's state
-                       (base weights, adapters/<task>/), checksums.json
-    current            the version in use; replaced atomically
-    evaluations/       per-case predictions on the test sets, a CSV a version
-    checkpoint/        what an interrupted run goes on from
+config.yaml        every setting, resolved
+metrics.json       R matrices of bag and instance scores
+events.jsonl       progress, a line an event
+versions/NNN/      one immutable model a stage: model.json, model.safetensors (adapters merged), the strategy's state
+                   (base weights, adapters/<task>/), checksums.json
+current            the version in use; replaced atomically
+evaluations/       per-case predictions on the test sets, a CSV a version
+checkpoint/        what an interrupted run goes on from
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class RunDirectory:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise RunError(f"{self.path}: another process is writing to it", "wait for it, or choose another folder") from None
+                raise RunError(f"{self.path}: another process is writing to it", "wait, or choose another folder") from None
             yield
 
 

@@ -268,7 +268,7 @@ class _Session:
             if known == head:
                 return number
             if known.name == head.name:
-                raise ConfigError(f"'{head.name}' has the labels {', '.join(known.labels)} in the model", "keep them as they are")
+                raise ConfigError(f"'{head.name}' has the labels {', '.join(known.labels)} in the model", "keep them")
         ClassSpace.of([*model.classes.heads, head])
         torch.manual_seed(self.config.trainer.seed + 7919 * (stage + 1) + len(model.classes.heads))
         model.add_head(head)
@@ -292,7 +292,9 @@ class _Session:
         def after_epoch(report: EpochReport) -> None:
             nonlocal saved
             losses = {key: round(value, 6) for key, value in report.losses.items()}
-            self.run.event("epoch", stage=stage.index, epoch=report.epoch, losses=losses, seconds=report.seconds, **report.model)
+            self.run.event(
+                "epoch", stage=stage.index, epoch=report.epoch, losses=losses, seconds=report.seconds, **report.model
+            )
             advance(1, text=f"{name}  " + "  ".join(f"{key} {value:.3f}" for key, value in losses.items()))
             last = report.epoch + 1 == self.config.trainer.epochs
             if time.monotonic() - saved >= self.config.trainer.checkpoint_seconds and not last:
@@ -303,9 +305,7 @@ class _Session:
             model, strategy, stage, bags, optimizer, self.config.trainer, first_epoch=first_epoch, after_epoch=after_epoch
         )
 
-    def _conclude(
-        self, model: MILModel, strategy: Strategy, stage: Stage, learned: list[TaskInfo], version: int
-    ) -> None:
+    def _conclude(self, model: MILModel, strategy: Strategy, stage: Stage, learned: list[TaskInfo], version: int) -> None:
         """Thresholds on validation, scores on test, a new version."""
         by_name = {task.name: task for task in self.tasks}
         for info in learned:
@@ -335,7 +335,9 @@ class _Session:
         self, model: MILModel, learned: list[TaskInfo], stage: Stage, version: int, by_name: Mapping[str, TaskData]
     ) -> None:
         """Append this stage's row to the R matrices; tasks whose bags are no longer here stay None."""
-        metrics = read_json(self.run.metrics) if self.run.metrics.exists() else {"stages": [], "matrices": new_matrices()}
+        metrics: dict[str, Any] = {"stages": [], "matrices": new_matrices()}
+        if self.run.metrics.exists():
+            metrics = read_json(self.run.metrics)
         metrics["stages"] = [entry for entry in metrics["stages"] if entry["version"] < version]
         kept = len(metrics["stages"])
         for modes in metrics["matrices"].values():

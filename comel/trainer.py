@@ -133,7 +133,9 @@ def train_stage(
             total(terms).backward()
             strategy.after_backward(model)
             if config.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], config.clip_norm)
+                torch.nn.utils.clip_grad_norm_(
+                    [p for group in optimizer.param_groups for p in group["params"]], config.clip_norm
+                )
             optimizer.step()
             strategy.after_step(model)
             for name, value in terms.items():

@@ -75,6 +75,7 @@ class MILModel(nn.Module, ABC):
 
     Options: ClassVar[type[BaseModel]]
     adapter_targets: ClassVar[tuple[str, ...]] = ()
+    options: BaseModel
     trunk: nn.Module
 
     def __init__(self, dimension: int) -> None:
@@ -140,6 +141,6 @@ def settings_of(model: MILModel) -> dict[str, Any]:
     """What rebuilds an untrained model of the same shape: dimension, options and heads, as plain JSON values."""
     return {
         "dimension": model.dimension,
-        "options": model.options.model_dump(mode="json"),  # type: ignore[union-attr]
+        "options": model.options.model_dump(mode="json"),
         "heads": [head.to_dict() for head in model.classes.heads],
     }

@@ -23,7 +23,7 @@ class OWLoraModel(BaseTuner):
     tuner_layer_cls = OWLoraLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]
         self,
         peft_config: OWLoraConfig,
         adapter_name: str,

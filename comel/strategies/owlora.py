@@ -107,7 +107,12 @@ class OWLora(Strategy):
             table = self._peft.base_model.capacity()
         else:
             table = {
-                name: {"in": len(basis), "protected": basis.shape[1], "free": len(basis) - basis.shape[1], "free_out": len(basis)}
+                name: {
+                    "in": len(basis),
+                    "protected": basis.shape[1],
+                    "free": len(basis) - basis.shape[1],
+                    "free_out": len(basis),
+                }
                 for name, basis in self.bases.items()
             }
         declared = self.options.tasks - 1 - len(self.adapters)
@@ -169,7 +174,7 @@ class OWLora(Strategy):
             tasks=self.options.tasks,
         )
         if self._peft is None:
-            self._peft = get_peft_model(model.trunk, config, adapter_name=name)  # type: ignore[arg-type]
+            self._peft = get_peft_model(model.trunk, config, adapter_name=name)
         else:
             self._peft.add_adapter(name, config)
         self.adapters.append(name)
@@ -194,7 +199,7 @@ class OWLora(Strategy):
             narrow = min(layer.in_features, layer.out_features)
             if (self.options.tasks - 1) * self.options.rank > narrow:
                 raise CapacityError(
-                    f"{name} has {narrow} directions, too few for {self.options.tasks - 1} adapters of rank {self.options.rank}",
+                    f"{name} has {narrow} directions, not room for {self.options.tasks - 1} of rank {self.options.rank}",
                     "lower strategy.rank or strategy.tasks, or widen model.dim",
                 )
 
@@ -231,7 +236,7 @@ def _linears(model: MILModel) -> dict[str, nn.Linear]:
         wanted = name.rpartition(".")[2] in model.adapter_targets
         if wanted and hasattr(module, "in_features"):
             found[name] = module
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _base_weights(trunk: nn.Module) -> dict[str, Tensor]:

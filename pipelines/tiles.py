@@ -1,0 +1,122 @@
+"""The tile grid of a slide: a fixed field of view at a true resolution, and the pixels of each tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from comel.bag import TileGeometry
+from comel.errors import SlideError
+from pipelines.tissue import TissueMask, area_fraction
+
+if TYPE_CHECKING:
+    from pipelines.slide import Slide
+
+__all__ = ["TilePlan", "grid_positions", "plan_tiles", "read_tile", "tile_geometry"]
+
+_SAME_MPP = 1.01
+_MOST_ENLARGED = 1.10
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Which tiles of a slide are read, and from where.
+
+    Attributes:
+        geometry: size, resolution and stride of the tiles.
+        level: the slide's level that is read.
+        coords: (N, 2) int64 level-0 top-left pixels (x, y), by y, then x.
+        tissue: (N,) float32, the share of each tile's area that is tissue.
+    """
+
+    geometry: TileGeometry
+    level: int
+    coords: np.ndarray
+    tissue: np.ndarray
+
+
+def tile_geometry(slide: Slide, *, tile_size: int, target_mpp: float, overlap: int = 0) -> TileGeometry:
+    """The geometry of tiles of ``tile_size`` pixels at ``target_mpp`` micrometres per pixel on this slide.
+
+    The field of view is ``tile_size * target_mpp`` micrometres on every slide; its size in level-0 pixels is not rounded.
+
+    Raises:
+        SlideError: the slide is more than 10 % coarser than ``target_mpp``.
+    """
+    coarseness = max(slide.mpp_x, slide.mpp_y) / target_mpp
+    if coarseness > _MOST_ENLARGED + 1e-9:
+        own = max(slide.mpp_x, slide.mpp_y)
+        raise SlideError(
+            f"{slide.path}: the slide has {own:g} um/px, too coarse for tiles at {target_mpp:g} um/px",
+            f"extract with --target-mpp of at least {own:g}, for the whole cohort",
+            stage="mpp",
+        )
+    width, height = slide.dimensions
+    return TileGeometry(
+        patch_size=tile_size,
+        mpp_x=target_mpp,
+        mpp_y=target_mpp,
+        level0_mpp_x=slide.mpp_x,
+        level0_mpp_y=slide.mpp_y,
+        level0_width=width,
+        level0_height=height,
+        overlap=overlap,
+        bounds_x=slide.bounds[0] if slide.bounds else 0,
+        bounds_y=slide.bounds[1] if slide.bounds else 0,
+        has_bounds=slide.bounds is not None,
+        name=slide.path.name,
+        interpolated=coarseness > _SAME_MPP,
+    )
+
+
+def grid_positions(length: int, tile: float, stride: float) -> np.ndarray:
+    """Start of every tile along one axis in whole level-0 pixels, int64.
+
+    Each position is rounded by itself from a stride that is not, so none is off by more than half a pixel however long the
+    axis is. Tiles lie inside the slide to within half a pixel.
+
+    Args:
+        length: the slide's extent in level-0 pixels.
+        tile: the tile's extent in level-0 pixels.
+        stride: distance of neighbouring tiles in level-0 pixels.
+    """
+    count = max(0, int((length - tile + 0.5) / stride) + 2)
+    positions = np.rint(np.arange(count) * stride).astype(np.int64)
+    return positions[positions + tile <= length + 0.5]
+
+
+def plan_tiles(
+    slide: Slide, tissue: TissueMask, *, tile_size: int, target_mpp: float, overlap: int = 0, min_tissue: float = 0.25
+) -> TilePlan:
+    """Lay the grid over a slide and keep the tiles with at least ``min_tissue`` of their area on tissue (0 keeps all).
+
+    The level read is the coarsest that is not coarser than ``target_mpp`` (within 1 %).
+
+    Raises:
+        SlideError: the slide is too coarse for ``target_mpp``.
+    """
+    geometry = tile_geometry(slide, tile_size=tile_size, target_mpp=target_mpp, overlap=overlap)
+    xs = grid_positions(geometry.level0_width, geometry.tile_width, geometry.stride_x)
+    ys = grid_positions(geometry.level0_height, geometry.tile_height, geometry.stride_y)
+    coords = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
+    share = area_fraction(tissue.mask, tissue.scale_x, tissue.scale_y, coords, geometry.tile_width, geometry.tile_height)
+    # A share computed by differences may fall short of an exact threshold by rounding.
+    keep = share >= min_tissue - 1e-6
+    level = slide.level_for(_SAME_MPP * target_mpp / max(slide.mpp_x, slide.mpp_y))
+    return TilePlan(geometry, level, coords[keep], share[keep])
+
+
+def read_tile(slide: Slide, plan: TilePlan, index: int) -> np.ndarray:
+    """The pixels of one planned tile, (tile_size, tile_size, 3) uint8 RGB at the target resolution.
+
+    Raises:
+        SlideError: the pixels cannot be read.
+    """
+    x, y = plan.coords[index]
+    downsample = slide.level_downsamples[plan.level]
+    left, top = x / downsample, y / downsample
+    right, bottom = left + plan.geometry.tile_width / downsample, top + plan.geometry.tile_height / downsample
+    size = plan.geometry.patch_size
+    return np.asarray(slide.read_area(plan.level, (left, top, right, bottom), (size, size)))
