@@ -80,8 +80,10 @@ def bppl_loss(probability: Tensor, labels: PseudoLabels) -> Tensor:
     Returns:
         A scalar; 0 (still attached to the graph) where nothing is kept.
     """
-    p = probability.clamp(_PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR)
-    terms = F.binary_cross_entropy(p, labels.labels.to(p.dtype), reduction="none")
+    # Half precision cannot hold 1 - floor, and torch refuses its own binary cross-entropy under CUDA autocast.
+    p = probability if probability.dtype == torch.float64 else probability.float()
+    p = p.clamp(_PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR)
+    terms = -torch.where(labels.labels, p, 1 - p).log()
     return (terms * labels.kept).sum() / max(1, len(p))
 
 

@@ -253,9 +253,8 @@ def predict(
             else:
                 confidence = "" if result.confidence is None else f" ({result.confidence:.2f})"
                 shown = result.predicted_class or "nothing: no tissue"
-                typer.echo(
-                    f"{result.slide_id}: {shown}{confidence}, {result.positive_instances} of {len(result.instance_scores)} tiles"
-                )
+                tiles = f"{result.positive_instances} of {len(result.instance_scores)} tiles positive"
+                typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}")
         typer.echo(f"maps, GeoJSON and JSON: {out}; table: {table or out / 'predictions.csv'}")
     if failed:
         raise typer.Exit(1)

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comel.errors import BagError
+
 __all__ = ["GDATBlock", "GroupedDoubleAttention", "list_positions", "spatial_groups"]
 
 Grouping = Literal["strided", "region", "spatial"]
@@ -91,9 +93,12 @@ class GroupedDoubleAttention(nn.Module):
 
         Returns:
             (B, M, dim).
+
+        Raises:
+            BagError: ``spatial`` without coords.
         """
         if self.grouping == "spatial" and coords is None:
-            raise ValueError("grouping 'spatial' needs the tiles' coords; use 'strided' or 'region' for bags without them")
+            raise BagError("grouping 'spatial' needs coords, and a bag has none", "use model.grouping=strided or region")
         if mask is None:
             bags = [self._attend(x[b], None if coords is None else coords[b]) for b in range(len(x))]
             return self.dropout(self.proj(torch.stack(bags)))

@@ -11,11 +11,12 @@ Equations and the published code's defects: ``docs/method.md``. What goes beyond
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from comel.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
@@ -35,7 +36,7 @@ class CoMELOptions(BaseModel):
 
     dim: int = Field(512, ge=8, description="width of the network")
     blocks: int = Field(2, ge=1, description="GDAT blocks")
-    num_heads: int = Field(8, ge=1, description="attention heads")
+    num_heads: int = Field(8, ge=1, validate_default=True, description="attention heads")
     mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over dim")
     attention_hidden: int = Field(256, ge=1, description="hidden width of the attention pooling")
     region_size: int = Field(16, ge=1, description="side of a region or of a spatial group, in tiles")
@@ -51,6 +52,20 @@ class CoMELOptions(BaseModel):
     bppl_tau: float = Field(0.5, ge=0, le=1, description="start of tau2, and how it follows the training bags")
     bppl_temperature: float = Field(0.2, gt=0, description="temperature of the prototype softmax")
     bppl_relative: bool = Field(True, description="place tau2 relative to the highest confidence that can occur")
+
+    @field_validator("num_heads")
+    @classmethod
+    def _heads_divide_dim(cls, heads: int, info: ValidationInfo) -> int:
+        if info.data.get("dim", heads) % heads:
+            raise ValueError(f"dim {info.data['dim']} is not a multiple of {heads} heads")
+        return heads
+
+    @field_validator("pad")
+    @classmethod
+    def _published_is_a_list(cls, pad: str, info: ValidationInfo) -> str:
+        if pad == "published" and info.data.get("grouping") == "spatial":
+            raise ValueError("'published' belongs to the groupings strided and region")
+        return pad
 
 
 class Trunk(nn.Module):
@@ -139,7 +154,7 @@ class CoMEL(MILModel):
         return BagOutput(
             logits=logits,
             attention=attention,
-            instance_scores=self._instance_scores(logits, attention, instance_logits),
+            instance_scores=self._instance_scores(logits, attention, instance_logits, bags.mask),
             bag_features=z,
             instance_features=h,
             head_logits=head_logits,
@@ -214,7 +229,19 @@ class CoMEL(MILModel):
         log_task = self.recognition.log_task(bags.features, bags.mask, columns)
         return torch.cat([log_task[:, i : i + 1] + head_logits[:, c].log_softmax(dim=-1) for i, c in enumerate(columns)], dim=1)
 
-    def _instance_scores(self, logits: Tensor, attention: Tensor, instance_logits: Tensor | None) -> Tensor:
+    def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
+        """As the contract says; a task given from outside counts fully, however unlikely the model holds it."""
+        if given:
+            columns = self.classes.columns(head)
+            logits = torch.full_like(output.head_logits, -torch.inf)
+            logits[:, columns] = output.head_logits[:, columns]
+            scores = self._instance_scores(logits, output.attention, output.instance_logits, output.mask)
+            output = replace(output, instance_scores=scores)
+        return super().evidence(output, head, given=False)
+
+    def _instance_scores(
+        self, logits: Tensor, attention: Tensor, instance_logits: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         """p(class | bag) x p(instance shows it | bag does), (B, M, C); for the negative class 1 - the strongest finding.
 
         An instance can show a finding only where the bag does, so a slide predicted normal stays dark, and a score means
@@ -222,7 +249,10 @@ class CoMEL(MILModel):
         """
         probability = torch.softmax(logits, dim=-1).unsqueeze(1)  # (B, 1, C)
         if instance_logits is None:
-            within = torch.stack([scaled_attention(row) for row in attention]).unsqueeze(-1).expand(-1, -1, logits.shape[1])
+            within = torch.zeros_like(attention)
+            for b, real in enumerate(torch.ones_like(attention, dtype=torch.bool) if mask is None else mask):
+                within[b, real] = scaled_attention(attention[b, real])
+            within = within.unsqueeze(-1).expand(-1, -1, logits.shape[1])
         else:
             within = torch.sigmoid(instance_logits)
         scores = probability * within

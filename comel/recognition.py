@@ -7,7 +7,7 @@ covariance gives log p(task | bag), and
 
     log p(class | bag) = log p(task | bag) + log p(class | bag, task).
 
-The encoder is frozen, so the statistics of old bags stay true whatever the network learns later. Bytes kept: 8 (D^2 + C D).
+The encoder is frozen, so the statistics of old bags stay true whatever the network learns later. Bytes kept: 8 (D^2 + 2 C D).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = ["TaskRecognition", "shrunken_covariance"]
+
+_NEVER = -1e30
 
 
 class TaskRecognition(nn.Module):
@@ -36,14 +38,16 @@ class TaskRecognition(nn.Module):
         self.register_buffer("counts", torch.zeros(0, dtype=torch.float64))  # (C,)
         self.register_buffer("sums", torch.zeros(0, dimension, dtype=torch.float64))  # (C, D)
         self.register_buffer("second", torch.zeros(dimension, dimension, dtype=torch.float64))  # (D, D)
-        self.register_buffer("weight", torch.zeros(0, dimension))  # (C, D)
-        self.register_buffer("bias", torch.zeros(0))  # (C,)
+        self.register_buffer("weight", torch.zeros(0, dimension, dtype=torch.float64))  # (C, D)
+        self.register_buffer("bias", torch.zeros(0, dtype=torch.float64))  # (C,)
 
     def add_classes(self, number: int) -> None:
         """Append ``number`` classes that nothing is known of yet."""
         for name in ("counts", "sums", "weight", "bias"):
             old: Tensor = getattr(self, name)
             setattr(self, name, torch.cat([old, old.new_zeros(number, *old.shape[1:])]))
+        if self.counts.any():
+            self.bias[self.counts == 0] = _NEVER
 
     def observe(self, features: Tensor, column: int) -> None:
         """Add one bag: features (M, D) and the column of its class. :meth:`fit` makes it count."""
@@ -60,11 +64,13 @@ class TaskRecognition(nn.Module):
         means = self.sums[seen] / self.counts[seen].unsqueeze(1)
         within = self.second - (means.T * self.counts[seen]) @ means
         covariance = shrunken_covariance(within, self.counts.sum().item() - int(seen.sum()))
-        weight = torch.linalg.solve(covariance, means.T).T
+        # A constant shift of all means changes no probability, but keeps large scores from cancelling.
+        centre = means.mean(dim=0)
+        weight = torch.linalg.solve(covariance, (means - centre).T).T
         self.weight.zero_()
-        self.bias.fill_(torch.finfo(self.bias.dtype).min / 4)
-        self.weight[seen] = weight.to(self.weight.dtype)
-        self.bias[seen] = (-0.5 * (weight * means).sum(dim=1)).to(self.bias.dtype)
+        self.bias.fill_(_NEVER)
+        self.weight[seen] = weight
+        self.bias[seen] = -0.5 * (weight * (means + centre)).sum(dim=1)
 
     def log_task(self, features: Tensor, mask: Tensor | None, columns: list[slice]) -> Tensor:
         """Log-probability of each task, (B, T).
@@ -75,11 +81,13 @@ class TaskRecognition(nn.Module):
             columns: the columns of each task's classes.
         """
         if mask is None:
-            mean = features.mean(dim=1)
+            mean = features.mean(dim=1, dtype=torch.float64)
         else:
-            mean = (features * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
-        scores = mean @ self.weight.T.to(mean.dtype) + self.bias.to(mean.dtype)  # (B, C)
-        return torch.log_softmax(torch.stack([scores[:, c].logsumexp(dim=1) for c in columns], dim=1), dim=1)
+            real = features.masked_fill(~mask.unsqueeze(-1), 0)
+            mean = real.sum(dim=1, dtype=torch.float64) / mask.sum(dim=1, keepdim=True).clamp_min(1)
+        scores = mean @ self.weight.T + self.bias  # (B, C), float64: it is a small difference of large numbers
+        log_task = torch.log_softmax(torch.stack([scores[:, c].logsumexp(dim=1) for c in columns], dim=1), dim=1)
+        return log_task.to(features.dtype)
 
 
 def shrunken_covariance(scatter: Tensor, degrees: float) -> Tensor:

@@ -35,15 +35,17 @@ class OWLoraLayer(BaseTunerLayer):
         self.protected_in = subspace.empty_basis(self.in_features)
         self.protected_out = subspace.empty_basis(self.out_features)
         self._taken: dict[str, tuple[Tensor, Tensor]] = {}
+        self._both_sides = False
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
     def update_layer(self, adapter_name: str, config: OWLoraConfig, inference_mode: bool = False) -> None:
         """Create an adapter whose A and B are orthonormal and outside everything protected; s starts at zero."""
-        if config.basis == "weights" and not self.owlora_r:
+        self._both_sides = config.basis == "weights"
+        if self._both_sides and not self.owlora_r:
             reserve = config.tasks * config.r
             self.protected_in, self.protected_out = subspace.weight_bases(
-                self.base_layer.weight, config.energy, self.in_features - reserve, self.out_features - reserve
+                self.base_layer.weight.cpu(), config.energy, self.in_features - reserve, self.out_features - reserve
             )
         self.check_room(config.r, layer=adapter_name)
         self.owlora_r[adapter_name] = config.r
@@ -79,7 +81,7 @@ class OWLoraLayer(BaseTunerLayer):
 
     def taken_out(self, before: str | None = None) -> Tensor:
         """Basis (out, k) of the protected output directions and, under ``weights``, of the earlier adapters' B."""
-        if self.protected_out.shape[1] == 0:
+        if not self._both_sides:
             return self.protected_out
         return _with_earlier(self.protected_out, [self.owlora_B[name].detach() for name in self._earlier(before)])
 

@@ -63,7 +63,8 @@ def weight_bases(weight: Tensor, energy: float, limit_in: int, limit_out: int) -
     """
     left, spectrum, right = torch.linalg.svd(weight.detach().double(), full_matrices=False)
     count = count_for_energy(spectrum**2, energy)
-    return right[: min(count, limit_in)].T.contiguous(), left[:, : min(count, limit_out)].contiguous()
+    held_in, held_out = (max(0, min(count, limit)) for limit in (limit_in, limit_out))
+    return right[:held_in].T.contiguous(), left[:, :held_out].contiguous()
 
 
 def complement(columns: Tensor, basis: Tensor) -> Tensor:

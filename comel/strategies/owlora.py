@@ -88,6 +88,8 @@ class OWLora(Strategy):
         """Protect the leading directions of every layer's inputs over this stage's bags."""
         if self.options.basis == "features":
             self._extend_bases(model, stage, bags)
+            if self._peft is not None:
+                self._peft.base_model.protect(self.bases)
 
     def report(self) -> dict[str, Any]:
         """Directions per layer: all, protected, free, and how many more adapters fit."""
@@ -171,7 +173,7 @@ class OWLora(Strategy):
             target_modules=list(model.adapter_targets),
             basis=self.options.basis,
             energy=self.options.energy,
-            tasks=self.options.tasks,
+            tasks=self.options.tasks - 1,
         )
         if self._peft is None:
             self._peft = get_peft_model(model.trunk, config, adapter_name=name)
