@@ -73,7 +73,7 @@ def main() -> None:
         comel.train({"data": data, "trainer": {"epochs": arguments.epochs, "lr": 2e-4}}, run)
     results = comel.predict(run, [every], out / "predictions", bags=out / "bags", root=arguments.slides, assume_mpp=ASSUME_MPP)
     print(
-        f"{report.done} extracted, {report.skipped} kept, {report.failed} failed; {report.tiles} tiles in {report.seconds:.0f} s"
+        f"{report.done} extracted, {report.skipped} kept, {report.failed} failed; {report.tiles} tiles {report.seconds:.0f} s"
     )
     for result in results:
         if isinstance(result, ComelError):

@@ -183,6 +183,8 @@ def write_bag(path: Path, bag: Bag) -> None:
         BagError: the bag's arrays do not fit each other or hold NaN or infinity; or what was written does not read back.
         OSError: the disk is full or not writable; nothing is left under ``path``.
     """
+    import io
+
     import h5py
 
     if bag.coords is None or bag.geometry is None:
@@ -190,8 +192,10 @@ def write_bag(path: Path, bag: Bag) -> None:
     arrays = bag.arrays()
     check_arrays(bag.slide_id, arrays, bag.contract.dimension)
     checksum = sha256_of_arrays(arrays)
+    # HDF5 that runs out of disk keeps its file open and takes the process down later: it writes to memory, Python to disk.
+    content = io.BytesIO()
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(content, "w") as file:
             for name, array in arrays.items():
                 chunks = (min(_CHUNK_ROWS, len(array)), *array.shape[1:]) if len(array) else None
                 file.create_dataset(name, data=array, chunks=chunks)
@@ -205,6 +209,8 @@ def write_bag(path: Path, bag: Bag) -> None:
                 settings_hash=sha256_of_json(bag.settings),
                 checksum=checksum,
             )
+        temporary.write_bytes(content.getbuffer())
+        content.close()
         written = read_bag(temporary, verify=True)
         if len(written) != len(bag):
             raise BagError(f"{path}: {len(written)} rows read back of {len(bag)} written", "check the disk and run again")

@@ -41,7 +41,9 @@ class PseudoLabels:
 
 
 @torch.no_grad()
-def pseudo_labels(instances: Tensor, attention: Tensor, tau2: float, temperature: float = 1.0) -> PseudoLabels:
+def pseudo_labels(
+    instances: Tensor, attention: Tensor, tau2: float, temperature: float = 1.0, *, centre: bool = False
+) -> PseudoLabels:
     """Label a positive bag's instances by the nearer of its two prototypes; nothing here carries a gradient.
 
     Args:
@@ -49,6 +51,8 @@ def pseudo_labels(instances: Tensor, attention: Tensor, tau2: float, temperature
         attention: (M,) weights that sum to 1.
         tau2: keep an instance where its softmax over the two prototypes exceeds this.
         temperature: T; smaller values spread the softmax.
+        centre: measure the cosines from the midpoint of the two prototypes. Instances of a bag point the same way, so that
+            plain cosines hardly differ and nothing is kept; from the midpoint they use the whole range.
 
     Returns:
         :class:`PseudoLabels`. A bag of one instance has no second prototype, and keeps nothing.
@@ -59,7 +63,9 @@ def pseudo_labels(instances: Tensor, attention: Tensor, tau2: float, temperature
     rest = 1 - attention
     positive = attention @ instances
     negative = rest @ instances / rest.sum().clamp_min(_PROBABILITY_FLOOR)
-    cosines = F.cosine_similarity(instances.unsqueeze(1), torch.stack([negative, positive]).unsqueeze(0), dim=-1)  # (M, 2)
+    origin = (positive + negative) / 2 if centre else torch.zeros_like(positive)
+    prototypes = torch.stack([negative, positive]) - origin  # (2, d)
+    cosines = F.cosine_similarity((instances - origin).unsqueeze(1), prototypes.unsqueeze(0), dim=-1)  # (M, 2)
     confidence, labels = torch.softmax(cosines / temperature, dim=-1).max(dim=-1)
     return PseudoLabels(labels.bool(), confidence > tau2, confidence)
 

@@ -322,7 +322,10 @@ def main() -> None:
     except ComelError as error:
         typer.echo(f"comel: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Typer makes an exit with code 130 of the first.
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
         typer.echo("comel: interrupted; the same command goes on where it stopped", err=True)
         sys.exit(130)
     except OSError as error:
@@ -358,7 +361,7 @@ def _number(value: float | None) -> str:
 
 
 def _quoted(value: Any) -> str:
-    return str(value) if isinstance(value, int) else json.dumps(str(value))
+    return str(value) if isinstance(value, int) else json.dumps(str(value), ensure_ascii=False)
 
 
 def _print_json(value: Any) -> None:

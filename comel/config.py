@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from comel.errors import ConfigError
 from comel.registry import nearest
@@ -66,6 +66,12 @@ class RunConfig(_Section):
     strategy: dict[str, Any] = Field(default_factory=lambda: {"name": "owlora"})
     trainer: TrainerConfig = Field(default_factory=lambda: TrainerConfig())
 
+    @field_validator("model", "strategy")
+    @classmethod
+    def _named(cls, section: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Options alone are those of the default."""
+        return {"name": "comel" if info.field_name == "model" else "owlora", **section}
+
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a YAML file and apply ``key.key=value`` settings over it; values are read as YAML.
@@ -98,7 +104,11 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunC
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override}: no '='", "write --set trainer.epochs=20")
-        _set(content, key.strip().split("."), yaml.safe_load(text), override)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: the value is not YAML", "put it in quotes") from None
+        _set(content, key.strip().split("."), value, override)
     return parse_section(RunConfig, content, str(path) if path else "settings")
 
 

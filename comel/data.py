@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +46,10 @@ class TaskData:
         if split is None:
             return tuple(case for cases in splits.values() for case in cases)
         return splits[split]
+
+    def slides(self) -> dict[str, list[str]]:
+        """The slides of each split."""
+        return {split: [slide for case in self.cases(split) for slide in case.slides] for split in ("train", "val", "test")}
 
 
 class BagStore:
@@ -126,13 +130,14 @@ def join_slides(name: str, bags: Sequence[Bag]) -> Bag:
     return replace(bags[0], slide_id=name, features=features, coords=coords, labels=labels, geometry=None, quality={})
 
 
-def load_tasks(config: DataConfig, *, training: bool = True) -> list[TaskData]:
+def load_tasks(config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:
     """The tasks of a run in the order they arrive.
 
     Args:
         config: which manifest and bags, and how they make up tasks.
-        training: every task needs a training case, and slides without a split are dealt out. Otherwise the manifest may
-            hold test cases alone, and slides without a split all are.
+        dealt: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
+            splits of (task, slide) that a run was trained with: they stand, other slides are as the manifest says, and those
+            without a split are test cases.
 
     Raises:
         ConfigError: no manifest or bags are named, or labels do not fit.
@@ -146,12 +151,15 @@ def load_tasks(config: DataConfig, *, training: bool = True) -> list[TaskData]:
         raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
     manifest = read_manifest(config.manifest, root=config.root, tasks=config.tasks)
     heads = _heads(manifest, config)
-    splits = _splits(manifest.rows, config) if training else {row.slide_id: row.split or "test" for row in manifest.rows}
+    if dealt is None:
+        splits = _splits(manifest.rows, config)
+    else:
+        splits = {row.slide_id: dealt.get((row.task, row.slide_id)) or row.split or "test" for row in manifest.rows}
     tasks = []
     for name in manifest.tasks:
         rows = manifest.select(task=name)
         by_split = {split: tuple(_cases(rows, splits, split)) for split in ("train", "val", "test")}
-        if training and not by_split["train"]:
+        if dealt is None and not by_split["train"]:
             raise ManifestError(f"{manifest.path.name}: task '{name}' has no training slide", "mark some with split 'train'")
         tasks.append(TaskData(name, heads[name], by_split["train"], by_split["val"], by_split["test"]))
     return tasks

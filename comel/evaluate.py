@@ -196,7 +196,8 @@ def evaluate_run(
         manifest: cases of tasks that the version has learned.
         bags: their feature files.
         version: default the current one.
-        split: train, val or test as the manifest, or the run's own way of splitting, says; None for every case.
+        split: train, val or test as the training dealt the slides out, or as the manifest says of slides that it did not see
+            (test where it says nothing); None for every case.
         device: auto, cpu, cuda.
         quiet: no progress.
 
@@ -230,7 +231,8 @@ def evaluate_run(
         raise ConfigError(
             f"{run}: version {info.version} has not learned the task '{unknown[0]}'", f"it knows {', '.join(heads)}"
         )
-    tasks = load_tasks(data.model_copy(update={"labels": named}), training=False)
+    dealt = {(task.name, slide): split for task in info.tasks for split, slides in task.slides.items() for slide in slides}
+    tasks = load_tasks(data.model_copy(update={"labels": named}), dealt=dealt)
     store = BagStore(bags, info.feature_contract, assume_encoder=data.assume_encoder, cache_bytes=0)
     chosen = {task.name: task.cases(split) for task in tasks}
     scored: dict[str, Any] = {}

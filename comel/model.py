@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from comel.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
 from comel.classes import Head
 from comel.gdat import GDATBlock
+from comel.instances import InstanceClassifier, instance_loss, strongest
 from comel.models.base import BagBatch, BagOutput, MILModel, as_batch
 from comel.pooling import AttentionPooling
 from comel.recognition import TaskRecognition
@@ -45,12 +46,16 @@ class CoMELOptions(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the blocks")
     embed_dropout: float = Field(0.25, ge=0, lt=1, description="dropout after the embedding")
     instance: Literal["classifier", "attention"] = Field("classifier", description="where instance scores come from")
-    top_instances: float = Field(0.05, gt=0, le=1, description="share of a positive bag taken as surely positive")
+    instance_hidden: int = Field(128, ge=1, description="hidden width of the instance classifier")
+    top_instances: float = Field(0.1, gt=0, le=1, description="share of a positive bag taken as surely positive")
+    bag_evidence: bool = Field(True, description="add the strongest instances' logits to the bag's")
+    head_lr: float = Field(5.0, gt=0, description="learning rate of the heads over trainer.lr")
     recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
     loss_over: Literal["task", "seen"] = Field("task", description="columns the cross-entropy runs over")
     bppl_tau1: float = Field(0.8, ge=0, lt=1, description="bag confidence above which BPPL labels a bag's instances")
     bppl_tau: float = Field(0.5, ge=0, le=1, description="start of tau2, and how it follows the training bags")
-    bppl_temperature: float = Field(0.2, gt=0, description="temperature of the prototype softmax")
+    bppl_temperature: float = Field(0.5, gt=0, description="temperature of the prototype softmax")
+    bppl_centre: bool = Field(True, description="measure cosines from the midpoint of the two prototypes")
     bppl_relative: bool = Field(True, description="place tau2 relative to the highest confidence that can occur")
 
     @field_validator("num_heads")
@@ -132,10 +137,16 @@ class CoMEL(MILModel):
         device = self.tau2.device
         self.bag_heads.append(nn.Linear(self.options.dim, len(head.labels)).apply(_initialise).to(device))
         if self.options.instance == "classifier":
-            self.instance_heads.append(nn.Linear(self.options.dim, len(head.labels)).apply(_initialise).to(device))
+            classifier = InstanceClassifier(self.dimension, len(head.labels), self.options.instance_hidden)
+            self.instance_heads.append(classifier.apply(_initialise).to(device))
         if self.recognition is not None:
             self.recognition.add_classes(len(head.labels))
         self.classes = self.classes.of([*self.classes.heads, head])
+
+    @property
+    def head_lr_scale(self) -> float:
+        """Learning rate of heads over the trunk's."""
+        return self.options.head_lr
 
     def head_parameters(self, head: int) -> list[nn.Parameter]:
         """The bag head's and the instance classifier's parameters."""
@@ -149,7 +160,9 @@ class CoMEL(MILModel):
         head_logits = torch.cat([head(z) for head in self.bag_heads], dim=-1)  # (B, C)
         instance_logits = None
         if len(self.instance_heads):
-            instance_logits = torch.cat([head(h) for head in self.instance_heads], dim=-1)  # (B, M, C)
+            instance_logits = torch.cat([head(bags.features) for head in self.instance_heads], dim=-1)  # (B, M, C)
+            if self.options.bag_evidence:
+                head_logits = head_logits + self._evidence_of_bag(instance_logits, bags.mask)
         logits = self._combine(bags, head_logits)
         return BagOutput(
             logits=logits,
@@ -192,7 +205,9 @@ class CoMEL(MILModel):
             tau2 = self.tau2.item()
             if options.bppl_relative:
                 tau2 = reachable_threshold(tau2, options.bppl_temperature)
-            pseudo = pseudo_labels(h.detach(), attention.detach(), tau2, options.bppl_temperature)
+            pseudo = pseudo_labels(
+                h.detach(), attention.detach(), tau2, options.bppl_temperature, centre=options.bppl_centre
+            )
             self._epoch.kept.append(pseudo.kept_fraction)
         terms = {}
         if pseudo is not None:
@@ -204,22 +219,22 @@ class CoMEL(MILModel):
             for column in range(own.start, own.stop):
                 if self.classes.positive[column]:
                     scores = output.instance_logits[b, rows, column]
-                    terms["instance"] = terms["instance"] + self._classifier_term(scores, column == label, pseudo)
+                    terms["instance"] = terms["instance"] + instance_loss(scores, column == label, options.top_instances)
+                    if column == label and pseudo is not None:
+                        terms["instance"] = terms["instance"] + bppl_loss(torch.sigmoid(scores), pseudo)
         return terms
 
-    def _classifier_term(self, scores: Tensor, present: bool, pseudo: object) -> Tensor:
-        """Instance cross-entropy for one finding, from instance logits (M,).
-
-        Where the bag does not show the finding, every instance is negative; the strongest count half, lest the easy ones
-        drown them. Where it does, the strongest share is positive, and BPPL's pseudo-labels say the rest.
-        """
-        top = scores.topk(max(1, round(self.options.top_instances * len(scores)))).values
-        if not present:
-            return 0.5 * (F.softplus(scores).mean() + F.softplus(top).mean())
-        loss = F.softplus(-top).mean()
-        if pseudo is not None:
-            loss = loss + bppl_loss(torch.sigmoid(scores), pseudo)  # type: ignore[arg-type]
-        return loss
+    def _evidence_of_bag(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
+        """What the strongest instances say of each finding, (B, C); 0 for negative classes."""
+        rows = []
+        for b, logits in enumerate(instance_logits):
+            logits = logits if mask is None else logits[mask[b]]
+            means = [
+                strongest(logits[:, c], self.options.top_instances).mean() if finding and len(logits) else logits.new_zeros(())
+                for c, finding in enumerate(self.classes.positive)
+            ]
+            rows.append(torch.stack(means))
+        return torch.stack(rows)
 
     def _combine(self, bags: BagBatch, head_logits: Tensor) -> Tensor:
         """Logits over all classes: as they are, or composed of log p(task) and log p(class | task)."""

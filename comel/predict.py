@@ -9,6 +9,7 @@ import numpy as np
 
 from comel.bag import Bag, FeatureContract
 from comel.data import check_contract
+from comel.errors import ConfigError
 from comel.prediction import Prediction
 from comel.run import RunDirectory, VersionInfo, build_model, load_state
 
@@ -88,6 +89,8 @@ class Predictor:
         from comel.trainer import make_batch
 
         classes, model = self._model.classes, self._model
+        if task is not None and task not in (known := [info.name for info in self._info.tasks]):
+            raise ConfigError(f"the model knows no task '{task}'", f"it knows {', '.join(known)}")
         given = task is not None and self.mode == "class-incremental"
         head = classes.head_index(task) if given and task is not None else None
         mode = "task-incremental" if given else self.mode

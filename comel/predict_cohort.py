@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from comel.bag import Bag
 from comel.errors import ComelError, ConfigError, FeatureMismatch, SlideError
 from comel.files import atomic_path, write_text
-from comel.prediction import Prediction, failed_row, prediction_row, write_table
+from comel.prediction import Prediction, check_table, failed_row, prediction_row, write_table
 from comel.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ _THUMBNAIL_SIDE = 1536
 
 @dataclass(frozen=True)
 class Input:
-    """One thing to predict: a bag, a slide, or a bag with the slide to draw its map on."""
+    """One thing to predict: a bag, a slide, or a bag with the slide to draw its map on; or why it cannot be."""
 
     name: str
     bag: Path | None = None
     slide: Path | None = None
     mpp: float | None = None
+    problem: ComelError | None = None
 
 
 def predict_cohort(
@@ -85,6 +86,8 @@ def predict_cohort(
     """
     from comel.predict import Predictor
 
+    table = table or out / "predictions.csv"
+    check_table(table)
     wanted = list(_inputs(inputs, bags, slide, root, mpp))
     predictor = Predictor.open(run, version=version, device=device)
     reader = SlideReader(predictor, assume_mpp=assume_mpp, device=device)
@@ -104,7 +107,7 @@ def predict_cohort(
                 results.append(error)
                 rows.append(failed_row(entry.name, error))
                 advance(1, text=f"{entry.name}: failed")
-    write_table(rows, table or out / "predictions.csv")
+    write_table(rows, table)
     return results
 
 
@@ -165,6 +168,8 @@ def _predict_one(
     from comel.geojson import to_geojson
     from comel.maps import draw_map
 
+    if entry.problem is not None:
+        raise entry.problem
     notes: list[str] = []
     if entry.bag is not None:
         bag = dataclasses.replace(read_any_bag(entry.bag, assume_encoder=assume_encoder), slide_id=entry.name)
@@ -220,7 +225,11 @@ def _expand(path: Path, bags: Path | None, slide: Path | None, root: Path | None
 
     if path.suffix.lower() == ".csv":
         for row in read_manifest(path, root=root).rows:
-            bag = bag_path(bags, row.slide_id) if bags is not None else None
+            try:
+                bag = bag_path(bags, row.slide_id) if bags is not None else None
+            except ComelError as error:
+                yield Input(row.slide_id, problem=error)
+                continue
             there = row.path if bag is None or row.path.exists() else None
             yield Input(row.slide_id, bag, there, row.mpp)
     elif path.suffix.lower() in _BAG_SUFFIXES:

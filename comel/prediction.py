@@ -19,7 +19,7 @@ from comel.bag import TileGeometry, geometry_from_attributes
 from comel.errors import ComelError
 from comel.files import atomic_path, write_json
 
-__all__ = ["MODES", "NOTICE", "Prediction", "failed_row", "prediction_row", "read_prediction", "write_table"]
+__all__ = ["MODES", "NOTICE", "Prediction", "check_table", "failed_row", "prediction_row", "read_prediction", "write_table"]
 
 MODES = ("class-incremental", "task-incremental", "domain-incremental")
 NOTICE = "Research use only: not a medical device, not for diagnosis."
@@ -228,6 +228,12 @@ def failed_row(slide_id: str, error: BaseException) -> dict[str, Any]:
     return {"slide_id": slide_id, "error": " ".join(str(error).split()) or type(error).__name__}
 
 
+def check_table(path: Path) -> None:
+    """Raise :class:`ComelError` unless the suffix is one that :func:`write_table` writes."""
+    if Path(path).suffix.lower() not in {".csv", ".parquet"}:
+        raise ComelError(f"{path}: a table is written as .csv or .parquet", "give the file one of these endings")
+
+
 def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write rows of :func:`prediction_row` and :func:`failed_row` as CSV or Parquet, by the suffix, atomically.
 
@@ -239,8 +245,7 @@ def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     import pandas as pd
 
     path = Path(path)
-    if path.suffix.lower() not in {".csv", ".parquet"}:
-        raise ComelError(f"{path}: a table is written as .csv or .parquet", "give the file one of these endings")
+    check_table(path)
     entries = [dict(row) for row in rows]
     classes = dict.fromkeys(name for row in entries for name in row if name.startswith("p:"))
     table = pd.DataFrame(entries, columns=[*_COLUMNS_BEFORE, *classes, *_COLUMNS_AFTER])

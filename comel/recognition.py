@@ -85,7 +85,8 @@ class TaskRecognition(nn.Module):
         else:
             real = features.masked_fill(~mask.unsqueeze(-1), 0)
             mean = real.sum(dim=1, dtype=torch.float64) / mask.sum(dim=1, keepdim=True).clamp_min(1)
-        scores = mean @ self.weight.T + self.bias  # (B, C), float64: it is a small difference of large numbers
+        # float64: it is a small difference of large numbers
+        scores = mean @ self.weight.double().T + self.bias.double()  # (B, C)
         log_task = torch.log_softmax(torch.stack([scores[:, c].logsumexp(dim=1) for c in columns], dim=1), dim=1)
         return log_task.to(features.dtype)
 
@@ -101,7 +102,7 @@ def shrunken_covariance(scatter: Tensor, degrees: float) -> Tensor:
         return torch.eye(dimension, dtype=scatter.dtype, device=scatter.device)
     covariance = scatter / degrees
     variance = torch.diagonal(covariance).clamp_min(0)
-    variance = variance + 1e-6 * variance.mean() + torch.finfo(scatter.dtype).tiny
+    variance = variance + 1e-6 * variance.mean() + torch.finfo(scatter.dtype).eps
     scale = variance.sqrt()
     correlation = covariance / torch.outer(scale, scale)
     squared = (correlation**2).sum()

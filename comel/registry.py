@@ -41,6 +41,8 @@ def resolve(name: str, known: Mapping[str, str], group: str) -> Any:
 
 def nearest(name: str, names: list[str]) -> str:
     """A remedy that names the nearest of ``names``, or all of them where none is near."""
+    if not names:
+        return "leave it out: there is none here"
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(sorted(names))}"
 
@@ -54,7 +56,10 @@ def _from_file(name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{path}: cannot be loaded ({type(error).__name__}: {error})", "correct the file") from error
     if not hasattr(module, attribute):
         raise ConfigError(f"{path}: defines no '{attribute}'", "check the class name")
     return getattr(module, attribute)

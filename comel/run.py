@@ -36,7 +36,8 @@ __all__ = ["RunDirectory", "TaskInfo", "VersionInfo", "build_model", "load_state
 
 
 class TaskInfo(BaseModel):
-    """A task that a version has learned: its head, and the instance threshold chosen on its validation cases."""
+    """A task that a version has learned: its head, the instance threshold chosen on its validation cases, and which slides
+    were in which split, so that no later evaluation takes a training slide for a test slide."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,6 +47,7 @@ class TaskInfo(BaseModel):
     threshold: float = 0.5
     threshold_chosen_on: str = "default"
     training_cases: int = 0
+    slides: dict[str, list[str]] = {}
 
 
 class VersionInfo(BaseModel):
@@ -114,9 +116,12 @@ class RunDirectory:
         """
         path = self.version_folder(version) / "model.json"
         try:
-            return VersionInfo.model_validate(read_json(path))
+            info = VersionInfo.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
             raise RunError(f"{path}: damaged ({str(error).splitlines()[0]})", "restore the run from a copy") from None
+        if info.version != int(path.parent.name):
+            raise RunError(f"{path}: damaged (says version {info.version})", "restore the run from a copy")
+        return info
 
     def verify(self, version: int | None = None) -> None:
         """Compare every file of a version with its checksum.
@@ -146,7 +151,11 @@ class RunDirectory:
             files = sorted(p for p in partial.rglob("*") if p.is_file())
             write_json(partial / "checksums.json", {str(p.relative_to(partial)): sha256_of_file(p) for p in files})
             os.rename(partial, final)
-        write_text(self.path / "current", f"{info.version}\n")
+        self.use(info.version)
+
+    def use(self, version: int) -> None:
+        """Make a version the current one."""
+        write_text(self.path / "current", f"{version}\n")
 
     def event(self, name: str, **values: Any) -> None:
         """Append a line to ``events.jsonl``."""
@@ -157,7 +166,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing; the lock goes with the process.
+        """Hold the run for writing; the lock goes with the process. What a killed one left half-written is removed.
 
         Raises:
             RunError: another process holds it.
@@ -170,6 +179,9 @@ class RunDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"{self.path}: another process is writing to it", "wait, or choose another folder") from None
+            for folder in (self.path, self.path / "evaluations"):
+                for leftover in folder.glob(".partial-*"):
+                    leftover.unlink()
             yield
 
 

@@ -28,6 +28,8 @@ from comel.evaluate import (
     write_results,
 )
 from comel.files import read_json, sha256_of_json, write_json, write_text
+from comel.foreign import bag_path
+from comel.manifest import read_manifest
 from comel.models import model_class
 from comel.models.base import MILModel, settings_of
 from comel.progress import progress_bar
@@ -62,9 +64,10 @@ def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = Fa
         config = load_config(run.config)
     config = resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
     with run.locked():
+        _check_free(run, config)
+        session = _Session(run, config, load_tasks(config.data), quiet)
         _claim(run, config)
-        tasks = load_tasks(config.data)
-        _Session(run, config, tasks, quiet).learn()
+        session.learn()
     return run
 
 
@@ -93,6 +96,8 @@ def add_task(
     directory = RunDirectory(run)
     directory.version_folder()
     with directory.locked():
+        if not _is_finished(directory) and not (directory.path / _PENDING).exists():
+            raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
         config = _settings_for_new_tasks(directory, manifest, bags, tasks, overrides)
         info = directory.info(_base_version(directory, _plan(config)))
         directory.verify(info.version)
@@ -113,10 +118,18 @@ def _settings_for_new_tasks(
     run: RunDirectory, manifest: Path, bags: Path, tasks: Sequence[str] | None, overrides: Iterable[str]
 ) -> RunConfig:
     """The run's own settings over the new tasks' data; what named the old data does not carry over."""
-    stored = load_config(run.config, overrides)
+    before, stored = resolved(load_config(run.config)), resolved(load_config(run.config, overrides))
+    if (before.model, before.strategy, before.data.mode) != (stored.model, stored.strategy, stored.data.mode):
+        raise ConfigError(
+            "model, strategy and data.mode stay as the run was trained", "change settings of data and trainer only"
+        )
+    labels = None
+    if stored.data.mode == "domain-incremental":
+        shared = run.info().model["heads"][0]["labels"]
+        labels = dict.fromkeys(tasks or read_manifest(Path(manifest)).tasks, shared)
     new = {"manifest": Path(manifest), "bags": Path(bags), "root": None, "tasks": list(tasks) if tasks else None}
-    data = stored.data.model_copy(update={**new, "labels": None, "fold": None})
-    return resolved(stored.model_copy(update={"data": data}))
+    data = stored.data.model_copy(update={**new, "labels": labels, "fold": None})
+    return stored.model_copy(update={"data": data})
 
 
 def _base_version(run: RunDirectory, plan: str) -> int | None:
@@ -130,12 +143,19 @@ def resolved(config: RunConfig) -> RunConfig:
     """The settings with every option of model and strategy spelt out and checked."""
 
     def options(section: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
-        chosen: BaseModel = parse_section(kind.Options, {k: v for k, v in section.items() if k != "name"}, where)
-        return {"name": section["name"], **chosen.model_dump(mode="json")}
+        contract = MILModel if where == "model" else Strategy
+        if not (isinstance(kind, type) and issubclass(kind, contract)):
+            raise ConfigError(
+                f"{where}: '{section['name']}' is no {where}", f"derive it from {contract.__module__}.{contract.__name__}"
+            )
+        chosen: BaseModel = parse_section(kind.Options, _without_name(section), where)
+        file, separator, kind_name = section["name"].rpartition(".py:")
+        name = f"{Path(file).resolve()}.py:{kind_name}" if separator else section["name"]
+        return {"name": name, **chosen.model_dump(mode="json")}
 
     for where in ("model", "strategy"):
         if not isinstance(getattr(config, where).get("name"), str):
-            raise ConfigError(f"{where}: has no name", f"write {where}.name")
+            raise ConfigError(f"{where}.name is not a name", f"write {where}.name")
     return config.model_copy(
         update={
             "model": options(config.model, model_class(config.model["name"]), "model"),
@@ -144,18 +164,30 @@ def resolved(config: RunConfig) -> RunConfig:
     )
 
 
+def _is_finished(run: RunDirectory) -> bool:
+    return run.metrics.exists() and bool(read_json(run.metrics).get("finished"))
+
+
+def _check_free(run: RunDirectory, config: RunConfig) -> None:
+    """The run directory is empty, or holds an unfinished run of the same settings or one that has learned nothing yet."""
+    if run.config.exists():
+        if _is_finished(run):
+            raise RunError(f"{run.path}: holds a finished run", "choose another --out, or teach it more: comel add-task")
+        if (run.path / _PENDING).exists():
+            raise RunError(f"{run.path}: an add-task is not finished", "give the same comel add-task command again")
+        learned = run.versions() or run.checkpoint.exists()
+        if learned and _plan(load_config(run.config)) != _plan(config):
+            raise RunError(f"{run.path}: holds an unfinished run with other settings", "say --resume, or choose another --out")
+    elif any(path.name != ".lock" for path in run.path.iterdir()):
+        raise RunError(f"{run.path}: is not empty and holds no run", "choose another --out")
+
+
 def _claim(run: RunDirectory, config: RunConfig) -> None:
-    """Make the run directory ours, or go on with an unfinished run of the same settings."""
+    """Write the settings into the run directory, unless they are there already."""
     import yaml
 
-    if run.config.exists():
-        if run.metrics.exists() and read_json(run.metrics).get("finished"):
-            raise RunError(f"{run.path}: holds a finished run", "choose another --out, or teach it more: comel add-task")
-        if _plan(load_config(run.config)) != _plan(config):
-            raise RunError(f"{run.path}: holds an unfinished run with other settings", "say --resume, or choose another --out")
+    if run.config.exists() and _plan(load_config(run.config)) == _plan(config):
         return
-    if any(path.name != ".lock" for path in run.path.iterdir()):
-        raise RunError(f"{run.path}: is not empty and holds no run", "choose another --out")
     values = config.model_dump(mode="json")
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
@@ -189,6 +221,8 @@ class _Session:
         self.device = resolve_device(trainer.device)
         data = self.config.data
         assert data.bags is not None
+        for slide in (slide for task in self.tasks for case in task.cases(None) for slide in case.slides):
+            bag_path(data.bags, slide)
         self.store = BagStore(
             data.bags,
             self.base.feature_contract if self.base else None,
@@ -221,6 +255,7 @@ class _Session:
         model = self.new_model() if done is None else build_model(done.model)
         if done is not None:
             load_state(run.version_folder(done.version), model, strategy)
+            run.use(done.version)
         learned = list(done.tasks) if done else []
         first_stage, version = (self.base.stages, self.base.version) if self.base else (0, 0)
         groups = list(strategy.stream(self.tasks))
@@ -236,7 +271,7 @@ class _Session:
                 heads = tuple(self._add_head(model, task.head, index) for task in group)
                 stage = Stage(index, group, heads)
                 learned += [
-                    TaskInfo(name=task.name, head=head, stage=index, training_cases=len(task.train))
+                    TaskInfo(name=task.name, head=head, stage=index, training_cases=len(task.train), slides=task.slides())
                     for task, head in zip(group, heads, strict=True)
                 ]
                 bags = StageCases(self.store, stage, model, self.device)

@@ -101,7 +101,7 @@ def make_optimizer(model: MILModel, strategy: Strategy, stage: Stage, config: Tr
     groups = [group for group in strategy.parameters(model, stage) if group["params"]]
     for group in groups:
         group["lr_scale"] = group.get("lr_scale", 1.0)
-    return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def train_stage(

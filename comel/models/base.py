@@ -71,10 +71,12 @@ class MILModel(nn.Module, ABC):
     Attributes:
         Options: its pydantic settings; their defaults are the model's defaults.
         trunk: the part shared by all tasks, which adapters may wrap; ``adapter_targets`` names its linear layers.
+        head_lr_scale: learning rate of heads over the trunk's.
     """
 
     Options: ClassVar[type[BaseModel]]
     adapter_targets: ClassVar[tuple[str, ...]] = ()
+    head_lr_scale: Any = 1.0
     options: BaseModel
     trunk: nn.Module
 

@@ -47,7 +47,7 @@ class OWLoraLayer(BaseTunerLayer):
             self.protected_in, self.protected_out = subspace.weight_bases(
                 self.base_layer.weight.cpu(), config.energy, self.in_features - reserve, self.out_features - reserve
             )
-        self.check_room(config.r, layer=adapter_name)
+        self.check_room(config.r, layer=f"a layer {self.in_features} -> {self.out_features}")
         self.owlora_r[adapter_name] = config.r
         shapes = {"A": (config.r, self.in_features), "B": (self.out_features, config.r), "s": (config.r,)}
         for name, shape in shapes.items():

@@ -100,6 +100,13 @@ def free_rows(basis: Tensor, count: int, generator: torch.Generator | None = Non
 
 
 def retract_rows(rows: Tensor, basis: Tensor) -> Tensor:
-    """The orthonormal rows nearest in QR's sense to ``rows`` (r, n) outside ``basis`` (n, k): project, then retract."""
+    """Orthonormal rows (r, n) outside ``basis`` (n, k), from rows that have left it a little: project, then retract.
+
+    The retraction is that of QR with a positive diagonal, by way of the Cholesky factor of the r x r Gram matrix: after an
+    optimizer step the rows are close to orthonormal, where both agree and this is several times faster.
+    """
     columns = complement(rows.double().T, basis)
-    return orthonormal_columns(complement(orthonormal_columns(columns), basis)).T.to(rows.dtype)
+    factor, failed = torch.linalg.cholesky_ex(columns.T @ columns)
+    if failed:
+        return orthonormal_columns(complement(orthonormal_columns(columns), basis)).T.to(rows.dtype)
+    return torch.linalg.solve_triangular(factor, columns.T, upper=False).to(rows.dtype)

@@ -82,7 +82,7 @@ class Strategy:
 
         Called on a model whose parameters are all frozen: turning ``requires_grad`` on is this method's part.
         """
-        return [{"params": unfreeze(model.trunk.parameters())}, {"params": train_heads(model, stage)}]
+        return [{"params": unfreeze(model.trunk.parameters())}, train_heads(model, stage)]
 
     def loss(self, model: MILModel, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
         """Loss terms by name, to be summed."""
@@ -120,6 +120,7 @@ def unfreeze(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return parameters
 
 
-def train_heads(model: MILModel, stage: Stage) -> list[nn.Parameter]:
-    """The parameters of the stage's own heads, to be trained; older heads stay frozen."""
-    return unfreeze(parameter for head in dict.fromkeys(stage.heads) for parameter in model.head_parameters(head))
+def train_heads(model: MILModel, stage: Stage) -> dict[str, Any]:
+    """The optimizer group of the stage's own heads; older heads stay frozen."""
+    parameters = unfreeze(parameter for head in dict.fromkeys(stage.heads) for parameter in model.head_parameters(head))
+    return {"params": parameters, "lr_scale": model.head_lr_scale}

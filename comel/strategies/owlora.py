@@ -69,14 +69,14 @@ class OWLora(Strategy):
         """The whole trunk in the first stage, then the newest adapter; always the stage's own heads."""
         heads = train_heads(model, stage)
         if not self.adapters:
-            return [{"params": unfreeze(model.trunk.parameters())}, {"params": heads}]
+            return [{"params": unfreeze(model.trunk.parameters())}, heads]
         newest = {name: p for name, p in model.trunk.named_parameters() if name.endswith(f".{self.adapters[-1]}")}
         weights = [p for name, p in newest.items() if ".owlora_s." in name]
         directions = [p for name, p in newest.items() if ".owlora_s." not in name]
         return [
             {"params": unfreeze(directions)},
             {"params": unfreeze(weights), "lr_scale": self.options.scale_lr},
-            {"params": heads},
+            heads,
         ]
 
     def after_step(self, model: MILModel) -> None:

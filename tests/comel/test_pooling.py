@@ -21,7 +21,10 @@ def test_equals_a_loop() -> None:
     pool, h = pooling(), torch.randn(2, 5, 6, dtype=torch.float64)
     z, attention = pool(h)
     for b in range(2):
-        scores = [sum(w * math.tanh(v @ row) for w, v in zip(pool.w.weight[0], pool.v.weight, strict=True)) for row in h[b]]
+        scores = [
+            sum(w * math.tanh(v @ row) for w, v in zip(pool.w.weight[0].detach(), pool.v.weight.detach(), strict=True))
+            for row in h[b]
+        ]
         weights = [math.exp(score) for score in scores]
         total = sum(weights)
         feature = sum(weight / total * row for weight, row in zip(weights, h[b], strict=True))
