@@ -49,6 +49,7 @@ class CoMELOptions(BaseModel):
     instance_hidden: int = Field(128, ge=1, description="hidden width of the instance classifier")
     top_instances: float = Field(0.1, gt=0, le=1, description="share of a positive bag taken as surely positive")
     bag_evidence: bool = Field(True, description="add the strongest instances' logits to the bag's")
+    head_norm: bool = Field(True, description="normalise the bag feature before the heads")
     head_lr: float = Field(5.0, gt=0, description="learning rate of the heads over trainer.lr")
     recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
     loss_over: Literal["task", "seen"] = Field("task", description="columns the cross-entropy runs over")
@@ -157,7 +158,8 @@ class CoMEL(MILModel):
         """See :class:`comel.models.base.BagOutput`."""
         bags = as_batch(bags)
         h, z, attention = self.trunk(bags.features, bags.coords, bags.mask)
-        head_logits = torch.cat([head(z) for head in self.bag_heads], dim=-1)  # (B, C)
+        seen = F.layer_norm(z, z.shape[-1:]) if self.options.head_norm else z
+        head_logits = torch.cat([head(seen) for head in self.bag_heads], dim=-1)  # (B, C)
         instance_logits = None
         if len(self.instance_heads):
             instance_logits = torch.cat([head(bags.features) for head in self.instance_heads], dim=-1)  # (B, M, C)
@@ -205,9 +207,7 @@ class CoMEL(MILModel):
             tau2 = self.tau2.item()
             if options.bppl_relative:
                 tau2 = reachable_threshold(tau2, options.bppl_temperature)
-            pseudo = pseudo_labels(
-                h.detach(), attention.detach(), tau2, options.bppl_temperature, centre=options.bppl_centre
-            )
+            pseudo = pseudo_labels(h.detach(), attention.detach(), tau2, options.bppl_temperature, centre=options.bppl_centre)
             self._epoch.kept.append(pseudo.kept_fraction)
         terms = {}
         if pseudo is not None:

@@ -36,6 +36,7 @@ class OWLoraOptions(BaseModel):
     basis: Literal["features", "weights"] = Field("features", description="what is protected")
     energy: float = Field(0.99, gt=0, le=1, description="share of the old inputs (or of W0) that is protected")
     tasks: int = Field(8, ge=2, description="declared number of tasks; room for so many is kept")
+    direction_lr: float = Field(5.0, gt=0, description="learning rate of the directions A and B over trainer.lr")
     scale_lr: float = Field(30.0, gt=0, description="learning rate of the weights s over trainer.lr")
 
 
@@ -74,7 +75,7 @@ class OWLora(Strategy):
         weights = [p for name, p in newest.items() if ".owlora_s." in name]
         directions = [p for name, p in newest.items() if ".owlora_s." not in name]
         return [
-            {"params": unfreeze(directions)},
+            {"params": unfreeze(directions), "lr_scale": self.options.direction_lr},
             {"params": unfreeze(weights), "lr_scale": self.options.scale_lr},
             heads,
         ]
