@@ -212,7 +212,8 @@ def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted([*path.glob("*.h5"), *path.glob("*.pt")]) if path.is_dir() else [path]
+        inside = [file for file in sorted([*path.glob("*.h5"), *path.glob("*.pt")]) if not file.name.startswith(".")]
+        files += inside if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"{', '.join(map(str, paths))}: no feature file", "give .h5 or .pt files or a folder of them")
     entries = []

@@ -32,6 +32,7 @@ def run_demo(
     *,
     seed: int = 0,
     slides_per_organ: int | None = None,
+    size: int | None = None,
     epochs: int | None = None,
     rows: Mapping[str, Any] | None = None,
     quiet: bool = False,
@@ -42,6 +43,7 @@ def run_demo(
         out: folder for cohort, bags, runs, predictions and ``summary.json``.
         seed: of the synthetic cohort.
         slides_per_organ: in place of the config's.
+        size: side of a slide in level-0 pixels, in place of the generator's default.
         epochs: in place of the config's.
         rows: in place of the config's: ``{name: {"strategy": ..., "model": ...}}``.
         quiet: no progress and no table.
@@ -53,6 +55,7 @@ def run_demo(
 
     config = yaml.safe_load((resources.files("configs") / "demo.yaml").read_text(encoding="utf-8"))
     config["synth"] |= {"seed": seed} | ({"slides_per_organ": slides_per_organ} if slides_per_organ else {})
+    config["synth"] |= {"size": size} if size else {}
     config["trainer"] |= {"epochs": epochs} if epochs else {}
     say = _Voice(quiet)
     started = time.monotonic()

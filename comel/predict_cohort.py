@@ -19,15 +19,12 @@ from comel.prediction import Prediction, check_table, failed_row, prediction_row
 from comel.progress import progress_bar
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from comel.predict import Predictor
-    from pipelines.encoders import PatchEncoder
+    from pipelines.contract import ContractReader
 
-__all__ = ["Input", "SlideReader", "predict_cohort"]
+__all__ = ["Input", "predict_cohort"]
 
 _BAG_SUFFIXES = {".h5", ".hdf5", ".pt", ".pth"}
-_THUMBNAIL_SIDE = 1536
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def predict_cohort(
     check_table(table)
     wanted = list(_inputs(inputs, bags, slide, root, mpp))
     predictor = Predictor.open(run, version=version, device=device)
-    reader = SlideReader(predictor, assume_mpp=assume_mpp, device=device)
+    reader = ContractReader(predictor.contract, assume_mpp=assume_mpp, device=device)
     out.mkdir(parents=True, exist_ok=True)
     results: list[Prediction | ComelError] = []
     rows: list[dict[str, Any]] = []
@@ -111,52 +108,9 @@ def predict_cohort(
     return results
 
 
-class SlideReader:
-    """Slides to bags as a model's feature contract says; the encoder is loaded at the first slide."""
-
-    def __init__(self, predictor: Predictor, *, assume_mpp: float | None = None, device: str = "auto") -> None:
-        self._contract, self._assume_mpp, self._device = predictor.contract, assume_mpp, device
-        self._encoder: PatchEncoder | None = None
-
-    def bag(self, path: Path, name: str, mpp: float | None = None) -> tuple[Bag, list[str]]:
-        """The slide's bag, and remarks on it.
-
-        Raises:
-            ConfigError: the contract does not say how features are made.
-            FeatureMismatch: the encoder at hand has other weights.
-            SlideError: the slide cannot be used.
-        """
-        from pipelines.encoders import load_encoder
-        from pipelines.extract import extract_slide
-        from pipelines.settings import ExtractSettings
-
-        contract = self._contract
-        if contract.encoder is None or contract.mpp is None or contract.tile_size is None:
-            raise ConfigError(
-                f"{path}: the run was trained on features that do not say how they were made",
-                "give bags of the same tool instead of slides",
-            )
-        if self._encoder is None:
-            self._encoder = load_encoder(contract.encoder, self._device)
-            if contract.weights_hash and self._encoder.weights_hash != contract.weights_hash:
-                raise FeatureMismatch(f"{contract.encoder}: other weights than the run was trained with", "install those")
-        settings = ExtractSettings(
-            encoder=contract.encoder, target_mpp=contract.mpp, tile_size=contract.tile_size, assume_mpp=self._assume_mpp
-        )
-        extracted = extract_slide(path, slide_id=name, encoder=self._encoder, settings=settings, mpp=mpp)
-        return extracted.bag, extracted.notes
-
-    def thumbnail(self, path: Path, mpp: float | None = None) -> Image:
-        """The whole slide as a small picture."""
-        from pipelines.slide import open_slide
-
-        with open_slide(path, mpp=mpp, assume_mpp=self._assume_mpp or 1.0) as slide:
-            return slide.thumbnail(_THUMBNAIL_SIDE)
-
-
 def _predict_one(
     predictor: Predictor,
-    reader: SlideReader,
+    reader: ContractReader,
     entry: Input,
     out: Path,
     task: str | None,
@@ -175,12 +129,13 @@ def _predict_one(
         bag = dataclasses.replace(read_any_bag(entry.bag, assume_encoder=assume_encoder), slide_id=entry.name)
     else:
         assert entry.slide is not None
-        bag, notes = reader.bag(entry.slide, entry.name, entry.mpp)
+        extracted = reader.extract(entry.slide, slide_id=entry.name, mpp=entry.mpp)
+        bag, notes = extracted.bag, list(extracted.notes)
     prediction = predictor.predict(bag, task=task)
     thumbnail = None
     if entry.slide is not None:
         try:
-            thumbnail = reader.thumbnail(entry.slide, entry.mpp)
+            thumbnail = reader.thumbnail(entry.slide, mpp=entry.mpp)
         except SlideError as error:
             if entry.bag is None:
                 raise

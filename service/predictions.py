@@ -78,8 +78,8 @@ class PredictionService:
         self.settings = settings
         self.uploads = settings.state_dir / UPLOADS
         self._model_lock = threading.Lock()
-        self._encoder_lock = threading.Lock()
-        self._encoder: PatchEncoder | None = None
+        self._slide_lock = threading.Lock()
+        self._reader = ContractReader(predictor.contract, device=settings.device)
 
     def predict_bag_file(self, path: Path, *, task: str | None, assume_encoder: str | None) -> Stored:
         """Predict from a feature file that a client sent; ``assume_encoder`` names its encoder where the file does not.
@@ -102,26 +102,12 @@ class PredictionService:
             ComelError: no slide folder is set, the name leads outside, the slide cannot be read, or the model's encoder is
                 not at hand.
         """
-        from pipelines.extract import extract_slide
-        from pipelines.settings import ExtractSettings
-        from pipelines.slide import open_slide
-
         path = resolve_slide(self.settings.slide_root, name)
-        contract = self.predictor.contract
-        if contract.encoder is None or contract.mpp is None or contract.tile_size is None:
-            raise ComelError(
-                "the model does not state how its features were made, so it cannot read slides", "send a bag instead"
-            )
-        extraction = ExtractSettings.model_validate(
-            {"encoder": contract.encoder, "target_mpp": contract.mpp, "tile_size": contract.tile_size}
-        )
-        with self._encoder_lock:
-            encoder = self._contract_encoder(contract.encoder, contract.weights_hash)
-            extracted = extract_slide(path, slide_id=path.stem, encoder=encoder, settings=extraction, mpp=mpp)
+        with self._slide_lock:
+            extracted = self._reader.extract(path, slide_id=path.stem, mpp=mpp)
+            thumbnail = self._reader.thumbnail(path, mpp=mpp)
         prediction = self._predict(extracted.bag, task)
         prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *extracted.notes))
-        with open_slide(path, mpp=mpp) as slide:
-            thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
         return self._store(prediction, thumbnail)
 
     def load(self, identifier: str) -> Stored:
@@ -188,19 +174,6 @@ class PredictionService:
         most = max((shape[0] for name, shape in shapes.items() if name in ("features", "feats") and shape), default=0)
         if most > self.settings.max_instances:
             raise TooLargeError(f"{path}: {most} instances", f"at most {self.settings.max_instances} are taken")
-
-    def _contract_encoder(self, name: str, weights_hash: str | None) -> PatchEncoder:
-        from pipelines.encoders import load_encoder
-
-        if self._encoder is None:
-            encoder = load_encoder(name, self.settings.device)
-            if weights_hash and encoder.weights_hash != weights_hash:
-                raise FeatureMismatch(
-                    f"this machine's {name} has other weights than the model was trained with",
-                    "send a bag made with the same weights",
-                )
-            self._encoder = encoder
-        return self._encoder
 
     def _store(self, prediction: Prediction, thumbnail: Image | None) -> Stored:
         identifier = uuid.uuid4().hex

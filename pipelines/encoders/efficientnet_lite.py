@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ class EfficientNetLite0(PatchEncoder):
         self.weights_hash = sha256_of_file(weights)
         network = EfficientNet.from_name(self.name)
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self._network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        network = _fold_batch_norms(network.eval().requires_grad_(False))
+        self._network = network.to(self.device, memory_format=torch.channels_last)
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Encode tiles (B, H, W, 3) uint8 RGB to features (B, 1280) float32."""
@@ -43,3 +45,18 @@ class EfficientNetLite0(PatchEncoder):
                 pixels = functional.interpolate(pixels, size=self.input_size, mode="bilinear", antialias=True)
             maps = self._network.extract_features((pixels - 127) / 128)  # (B, 1280, 7, 7)
             return maps.mean(dim=(2, 3)).float().cpu().numpy()
+
+
+def _fold_batch_norms(network: Any) -> Any:
+    """Put every batch norm into the convolution before it: the same function, a third fewer passes over memory."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
+    inside = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
+    for module, names in [(network, pairs), *((block, inside) for block in network._blocks)]:
+        for convolution, norm in names.items():
+            if hasattr(module, convolution):
+                setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+                setattr(module, norm, nn.Identity())
+    return network

@@ -147,7 +147,7 @@ def test_owlora_trains_the_newest_adapter_and_head_alone(basis: str) -> None:
         adapters = {f"trunk.{layer}.owlora_{part}.{adapter}" for layer in layers for part in "ABs"}
         assert trained_names(model, optimizer) == adapters | head_names(model, index)
         scales = [group["lr_scale"] for group in optimizer.param_groups]
-        assert scales == [1.0, 30.0, model.head_lr_scale]
+        assert scales == [5.0, 30.0, model.head_lr_scale]
         assert all(p.ndim == 1 for p in optimizer.param_groups[1]["params"])
         strategy.after_task(model, stage_of(index), bags_of(index))  # type: ignore[arg-type]
 

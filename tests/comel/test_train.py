@@ -258,7 +258,7 @@ class TestAddTask:
 
         whole = teach(Path(shutil.copytree(two_tasks, tmp_path / "whole")))
         renames = killed(lambda: teach(Path(shutil.copytree(two_tasks, tmp_path / "counted"))))
-        for at in sorted({2, renames // 3, renames // 2, renames - 2, renames - 1, renames}):
+        for at in (2, renames // 2, renames - 1, renames):
             run = Path(shutil.copytree(two_tasks, tmp_path / f"killed-{at}"))
             assert killed(lambda run=run: teach(run), at=at) == 1  # type: ignore[misc]
             assert Predictor.open(run).version in (2, 3)

@@ -1,0 +1,70 @@
+"""Slides read as a feature contract says: the same encoder with the same weights, the same tiles at the same mpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comel.bag import FeatureContract
+from comel.errors import ConfigError, FeatureMismatch
+from pipelines.encoders import PatchEncoder, load_encoder
+from pipelines.extract import ExtractedSlide, extract_slide
+from pipelines.settings import ExtractSettings
+from pipelines.slide import open_slide
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ContractReader"]
+
+THUMBNAIL_SIDE = 1536
+
+
+class ContractReader:
+    """Extracts slides for a model; the encoder is loaded at the first slide and kept.
+
+    Args:
+        contract: the model's feature contract.
+        assume_mpp: micrometres per pixel of slides that state none.
+        device: of the encoder.
+    """
+
+    def __init__(self, contract: FeatureContract, *, assume_mpp: float | None = None, device: str = "auto") -> None:
+        self._contract, self._assume_mpp, self._device = contract, assume_mpp, device
+        self._encoder: PatchEncoder | None = None
+
+    def extract(self, path: Path, *, slide_id: str, mpp: float | None = None) -> ExtractedSlide:
+        """One slide; ``mpp`` overrides what the slide says.
+
+        Raises:
+            ConfigError: the contract does not say how features are made, or names an encoder that is not at hand.
+            FeatureMismatch: the encoder at hand has other weights.
+            SlideError: the slide cannot be used.
+        """
+        contract = self._contract
+        if contract.encoder is None or contract.mpp is None or contract.tile_size is None:
+            raise ConfigError(
+                "the model was trained on features that do not say how they were made, so it cannot read slides",
+                "give bags made by the same tool instead",
+            )
+        settings = ExtractSettings(
+            encoder=contract.encoder, target_mpp=contract.mpp, tile_size=contract.tile_size, assume_mpp=self._assume_mpp
+        )
+        encoder = self._load(contract.encoder, contract.weights_hash)
+        return extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp)
+
+    def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:
+        """The whole slide as a picture of at most 1,536 pixels a side."""
+        with open_slide(path, mpp=mpp, assume_mpp=self._assume_mpp) as slide:
+            return slide.thumbnail(THUMBNAIL_SIDE)
+
+    def _load(self, name: str, weights_hash: str | None) -> PatchEncoder:
+        if self._encoder is None:
+            encoder = load_encoder(name, self._device)
+            if weights_hash and encoder.weights_hash != weights_hash:
+                raise FeatureMismatch(
+                    f"{name}: the weights on this machine are not those the model was trained with",
+                    "install those, or give bags made with them",
+                )
+            self._encoder = encoder
+        return self._encoder

@@ -1,0 +1,55 @@
+"""The instance classifier and its loss, against loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from comel.instances import InstanceClassifier, instance_loss, strongest
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_a_tile_is_judged_by_itself() -> None:
+    torch.manual_seed(0)
+    classifier = InstanceClassifier(12, 3, hidden=5).eval()
+    bag = torch.randn(1, 7, 12)
+    whole = classifier(bag)
+    assert whole.shape == (1, 7, 3)
+    for m in range(7):
+        torch.testing.assert_close(classifier(bag[:, m : m + 1])[0, 0], whole[0, m])
+
+
+def test_slices_outside_training_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    classifier = InstanceClassifier(12, 2).eval()
+    bags = torch.randn(2, 9, 12)
+    with_gradient = classifier(bags)
+    monkeypatch.setattr("comel.instances._ROWS_AT_ONCE", 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(classifier(bags), with_gradient)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
+def test_the_strongest_share_is_at_least_one(share: float, count: int) -> None:
+    scores = torch.tensor([3.0, -1, 7, 0, 2, 9, -4, 1])
+    assert strongest(scores, share).tolist() == sorted(scores.tolist(), reverse=True)[:count]
+
+
+def test_a_bag_with_the_finding_asks_its_strongest_alone() -> None:
+    scores = torch.tensor([0.5, -2.0, 1.5, -3.0], requires_grad=True)
+    loss = instance_loss(scores, True, 0.5)
+    assert loss.item() == pytest.approx((softplus(-1.5) + softplus(-0.5)) / 2)
+    loss.backward()
+    assert scores.grad is not None
+    assert (scores.grad != 0).tolist() == [True, False, True, False]
+
+
+def test_a_bag_without_it_has_negative_instances_only() -> None:
+    values = [0.5, -2.0, 1.5, -3.0]
+    expected = 0.5 * sum(map(softplus, values)) / 4 + 0.5 * softplus(1.5)
+    assert instance_loss(torch.tensor(values), False, 0.25).item() == pytest.approx(expected, rel=1e-6)
