@@ -20,7 +20,7 @@ import comel
 from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
 from comel.files import read_json, write_json
 from comel.metrics import bootstrap_interval, instance_metrics
-from comel.predict import Predictor
+from comel.predictor import Predictor
 from comel.progress import progress_bar
 
 SIDE = 96

@@ -76,8 +76,8 @@ def extract(
 
 
 def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = False, quiet: bool = False) -> Path:
-    """Train over a stream of tasks; returns the run directory. See :func:`comel.train.train`."""
-    from comel.train import train as run_training
+    """Train over a stream of tasks; returns the run directory. See :func:`comel.training.train`."""
+    from comel.training import train as run_training
 
     return run_training(config, Path(out), resume=resume, quiet=quiet).path
 
@@ -91,8 +91,8 @@ def add_task(
     overrides: Iterable[str] = (),
     quiet: bool = False,
 ) -> Path:
-    """Teach a finished run new tasks from their bags alone; returns the run directory. See :func:`comel.train.add_task`."""
-    from comel.train import add_task as run_add_task
+    """Teach a finished run new tasks from their bags alone; returns the run directory. See :func:`comel.training.add_task`."""
+    from comel.training import add_task as run_add_task
 
     return run_add_task(Path(run), Path(manifest), Path(bags), tasks=tasks, overrides=overrides, quiet=quiet).path
 
@@ -107,8 +107,8 @@ def evaluate(
     device: str = "auto",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score a version on labelled cases; returns scores by task. See :func:`comel.evaluate.evaluate_run`."""
-    from comel.evaluate import evaluate_run
+    """Score a version on labelled cases; returns scores by task. See :func:`comel.evaluation.evaluate_run`."""
+    from comel.evaluation import evaluate_run
 
     return evaluate_run(Path(run), Path(manifest), Path(bags), version=version, split=split, device=device, quiet=quiet)
 
@@ -232,7 +232,7 @@ def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def demo(out: Path, **settings: Any) -> dict[str, Any]:
     """The whole way on a synthetic cohort: synth, extract, train, evaluate, predict; returns the summary."""
-    from comel.demo import run_demo
+    from comel.demonstration import run_demo
 
     return run_demo(Path(out), **settings)
 

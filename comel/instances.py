@@ -17,21 +17,23 @@ _ROWS_AT_ONCE = 16_384
 
 
 class InstanceClassifier(nn.Module):
-    """``fc2(relu(fc1(LayerNorm(x))))``: features (B, M, D) -> logits (B, M, labels).
+    """``W LayerNorm(x) + b``, starting at zero: features (B, M, D) -> logits (B, M, labels).
+
+    Linear, because a positive bag names few of its instances: with a hidden layer some starts learn the wrong thing.
 
     Args:
         dimension: D.
         labels: columns of the task's head; the negative label's column is there and unused.
-        hidden: width of the hidden layer.
         dropout: on the normalised features.
     """
 
-    def __init__(self, dimension: int, labels: int, hidden: int = 128, dropout: float = 0.25) -> None:
+    def __init__(self, dimension: int, labels: int, dropout: float = 0.25) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dimension, elementwise_affine=False)
         self.dropout = nn.Dropout(dropout)
-        self.fc1 = nn.Linear(dimension, hidden)
-        self.fc2 = nn.Linear(hidden, labels)
+        self.linear = nn.Linear(dimension, labels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """See the class; outside training in slices of the rows, so that memory does not grow with the bag."""
@@ -41,7 +43,7 @@ class InstanceClassifier(nn.Module):
         return torch.cat([self._classify(part) for part in rows]).view(*features.shape[:-1], -1)
 
     def _classify(self, features: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(self.dropout(self.norm(features)))))
+        return self.linear(self.dropout(self.norm(features)))
 
 
 def strongest(scores: Tensor, share: float) -> Tensor:

@@ -10,6 +10,7 @@ Equations and the published code's defects: ``docs/method.md``. What goes beyond
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
@@ -29,6 +30,8 @@ from comel.recognition import TaskRecognition
 
 __all__ = ["CoMEL", "CoMELOptions", "Trunk"]
 
+_CERTAIN = 1e-6
+
 
 class CoMELOptions(BaseModel):
     """Settings of the model; the defaults are CoMEL's default."""
@@ -46,11 +49,11 @@ class CoMELOptions(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the blocks")
     embed_dropout: float = Field(0.25, ge=0, lt=1, description="dropout after the embedding")
     instance: Literal["classifier", "attention"] = Field("classifier", description="where instance scores come from")
-    instance_hidden: int = Field(128, ge=1, description="hidden width of the instance classifier")
     top_instances: float = Field(0.1, gt=0, le=1, description="share of a positive bag taken as surely positive")
+    top_decay: float = Field(0.7, ge=0, lt=1, description="factor an epoch by which that share comes down from a whole bag")
     bag_evidence: bool = Field(True, description="add the strongest instances' logits to the bag's")
     head_norm: bool = Field(True, description="normalise the bag feature before the heads")
-    head_lr: float = Field(5.0, gt=0, description="learning rate of the heads over trainer.lr")
+    head_lr: float = Field(2.0, gt=0, description="learning rate of the heads over trainer.lr")
     recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
     loss_over: Literal["task", "seen"] = Field("task", description="columns the cross-entropy runs over")
     bppl_tau1: float = Field(0.8, ge=0, lt=1, description="bag confidence above which BPPL labels a bag's instances")
@@ -126,20 +129,25 @@ class CoMEL(MILModel):
         self.instance_heads = nn.ModuleList()
         self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None
         self.register_buffer("tau2", torch.tensor(self.options.bppl_tau, dtype=torch.float64))
+        self.register_buffer("instance_shift", torch.zeros(0))  # (C,)
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))  # since the newest head
         self.trunk.apply(_initialise)
         self._epoch = _EpochRecord()
         for head in heads:
             self.add_head(head)
 
     tau2: Tensor
+    instance_shift: Tensor
+    epochs: Tensor
 
     def add_head(self, head: Head) -> None:
         """Append a bag head and, with ``instance="classifier"``, an instance classifier."""
         device = self.tau2.device
         self.bag_heads.append(nn.Linear(self.options.dim, len(head.labels)).apply(_initialise).to(device))
         if self.options.instance == "classifier":
-            classifier = InstanceClassifier(self.dimension, len(head.labels), self.options.instance_hidden)
-            self.instance_heads.append(classifier.apply(_initialise).to(device))
+            self.instance_heads.append(InstanceClassifier(self.dimension, len(head.labels)).to(device))
+        self.instance_shift = torch.cat([self.instance_shift, self.instance_shift.new_zeros(len(head.labels))])
+        self.epochs.zero_()
         if self.recognition is not None:
             self.recognition.add_classes(len(head.labels))
         self.classes = self.classes.of([*self.classes.heads, head])
@@ -219,10 +227,17 @@ class CoMEL(MILModel):
             for column in range(own.start, own.stop):
                 if self.classes.positive[column]:
                     scores = output.instance_logits[b, rows, column]
-                    terms["instance"] = terms["instance"] + instance_loss(scores, column == label, options.top_instances)
+                    terms["instance"] = terms["instance"] + instance_loss(scores, column == label, self._share())
                     if column == label and pseudo is not None:
                         terms["instance"] = terms["instance"] + bppl_loss(torch.sigmoid(scores), pseudo)
         return terms
+
+    def _share(self) -> float:
+        """Share of a positive bag that is taken as positive: all of a new head's first bags, then ever fewer.
+
+        Before a classifier has seen anything, its strongest instances are any; from the mean of all it starts aright.
+        """
+        return max(self.options.top_instances, self.options.top_decay ** int(self.epochs))
 
     def _evidence_of_bag(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
         """What the strongest instances say of each finding, (B, C); 0 for negative classes."""
@@ -243,6 +258,26 @@ class CoMEL(MILModel):
         columns = [self.classes.columns(i) for i in range(len(self.classes.heads))]
         log_task = self.recognition.log_task(bags.features, bags.mask, columns)
         return torch.cat([log_task[:, i : i + 1] + head_logits[:, c].log_softmax(dim=-1) for i, c in enumerate(columns)], dim=1)
+
+    def chance(self, output: BagOutput, head: int) -> Tensor:
+        """With an instance classifier its probability of the clearest finding, whatever the bag says; (B, M)."""
+        if output.instance_logits is None:
+            return super().chance(output, head)
+        findings = self._findings(head)
+        return torch.sigmoid(output.instance_logits - self.instance_shift)[:, :, findings].amax(dim=-1)
+
+    def calibrate(self, head: int, threshold: float) -> float:
+        """Move the classifier's logits so that the threshold lies at 0.5, on every task and slide."""
+        if not len(self.instance_heads):
+            return threshold
+        place = min(max(threshold, _CERTAIN), 1 - _CERTAIN)
+        self.instance_shift[self._findings(head)] += math.log(place / (1 - place))
+        return 0.5
+
+    def _findings(self, head: int) -> list[int]:
+        """The columns of a head's positive classes."""
+        columns = self.classes.columns(head)
+        return [column for column in range(columns.start, columns.stop) if self.classes.positive[column]]
 
     def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
         """As the contract says; a task given from outside counts fully, however unlikely the model holds it."""
@@ -269,15 +304,15 @@ class CoMEL(MILModel):
                 within[b, real] = scaled_attention(attention[b, real])
             within = within.unsqueeze(-1).expand(-1, -1, logits.shape[1])
         else:
-            within = torch.sigmoid(instance_logits)
+            within = torch.sigmoid(instance_logits - self.instance_shift)
         scores = probability * within
         for i, head in enumerate(self.classes.heads):
             columns = self.classes.columns(i)
             if head.negative is not None:
                 negative = columns.start + head.labels.index(head.negative)
                 findings = [c for c in range(columns.start, columns.stop) if c != negative]
-                strongest = within[:, :, findings].amax(dim=-1)
-                scores[:, :, negative] = probability[:, :, columns].sum(dim=-1) * (1 - strongest)
+                clearest = within[:, :, findings].amax(dim=-1)
+                scores[:, :, negative] = probability[:, :, columns].sum(dim=-1) * (1 - clearest)
         return scores
 
     def end_epoch(self) -> dict[str, float]:
@@ -287,6 +322,7 @@ class CoMEL(MILModel):
             quality = sum(self._epoch.quality) / len(self._epoch.quality)
             self.tau2.fill_(next_threshold(quality, self.options.bppl_tau))
         self._epoch = _EpochRecord()
+        self.epochs += 1
         return report
 
     def end_task(self, bags: Iterable[tuple[Tensor, int]]) -> None:

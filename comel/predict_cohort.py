@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comel.bag import Bag
-from comel.errors import ComelError, ConfigError, FeatureMismatch, SlideError
+from comel.errors import ComelError, ConfigError, SlideError
 from comel.files import atomic_path, write_text
 from comel.prediction import Prediction, check_table, failed_row, prediction_row, write_table
 from comel.progress import progress_bar
 
 if TYPE_CHECKING:
-    from comel.predict import Predictor
+    from comel.predictor import Predictor
     from pipelines.contract import ContractReader
 
 __all__ = ["Input", "predict_cohort"]
@@ -81,7 +80,7 @@ def predict_cohort(
         In the order of the inputs a prediction, or the error that kept one of several from being predicted. The error of a
         single input is raised.
     """
-    from comel.predict import Predictor
+    from comel.predictor import Predictor
 
     table = table or out / "predictions.csv"
     check_table(table)

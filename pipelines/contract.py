@@ -45,7 +45,7 @@ class ContractReader:
         if contract.encoder is None or contract.mpp is None or contract.tile_size is None:
             raise ConfigError(
                 "the model was trained on features that do not say how they were made, so it cannot read slides",
-                "give bags made by the same tool instead",
+                "send a bag instead, made by the same tool",
             )
         settings = ExtractSettings(
             encoder=contract.encoder, target_mpp=contract.mpp, tile_size=contract.tile_size, assume_mpp=self._assume_mpp
@@ -63,8 +63,8 @@ class ContractReader:
             encoder = load_encoder(name, self._device)
             if weights_hash and encoder.weights_hash != weights_hash:
                 raise FeatureMismatch(
-                    f"{name}: the weights on this machine are not those the model was trained with",
-                    "install those, or give bags made with them",
+                    f"{name}: other weights on this machine than the model was trained with",
+                    "install those, or send a bag made with them",
                 )
             self._encoder = encoder
         return self._encoder

@@ -57,7 +57,7 @@ def open_predictor(settings: ServiceSettings) -> PredictorLike:
         ConfigError: the slide folder does not exist, or the state folder cannot be made.
         RunError: the run cannot be opened.
     """
-    from comel.predict import Predictor
+    from comel.predictor import Predictor
 
     if settings.slide_root is not None and not settings.slide_root.is_dir():
         raise ConfigError(f"slide folder {settings.slide_root} does not exist", "give an existing folder, or none")

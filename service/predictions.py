@@ -8,6 +8,7 @@ outlive the service. All methods block and are safe from several threads.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -21,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from comel.bag import Bag, FeatureContract, open_hdf5
-from comel.errors import ComelError, FeatureMismatch
+from comel.errors import ComelError
 from comel.files import atomic_path, canonical_json, write_text
 from comel.maps import draw_map, to_geojson
 from comel.prediction import Prediction, read_prediction
@@ -31,15 +32,14 @@ from service.settings import ServiceSettings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.encoders import PatchEncoder
+    from pipelines.contract import ContractReader
+
 
 __all__ = ["PredictionService", "PredictorLike", "Stored", "resolve_slide"]
 
-THUMBNAIL_SIDE = 2048
-
 
 class PredictorLike(Protocol):
-    """What the service needs of :class:`comel.predict.Predictor`."""
+    """What the service needs of :class:`comel.predictor.Predictor`."""
 
     run_id: str
     version: int
@@ -79,7 +79,13 @@ class PredictionService:
         self.uploads = settings.state_dir / UPLOADS
         self._model_lock = threading.Lock()
         self._slide_lock = threading.Lock()
-        self._reader = ContractReader(predictor.contract, device=settings.device)
+
+    @functools.cached_property
+    def _reader(self) -> ContractReader:
+        """Reads slides as the model wants them; made at the first slide."""
+        from pipelines.contract import ContractReader
+
+        return ContractReader(self.predictor.contract, device=self.settings.device)
 
     def predict_bag_file(self, path: Path, *, task: str | None, assume_encoder: str | None) -> Stored:
         """Predict from a feature file that a client sent; ``assume_encoder`` names its encoder where the file does not.

@@ -117,6 +117,17 @@ class MILModel(nn.Module, ABC):
         result[:, columns] = torch.softmax(output.head_logits[:, columns], dim=-1)
         return result
 
+    def chance(self, output: BagOutput, head: int) -> Tensor:
+        """What the instance threshold of a head is chosen on, (B, M) in [0, 1]; the evidence with the task given."""
+        return self.evidence(output, head, given=True)
+
+    def calibrate(self, head: int, threshold: float) -> float:
+        """Told the threshold on :meth:`chance` that separates best on validation; returns the one to use on scores.
+
+        A model that can move its scores instead does so and returns 0.5.
+        """
+        return threshold
+
     def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
         """One score an instance, (B, M) in [0, 1]: the strongest of the head's findings.
 

@@ -14,7 +14,7 @@ from comel.cli import _quoted
 from comel.config import RunConfig, load_config, parse_section
 from comel.errors import ConfigError
 from comel.registry import nearest, resolve
-from comel.train import resolved
+from comel.training import resolved
 
 
 def mistake(overrides: list[str], path: Path | None = None) -> str:

@@ -14,8 +14,8 @@ from toys import Stream, write_manifest
 import comel
 from comel.bag import read_bag
 from comel.errors import ConfigError, ManifestError
-from comel.evaluate import append_row, choose_instance_threshold, continual, new_matrices
-from comel.predict import Predictor
+from comel.evaluation import append_row, choose_instance_threshold, continual, new_matrices
+from comel.predictor import Predictor
 
 Cli = Callable[..., tuple[int, str, str]]
 

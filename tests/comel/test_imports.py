@@ -13,7 +13,7 @@ from toys import Stream
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "peft", "transformers", "matplotlib", "openslide", "fastapi", "h5py", "pandas")
-COMPOSITION_ROOT = {"api.py", "cli.py", "demo.py", "predict_cohort.py"}
+COMPOSITION_ROOT = {"api.py", "cli.py", "demonstration.py", "predict_cohort.py"}
 OPEN_TO_PIPELINES = {"comel.bag", "comel.errors", "comel.files", "comel.manifest", "comel.progress"}
 COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "predict", "serve", "inspect")
 
@@ -137,8 +137,8 @@ def test_pipelines_knows_the_bag_format_only() -> None:
 def test_heavy_libraries_are_not_imported_by_light_modules(package: str) -> None:
     """A module whose import must stay light imports heavy libraries inside its functions only."""
     light = {"bag.py", "files.py", "errors.py", "manifest.py", "progress.py", "config.py", "registry.py", "run.py", "data.py",
-             "classes.py", "foreign.py", "prediction.py", "predict.py", "predict_cohort.py", "api.py", "cli.py", "demo.py",
-             "settings.py"}  # fmt: skip
+             "classes.py", "foreign.py", "prediction.py", "predictor.py", "predict_cohort.py", "api.py", "cli.py",
+             "demonstration.py", "settings.py"}  # fmt: skip
     for path in files_of(package):
         if path.name not in light or path.parent.name == "owlora":
             continue
@@ -152,8 +152,8 @@ def test_heavy_libraries_are_not_imported_by_light_modules(package: str) -> None
 def test_a_command_keeps_its_name_when_its_module_is_imported() -> None:
     code = """
 import comel
-import comel.train, comel.evaluate, comel.predict, comel.demo
-from comel.predict import Predictor
+import comel.training, comel.evaluation, comel.predictor, comel.demonstration
+from comel.predictor import Predictor
 print([type(getattr(comel, name)).__name__ for name in comel.__all__], set(comel.__all__) <= set(dir(comel)))
 """
     assert python(code).split("]")[0].count("'function'") == 10

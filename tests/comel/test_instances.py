@@ -16,7 +16,7 @@ def softplus(x: float) -> float:
 
 def test_a_tile_is_judged_by_itself() -> None:
     torch.manual_seed(0)
-    classifier = InstanceClassifier(12, 3, hidden=5).eval()
+    classifier = InstanceClassifier(12, 3).eval()
     bag = torch.randn(1, 7, 12)
     whole = classifier(bag)
     assert whole.shape == (1, 7, 3)

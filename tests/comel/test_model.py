@@ -296,8 +296,8 @@ def test_bppl_labels_only_what_is_sure_correct_and_positive() -> None:
 def test_every_finding_of_a_task_without_a_negative_trains_its_classifier() -> None:
     model = make(BREAST, LUNG)
     model.loss(model(torch.randn(1, 5, FEATURES, dtype=torch.float64)), torch.tensor([2]))["instance"].backward()
-    assert (model.instance_heads[1].fc2.weight.grad.abs().sum(dim=1) > 0).all()
-    assert (model.instance_heads[0].fc2.weight.grad == 0).all()
+    assert (model.instance_heads[1].linear.weight.grad.abs().sum(dim=1) > 0).all()
+    assert (model.instance_heads[0].linear.weight.grad == 0).all()
 
 
 def test_tau2_follows_the_training_bags() -> None:

@@ -19,8 +19,8 @@ from toys import CONTRACT, DIMENSION, FINETUNE, Stream, make_bag, tree, write_ma
 import comel
 from comel.bag import Bag, read_bag, write_bag
 from comel.errors import BagError, ComelError, ConfigError, FeatureMismatch
-from comel.predict import Predictor
 from comel.prediction import Prediction, read_prediction
+from comel.predictor import Predictor
 
 Cli = Callable[..., tuple[int, str, str]]
 

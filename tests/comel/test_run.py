@@ -18,7 +18,7 @@ from toys import CONTRACT, DIMENSION, Stream
 
 from comel.bag import read_bag
 from comel.errors import RunError
-from comel.predict import Predictor
+from comel.predictor import Predictor
 from comel.run import RunDirectory, build_model, load_state
 
 Cli = Callable[..., tuple[int, str, str]]

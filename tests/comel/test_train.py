@@ -20,7 +20,7 @@ from toys import CONTRACT, FINETUNE, OWLORA, TRAINER, Stream, killed, make_bag, 
 import comel
 from comel.bag import FeatureContract, read_bag, write_bag
 from comel.errors import BagError, CapacityError, ComelError, ConfigError, FeatureMismatch, ManifestError, RunError
-from comel.predict import Predictor
+from comel.predictor import Predictor
 from comel.run import RunDirectory
 
 Cli = Callable[..., tuple[int, str, str]]

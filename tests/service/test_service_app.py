@@ -80,7 +80,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_folders_are_looked_at_before_anything_listens(settings: ServiceSettings, tmp_path: Path) -> None:
-    pytest.importorskip("comel.predict", reason="the predictor is not there yet")
+    pytest.importorskip("comel.predictor", reason="the predictor is not there yet")
     with pytest.raises(ConfigError, match="slide folder"):
         open_predictor(settings.model_copy(update={"slide_root": tmp_path / "missing"}))
     (tmp_path / "file").write_text("")

@@ -74,7 +74,7 @@ def test_a_missing_slide_is_404_and_no_folder_is_said(client: TestClient, settin
 def test_what_is_no_slide_is_said_by_its_own_name(
     client: TestClient, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.encoders.load_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr("pipelines.contract.load_encoder", lambda name, device: FakeEncoder())
     assert settings.slide_root is not None
     (settings.slide_root / "text.svs").write_text("not a slide")
     answer = ask(client, "text.svs")
@@ -88,7 +88,7 @@ def test_an_encoder_with_other_weights_is_refused(
 ) -> None:
     encoder = FakeEncoder()
     encoder.weights_hash = "b" * 64
-    monkeypatch.setattr("pipelines.encoders.load_encoder", lambda name, device: encoder)
+    monkeypatch.setattr("pipelines.contract.load_encoder", lambda name, device: encoder)
     assert settings.slide_root is not None
     (settings.slide_root / "a.svs").write_text("x")
     answer = ask(client, "a.svs")
@@ -107,7 +107,7 @@ def test_a_model_of_unknown_features_reads_no_slides(client: TestClient, setting
 def test_a_real_slide_is_extracted_predicted_and_mapped(
     settings: ServiceSettings, predictor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.encoders.load_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr("pipelines.contract.load_encoder", lambda name, device: FakeEncoder())
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 128)
     with TestClient(create_app(settings.model_copy(update={"slide_root": REAL_SLIDE.parent}), predictor=predictor)) as client:
         answer = ask(client, REAL_SLIDE.name)

@@ -39,6 +39,7 @@ class CaseResult:
         within: (C,) within the case's own task, 0 elsewhere.
         scores: (N,) instance scores of the predicted task.
         scores_given: (N,) instance scores with the task given.
+        chances: (N,) what the instance threshold is chosen on.
         labels: (N,) instance labels, or None.
     """
 
@@ -50,6 +51,7 @@ class CaseResult:
     within: np.ndarray
     scores: np.ndarray
     scores_given: np.ndarray
+    chances: np.ndarray
     labels: np.ndarray | None
 
 
@@ -84,6 +86,7 @@ def evaluate_cases(
                 within=model.probabilities(output, head)[0].double().cpu().numpy(),
                 scores=model.evidence(output, predicted, given=False)[0].float().cpu().numpy(),
                 scores_given=model.evidence(output, head, given=True)[0].float().cpu().numpy(),
+                chances=model.chance(output, head)[0].float().cpu().numpy(),
                 labels=None if bag.labels is None else np.asarray(bag.labels),
             )
         )
@@ -92,7 +95,7 @@ def evaluate_cases(
 
 def choose_instance_threshold(results: Sequence[CaseResult]) -> tuple[float, str]:
     """The instance threshold from validation cases, and what it was chosen on; 0.5 where they have no instance labels."""
-    labelled = [(result.scores_given, result.labels) for result in results if result.labels is not None]
+    labelled = [(result.chances, result.labels) for result in results if result.labels is not None]
     if not labelled:
         return 0.5, "default"
     scores = np.concatenate([scores for scores, _ in labelled])

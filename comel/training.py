@@ -18,7 +18,7 @@ from comel.classes import ClassSpace, Head
 from comel.config import RunConfig, TrainerConfig, load_config, parse_section
 from comel.data import BagStore, TaskData, load_tasks
 from comel.errors import ConfigError, RunError
-from comel.evaluate import (
+from comel.evaluation import (
     append_row,
     choose_instance_threshold,
     continual,
@@ -347,7 +347,8 @@ class _Session:
             if info.stage == stage.index:
                 task = by_name[info.name]
                 results = evaluate_cases(model, task, info.head, task.val, self.store, self.device)
-                info.threshold, info.threshold_chosen_on = choose_instance_threshold(results)
+                threshold, info.threshold_chosen_on = choose_instance_threshold(results)
+                info.threshold = model.calibrate(info.head, threshold)
         report = strategy.report()
         published = VersionInfo(
             version=version,
