@@ -81,6 +81,7 @@ def predict_cohort(
         single input is raised.
     """
     from comel.predictor import Predictor
+    from pipelines.contract import ContractReader
 
     table = table or out / "predictions.csv"
     check_table(table)
