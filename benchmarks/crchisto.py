@@ -44,6 +44,7 @@ def make_bags(archive: Path, out: Path) -> Path:
     for number, (_, test) in enumerate(splitter.split(names, labels)):
         folds[test] = number
     encoder = load_encoder("efficientnet-lite0")
+    encoder.input_size = SIDE
     bags = out / "bags"
     bags.mkdir(parents=True, exist_ok=True)
     mpp = PATCH_MPP * images.shape[1] / SIDE
@@ -77,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--out", type=Path, default=Path("work/crchisto"))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
     manifest = make_bags(arguments.archive, arguments.out)
     cases, instances = [], []

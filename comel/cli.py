@@ -319,7 +319,7 @@ def bags_check(
 def main() -> None:
     """The entry point: turns what a user can get wrong into one line and exit code 2."""
     try:
-        app()
+        app(prog_name="comel")
     except ComelError as error:
         typer.echo(f"comel: {error}", err=True)
         sys.exit(2)

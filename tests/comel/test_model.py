@@ -345,3 +345,29 @@ def test_half_precision_training_step_is_finite() -> None:
     torch.stack([value.float() for value in terms.values()]).sum().backward()
     assert model.end_epoch()["bppl_bags"] == 1.0
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_calibration_puts_the_threshold_at_one_half_and_leaves_the_bag_alone() -> None:
+    model = make(BREAST, LUNG)
+    x = torch.randn(1, 6, FEATURES, dtype=torch.float64)
+    before = model(x)
+    threshold = model.chance(before, 0)[0, 2].item()
+    assert model.calibrate(0, threshold) == 0.5
+    after = model(x)
+    assert model.chance(after, 0)[0, 2].item() == pytest.approx(0.5, abs=1e-6)
+    order = model.chance(before, 0)[0].argsort()
+    assert torch.equal(model.chance(after, 0)[0].argsort(), order)
+    torch.testing.assert_close(after.logits, before.logits)
+    torch.testing.assert_close(model.chance(after, 1), model.chance(before, 1))
+    assert make(BREAST, instance="attention").calibrate(0, 0.3) == 0.3
+
+
+def test_a_new_head_starts_from_whole_bags() -> None:
+    model = make(BREAST, top_instances=0.1, top_decay=0.5)
+    shares = []
+    for _ in range(5):
+        shares.append(model._share())
+        model.end_epoch()
+    assert shares == [1.0, 0.5, 0.25, 0.125, 0.1]
+    model.add_head(LUNG)
+    assert model._share() == 1.0
