@@ -17,14 +17,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from comel.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
 from comel.classes import Head
 from comel.gdat import GDATBlock
 from comel.instances import InstanceClassifier, instance_loss, strongest
-from comel.models.base import BagBatch, BagOutput, MILModel, as_batch
+from comel.models.base import BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
 from comel.pooling import AttentionPooling
 from comel.recognition import TaskRecognition
 
@@ -33,10 +33,8 @@ __all__ = ["CoMEL", "CoMELOptions", "Trunk"]
 _CERTAIN = 1e-6
 
 
-class CoMELOptions(BaseModel):
+class CoMELOptions(ModelOptions):
     """Settings of the model; the defaults are CoMEL's default."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dim: int = Field(512, ge=8, description="width of the network")
     blocks: int = Field(2, ge=1, description="GDAT blocks")
@@ -55,7 +53,7 @@ class CoMELOptions(BaseModel):
     head_norm: bool = Field(True, description="normalise the bag feature before the heads")
     head_lr: float = Field(2.0, gt=0, description="learning rate of the heads over trainer.lr")
     recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
-    loss_over: Literal["task", "seen"] = Field("task", description="columns the cross-entropy runs over")
+    loss_over: Over = Field("task", description="columns the cross-entropy runs over")
     bppl_tau1: float = Field(0.8, ge=0, lt=1, description="bag confidence above which BPPL labels a bag's instances")
     bppl_tau: float = Field(0.5, ge=0, le=1, description="start of tau2, and how it follows the training bags")
     bppl_temperature: float = Field(0.5, gt=0, description="temperature of the prototype softmax")
@@ -185,28 +183,24 @@ class CoMEL(MILModel):
             mask=bags.mask,
         )
 
-    def loss(self, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
+    def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
         """``ce``, ``bppl`` and, with an instance classifier, ``instance``, each a mean over the bags."""
         terms: dict[str, list[Tensor]] = {}
         for b, label in enumerate(labels.tolist()):
-            own = self.classes.columns(self.classes.head_of(label))
-            columns = own if self.options.loss_over == "task" else slice(0, len(self.classes))
-            logits = output.head_logits[b, columns]
-            target = labels[b : b + 1] - columns.start
-            terms.setdefault("ce", []).append(F.cross_entropy(logits.unsqueeze(0), target))
+            ce, logits, start = cross_entropy(self, output.head_logits[b], label, over)
+            terms.setdefault("ce", []).append(ce)
             rows = slice(None) if output.mask is None else output.mask[b]
-            for name, value in self._instance_terms(output, b, rows, label, own, logits).items():
+            for name, value in self._instance_terms(output, b, rows, label, logits, start).items():
                 terms.setdefault(name, []).append(value)
         return {name: torch.stack(values).mean() for name, values in terms.items()}
 
     def _instance_terms(
-        self, output: BagOutput, b: int, rows: slice | Tensor, label: int, own: slice, logits: Tensor
+        self, output: BagOutput, b: int, rows: slice | Tensor, label: int, logits: Tensor, start: int
     ) -> dict[str, Tensor]:
-        """Terms over the instances of bag ``b``, whose label is column ``label`` of the head with columns ``own``."""
+        """Terms over the instances of bag ``b``, labelled ``label``; its cross-entropy ran over ``logits`` from ``start``."""
         positive = self.classes.positive[label]
         options = self.options
         h, attention = output.instance_features[b, rows], output.attention[b, rows]
-        start = own.start if options.loss_over == "task" else 0
         confidence, predicted = torch.softmax(logits.detach(), dim=-1).max(dim=-1)
         correct = int(predicted) + start == label
         self._epoch.quality.append(confidence.item() * correct)
@@ -224,12 +218,11 @@ class CoMEL(MILModel):
             terms["bppl"] = attention.sum() * 0
         if output.instance_logits is not None:
             terms["instance"] = attention.sum() * 0
-            for column in range(own.start, own.stop):
-                if self.classes.positive[column]:
-                    scores = output.instance_logits[b, rows, column]
-                    terms["instance"] = terms["instance"] + instance_loss(scores, column == label, self._share())
-                    if column == label and pseudo is not None:
-                        terms["instance"] = terms["instance"] + bppl_loss(torch.sigmoid(scores), pseudo)
+            for column in self._findings(self.classes.head_of(label)):
+                scores = output.instance_logits[b, rows, column]
+                terms["instance"] = terms["instance"] + instance_loss(scores, column == label, self._share())
+                if column == label and pseudo is not None:
+                    terms["instance"] = terms["instance"] + bppl_loss(torch.sigmoid(scores), pseudo)
         return terms
 
     def _share(self) -> float:

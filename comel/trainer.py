@@ -128,7 +128,7 @@ def train_stage(
         for batch, column in bags.shuffled((config.seed, stage.index, epoch), config.max_instances):
             with precision:
                 output = model(batch)
-                terms = strategy.loss(model, output, torch.tensor([column], device=device))
+                terms = strategy.loss(model, batch, output, torch.tensor([column], device=device))
             optimizer.zero_grad()
             total(terms).backward()
             strategy.after_backward(model)

@@ -9,15 +9,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from comel.classes import ClassSpace, Head
 
-__all__ = ["BagBatch", "BagOutput", "MILModel"]
+__all__ = ["BagBatch", "BagOutput", "MILModel", "ModelOptions", "Over", "cross_entropy"]
+
+Over = Literal["task", "seen"]
+
+
+class ModelOptions(BaseModel):
+    """Settings that every model has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    loss_over: Over = Field("seen", description="columns the cross-entropy runs over")
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,10 @@ class MILModel(nn.Module, ABC):
         head_lr_scale: learning rate of heads over the trunk's.
     """
 
-    Options: ClassVar[type[BaseModel]]
+    Options: ClassVar[type[ModelOptions]] = ModelOptions
     adapter_targets: ClassVar[tuple[str, ...]] = ()
     head_lr_scale: Any = 1.0
-    options: BaseModel
+    options: ModelOptions
     trunk: nn.Module
 
     def __init__(self, dimension: int) -> None:
@@ -98,8 +109,15 @@ class MILModel(nn.Module, ABC):
         """See :class:`BagOutput`. A bare tensor is (B, M, D) features."""
 
     @abstractmethod
-    def loss(self, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
-        """The model's loss terms by name, to be summed. ``labels`` (B,) are columns."""
+    def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
+        """The model's loss terms by name, to be summed.
+
+        Args:
+            output: from :meth:`forward`.
+            labels: (B,) columns.
+            over: columns the cross-entropy of the bag's label runs over: those of its own ``task``, or of all tasks ``seen``.
+                Default ``options.loss_over``.
+        """
 
     def end_epoch(self) -> dict[str, float]:
         """Called after each epoch; returns what is worth reporting."""
@@ -148,6 +166,25 @@ class MILModel(nn.Module, ABC):
 def as_batch(bags: BagBatch | Tensor) -> BagBatch:
     """A bare (B, M, D) tensor as a batch."""
     return bags if isinstance(bags, BagBatch) else BagBatch(bags)
+
+
+def cross_entropy(model: MILModel, logits: Tensor, label: int, over: Over | None = None) -> tuple[Tensor, Tensor, int]:
+    """Cross-entropy of one bag's label over the columns of its task or of all tasks seen.
+
+    Args:
+        model: whose classes and default ``over`` count.
+        logits: (C,) each head's own logits.
+        label: the column of the bag's label.
+        over: see :meth:`MILModel.loss`.
+
+    Returns:
+        the loss, the logits it ran over, and the column of the first of them.
+    """
+    own = model.classes.columns(model.classes.head_of(label))
+    columns = own if (over or model.options.loss_over) == "task" else slice(0, len(model.classes))
+    chosen = logits[columns]
+    target = torch.tensor(label - columns.start, device=logits.device)
+    return F.cross_entropy(chosen, target), chosen, columns.start
 
 
 def settings_of(model: MILModel) -> dict[str, Any]:

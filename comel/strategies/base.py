@@ -4,7 +4,7 @@ The trainer is one loop that calls these hooks and knows no strategy by name:
 
     for stage in strategy.stream(tasks):
         strategy.before_task(model, stage, bags)
-        optimizer over strategy.parameters(model)
+        optimizer over strategy.parameters(model, stage)
         for each bag:  strategy.loss -> backward -> strategy.after_backward -> step -> strategy.after_step
         strategy.after_task(model, bags)
 
@@ -82,10 +82,10 @@ class Strategy:
 
         Called on a model whose parameters are all frozen: turning ``requires_grad`` on is this method's part.
         """
-        return [{"params": unfreeze(model.trunk.parameters())}, train_heads(model, stage)]
+        return [{"params": unfreeze(model.trunk.parameters())}, train_heads(model, stage.heads)]
 
-    def loss(self, model: MILModel, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
-        """Loss terms by name, to be summed."""
+    def loss(self, model: MILModel, bags: BagBatch, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Loss terms by name, to be summed; ``output`` is what the model says of ``bags``."""
         return model.loss(output, labels)
 
     def after_backward(self, model: MILModel) -> None:
@@ -96,6 +96,10 @@ class Strategy:
 
     def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
         """Called when the stage is learned; the last sight of its bags."""
+
+    def old_data_bytes(self) -> int:
+        """Bytes of earlier tasks' bags that are kept; 0 without rehearsal."""
+        return 0
 
     def report(self) -> dict[str, Any]:
         """What is worth telling after a stage, as plain JSON values."""
@@ -120,7 +124,7 @@ def unfreeze(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return parameters
 
 
-def train_heads(model: MILModel, stage: Stage) -> dict[str, Any]:
-    """The optimizer group of the stage's own heads; older heads stay frozen."""
-    parameters = unfreeze(parameter for head in dict.fromkeys(stage.heads) for parameter in model.head_parameters(head))
+def train_heads(model: MILModel, heads: Iterable[int]) -> dict[str, Any]:
+    """The optimizer group of these heads, usually the stage's own: older heads then stay frozen."""
+    parameters = unfreeze(parameter for head in dict.fromkeys(heads) for parameter in model.head_parameters(head))
     return {"params": parameters, "lr_scale": model.head_lr_scale}

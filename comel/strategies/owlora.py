@@ -21,6 +21,7 @@ from comel.errors import CapacityError
 from comel.files import atomic_path, read_json, write_json
 from comel.models.base import MILModel
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
+from comel.strategies.linears import adapted_linears, input_grams
 
 __all__ = ["OWLora", "OWLoraOptions"]
 
@@ -68,7 +69,7 @@ class OWLora(Strategy):
 
     def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
         """The whole trunk in the first stage, then the newest adapter; always the stage's own heads."""
-        heads = train_heads(model, stage)
+        heads = train_heads(model, stage.heads)
         if not self.adapters:
             return [{"params": unfreeze(model.trunk.parameters())}, heads]
         newest = {name: p for name, p in model.trunk.named_parameters() if name.endswith(f".{self.adapters[-1]}")}
@@ -186,7 +187,7 @@ class OWLora(Strategy):
     def _extend_bases(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
         from comel.owlora import subspace
 
-        grams = input_grams(model, _linears(model), bags)
+        grams = input_grams(model, adapted_linears(model), bags)
         later = self.options.tasks - 1 - stage.index
         for name, gram in grams.items():
             held = self.bases.get(name, subspace.empty_basis(len(gram)))
@@ -198,48 +199,13 @@ class OWLora(Strategy):
             self.bases[name] = subspace.extend(held, new)
 
     def _check_declared(self, model: MILModel) -> None:
-        for name, layer in _linears(model).items():
+        for name, layer in adapted_linears(model).items():
             narrow = min(layer.in_features, layer.out_features)
             if (self.options.tasks - 1) * self.options.rank > narrow:
                 raise CapacityError(
                     f"{name} has {narrow} directions, not room for {self.options.tasks - 1} of rank {self.options.rank}",
                     "lower strategy.rank or strategy.tasks, or widen model.dim",
                 )
-
-
-def input_grams(model: MILModel, layers: dict[str, nn.Linear], bags: Iterable[Any]) -> dict[str, Tensor]:
-    """Second moment X^T X (in, in) of each layer's inputs over bags, float64, each bag weighing the same."""
-    grams = {name: torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64) for name, layer in layers.items()}
-
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
-            grams[name] += (x.T @ x / max(1, len(x))).double().cpu()
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for bag, _ in bags:
-                model.trunk(bag.features, bag.coords, bag.mask)
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
-    return grams
-
-
-def _linears(model: MILModel) -> dict[str, nn.Linear]:
-    """The trunk's linear layers that adapters go to, by their plain names; wrapped ones by their wrapper."""
-    found = {}
-    for name, module in model.trunk.named_modules():
-        wanted = name.rpartition(".")[2] in model.adapter_targets
-        if wanted and hasattr(module, "in_features"):
-            found[name] = module
-    return found
 
 
 def _base_weights(trunk: nn.Module) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from comel.models.base import BagBatch
 from comel.run import load_state, save_state
 from comel.strategies import STRATEGIES, strategy_class
 from comel.strategies.base import Stage, Strategy
-from comel.strategies.owlora import OWLora, OWLoraOptions, input_grams
+from comel.strategies.linears import input_grams
+from comel.strategies.owlora import OWLora, OWLoraOptions
 from comel.trainer import begin_stage, make_optimizer, total
 
 FEATURES, DIM = 20, 32
@@ -75,7 +76,7 @@ def learn(model: CoMEL, strategy: Strategy, index: int, epochs: int = 6) -> None
     model.train()
     for _ in range(epochs):
         for bag, column in bags_of(index):
-            loss = total(strategy.loss(model, model(bag), torch.tensor([column])))
+            loss = total(strategy.loss(model, bag, model(bag), torch.tensor([column])))
             optimizer.zero_grad()
             loss.backward()
             strategy.after_backward(model)

@@ -1,0 +1,48 @@
+"""The linear layers of a trunk that adapters go to, and what their inputs are like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from comel.models.base import MILModel
+
+__all__ = ["adapted_linears", "input_grams"]
+
+
+def input_grams(model: MILModel, layers: dict[str, nn.Linear], bags: Iterable[Any]) -> dict[str, Tensor]:
+    """Second moment X^T X (in, in) of each layer's inputs over bags, float64, each bag weighing the same."""
+    grams = {name: torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64) for name, layer in layers.items()}
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
+            grams[name] += (x.T @ x / max(1, len(x))).double().cpu()
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for bag, _ in bags:
+                model.trunk(bag.features, bag.coords, bag.mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return grams
+
+
+def adapted_linears(model: MILModel) -> dict[str, nn.Linear]:
+    """The trunk's linear layers that adapters go to, by their plain names; wrapped ones by their wrapper."""
+    found = {}
+    for name, module in model.trunk.named_modules():
+        wanted = name.rpartition(".")[2] in model.adapter_targets
+        if wanted and hasattr(module, "in_features"):
+            found[name] = module
+    return found
