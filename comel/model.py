@@ -148,7 +148,7 @@ class CoMEL(MILModel):
         self.epochs.zero_()
         if self.recognition is not None:
             self.recognition.add_classes(len(head.labels))
-        self.classes = self.classes.of([*self.classes.heads, head])
+        super().add_head(head)
 
     @property
     def head_lr_scale(self) -> float:
@@ -246,11 +246,14 @@ class CoMEL(MILModel):
 
     def _combine(self, bags: BagBatch, head_logits: Tensor) -> Tensor:
         """Logits over all classes: as they are, or composed of log p(task) and log p(class | task)."""
-        if self.recognition is None or len(self.classes.heads) == 1:
+        if self.recognition is None:
             return head_logits
+        if len(self.classes.heads) == 1:
+            return head_logits / self.temperature
         columns = [self.classes.columns(i) for i in range(len(self.classes.heads))]
         log_task = self.recognition.log_task(bags.features, bags.mask, columns)
-        return torch.cat([log_task[:, i : i + 1] + head_logits[:, c].log_softmax(dim=-1) for i, c in enumerate(columns)], dim=1)
+        tempered = [head_logits[:, c] / t for c, t in zip(columns, self.temperature, strict=True)]
+        return torch.cat([log_task[:, i : i + 1] + logits.log_softmax(dim=-1) for i, logits in enumerate(tempered)], dim=1)
 
     def chance(self, output: BagOutput, head: int) -> Tensor:
         """With an instance classifier its probability of the clearest finding, whatever the bag says; (B, M)."""
@@ -277,7 +280,7 @@ class CoMEL(MILModel):
         if given:
             columns = self.classes.columns(head)
             logits = torch.full_like(output.head_logits, -torch.inf)
-            logits[:, columns] = output.head_logits[:, columns]
+            logits[:, columns] = output.head_logits[:, columns] / self.temperature[head]
             scores = self._instance_scores(logits, output.attention, output.instance_logits, output.mask)
             output = replace(output, instance_scores=scores)
         return super().evidence(output, head, given=False)

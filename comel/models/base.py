@@ -95,10 +95,14 @@ class MILModel(nn.Module, ABC):
         super().__init__()
         self.dimension = dimension
         self.classes = ClassSpace(())
+        self.register_buffer("temperature", torch.ones(0))  # (heads,)
 
-    @abstractmethod
+    temperature: Tensor
+
     def add_head(self, head: Head) -> None:
-        """Append a head's columns."""
+        """Append a head's columns; models add the head's modules and call this."""
+        self.temperature = torch.cat([self.temperature, self.temperature.new_ones(1)])
+        self.classes = self.classes.of([*self.classes.heads, head])
 
     @abstractmethod
     def head_parameters(self, head: int) -> list[nn.Parameter]:
@@ -132,8 +136,12 @@ class MILModel(nn.Module, ABC):
             return torch.softmax(output.logits, dim=-1)
         columns = self.classes.columns(head)
         result = torch.zeros_like(output.logits)
-        result[:, columns] = torch.softmax(output.head_logits[:, columns], dim=-1)
+        result[:, columns] = torch.softmax(output.head_logits[:, columns] / self.temperature[head], dim=-1)
         return result
+
+    def temper(self, head: int, temperature: float) -> None:
+        """Told the temperature that a head's logits are divided by where they become probabilities."""
+        self.temperature[head] = temperature
 
     def chance(self, output: BagOutput, head: int) -> Tensor:
         """What the instance threshold of a head is chosen on, (B, M) in [0, 1]; the evidence with the task given."""
