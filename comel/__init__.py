@@ -1,23 +1,57 @@
 """CoMEL: continual multiple instance learning on whole-slide images.
 
-The commands of ``comel`` as functions, with the same words: :func:`synth`, :func:`extract`, :func:`train`, :func:`add_task`,
-:func:`evaluate`, :func:`predict`, :func:`serve`, :func:`inspect`, :func:`check_bags`, :func:`demo`. They are loaded when
-first used; importing this package imports no torch.
+The commands of ``comel`` as functions, with the same words: :func:`synth`, :func:`extract`, :func:`inspect`,
+:func:`check_bags`, :func:`train`, :func:`train_folds`, :func:`train_orders`, :func:`add_task`, :func:`evaluate`,
+:func:`report`, :func:`predict`, :func:`serve`, :func:`demo`, :func:`bench_continual`. They are loaded when first used;
+importing this package imports no torch.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from comel.api import add_task, check_bags, demo, evaluate, extract, inspect, predict, serve, synth, train
+    from comel.api import check_bags, demo, extract, inspect, serve, synth
+    from comel.benchmark.command import run_continual as bench_continual
+    from comel.evaluation import evaluate
+    from comel.folds import train_folds, train_orders
+    from comel.predict_cohort import predict_cohort as predict
+    from comel.reporting.write import write_report as report
+    from comel.training import add_task, train
 
-__all__ = ["add_task", "check_bags", "demo", "evaluate", "extract", "inspect", "predict", "serve", "synth", "train"]
+__all__ = [
+    "add_task",
+    "bench_continual",
+    "check_bags",
+    "demo",
+    "evaluate",
+    "extract",
+    "inspect",
+    "predict",
+    "report",
+    "serve",
+    "synth",
+    "train",
+    "train_folds",
+    "train_orders",
+]
+
+_ELSEWHERE = {
+    "add_task": "comel.training:add_task",
+    "bench_continual": "comel.benchmark.command:run_continual",
+    "evaluate": "comel.evaluation:evaluate",
+    "predict": "comel.predict_cohort:predict_cohort",
+    "report": "comel.reporting.write:write_report",
+    "train": "comel.training:train",
+    "train_folds": "comel.folds:train_folds",
+    "train_orders": "comel.folds:train_orders",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from comel import api
+        from importlib import import_module
 
-        return getattr(api, name)
+        module, _, function = _ELSEWHERE.get(name, f"comel.api:{name}").partition(":")
+        return getattr(import_module(module), function)
     raise AttributeError(f"module 'comel' has no attribute '{name}'")
 
 

@@ -1,11 +1,12 @@
-"""The commands as Python functions: the composition root, which alone knows comel, pipelines and service together.
+"""The commands that need slides or the service, as Python functions: part of the composition root, which alone knows comel,
+pipelines and service together.
 
 Everything heavy is imported inside the function that needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,9 @@ from comel.errors import ComelError, ConfigError
 from comel.progress import progress_bar
 
 if TYPE_CHECKING:
-    from comel.config import RunConfig
-    from comel.prediction import Prediction
     from pipelines.cohort import CohortReport
 
-__all__ = ["add_task", "check_bags", "demo", "evaluate", "extract", "inspect", "predict", "serve", "synth", "train"]
+__all__ = ["check_bags", "demo", "extract", "inspect", "serve", "synth"]
 
 THUMBNAIL_SIDE = 1536
 
@@ -73,86 +72,6 @@ def extract(
             advance(1, text=f"{outcome.slide_id} {outcome.state}, {outcome.tiles} tiles")
 
         return extract_cohort(Path(manifest), Path(out), chosen, root=root, device=device, force=force, progress=tell)
-
-
-def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = False, quiet: bool = False) -> Path:
-    """Train over a stream of tasks; returns the run directory. See :func:`comel.training.train`."""
-    from comel.training import train as run_training
-
-    return run_training(config, Path(out), resume=resume, quiet=quiet).path
-
-
-def add_task(
-    run: Path,
-    manifest: Path,
-    bags: Path,
-    *,
-    tasks: Sequence[str] | None = None,
-    overrides: Iterable[str] = (),
-    quiet: bool = False,
-) -> Path:
-    """Teach a finished run new tasks from their bags alone; returns the run directory. See :func:`comel.training.add_task`."""
-    from comel.training import add_task as run_add_task
-
-    return run_add_task(Path(run), Path(manifest), Path(bags), tasks=tasks, overrides=overrides, quiet=quiet).path
-
-
-def evaluate(
-    run: Path,
-    manifest: Path,
-    bags: Path,
-    *,
-    version: int | None = None,
-    split: str | None = "test",
-    device: str = "auto",
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Score a version on labelled cases; returns scores by task. See :func:`comel.evaluation.evaluate_run`."""
-    from comel.evaluation import evaluate_run
-
-    return evaluate_run(Path(run), Path(manifest), Path(bags), version=version, split=split, device=device, quiet=quiet)
-
-
-def predict(
-    run: Path,
-    inputs: Sequence[Path],
-    out: Path,
-    *,
-    version: int | None = None,
-    task: str | None = None,
-    bags: Path | None = None,
-    slide: Path | None = None,
-    root: Path | None = None,
-    table: Path | None = None,
-    mpp: float | None = None,
-    assume_mpp: float | None = None,
-    assume_encoder: str | None = None,
-    width: int = 1024,
-    merge: bool = False,
-    device: str = "auto",
-    quiet: bool = False,
-) -> list[Prediction | ComelError]:
-    """Predict slides, bags or the slides of manifests; see :func:`comel.predict_cohort.predict_cohort`."""
-    from comel.predict_cohort import predict_cohort
-
-    return predict_cohort(
-        Path(run),
-        [Path(path) for path in inputs],
-        Path(out),
-        version=version,
-        task=task,
-        bags=bags,
-        slide=slide,
-        root=root,
-        table=table,
-        mpp=mpp,
-        assume_mpp=assume_mpp,
-        assume_encoder=assume_encoder,
-        width=width,
-        merge=merge,
-        device=device,
-        quiet=quiet,
-    )
 
 
 def serve(model: Path, **settings: Any) -> None:

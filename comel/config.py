@@ -47,6 +47,9 @@ class TrainerConfig(_Section):
     """How a task is trained."""
 
     epochs: int = Field(100, ge=1, description="passes over a task's training bags")
+    early_stopping: int | None = Field(
+        None, ge=1, description="end a stage after so many epochs without a lower validation loss, with its best weights"
+    )
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate at the start of a task; cosine to zero at its end")
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")
     max_instances: int | None = Field(None, ge=1, description="instances of a bag to train on at most, drawn anew each epoch")

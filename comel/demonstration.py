@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import comel
 from comel import api
 from comel.files import atomic_path, read_json, write_json
 
@@ -75,13 +76,13 @@ def run_demo(
         run = out / "runs" / name
         if not _is_finished(run):
             with _timed(seconds, f"train {name}"):
-                api.train(settings, run, quiet=quiet)
+                comel.train(settings, run, quiet=quiet)
         table[name] = _scores(read_json(run / "metrics.json"))
     best = out / "runs" / list(table)[-1]
     say.step("4 of 4", "predictions with maps for the test slides")
     tests = _test_manifest(manifest)
     with _timed(seconds, "predict"):
-        predictions = api.predict(best, [tests], out / "predictions", bags=out / "bags", quiet=quiet)
+        predictions = comel.predict(best, [tests], out / "predictions", bags=out / "bags", quiet=quiet)
 
     seconds["total"] = round(time.monotonic() - started, 1)
     summary = {

@@ -1,58 +1,25 @@
-"""Scores of a model on the tasks' cases: bag and instance, with the task unknown and with the task given."""
+"""A model over labelled cases: what it says of each, what is chosen on validation cases, and the scores of a version."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from comel.calibration import fit_temperature
+from comel.case_table import write_results
 from comel.data import BagStore, Case, TaskData
-from comel.files import atomic_path
-from comel.metrics import bag_metrics, choose_threshold, continual_metrics, instance_metrics
+from comel.intervals import score_intervals
+from comel.metrics import choose_threshold
 from comel.models.base import MILModel
+from comel.run import TaskInfo
+from comel.scores import CaseResult, mean_over_tasks, score_task
 from comel.trainer import make_batch
 
-__all__ = [
-    "CaseResult",
-    "choose_instance_threshold",
-    "continual",
-    "evaluate_cases",
-    "new_matrices",
-    "score_task",
-    "write_results",
-]
-
-Matrices = dict[str, dict[str, dict[str, list[list[float | None]]]]]
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """What the model says of one case whose label is known.
-
-    Attributes:
-        case, task, head, column: the case, its task, and where its label stands.
-        probabilities: (C,) over all classes.
-        within: (C,) within the case's own task, 0 elsewhere.
-        scores: (N,) instance scores of the predicted task.
-        scores_given: (N,) instance scores with the task given.
-        chances: (N,) what the instance threshold is chosen on.
-        labels: (N,) instance labels, or None.
-    """
-
-    case: Case
-    task: str
-    head: int
-    column: int
-    probabilities: np.ndarray
-    within: np.ndarray
-    scores: np.ndarray
-    scores_given: np.ndarray
-    chances: np.ndarray
-    labels: np.ndarray | None
+__all__ = ["choose_instance_threshold", "choose_on_validation", "choose_temperature", "evaluate", "evaluate_cases"]
 
 
 @torch.inference_mode()
@@ -68,6 +35,7 @@ def evaluate_cases(
     """Run the model over cases of one task. A case without tissue is left out: there is nothing to say of it."""
     model.eval()
     results = []
+    columns = model.classes.columns(head)
     for case in cases:
         bag = store.read(case)
         advance()
@@ -76,26 +44,59 @@ def evaluate_cases(
         output = model(make_batch(bag, device))
         probabilities = model.probabilities(output)[0]
         predicted = model.classes.head_of(int(probabilities.argmax()))
+        logits = output.head_logits[0].double().cpu().numpy()
+        raw, raw_within = _without_temperature(model, probabilities.double().cpu().numpy(), logits, head)
+        column = model.classes.column(head, case.label)
+        labels = bag.labels
+        if labels is None and case.label == model.classes.heads[head].negative:
+            labels = np.zeros(len(bag), np.int8)  # nothing to annotate on a slide without a finding
         results.append(
             CaseResult(
                 case=case,
                 task=task.name,
-                head=head,
-                column=model.classes.column(head, case.label),
+                column=column,
+                positive=model.classes.positive[column],
                 probabilities=probabilities.double().cpu().numpy(),
                 within=model.probabilities(output, head)[0].double().cpu().numpy(),
+                raw_probabilities=raw,
+                raw_within=raw_within,
+                head_logits=logits[columns],
+                place=column - columns.start,
                 scores=model.evidence(output, predicted, given=False)[0].float().cpu().numpy(),
                 scores_given=model.evidence(output, head, given=True)[0].float().cpu().numpy(),
-                chances=model.chance(output, head)[0].float().cpu().numpy(),
-                labels=None if bag.labels is None else np.asarray(bag.labels),
+                labels=None if labels is None else np.asarray(labels),
+                coords=None if bag.coords is None else np.asarray(bag.coords),
             )
         )
     return results
 
 
+def _without_temperature(
+    model: MILModel, probabilities: np.ndarray, logits: np.ndarray, head: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities over all classes and within a head as they were without temperatures, (C,) each.
+
+    A temperature moves probability within its head only, so each head keeps what it has and deals it out by its own logits.
+    """
+    free, given = np.zeros_like(probabilities), np.zeros_like(probabilities)
+    for number in range(len(model.classes.heads)):
+        columns = model.classes.columns(number)
+        shares = np.exp(logits[columns] - logits[columns].max())
+        free[columns] = probabilities[columns].sum() * shares / shares.sum()
+        if number == head:
+            given[columns] = shares / shares.sum()
+    return free, given
+
+
+def choose_temperature(results: Sequence[CaseResult]) -> float:
+    """The temperature of a head from the validation cases of its tasks; see :func:`comel.calibration.fit_temperature`."""
+    logits = [result.head_logits for result in results if result.head_logits is not None]
+    return fit_temperature(np.array(logits), [result.place for result in results])
+
+
 def choose_instance_threshold(results: Sequence[CaseResult]) -> tuple[float, str]:
     """The instance threshold from validation cases, and what it was chosen on; 0.5 where they have no instance labels."""
-    labelled = [(result.chances, result.labels) for result in results if result.labels is not None]
+    labelled = [(result.scores_given, result.labels) for result in results if result.labels is not None]
     if not labelled:
         return 0.5, "default"
     scores = np.concatenate([scores for scores, _ in labelled])
@@ -105,94 +106,53 @@ def choose_instance_threshold(results: Sequence[CaseResult]) -> tuple[float, str
     return choose_threshold(scores, labels), "validation"
 
 
-def score_task(results: Sequence[CaseResult], threshold: float, mode: str) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Scores of one task's cases: ``{mode: {"bag": {...}, "instance": {...}}}``.
+def choose_on_validation(
+    model: MILModel,
+    infos: Sequence[TaskInfo],
+    known_heads: Iterable[int],
+    validate: Callable[[TaskInfo], list[CaseResult]],
+) -> None:
+    """Choose temperature and instance threshold of the tasks just learned, and write them into their infos and the model.
 
-    In a class-incremental run under ``class_incremental`` (any class may be predicted) and ``task_incremental`` (the
-    classes of the case's own task only); in a domain-incremental run, where there is one head, under ``domain_incremental``.
+    Tasks that share a head share its temperature. A model may move its instance scores to a threshold once, when the head is
+    new: later tasks of the same head choose theirs on the scores as they are, so that the earlier tasks' thresholds stand.
+
+    Args:
+        model: after training.
+        infos: the tasks just learned.
+        known_heads: numbers of the heads that earlier stages have trained.
+        validate: runs the model over a task's validation cases.
     """
-    labels = [result.column for result in results]
-    labelled = [result for result in results if result.labels is not None]
-
-    def scores(bags: list[np.ndarray], instances: Callable[[CaseResult], np.ndarray]) -> dict[str, dict[str, float | None]]:
-        width = len(bags[0]) if bags else 0
-        bag = bag_metrics(np.array(bags).reshape(len(bags), width), labels)
-        known = instance_metrics([instances(r) for r in labelled], [_known(r) for r in labelled], threshold=threshold)
-        return {"bag": bag, "instance": known}
-
-    free = scores([result.probabilities for result in results], lambda r: r.scores)
-    if mode == "domain-incremental":
-        return {"domain_incremental": free}
-    return {"class_incremental": free, "task_incremental": scores([r.within for r in results], lambda r: r.scores_given)}
-
-
-def _known(result: CaseResult) -> np.ndarray:
-    assert result.labels is not None
-    return result.labels
+    known = set(known_heads)
+    for head in dict.fromkeys(info.head for info in infos):
+        members = [info for info in infos if info.head == head]
+        temperature = choose_temperature([result for info in members for result in validate(info)])
+        model.temper(head, temperature)
+        results = {info.name: validate(info) for info in members}
+        shared, chosen_on = choose_instance_threshold([result for info in members for result in results[info.name]])
+        if head not in known:
+            shared = model.calibrate(head, shared)
+            results = {info.name: validate(info) for info in members} if len(members) > 1 else results
+        for info in members:
+            info.temperature = temperature
+            info.threshold, info.threshold_chosen_on = shared, chosen_on
+            if len(members) > 1:
+                info.threshold, info.threshold_chosen_on = choose_instance_threshold(results[info.name])
 
 
-def new_matrices() -> Matrices:
-    """Empty R matrices: kind (bag, instance) -> mode -> score -> rows."""
-    return {"bag": {}, "instance": {}}
-
-
-def append_row(matrices: Matrices, tasks: Sequence[str], scored: Mapping[str, Any]) -> None:
-    """Append a row to every matrix from ``{task: score_task(...)}``; a task that was not scored gets None.
-
-    Earlier rows are widened with None for tasks that are new.
-    """
-    first = next(iter(scored.values()))
-    for mode, kinds in first.items():
-        for kind, values in kinds.items():
-            for name in values:
-                rows = matrices[kind].setdefault(mode, {}).setdefault(name, [])
-                rows.append([scored[task][mode][kind][name] if task in scored else None for task in tasks])
-                for row in rows:
-                    row.extend([None] * (len(tasks) - len(row)))
-
-
-def continual(matrices: Matrices) -> dict[str, dict[str, dict[str, Any]]]:
-    """Average, transfer and forgetting of every matrix; None where the matrix is neither (T, T) nor (1, T)."""
-    summary: dict[str, dict[str, dict[str, Any]]] = {}
-    for kind, modes in matrices.items():
-        for mode, names in modes.items():
-            for name, rows in names.items():
-                fits = len(rows) in (1, len(rows[-1]))
-                summary.setdefault(kind, {}).setdefault(mode, {})[name] = continual_metrics(rows) if fits else None
-    return summary
-
-
-def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[str]) -> None:
-    """One CSV row a case: its label, the prediction with the task unknown and with the task given, all probabilities."""
-    import pandas
-
-    rows = [
-        {
-            "case_id": result.case.name,
-            "patient_id": result.case.patient,
-            "task": result.task,
-            "label": result.case.label,
-            "predicted": classes[int(result.probabilities.argmax())],
-            "predicted_with_task_given": classes[int(result.within.argmax())],
-            **{f"p:{name}": float(p) for name, p in zip(classes, result.probabilities, strict=True)},
-        }
-        for result in results
-    ]
-    with atomic_path(path) as temporary:
-        pandas.DataFrame(rows).to_csv(temporary, index=False)
-
-
-def evaluate_run(
+def evaluate(
     run: Path,
     manifest: Path,
     bags: Path,
     *,
     version: int | None = None,
     split: str | None = "test",
+    tasks: Sequence[str] | None = None,
+    table: Path | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score a version on a manifest's cases, with the thresholds that the version carries.
+    """Score a version on a manifest's cases, with the thresholds and temperatures that the version carries.
 
     Args:
         run: the run directory.
@@ -201,76 +161,70 @@ def evaluate_run(
         version: default the current one.
         split: train, val or test as the training dealt the slides out, or as the manifest says of slides that it did not see
             (test where it says nothing); None for every case.
+        tasks: score these tasks only; default all of the manifest.
+        table: CSV of the predictions of single cases to write.
         device: auto, cpu, cuda.
         quiet: no progress.
 
     Returns:
-        ``{"run", "version", "split", "tasks": {name: {"cases", mode: {"bag", "instance"}}}, "mean": {mode: ...}}``.
+        ``{"run", "version", "split", "tasks": {name: {"cases", mode: {"bag", "instance"}}}, "mean": {mode: ...},
+        "intervals": {kind: {mode: {score: {"mean", "tasks"}}}}}``; see :func:`comel.scores.score_task` and
+        :func:`comel.intervals.score_intervals`.
 
     Raises:
         ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
     """
     from comel.config import load_config
     from comel.data import load_tasks
-    from comel.errors import ConfigError
     from comel.progress import progress_bar
     from comel.run import RunDirectory, build_model, load_state
     from comel.trainer import resolve_device
 
+    run, manifest, bags = Path(run), Path(manifest), Path(bags)
     directory = RunDirectory(run)
     info = directory.info(version)
     directory.verify(info.version)
     stored = load_config(directory.config)
-    heads = {task.name: task for task in info.tasks}
+    learned = {task.name: task for task in info.tasks}
     model = build_model(info.model)
     load_state(directory.version_folder(info.version), model)
     place = resolve_device(device)
     model.to(place)
-    labels = {task.name: list(model.classes.heads[task.head].labels) for task in info.tasks}
-    data = stored.data.model_copy(update={"manifest": manifest, "bags": bags, "root": None, "tasks": None, "fold": None})
-    named = {name: value for name, value in labels.items() if name in _tasks_of(manifest)}
-    unknown = [name for name in _tasks_of(manifest) if name not in heads]
-    if unknown:
-        raise ConfigError(
-            f"{run}: version {info.version} has not learned the task '{unknown[0]}'", f"it knows {', '.join(heads)}"
-        )
+    named = _tasks_to_score(manifest, tasks, learned, f"{run}: version {info.version}")
+    labels = {name: list(model.classes.heads[learned[name].head].labels) for name in named}
+    data = stored.data.model_copy(
+        update={"manifest": manifest, "bags": bags, "root": None, "tasks": named, "fold": None, "labels": labels}
+    )
     dealt = {(task.name, slide): split for task in info.tasks for split, slides in task.slides.items() for slide in slides}
-    tasks = load_tasks(data.model_copy(update={"labels": named}), dealt=dealt)
+    loaded = load_tasks(data, dealt=dealt)
     store = BagStore(bags, info.feature_contract, assume_encoder=data.assume_encoder, cache_bytes=0)
-    chosen = {task.name: task.cases(split) for task in tasks}
-    scored: dict[str, Any] = {}
+    chosen = {task.name: task.cases(split) for task in loaded}
+    results: dict[str, list[CaseResult]] = {}
     with progress_bar(sum(map(len, chosen.values())), "evaluate", quiet=quiet) as advance:
-        for task in tasks:
-            learned = heads[task.name]
-            results = evaluate_cases(model, task, learned.head, chosen[task.name], store, place, advance)
-            scored[task.name] = {"cases": len(results), **score_task(results, learned.threshold, info.mode)}
+        for task in loaded:
+            head = learned[task.name].head
+            results[task.name] = evaluate_cases(model, task, head, chosen[task.name], store, place, advance)
+    thresholds = {name: learned[name].threshold for name in results}
+    scored = {name: score_task(cases, thresholds[name], info.mode) for name, cases in results.items()}
+    if table is not None:
+        write_results(table, [result for cases in results.values() for result in cases], model.classes.names)
     return {
         "run": info.run,
         "version": info.version,
         "split": split or "all",
-        "tasks": scored,
-        "mean": _mean_over_tasks(scored),
+        "tasks": {name: {"cases": len(results[name]), **modes} for name, modes in scored.items()},
+        "mean": mean_over_tasks(scored),
+        "intervals": score_intervals(results, thresholds, info.mode),
     }
 
 
-def _tasks_of(manifest: Path) -> list[str]:
+def _tasks_to_score(manifest: Path, tasks: Sequence[str] | None, learned: Mapping[str, TaskInfo], who: str) -> list[str]:
+    """The names asked for, or all of the manifest's; every one must be known to the version."""
+    from comel.errors import ConfigError
     from comel.manifest import read_manifest
 
-    return read_manifest(manifest).tasks
-
-
-def _mean_over_tasks(scored: Mapping[str, Any]) -> dict[str, Any]:
-    """The mean of every score over the tasks that have it."""
-    result: dict[str, Any] = {}
-    for entry in scored.values():
-        for mode, kinds in entry.items():
-            if mode == "cases":
-                continue
-            for kind, values in kinds.items():
-                for name, value in values.items():
-                    if value is not None:
-                        result.setdefault(mode, {}).setdefault(kind, {}).setdefault(name, []).append(value)
-    return {
-        mode: {kind: {name: float(np.mean(v)) for name, v in values.items()} for kind, values in kinds.items()}
-        for mode, kinds in result.items()
-    }
+    names = list(dict.fromkeys(tasks)) if tasks else read_manifest(manifest).tasks
+    for name in names:
+        if name not in learned:
+            raise ConfigError(f"{who} has not learned the task '{name}'", f"it knows {', '.join(learned)}")
+    return names

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comel.errors import BagError
+from comel.neighbours import tile_distance
 
 __all__ = ["GDATBlock", "GroupedDoubleAttention", "list_positions", "spatial_groups"]
 
@@ -179,14 +180,11 @@ def spatial_groups(coords: Tensor, side: int) -> Tensor:
     """Group of each tile: the square of ``side`` x ``side`` tiles that it lies in, (M,).
 
     Args:
-        coords: (M, 2) top-left corners in any unit. The tile distance is the median gap between neighbouring distinct
-            positions, over both axes.
+        coords: (M, 2) top-left corners in any unit.
         side: group side in tiles.
     """
     coords = coords.double()
-    gaps = torch.cat([torch.diff(torch.unique(coords[:, axis])) for axis in (0, 1)])
-    distance = gaps.median() if len(gaps) else coords.new_ones(())
-    cells = torch.floor((coords - coords.min(dim=0).values) / (distance * side) + 1e-6).long()
+    cells = torch.floor((coords - coords.min(dim=0).values) / (tile_distance(coords) * side) + 1e-3).long()
     return cells[:, 1] * (int(cells[:, 0].max()) + 1) + cells[:, 0]
 
 

@@ -7,11 +7,15 @@ features and belongs to one task, later tasks cannot change it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["InstanceClassifier", "instance_loss", "strongest"]
+from comel.neighbours import neighbour_mean
+
+__all__ = ["InstanceClassifier", "instance_loss", "strongest", "strongest_of_bags", "with_surroundings"]
 
 _ROWS_AT_ONCE = 16_384
 
@@ -49,6 +53,43 @@ class InstanceClassifier(nn.Module):
 def strongest(scores: Tensor, share: float) -> Tensor:
     """The strongest ``share`` of a bag's scores (M,), at least one."""
     return scores.topk(max(1, round(share * len(scores)))).values
+
+
+def strongest_of_bags(logits: Tensor, findings: Sequence[bool], share: float, mask: Tensor | None = None) -> Tensor:
+    """What the strongest instances say of each finding: their mean logit, (B, C); 0 for columns that are no finding.
+
+    Args:
+        logits: (B, M, C).
+        findings: (C,) which columns are findings.
+        share: see :func:`strongest`.
+        mask: (B, M) True where there is an instance, or None.
+    """
+    rows = []
+    for b, bag in enumerate(logits):
+        real = bag if mask is None else bag[mask[b]]
+        zero = real.new_zeros(())
+        means = [strongest(real[:, c], share).mean() if is_one and len(real) else zero for c, is_one in enumerate(findings)]
+        rows.append(torch.stack(means))
+    return torch.stack(rows)
+
+
+def with_surroundings(logits: Tensor, coords: Tensor, share: float, mask: Tensor | None = None) -> Tensor:
+    """Instance logits drawn towards the mean of the tiles around, (B, M, C): a finding is seldom one tile large.
+
+    Args:
+        logits: (B, M, C).
+        coords: (B, M, 2) top-left corners of the tiles.
+        share: weight of the mean over a tile and its neighbours, from 0 to 1.
+        mask: (B, M) True where there is an instance, or None.
+    """
+    rows = []
+    for b, own in enumerate(logits):
+        real = torch.ones(len(own), dtype=torch.bool, device=own.device) if mask is None else mask[b]
+        around = own.clone()
+        if real.any():
+            around[real] = neighbour_mean(own[real], coords[b, real])
+        rows.append((1 - share) * own + share * around)
+    return torch.stack(rows)
 
 
 def instance_loss(scores: Tensor, present: bool, share: float) -> Tensor:

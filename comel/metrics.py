@@ -6,13 +6,22 @@ task) is None, never NaN, so that it can be written as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["bag_metrics", "bootstrap_interval", "choose_threshold", "continual_metrics", "instance_metrics"]
+__all__ = [
+    "bag_metrics",
+    "bootstrap_counts",
+    "bootstrap_interval",
+    "calibration_error",
+    "choose_threshold",
+    "continual_metrics",
+    "instance_metrics",
+    "percentile_interval",
+]
 
 Scores = dict[str, float | None]
 _Value = TypeVar("_Value")
@@ -22,7 +31,7 @@ def bag_metrics(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) 
     """Scores of bag predictions.
 
     Means over classes are over the classes that ``labels`` holds. The AUC is one-vs-rest; the expected calibration error is
-    over equal bins of the largest probability (Guo et al., "On calibration of modern neural networks", ICML 2017).
+    :func:`calibration_error`.
 
     Args:
         probabilities: (n, C), one row a bag.
@@ -46,23 +55,41 @@ def bag_metrics(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) 
     present = np.unique(truth)
     if present[0] < 0 or present[-1] >= table.shape[1]:
         raise ValueError(f"labels {present[0]} .. {present[-1]} of {table.shape[1]} classes")
-    predicted, confidence = table.argmax(axis=1), table.max(axis=1)
+    predicted = table.argmax(axis=1)
     precision, recall, f1, _ = precision_recall_fscore_support(
         truth, predicted, labels=present, average="macro", zero_division=0
     )
     areas = [roc_auc_score(truth == label, table[:, label]) for label in present] if len(present) > 1 else []
-    correct = predicted == truth
-    edges = np.linspace(0, 1, bins + 1)[1:-1]
-    gap = np.bincount(np.digitize(confidence, edges, right=True), weights=correct - confidence)
     return {
-        "accuracy": float(correct.mean()),
+        "accuracy": float((predicted == truth).mean()),
         "balanced_accuracy": float(recall),
         "auc": float(np.mean(areas)) if areas else None,
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
-        "ece": float(np.abs(gap).sum() / len(truth)),
+        "ece": calibration_error(table, truth, bins=bins),
     }
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float | None:
+    """The expected calibration error over equal bins of the largest probability (Guo et al., "On calibration of modern neural
+    networks", ICML 2017).
+
+    Args:
+        probabilities: (n, C).
+        labels: (n,) columns.
+        bins: number of bins.
+
+    Returns:
+        The mean over bags of the distance, in their bin, of confidence from accuracy; None where there is no bag.
+    """
+    if len(labels) == 0:
+        return None
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    gap = np.bincount(np.digitize(confidence, edges, right=True), weights=correct - confidence)
+    return float(np.abs(gap).sum() / len(labels))
 
 
 def instance_metrics(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], *, threshold: float = 0.5) -> Scores:
@@ -125,7 +152,7 @@ def choose_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(thresholds[best]) if true_rate[best] > false_rate[best] else 0.5
 
 
-def continual_metrics(matrix: Sequence[Sequence[float | None]], *, chance: Sequence[float] | None = None) -> Scores:
+def continual_metrics(matrix: Sequence[Sequence[float | None]], *, chance: Sequence[float | None] | None = None) -> Scores:
     """Scores of a sequence of T tasks from its matrix R, where R[t][i] is the score on task i after training task t.
 
     ``final_average``
@@ -142,7 +169,7 @@ def continual_metrics(matrix: Sequence[Sequence[float | None]], *, chance: Seque
     Args:
         matrix: (T, T), or (1, T) where all tasks were trained jointly; None or NaN where there is no score. Values above
             the diagonal serve forward transfer only.
-        chance: (T,) scores of an untrained model; without them there is no forward transfer.
+        chance: (T,) scores of an untrained model, None where there is none; without them there is no forward transfer.
 
     Returns:
         The five scores. One that needs a value that is missing is None, and so are the transfers and forgetting after one
@@ -200,17 +227,50 @@ def bootstrap_interval(
     patients = sorted(values_by_patient)
     if len(patients) < 2:
         return None
-    generator = np.random.default_rng(seed)
     found = []
-    for _ in range(n):
-        drawn = generator.integers(len(patients), size=len(patients))
+    for drawn in _draws(len(patients), n, seed):
         score = statistic([value for index in drawn for value in values_by_patient[patients[index]]])
-        if score is not None and np.isfinite(score):
-            found.append(score)
-    if len(found) < max(1, n / 2):
+        found.append(np.nan if score is None else score)
+    return percentile_interval(np.array(found, dtype=np.float64), level=level)
+
+
+def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each bag is in each resample of :func:`bootstrap_interval`, for statistics that weights are enough for.
+
+    Args:
+        patients: the patient of each bag.
+        n: number of resamples.
+        seed: of the resampling.
+
+    Returns:
+        (n, bags) float64.
+    """
+    names, of_bag = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    counts = np.zeros((n, len(names)))
+    for row, drawn in enumerate(_draws(len(names), n, seed) if len(names) else ()):
+        counts[row] = np.bincount(drawn, minlength=len(names))
+    return counts[:, of_bag]
+
+
+def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
+    """The two ends between which the share ``level`` of resampled values lies, or None where fewer than half are defined.
+
+    Args:
+        values: (n,), NaN where a resample does not define the statistic.
+        level: the share between the ends.
+    """
+    found = values[np.isfinite(values)]
+    if len(found) < max(1, len(values) / 2):
         return None
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _draws(patients: int, n: int, seed: int) -> Iterator[np.ndarray]:
+    """``n`` times as many numbers of patients as there are, with replacement."""
+    generator = np.random.default_rng(seed)
+    for _ in range(n):
+        yield generator.integers(patients, size=patients)
 
 
 def _pooled(slides: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

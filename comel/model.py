@@ -3,7 +3,8 @@
 Equations and the published code's defects: ``docs/method.md``. What goes beyond the paper is an option here:
 
 - ``instance="classifier"``: an instance classifier trained by BPPL and the bag's label, beside the attention, whose score
-  means the same on every slide; ``attention`` keeps the published scaled attention.
+  means the same on every slide; ``attention`` keeps the published scaled attention. ``neighbourhood`` draws its logits
+  towards those of the tiles around, and with ``bag_evidence`` its strongest instances speak for the bag.
 - ``recognition="statistics"``: heads are combined by :mod:`comel.recognition`; ``none`` concatenates their logits.
 - ``loss_over="task"``: cross-entropy over the columns of the bag's own task; ``seen`` runs over all heads, as published.
 """
@@ -20,10 +21,11 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from comel.bag_evidence import BagEvidence
 from comel.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
 from comel.classes import Head
 from comel.gdat import GDATBlock
-from comel.instances import InstanceClassifier, instance_loss, strongest
+from comel.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
 from comel.models.base import BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
 from comel.pooling import AttentionPooling
 from comel.recognition import TaskRecognition
@@ -49,7 +51,10 @@ class CoMELOptions(ModelOptions):
     instance: Literal["classifier", "attention"] = Field("classifier", description="where instance scores come from")
     top_instances: float = Field(0.1, gt=0, le=1, description="share of a positive bag taken as surely positive")
     top_decay: float = Field(0.7, ge=0, lt=1, description="factor an epoch by which that share comes down from a whole bag")
-    bag_evidence: bool = Field(True, description="add the strongest instances' logits to the bag's")
+    neighbourhood: float = Field(0.5, ge=0, le=1, description="weight of the mean around a tile in its instance logit")
+    evidence_share: float = Field(0.03, gt=0, le=1, description="share of a bag's instances that speak for the bag")
+    bag_evidence: bool = Field(True, description="let the strongest instances speak for the bag, beside the pooled head")
+    pooled_share: float = Field(0.1, ge=0, description="weight of the pooled head beside them")
     head_norm: bool = Field(True, description="normalise the bag feature before the heads")
     head_lr: float = Field(2.0, gt=0, description="learning rate of the heads over trainer.lr")
     recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
@@ -126,9 +131,11 @@ class CoMEL(MILModel):
         self.bag_heads = nn.ModuleList()
         self.instance_heads = nn.ModuleList()
         self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None
+        both = self.options.instance == "classifier" and self.options.bag_evidence
+        self.evidence_of_bag = BagEvidence(self.options.pooled_share) if both else None
         self.register_buffer("tau2", torch.tensor(self.options.bppl_tau, dtype=torch.float64))
         self.register_buffer("instance_shift", torch.zeros(0))  # (C,)
-        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))  # since the newest head
+        self.register_buffer("epochs", torch.zeros(0, dtype=torch.int64))  # (heads,) since each was added
         self.trunk.apply(_initialise)
         self._epoch = _EpochRecord()
         for head in heads:
@@ -145,7 +152,9 @@ class CoMEL(MILModel):
         if self.options.instance == "classifier":
             self.instance_heads.append(InstanceClassifier(self.dimension, len(head.labels)).to(device))
         self.instance_shift = torch.cat([self.instance_shift, self.instance_shift.new_zeros(len(head.labels))])
-        self.epochs.zero_()
+        self.epochs = torch.cat([self.epochs, self.epochs.new_zeros(1)])
+        if self.evidence_of_bag is not None:
+            self.evidence_of_bag.add_head(len(head.labels))
         if self.recognition is not None:
             self.recognition.add_classes(len(head.labels))
         super().add_head(head)
@@ -164,13 +173,10 @@ class CoMEL(MILModel):
         """See :class:`comel.models.base.BagOutput`."""
         bags = as_batch(bags)
         h, z, attention = self.trunk(bags.features, bags.coords, bags.mask)
-        seen = F.layer_norm(z, z.shape[-1:]) if self.options.head_norm else z
-        head_logits = torch.cat([head(seen) for head in self.bag_heads], dim=-1)  # (B, C)
-        instance_logits = None
-        if len(self.instance_heads):
-            instance_logits = torch.cat([head(bags.features) for head in self.instance_heads], dim=-1)  # (B, M, C)
-            if self.options.bag_evidence:
-                head_logits = head_logits + self._evidence_of_bag(instance_logits, bags.mask)
+        head_logits = self._pooled(z)
+        instance_logits = self._instance_logits(bags) if len(self.instance_heads) else None
+        if self.evidence_of_bag is not None and instance_logits is not None:
+            head_logits = self.evidence_of_bag(head_logits, self._strongest(instance_logits, bags.mask))
         logits = self._combine(bags, head_logits)
         return BagOutput(
             logits=logits,
@@ -182,6 +188,18 @@ class CoMEL(MILModel):
             instance_logits=instance_logits,
             mask=bags.mask,
         )
+
+    def _pooled(self, z: Tensor) -> Tensor:
+        """Logits of the heads on the bag feature, (B, C)."""
+        seen = F.layer_norm(z, z.shape[-1:]) if self.options.head_norm else z
+        return torch.cat([head(seen) for head in self.bag_heads], dim=-1)
+
+    def _instance_logits(self, bags: BagBatch) -> Tensor:
+        """Logits of the instance classifiers, (B, M, C)."""
+        logits = torch.cat([head(bags.features) for head in self.instance_heads], dim=-1)
+        if bags.coords is None or not self.options.neighbourhood:
+            return logits
+        return with_surroundings(logits, bags.coords, self.options.neighbourhood, bags.mask)
 
     def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
         """``ce``, ``bppl`` and, with an instance classifier, ``instance``, each a mean over the bags."""
@@ -218,31 +236,24 @@ class CoMEL(MILModel):
             terms["bppl"] = attention.sum() * 0
         if output.instance_logits is not None:
             terms["instance"] = attention.sum() * 0
-            for column in self._findings(self.classes.head_of(label)):
+            head = self.classes.head_of(label)
+            share = self._share(head)
+            for column in self._findings(head):
                 scores = output.instance_logits[b, rows, column]
-                terms["instance"] = terms["instance"] + instance_loss(scores, column == label, self._share())
+                terms["instance"] = terms["instance"] + instance_loss(scores, column == label, share)
                 if column == label and pseudo is not None:
                     terms["instance"] = terms["instance"] + bppl_loss(torch.sigmoid(scores), pseudo)
         return terms
 
-    def _share(self) -> float:
+    def _share(self, head: int) -> float:
         """Share of a positive bag that is taken as positive: all of a new head's first bags, then ever fewer.
 
         Before a classifier has seen anything, its strongest instances are any; from the mean of all it starts aright.
         """
-        return max(self.options.top_instances, self.options.top_decay ** int(self.epochs))
+        return max(self.options.top_instances, self.options.top_decay ** int(self.epochs[head]))
 
-    def _evidence_of_bag(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
-        """What the strongest instances say of each finding, (B, C); 0 for negative classes."""
-        rows = []
-        for b, logits in enumerate(instance_logits):
-            logits = logits if mask is None else logits[mask[b]]
-            means = [
-                strongest(logits[:, c], self.options.top_instances).mean() if finding and len(logits) else logits.new_zeros(())
-                for c, finding in enumerate(self.classes.positive)
-            ]
-            rows.append(torch.stack(means))
-        return torch.stack(rows)
+    def _strongest(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
+        return strongest_of_bags(instance_logits, self.classes.positive, self.options.evidence_share, mask)
 
     def _combine(self, bags: BagBatch, head_logits: Tensor) -> Tensor:
         """Logits over all classes: as they are, or composed of log p(task) and log p(class | task)."""
@@ -254,13 +265,6 @@ class CoMEL(MILModel):
         log_task = self.recognition.log_task(bags.features, bags.mask, columns)
         tempered = [head_logits[:, c] / t for c, t in zip(columns, self.temperature, strict=True)]
         return torch.cat([log_task[:, i : i + 1] + logits.log_softmax(dim=-1) for i, logits in enumerate(tempered)], dim=1)
-
-    def chance(self, output: BagOutput, head: int) -> Tensor:
-        """With an instance classifier its probability of the clearest finding, whatever the bag says; (B, M)."""
-        if output.instance_logits is None:
-            return super().chance(output, head)
-        findings = self._findings(head)
-        return torch.sigmoid(output.instance_logits - self.instance_shift)[:, :, findings].amax(dim=-1)
 
     def calibrate(self, head: int, threshold: float) -> float:
         """Move the classifier's logits so that the threshold lies at 0.5, on every task and slide."""
@@ -288,10 +292,11 @@ class CoMEL(MILModel):
     def _instance_scores(
         self, logits: Tensor, attention: Tensor, instance_logits: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """p(class | bag) x p(instance shows it | bag does), (B, M, C); for the negative class 1 - the strongest finding.
+        """What an instance shows of each class, (B, M, C); for the negative class, that it shows no finding.
 
-        An instance can show a finding only where the bag does, so a slide predicted normal stays dark, and a score means
-        the same on every slide.
+        With an instance classifier p(task | bag) x p(instance shows it | task): the classifier has learned from bags without
+        the finding what is none, so its score means the same on every slide, and the bag's own prediction adds nothing.
+        Attention is always somewhere strongest, so there it is p(class | bag) x the scaled attention.
         """
         probability = torch.softmax(logits, dim=-1).unsqueeze(1)  # (B, 1, C)
         if instance_logits is None:
@@ -304,11 +309,13 @@ class CoMEL(MILModel):
         scores = probability * within
         for i, head in enumerate(self.classes.heads):
             columns = self.classes.columns(i)
+            task = probability[:, :, columns].sum(dim=-1, keepdim=True)  # (B, 1, 1)
+            if instance_logits is not None:
+                scores[:, :, columns] = task * within[:, :, columns]
             if head.negative is not None:
                 negative = columns.start + head.labels.index(head.negative)
-                findings = [c for c in range(columns.start, columns.stop) if c != negative]
-                clearest = within[:, :, findings].amax(dim=-1)
-                scores[:, :, negative] = probability[:, :, columns].sum(dim=-1) * (1 - clearest)
+                clearest = within[:, :, self._findings(i)].amax(dim=-1)
+                scores[:, :, negative] = task.squeeze(-1) * (1 - clearest)
         return scores
 
     def end_epoch(self) -> dict[str, float]:
@@ -321,14 +328,25 @@ class CoMEL(MILModel):
         self.epochs += 1
         return report
 
-    def end_task(self, bags: Iterable[tuple[Tensor, int]]) -> None:
-        """Store the statistics by which bags of this task are recognised later."""
-        if self.recognition is None:
-            return
-        for features, column in bags:
-            if len(features):
-                self.recognition.observe(features.to(self.tau2.device), column)
-        self.recognition.fit()
+    def end_task(self, bags: Iterable[tuple[BagBatch, int]]) -> None:
+        """Store what bags of this task are recognised by later, and settle how its heads weigh pooled head and instances."""
+        pooled, evidence, labels = [], [], []
+        with torch.inference_mode():
+            for bag, column in bags:
+                if self.recognition is not None and bag.features.shape[1]:
+                    self.recognition.observe(bag.features[0], column)
+                if self.evidence_of_bag is not None:
+                    pooled.append(self._pooled(self.trunk(bag.features, bag.coords, bag.mask)[1]))
+                    evidence.append(self._strongest(self._instance_logits(bag), bag.mask))
+                    labels.append(column)
+        if self.recognition is not None:
+            self.recognition.fit()
+        if self.evidence_of_bag is not None and labels:
+            columns = torch.tensor(labels, device=self.tau2.device)
+            for head in sorted({self.classes.head_of(column) for column in labels}):
+                own = self.classes.columns(head)
+                mine = (columns >= own.start) & (columns < own.stop)
+                self.evidence_of_bag.settle(own, torch.cat(pooled)[mine], torch.cat(evidence)[mine], columns[mine])
 
 
 class _EpochRecord:

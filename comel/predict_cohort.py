@@ -83,6 +83,7 @@ def predict_cohort(
     from comel.predictor import Predictor
     from pipelines.contract import ContractReader
 
+    run, inputs, out = Path(run), [Path(path) for path in inputs], Path(out)
     table = table or out / "predictions.csv"
     check_table(table)
     wanted = list(_inputs(inputs, bags, slide, root, mpp))

@@ -101,7 +101,7 @@ class Predictor:
                 bag.slide_id,
                 mode=mode,
                 classes=tuple(self.class_names),
-                threshold=self._threshold(head),
+                threshold=self._threshold(head, task),
                 model=about,
                 task=task,
                 geometry=bag.geometry,
@@ -121,14 +121,15 @@ class Predictor:
             classes=tuple(self.class_names),
             probabilities=probabilities.double().cpu().numpy(),
             instance_scores=scores.astype(np.float32),
-            threshold=self._threshold(chosen),
+            threshold=self._threshold(chosen, task),
             positive=classes.positive[column],
             coords=bag.coords,
             geometry=bag.geometry,
             model=about,
         )
 
-    def _threshold(self, head: int | None) -> float:
-        """The threshold of the newest task with this head, else 0.5."""
-        thresholds = [task.threshold for task in self._info.tasks if head is None or task.head == head]
-        return thresholds[-1] if thresholds and head is not None else 0.5
+    def _threshold(self, head: int | None, task: str | None = None) -> float:
+        """The given task's threshold; else that of the newest task with this head, else 0.5."""
+        own = [info.threshold for info in self._info.tasks if info.name == task]
+        shared = [info.threshold for info in self._info.tasks if head is not None and info.head == head]
+        return (own or shared or [0.5])[-1]

@@ -46,6 +46,7 @@ class TaskInfo(BaseModel):
     stage: int
     threshold: float = 0.5
     threshold_chosen_on: str = "default"
+    temperature: float = 1.0
     training_cases: int = 0
     slides: dict[str, list[str]] = {}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from comel.bag import Bag
 from comel.config import TrainerConfig
 from comel.data import BagStore, Case, usable
+from comel.early_stopping import EarlyStopping
 from comel.models.base import BagBatch, MILModel
 from comel.strategies.base import Stage, Strategy
 
@@ -64,10 +65,12 @@ class StageCases:
 
     def __init__(self, store: BagStore, stage: Stage, model: MILModel, device: torch.device) -> None:
         self.store, self.device = store, device
+        heads = list(zip(stage.tasks, stage.heads, strict=True))
         self.cases: list[tuple[Case, int]] = [
-            (case, model.classes.column(head, case.label))
-            for task, head in zip(stage.tasks, stage.heads, strict=True)
-            for case in task.train
+            (case, model.classes.column(head, case.label)) for task, head in heads for case in task.train
+        ]
+        self.validation_cases: list[tuple[Case, int]] = [
+            (case, model.classes.column(head, case.label)) for task, head in heads for case in task.val
         ]
 
     def __len__(self) -> int:
@@ -76,6 +79,12 @@ class StageCases:
     def __iter__(self) -> Iterator[tuple[BagBatch, int]]:
         for case, column in self.cases:
             yield make_batch(usable(self.store.read(case)), self.device), column
+
+    def validation(self) -> Iterator[tuple[BagBatch, int]]:
+        """The stage's validation bags that hold an instance, in a fixed order."""
+        for case, column in self.validation_cases:
+            if len(bag := self.store.read(case)):
+                yield make_batch(bag, self.device), column
 
     def shuffled(self, seed: Sequence[int], max_instances: int | None) -> Iterator[tuple[BagBatch, int]]:
         """The bags in an order, and with instances, drawn from ``seed``."""
@@ -114,11 +123,17 @@ def train_stage(
     *,
     first_epoch: int = 0,
     after_epoch: Callable[[EpochReport], None] = lambda report: None,
+    stopping: EarlyStopping | None = None,
 ) -> None:
-    """Train one stage, a bag a step, with a cosine from ``config.lr`` to zero; then let strategy and model conclude it."""
+    """Train one stage, a bag a step, with a cosine from ``config.lr`` to zero; then let strategy and model conclude it.
+
+    With ``stopping`` the stage may end before ``config.epochs``, and is concluded with its best weights.
+    """
     device = bags.device
     precision = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     for epoch in range(first_epoch, config.epochs):
+        if stopping is not None and stopping.is_over:
+            break
         started = time.monotonic()
         torch.manual_seed(_seed(config.seed, stage.index, epoch))
         model.train()
@@ -142,10 +157,15 @@ def train_stage(
                 sums[name] = sums.get(name, 0.0) + value.item()
         losses = {name: value / len(bags) for name, value in sums.items()}
         _check_finite(losses, stage, epoch)
-        after_epoch(EpochReport(epoch, losses, time.monotonic() - started, model.end_epoch()))
+        told = model.end_epoch()
+        if stopping is not None:
+            told = {**told, "validation_ce": stopping.observe(model, epoch)}
+        after_epoch(EpochReport(epoch, losses, time.monotonic() - started, told))
+    if stopping is not None:
+        stopping.restore(model)
     model.eval()
+    model.end_task(bags)
     strategy.after_task(model, stage, bags)
-    model.end_task((batch.features[0], column) for batch, column in bags)
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

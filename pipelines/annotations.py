@@ -1,12 +1,12 @@
-"""Which tiles of a slide an annotation calls positive: mask images, ASAP XML and QuPath GeoJSON."""
+"""Which tiles of a slide an annotation calls positive: mask images, XML of ASAP and of ImageScope, and QuPath GeoJSON."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
@@ -15,9 +15,13 @@ from comel.bag import TileGeometry
 from comel.errors import SlideError
 from pipelines.tissue import area_fraction
 
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
 __all__ = ["instance_labels"]
 
 _EXCLUDED = {"_2", "exclusion", "none", "normal", "negative", "hole", "ignore", "ignore*"}
+_IMAGESCOPE_ELLIPSE = "2"
 _MASK_SUFFIXES = {".png", ".tif", ".tiff"}
 _MOST_ASPECT_MISMATCH = 0.02
 _MAX_VECTOR_BYTES = 512 << 20
@@ -32,6 +36,8 @@ def instance_labels(
     - ``.png``, ``.tif``, ``.tiff``: a mask image of the whole level 0 at any scale; every pixel that is neither zero nor
       transparent is positive.
     - ``.xml``: ASAP, level-0 pixels. Groups named ``_2``, ``Exclusion``, ``None``, ``Normal`` are cut out (CAMELYON).
+      Or Aperio ImageScope, level-0 pixels (PAIP): the areas of all layers are positive; those marked as negative
+      (``NegativeROA``) and layers with such names are cut out.
     - ``.geojson``, ``.json``: QuPath. Its coordinates start at the slide's bounds where the slide states them, and are
       moved back here. Classes ``Ignore*``, ``Negative``, ``Normal``, ``Exclusion``, ``None`` and ``Hole`` are cut out; other
       classes ending in ``*`` (``Region*``) are skipped, as in QuPath; all else is positive.
@@ -64,14 +70,16 @@ def instance_labels(
             )
         share = area_fraction(mask, scale_x, scale_y, coords, geometry.tile_width, geometry.tile_height)
     elif suffix in {".xml", ".geojson", ".json"}:
-        region = _read_asap(annotation) if suffix == ".xml" else _read_geojson(annotation, geometry)
+        region = _read_xml(annotation) if suffix == ".xml" else _read_geojson(annotation, geometry)
         slide = shapely.box(0, 0, geometry.level0_width, geometry.level0_height)
         if not region.is_empty and not shapely.intersects(region, slide):
             raise _error(annotation, "nothing of it lies on the slide", "give the annotation of this slide, in level-0 pixels")
         share = _covered_share(region, coords, geometry)
     else:
         raise _error(
-            annotation, f"'{suffix}' is no kind of annotation", "give ASAP .xml, QuPath .geojson or a mask .png or .tif"
+            annotation,
+            f"'{suffix}' is no kind of annotation",
+            "give .xml of ASAP or ImageScope, QuPath .geojson or a mask .png or .tif",
         )
     # A share computed by differences may fall short of an exact threshold by rounding.
     return (share >= positive_overlap - 1e-6).astype(np.int8)
@@ -130,7 +138,7 @@ def _nonzero(path: Path, values: np.ndarray, axes: str) -> np.ndarray:
     raise _error(path, f"a mask with axes {axes}", "save it as one two-dimensional image")
 
 
-def _read_asap(path: Path) -> shapely.Geometry:
+def _read_xml(path: Path) -> shapely.Geometry:
     from xml.etree.ElementTree import ParseError
 
     from defusedxml import DefusedXmlException
@@ -139,21 +147,56 @@ def _read_asap(path: Path) -> shapely.Geometry:
     _check_size(path)
     try:
         root = parse(path, forbid_dtd=True).getroot()
-        if root.tag != "ASAP_Annotations":
-            raise _error(path, f"its root is '{root.tag}', not ASAP_Annotations", "export it from ASAP")
-        shapes = []
-        for entry in root.iter("Annotation"):
-            if entry.get("Type") in ("Dot", "PointSet", "Measurement"):
-                continue
+        if root.tag == "ASAP_Annotations":
+            shapes = list(_asap_shapes(root))
+        elif root.tag == "Annotations":
+            shapes = list(_imagescope_shapes(root))
+        else:
+            raise _error(
+                path,
+                f"its root is '{root.tag}', neither ASAP_Annotations nor ImageScope's Annotations",
+                "export it from ASAP or ImageScope",
+            )
+    except (ParseError, DefusedXmlException, ValueError, shapely.errors.ShapelyError) as error:
+        raise _error(path, f"not a usable ASAP or ImageScope file ({error})", "export it again") from None
+    return _region(path, shapes)
+
+
+def _asap_shapes(root: Element) -> Iterator[tuple[shapely.Geometry, str]]:
+    """(polygon, group) of each annotation."""
+    for entry in root.iter("Annotation"):
+        if entry.get("Type") not in ("Dot", "PointSet", "Measurement"):
             points = [
                 (int(node.get("Order", 0)), float(node.get("X", "")), float(node.get("Y", "")))
                 for node in entry.iter("Coordinate")
             ]
-            polygon = shapely.Polygon([point[1:] for point in sorted(points)]) if len(points) >= 3 else shapely.Polygon()
-            shapes.append((polygon, entry.get("PartOfGroup", "")))
-    except (ParseError, DefusedXmlException, ValueError, shapely.errors.ShapelyError) as error:
-        raise _error(path, f"not a usable ASAP file ({error})", "export it from ASAP again") from None
-    return _region(path, shapes)
+            yield _polygon([point[1:] for point in sorted(points)]), entry.get("PartOfGroup", "")
+
+
+def _imagescope_shapes(root: Element) -> Iterator[tuple[shapely.Geometry, str]]:
+    """(area, layer's name) of each region; a negative one is a hole. Arrows and rulers, of two points, have no area."""
+    for layer in root.iter("Annotation"):
+        described = (
+            node.get("Value", "") for node in layer.iterfind("Attributes/Attribute") if node.get("Name") == "Description"
+        )
+        name = layer.get("Name") or next(described, "")
+        for region in layer.iter("Region"):
+            points = [(float(node.get("X", "")), float(node.get("Y", ""))) for node in region.iter("Vertex")]
+            is_ellipse = region.get("Type") == _IMAGESCOPE_ELLIPSE and 2 <= len(points) <= 4
+            shape = _ellipse(points) if is_ellipse else _polygon(points)
+            yield shape, "hole" if region.get("NegativeROA") == "1" else name
+
+
+def _polygon(points: Sequence[tuple[float, ...]]) -> shapely.Geometry:
+    return shapely.Polygon(points) if len(points) >= 3 else shapely.Polygon()
+
+
+def _ellipse(points: Sequence[tuple[float, ...]]) -> shapely.Geometry:
+    """The ellipse that touches the sides of the points' bounding box, be they its corners or where it touches."""
+    corners = np.array(points)
+    centre, half = (corners.max(axis=0) + corners.min(axis=0)) / 2, np.ptp(corners, axis=0) / 2
+    angles = np.linspace(0, 2 * np.pi, 128, endpoint=False)
+    return shapely.Polygon(centre + half * np.stack([np.cos(angles), np.sin(angles)], axis=1))
 
 
 def _read_geojson(path: Path, geometry: TileGeometry) -> shapely.Geometry:

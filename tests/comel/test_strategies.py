@@ -84,8 +84,8 @@ def learn(model: CoMEL, strategy: Strategy, index: int, epochs: int = 6) -> None
             strategy.after_step(model)
         model.end_epoch()
     model.eval()
+    model.end_task(bags_of(index))
     strategy.after_task(model, stage_of(index), bags_of(index))  # type: ignore[arg-type]
-    model.end_task((bag.features[0], column) for bag, column in bags_of(index))
 
 
 @torch.no_grad()

@@ -45,7 +45,10 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 def metrics(run: Path) -> dict[str, Any]:
+    """``metrics.json`` without the time that stages took."""
     content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    for entry in content["stages"]:
+        assert entry.pop("seconds") > 0
     return content
 
 
@@ -180,11 +183,58 @@ def test_other_settings_do_not_go_on_with_an_unfinished_run(small_stream: Stream
     run = tmp_path / "run"
     assert killed(lambda: comel.train(small_stream.settings(**SHORT), run, quiet=True), at=12)
     before = tree(run)
-    with pytest.raises(RunError, match="unfinished run with other settings; say --resume"):
+    with pytest.raises(RunError, match="unfinished run with other settings or another manifest; say --resume"):
         comel.train(small_stream.settings(epochs=3, checkpoint_seconds=0), run, quiet=True)
     assert tree(run) == before
     comel.train({}, run, resume=True, quiet=True)
     assert metrics(run)["finished"]
+
+
+def test_another_manifest_under_the_same_name_does_not_go_on_with_an_unfinished_run(
+    small_stream: Stream, tmp_path: Path
+) -> None:
+    stream = Stream(Path(shutil.copy(small_stream.manifest, tmp_path / "m.csv")), small_stream.bags, small_stream.rows)
+    run, settings = tmp_path / "run", stream.settings(**SHORT)
+    assert killed(lambda: comel.train(settings, run, quiet=True), at=12)
+    write_manifest(stream.manifest, [{**row, "patient_id": row["slide_id"]} for row in stream.rows])
+    for how in ({"config": settings}, {"config": {}, "resume": True}):
+        with pytest.raises(RunError, match="unfinished run with other settings or another manifest"):
+            comel.train(out=run, quiet=True, **how)
+    write_manifest(stream.manifest, stream.rows)
+    comel.train(settings, run, quiet=True)
+    assert metrics(run)["finished"]
+
+
+def test_a_corrected_mistake_is_what_a_later_part_is_compared_with(small_stream: Stream, tmp_path: Path) -> None:
+    """Killed before anything was learned, started with other settings, killed again: the second settings go on."""
+    run, settings = tmp_path / "run", small_stream.settings(**SHORT)
+    assert killed(lambda: comel.train(small_stream.settings(epochs=3), run, quiet=True), at=2)
+    assert killed(lambda: comel.train(settings, run, quiet=True), at=12)
+    comel.train(settings, run, quiet=True)
+    assert metrics(run)["finished"]
+
+
+def test_stages_are_accounted_for(small_stream: Stream, tmp_path: Path) -> None:
+    """Seconds are those of the epochs' events, an interrupted stage's too; parameters those that train."""
+    run, settings = tmp_path / "run", small_stream.settings(FINETUNE, epochs=3, checkpoint_seconds=0)
+    renames = killed(lambda: comel.train(settings, tmp_path / "counted", quiet=True))
+    assert killed(lambda: comel.train(settings, run, quiet=True), at=renames - 20)
+    with (run / "events.jsonl").open("a") as stream:
+        stream.write('{"time": 1, "event": "epo\n')
+    comel.train(settings, run, quiet=True)
+    spent: dict[tuple[int, int], float] = {}
+    for line in (run / "events.jsonl").read_text().splitlines():
+        if line.endswith("}") and (event := json.loads(line))["event"] == "epoch":
+            spent[event["stage"], event["epoch"]] = event["seconds"]
+    stages = json.loads((run / "metrics.json").read_text())["stages"]
+    for stage, entry in enumerate(stages):
+        assert entry["seconds"] == pytest.approx(sum(value for (of, _), value in spent.items() if of == stage), abs=2e-3)
+        assert entry["old_data_bytes"] == 0
+    from safetensors.torch import load_file
+
+    state = load_file(run / "versions" / "001" / "model.safetensors")
+    trained = [value.numel() for name, value in state.items() if name.startswith(("trunk.", "bag_heads.", "instance_heads."))]
+    assert stages[0]["trained_parameters"] == stages[1]["trained_parameters"] == sum(trained)
 
 
 def test_a_mistake_before_anything_was_learned_may_be_corrected(small_stream: Stream, tmp_path: Path) -> None:
@@ -237,7 +287,7 @@ class TestAddTask:
         assert (code, said) == (0, "")
         told = json.loads(out)
         assert told["tasks"] == ["colon", "kidney", "liver"]
-        assert told["stages"][-1] == {"version": 3, "learned": ["liver"]}
+        assert told["stages"][-1].items() >= {"version": 3, "learned": ["liver"], "old_data_bytes": 0}.items()
         accuracy = told["matrices"]["bag"]["class_incremental"]["accuracy"]
         assert [len(row) for row in accuracy] == [3, 3, 3]
         assert accuracy[2][:2] == [None, None]
@@ -327,7 +377,7 @@ def test_add_task_does_not_change_the_model(toy_run: Path, liver_stream: Stream,
 def test_joint_sees_all_tasks_at_once_and_takes_no_more(small_stream: Stream, liver_stream: Stream, tmp_path: Path) -> None:
     run = comel.train(small_stream.settings({"name": "joint"}, epochs=2), tmp_path / "run", quiet=True)
     assert RunDirectory(run).versions() == [1]
-    assert metrics(run)["stages"] == [{"version": 1, "learned": ["colon", "kidney"]}]
+    assert [(entry["version"], entry["learned"]) for entry in metrics(run)["stages"]] == [(1, ["colon", "kidney"])]
     assert Predictor.open(run).class_names == ["colon/normal", "colon/tumour", "kidney/normal", "kidney/tumour"]
     with pytest.raises(ConfigError, match="'joint' needs all tasks at once; train a new run"):
         comel.add_task(run, liver_stream.manifest, liver_stream.bags, quiet=True)
@@ -452,6 +502,7 @@ def test_domain_incremental_has_one_head(small_stream: Stream, liver_stream: Str
     assert scores["tasks"]["colon"].keys() == {"cases", "domain_incremental"}
     prediction = predictor.predict(read_bag(small_stream.bag("kidney-06")))
     assert (prediction.mode, prediction.task) == ("domain-incremental", None)
+    assert [len(row) for row in metrics(run)["matrices"]["bag"]["domain_incremental"]["auc"]] == [2, 2]
     assert prediction.predicted_class in ("normal", "tumour")
     assert predictor.predict(read_bag(small_stream.bag("kidney-06")), task="kidney").task == "kidney"
     with pytest.raises(ConfigError, match="knows no task 'lung'; it knows colon, kidney"):

@@ -34,6 +34,23 @@ def asap(path: Path, *entries: tuple[str, list[tuple[float, float]]]) -> Path:
     return path
 
 
+def imagescope(path: Path, *layers: tuple[str, list[tuple[str, list[tuple[float, float]]]]]) -> Path:
+    """An ImageScope file: (layer's attributes, [(region's attributes, vertices)])."""
+    text = "".join(
+        f'<Annotation Id="{number}" {layer}><Attributes/><Regions><RegionAttributeHeaders/>'
+        + "".join(
+            f'<Region Id="{index}" {attributes}><Vertices>'
+            + "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
+            + "</Vertices></Region>"
+            for index, (attributes, points) in enumerate(regions)
+        )
+        + "</Regions></Annotation>"
+        for number, (layer, regions) in enumerate(layers, start=1)
+    )
+    path.write_text(f'<Annotations MicronsPerPixel="0.502">{text}</Annotations>')
+    return path
+
+
 def qupath(path: Path, *entries: tuple[str, list[list[tuple[float, float]]]]) -> Path:
     features = [
         {
@@ -70,6 +87,46 @@ def test_share_of_area_decides(tmp_path: Path) -> None:
 def test_polygon_that_crosses_itself_counts(tmp_path: Path) -> None:
     path = asap(tmp_path / "a.xml", ("_0", [(0, 0), (200, 200), (200, 0), (0, 200)]))
     assert positives(path) == {(0, 0), (100, 0), (0, 100), (100, 100)}
+
+
+def test_imagescope_regions_of_all_layers_less_the_negative_ones(tmp_path: Path) -> None:
+    path = imagescope(
+        tmp_path / "a.xml",
+        ("", [('Type="0" NegativeROA="0"', square(100, 100, 400, 400)), ('NegativeROA="1"', square(200, 200, 300, 300))]),
+        ('Name="viable"', [('Type="1"', square(600, 0, 700, 100))]),
+        ('Name="Normal"', [('Type="0"', square(300, 300, 400, 400))]),
+    )
+    ring = {(x, y) for x in (100, 200, 300) for y in (100, 200, 300)} - {(200, 200), (300, 300)}
+    assert positives(path) == ring | {(600, 0)}
+
+
+def test_imagescope_layer_may_be_named_by_its_description(tmp_path: Path) -> None:
+    path = imagescope(tmp_path / "a.xml", ("", [("", square(0, 0, 100, 100))]), ("", [("", square(300, 0, 400, 100))]))
+    named = '<Attributes><Attribute Name="Description" Value="Ignore"/></Attributes>'
+    path.write_text(path.read_text().replace("<Attributes/>", named, 1))
+    assert positives(path) == {(300, 0)}
+
+
+def test_imagescope_arrow_and_ruler_have_no_area(tmp_path: Path) -> None:
+    path = imagescope(
+        tmp_path / "a.xml",
+        ("", [('Type="3"', [(0, 0), (500, 500)]), ('Type="4"', [(0, 0), (900, 0)]), ("", square(0, 0, 100, 100))]),
+    )
+    assert positives(path) == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    "points", [[(100, 200), (500, 400)], square(100, 200, 500, 400), [(100, 300), (300, 200), (500, 300), (300, 400)]]
+)
+def test_imagescope_ellipse_fills_its_box(tmp_path: Path, points: list[tuple[float, float]]) -> None:
+    """Share of each tile inside the ellipse by counting points of a fine lattice."""
+    path = imagescope(tmp_path / "a.xml", ("", [('Type="2"', points)]))
+    x, y = (
+        COORDS[:, i, None, None] + offset for i, offset in enumerate(np.meshgrid(np.arange(100) + 0.5, np.arange(100) + 0.5))
+    )
+    share = (((x - 300) / 200) ** 2 + ((y - 300) / 100) ** 2 <= 1).mean(axis=(1, 2))
+    for overlap in (0.1, 0.5, 0.9):
+        assert positives(path, overlap=overlap) == {(int(x), int(y)) for x, y in COORDS[share >= overlap]}
 
 
 def test_qupath_hole_ignored_class_and_skipped_class(tmp_path: Path) -> None:
@@ -156,6 +213,7 @@ def test_empty_annotation_means_all_negative(tmp_path: Path) -> None:
     [
         ("a.xml", "<ASAP_Annotations><Annot"),
         ("a.xml", "<html/>"),
+        ("a.xml", '<Annotations><Annotation><Region><Vertex X="1"/></Region></Annotation></Annotations>'),
         ("a.xml", '<!DOCTYPE x [<!ENTITY e "e">]><ASAP_Annotations>&e;</ASAP_Annotations>'),
         ("a.xml", '<ASAP_Annotations><Annotation><Coordinate X="a" Y="1"/></Annotation></ASAP_Annotations>'),
         ("a.xml", "<ASAP_Annotations><Annotation>" + '<Coordinate X="nan" Y="1"/>' * 3 + "</Annotation></ASAP_Annotations>"),

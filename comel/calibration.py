@@ -1,0 +1,51 @@
+"""Temperature scaling: one number a head that makes probabilities as sure as they are right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = ["fit_temperature"]
+
+_COLDEST, _HOTTEST = 0.05, 20.0
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """The temperature T that minimises the mean of ``-log softmax(logits / T)[label]`` (Guo et al., "On calibration of modern
+    neural networks", ICML 2017, section 4.2).
+
+    The loss is convex in 1 / T, so its minimum is the only one.
+
+    Args:
+        logits: (n, C) of validation bags, within their head.
+        labels: (n,) columns 0 .. C - 1.
+
+    Returns:
+        T from 0.05 to 20. 1.0 where the data name none: fewer than two bags, bags of one class, or every bag called right (a
+        lower temperature is then always likelier, down to a certainty that so few bags do not show).
+
+    Raises:
+        ValueError: shapes that do not fit, logits that are not finite, or a label that is no column.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    table, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    if len(truth) == 0:
+        return 1.0
+    if table.ndim != 2 or truth.shape != (len(table),) or not np.isfinite(table).all():
+        raise ValueError(f"finite logits (n, C) and labels (n,) expected, not {table.shape} and {truth.shape}")
+    if truth.min() < 0 or truth.max() >= table.shape[1]:
+        raise ValueError(f"labels {truth.min()} .. {truth.max()} of {table.shape[1]} classes")
+    own = table[np.arange(len(truth)), truth]
+    if len(np.unique(truth)) < 2 or (own >= table.max(axis=1)).all():
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        share = math.exp(-log_temperature)
+        return float((logsumexp(table * share, axis=1) - own * share).mean())
+
+    found = minimize_scalar(loss, bounds=(math.log(_COLDEST), math.log(_HOTTEST)), method="bounded", options={"xatol": 1e-4})
+    return float(np.clip(math.exp(found.x), _COLDEST, _HOTTEST))

@@ -1,0 +1,61 @@
+"""``comel bench``: the benchmarks of the documents, each by one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comel.commands.options import Json, Quiet, Set, print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Benchmarks.")
+
+
+@app.callback()
+def _bench() -> None:
+    """Benchmarks."""
+
+
+@app.command(epilog="Example: comel bench continual --suite features --seeds 1 --rows comel,finetune --out bench")
+def continual(
+    suite: Annotated[str, typer.Option(help="features, composite or crchisto.")] = "features",
+    out: Annotated[Path, typer.Option(help="Folder for streams, runs and tables; what is finished there is kept.")] = Path(
+        "bench"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them; from 100 on to choose settings.")] = 0,
+    rows: Annotated[str | None, typer.Option(help="Rows or groups, comma-separated; default all.")] = None,
+    slides: Annotated[Path | None, typer.Option(help="composite: manifest of real slides, task = organ.")] = None,
+    root: Annotated[Path | None, typer.Option(help="composite: folder that its paths start from.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="crchisto: the cells' .npz.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Suites and rows, in place of configs/benchmark.yaml.")] = None,
+    settings: Set = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Strategies and models on a stream of tasks that anyone can make again; --set make.difficulty=0.8 changes the stream."""
+    from comel.benchmark.command import run_continual
+    from comel.benchmark.table import markdown
+
+    result = run_continual(
+        suite,
+        out,
+        seeds=range(first_seed, first_seed + seeds),
+        rows=[name.strip() for name in rows.split(",")] if rows else None,
+        slides=slides,
+        root=root,
+        archive=archive,
+        config=config,
+        overrides=settings or [],
+        jobs=jobs,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo(markdown(result["rows"]))
+        typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")

@@ -1,0 +1,90 @@
+"""``comel predict`` and ``comel serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from comel.commands.options import Device, Json, Quiet, Run, Version, print_json
+from comel.errors import ComelError
+
+__all__ = ["predict", "serve"]
+
+
+def predict(
+    run: Run,
+    inputs: Annotated[list[Path], typer.Argument(help="Slides, bags (.h5, .pt) or manifests (.csv).")],
+    out: Annotated[Path, typer.Option(help="Folder for JSON, maps, GeoJSON and the table.")],
+    task: Annotated[str | None, typer.Option(help="The task, where it is known.")] = None,
+    bags: Annotated[Path | None, typer.Option(help="Folder with the bags of a manifest's slides.")] = None,
+    slide: Annotated[Path | None, typer.Option(help="The slide of a single bag, to draw its map on.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that a manifest's paths start from.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Table to write, .csv or .parquet; default OUT/predictions.csv.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the slide, whatever it says itself.")] = None,
+    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
+    assume_encoder: Annotated[str | None, typer.Option(help="Encoder of feature files that do not name theirs.")] = None,
+    width: Annotated[int, typer.Option(help="Width of the map picture in pixels.")] = 1024,
+    merge: Annotated[bool, typer.Option("--merge", help="GeoJSON of regions instead of tiles.")] = False,
+    version: Version = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Class probabilities, instance scores and a map for slides or bags."""
+    from comel.predict_cohort import predict_cohort
+
+    results = predict_cohort(
+        run,
+        inputs,
+        out,
+        version=version,
+        task=task,
+        bags=bags,
+        slide=slide,
+        root=root,
+        table=table,
+        mpp=mpp,
+        assume_mpp=assume_mpp,
+        assume_encoder=assume_encoder,
+        width=width,
+        merge=merge,
+        device=device,
+        quiet=quiet or as_json,
+    )
+    failed = [result for result in results if isinstance(result, ComelError)]
+    if as_json:
+        print_json([{"error": str(r)} if isinstance(r, ComelError) else _brief(r) for r in results])
+    else:
+        for result in results:
+            if isinstance(result, ComelError):
+                typer.echo(str(result), err=True)
+            else:
+                confidence = "" if result.confidence is None else f" ({result.confidence:.2f})"
+                shown = result.predicted_class or "nothing: no tissue"
+                tiles = f"{result.positive_instances} of {len(result.instance_scores)} tiles positive"
+                typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}")
+        typer.echo(f"maps, GeoJSON and JSON: {out}; table: {table or out / 'predictions.csv'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def serve(
+    model: Annotated[Path, typer.Option(help="Run directory whose current version answers.")],
+    slides: Annotated[Path | None, typer.Option(help="Folder whose slides may be named in requests.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder that keeps predictions; default comel-state.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default loopback.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default 8000.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
+) -> None:
+    """Predictions and maps over HTTP; see /docs there."""
+    from comel import api
+
+    api.serve(model, slide_root=slides, state_dir=state, host=host, port=port, device=device)
+
+
+def _brief(prediction: Any) -> dict[str, Any]:
+    from comel.prediction import prediction_row
+
+    return prediction_row(prediction)

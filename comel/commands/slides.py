@@ -1,0 +1,124 @@
+"""``comel synth``, ``comel extract``, ``comel inspect`` and ``comel bags``: slides and their bags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comel.commands.options import Device, Json, Quiet, print_json
+
+__all__ = ["bags_check", "extract", "inspect", "synth"]
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder for slides, masks and manifest.csv.")],
+    organs: Annotated[str | None, typer.Option(help="Organs, comma-separated: colon, kidney, liver, lymph_node.")] = None,
+    slides: Annotated[int | None, typer.Option(help="Slides an organ; half show a tumour.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of a slide in level-0 pixels.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
+    difficulty: Annotated[float | None, typer.Option(help="0 easy to 1 hard.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Generate a cohort of computer-made, H&E-like slides with tumour masks. They are not tissue."""
+    from comel import api
+
+    manifest = api.synth(
+        out,
+        organs=tuple(name.strip() for name in organs.split(",")) if organs else None,
+        slides_per_organ=slides,
+        size=size,
+        seed=seed,
+        difficulty=difficulty,
+        quiet=quiet,
+    )
+    typer.echo(f"cohort: {manifest}")
+
+
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="CSV with slide_id, path, label, task.")],
+    out: Annotated[Path, typer.Option(help="Folder for bags, overlays and failures.csv.")],
+    encoder: Annotated[str | None, typer.Option(help="efficientnet-lite0, or hf:<name or folder>.")] = None,
+    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
+    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
+    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
+    min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Redo complete slides too.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Slides to bags of tile features. Run again, it keeps what is complete and redoes the rest."""
+    from dataclasses import asdict
+
+    from comel import api
+
+    report = api.extract(
+        manifest,
+        out,
+        encoder=encoder,
+        target_mpp=target_mpp,
+        assume_mpp=assume_mpp,
+        tile_size=tile_size,
+        overlap=overlap,
+        min_tissue=min_tissue,
+        batch_size=batch_size,
+        root=root,
+        force=force,
+        device=device,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print_json(asdict(report))
+    else:
+        typer.echo(
+            f"{report.done} done, {report.skipped} kept, {report.failed} failed; {report.tiles} tiles, {report.seconds:.0f} s"
+        )
+        for failure in report.failures:
+            typer.echo(f"  {failure.slide}: {failure.reason}; {failure.remedy}", err=True)
+        if report.failures:
+            typer.echo(f"  all failures: {out / 'failures.csv'}", err=True)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def inspect(
+    slide: Annotated[Path, typer.Argument(help="A slide.")],
+    overlay: Annotated[Path | None, typer.Option(help="PNG of the tissue and the tiles to write.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, whatever the slide says itself.")] = None,
+    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel if the slide states none.")] = None,
+    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a slide is, and what would be cut from it."""
+    from comel import api
+
+    found = api.inspect(slide, overlay=overlay, mpp=mpp, assume_mpp=assume_mpp, target_mpp=target_mpp)
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        typer.echo(f"{name:16} {value:.4f}" if isinstance(value, float) else f"{name:16} {value}")
+
+
+def bags_check(
+    paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")], as_json: Json = False
+) -> None:
+    """Read feature files whole, checksums included, and say what they hold or what is wrong."""
+    from comel import api
+
+    entries = api.check_bags(paths)
+    if as_json:
+        print_json(entries)
+    else:
+        for entry in entries:
+            said = (
+                entry.get("error") or f"{entry['instances']} x {entry['dimension']}, {entry['encoder'] or 'encoder not stated'}"
+            )
+            typer.echo(f"{entry['file']}: {said}")
+    if any("error" in entry for entry in entries):
+        raise typer.Exit(1)

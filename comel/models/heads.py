@@ -1,0 +1,167 @@
+"""Models with a trunk that all tasks share and one module a task on top of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from comel.classes import Head
+from comel.models.base import BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
+from comel.models.scores import compose_scores, shown_by_attention, shown_by_labels
+
+__all__ = ["UNSCORED", "Embedding", "EmbeddingOptions", "HeadedModel", "PooledTrunk", "initialise", "masked_softmax"]
+
+UNSCORED = torch.empty(0)
+"""Instance scores of an output that :meth:`HeadedModel.scored` has not filled in yet."""
+
+_Output = TypeVar("_Output", bound=BagOutput)
+
+
+class EmbeddingOptions(ModelOptions):
+    """Settings of a model that begins with an :class:`Embedding`."""
+
+    dim: int = Field(512, ge=1, description="width of the network")
+    dropout: float = Field(0.25, ge=0, lt=1, description="dropout after the embedding")
+
+
+class Embedding(nn.Module):
+    """``h = dropout(relu(W x + b))``: features (..., D) -> instances (..., dim)."""
+
+    def __init__(self, dimension: int, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embed = nn.Linear(dimension, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        return self.dropout(F.relu(self.embed(features)))
+
+
+class PooledTrunk(nn.Module):
+    """Features (B, M, D) -> instances (B, M, dim), bag feature (B, dim), attention (B, M).
+
+    Args:
+        embedding: features to instances, one by one.
+        pool: instances and mask to bag feature and attention.
+    """
+
+    def __init__(self, embedding: nn.Module, pool: nn.Module) -> None:
+        super().__init__()
+        self.embedding, self.pool = embedding, pool
+
+    def forward(
+        self, features: Tensor, coords: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
+        h = self.embedding(features)
+        z, attention = self.pool(h, mask)
+        return h, z, attention
+
+
+class HeadedModel(MILModel):
+    """A trunk and one module a task; as it stands, a linear layer over the bag feature.
+
+    A model says what its trunk is, ``trunk(features, coords, mask) -> (instances (B, M, dim), bag feature (B, dim),
+    attention (B, M))``, and where its heads are more than linear, what they are and how they are used.
+
+    Args:
+        dimension: D, length of a feature vector.
+        options: the class's ``Options``; default their defaults.
+        heads: heads to begin with.
+    """
+
+    Options: ClassVar[type[ModelOptions]] = EmbeddingOptions
+
+    def __init__(self, dimension: int, options: Any = None, heads: Iterable[Head] = ()) -> None:
+        super().__init__(dimension)
+        self.options = options or self.Options()
+        self.trunk = self.make_trunk()
+        self.trunk.apply(initialise)
+        self.heads = nn.ModuleList()
+        for head in heads:
+            self.add_head(head)
+
+    @abstractmethod
+    def make_trunk(self) -> nn.Module:
+        """The part that all tasks share."""
+
+    def make_head(self, labels: int) -> nn.Module:
+        """The part that belongs to one task of so many labels."""
+        return nn.Linear(self.options.dim, labels)  # type: ignore[attr-defined]
+
+    def add_head(self, head: Head) -> None:
+        """Append a task's module; Xavier-normal weights, zero biases."""
+        place = next(self.trunk.parameters())
+        self.heads.append(self.make_head(len(head.labels)).apply(initialise).to(place.device, place.dtype))
+        super().add_head(head)
+
+    def head_parameters(self, head: int) -> list[nn.Parameter]:
+        """The parameters of a task's module."""
+        return list(self.heads[head].parameters())
+
+    def forward(self, bags: BagBatch | Tensor) -> BagOutput:
+        """See :class:`comel.models.base.BagOutput`."""
+        bags = as_batch(bags)
+        h, z, attention = self.trunk(bags.features, bags.coords, bags.mask)
+        logits = torch.cat([head(z) for head in self.heads], dim=-1)  # (B, C)
+        return self.scored(BagOutput(logits, attention, UNSCORED, z, h, logits, mask=bags.mask))
+
+    def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
+        """``ce``: cross-entropy of the bags' labels, a mean over the bags."""
+        return {"ce": self.bag_loss(output.head_logits, labels, over)}
+
+    def bag_loss(self, logits: Tensor, labels: Tensor, over: Over | None) -> Tensor:
+        """Mean over the bags of :func:`comel.models.base.cross_entropy`; logits (B, C), labels (B,)."""
+        terms = [cross_entropy(self, row, label, over)[0] for row, label in zip(logits, labels.tolist(), strict=True)]
+        return torch.stack(terms).mean()
+
+    def shown(self, output: BagOutput) -> Tensor:
+        """What each instance shows of each class, (B, M, C) in [0, 1]: by its own logits where it has any, or by attention."""
+        if output.instance_logits is not None:
+            return shown_by_labels(self.classes, output.instance_logits)
+        attention = shown_by_attention(output.attention.unsqueeze(-1), output.mask)
+        return attention.expand(-1, -1, len(self.classes))
+
+    def scored(self, output: _Output) -> _Output:
+        """The output with its instance scores filled in, from all else that it says."""
+        scores = compose_scores(self.classes, self.probabilities(output), self.shown(output), output.mask)
+        return replace(output, instance_scores=scores)
+
+    def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
+        """As the contract says; a task given from outside counts fully, however unlikely the model holds it."""
+        if given:
+            probability = self.probabilities(output, head)
+            scores = compose_scores(self.classes, probability, self.shown(output), output.mask)
+            output = replace(output, instance_scores=scores)
+        return super().evidence(output, head, given=False)
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier-normal weights and zero biases of linear layers."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the instances; padding gets 0.
+
+    Args:
+        scores: (B, M, C).
+        mask: (B, M) True where there is an instance, or None.
+
+    Returns:
+        (B, M, C); each column of a bag sums to 1.
+    """
+    if mask is None:
+        return torch.softmax(scores, dim=1)
+    real = mask.unsqueeze(-1)
+    return torch.softmax(scores.masked_fill(~real, torch.finfo(scores.dtype).min), dim=1) * real

@@ -1,0 +1,226 @@
+"""A run directory as plain data for a report. Everything that an older or unfinished run lacks is empty, never an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comel.errors import ComelError, RunError
+from comel.files import read_json, sha256_of_file
+from comel.reporting.cases import CaseTable, read_cases
+from comel.reporting.metrics import Metrics, damaged, number, read_metrics
+from comel.run import RunDirectory, VersionInfo
+
+__all__ = ["Data", "Epoch", "Report", "collect", "collect_run"]
+
+_NOT_A_MEASURE = {"time", "event", "stage", "epoch", "losses", "seconds"}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of training: its stage and number from 0, mean losses, the model's own measures, seconds."""
+
+    stage: int
+    epoch: int
+    losses: dict[str, float]
+    measures: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is known of the training data: cells of the manifest by slide, if it still is where the run found it.
+
+    Attributes:
+        manifest, bags: where the run's settings say they are; None where they say nothing.
+        checksum: SHA-256 of the manifest, or None where it is not there.
+        slides: for each task, the manifest's (slide, case, patient, label) of every row.
+    """
+
+    manifest: Path | None = None
+    bags: Path | None = None
+    checksum: str | None = None
+    slides: dict[str, list[tuple[str, str, str, str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run.
+
+    Attributes:
+        name: what tells it from the other runs of the report.
+        path: the run directory.
+        config: the settings, and ``config_text`` the same as the YAML that was read.
+        metrics: scores; of an unfinished run those of the stages that are done.
+        versions: ``model.json`` of every complete version, ascending.
+        checksums: file name to SHA-256 of the newest version.
+        epochs: training, in order; an epoch that was done twice, because the run was interrupted, counts once.
+        stages_planned: how many stages the newest training was to have, or None.
+        cases: test cases under the newest version, or None.
+        data: the training data.
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    config_text: str
+    metrics: Metrics
+    versions: Sequence[VersionInfo]
+    checksums: Mapping[str, str]
+    epochs: Sequence[Epoch]
+    stages_planned: int | None
+    cases: CaseTable | None
+    data: Data
+
+    @property
+    def newest(self) -> VersionInfo | None:
+        """The newest complete version."""
+        return self.versions[-1] if self.versions else None
+
+    @property
+    def mode(self) -> str:
+        """class-incremental or domain-incremental."""
+        return self.metrics.mode or str(self.section("data").get("mode", "class-incremental"))
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name."""
+        return self.metrics.strategy or str(self.section("strategy").get("name", ""))
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the settings; empty where there is none."""
+        found = self.config.get(name)
+        return found if isinstance(found, dict) else {}
+
+    def seconds(self, stage: int) -> float | None:
+        """Training time of a stage: as the run states it, else the sum over its epochs."""
+        stated = number(self.metrics.stages[stage].get("seconds")) if stage < len(self.metrics.stages) else None
+        epochs = [epoch.seconds for epoch in self.epochs if epoch.stage == stage]
+        return stated if stated is not None else sum(epochs) if epochs else None
+
+
+def collect(paths: Sequence[Path]) -> list[Report]:
+    """Read runs; each gets a name that no other has.
+
+    Raises:
+        RunError: a path is no run, or a run is damaged.
+    """
+    folders = list(dict.fromkeys(Path(path).resolve() for path in paths))
+    return [collect_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def collect_run(path: Path, name: str) -> Report:
+    """Read one run.
+
+    Raises:
+        RunError: there is no such folder, it holds no run, or ``metrics.json``, ``config.yaml``, a ``model.json`` or the
+            table of test cases is damaged.
+    """
+    import yaml
+
+    run = RunDirectory(path)
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run", "check the path, or train one: comel train")
+    if not run.config.is_file():
+        raise RunError(f"{path}: holds no run (no config.yaml)", "name the folder that comel train wrote to")
+    try:
+        text = run.config.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise damaged(run.config, error) from None
+    if not isinstance(config, dict):
+        raise damaged(run.config, "not settings")
+    metrics = read_metrics(run.metrics)
+    versions = [run.info(version) for version in run.versions()]
+    checksums: dict[str, str] = {}
+    cases = None
+    if versions:
+        folder = run.version_folder(versions[-1].version)
+        try:
+            checksums = {str(name): str(value) for name, value in read_json(folder / "checksums.json").items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise damaged(folder / "checksums.json", error) from None
+        table = path / "evaluations" / f"{versions[-1].version:03d}.csv"
+        cases = read_cases(table, versions[-1]) if table.is_file() else None
+    events = list(_events(path / "events.jsonl"))
+    starts = [event for event in events if event.get("event") == "start"]
+    planned = starts[-1].get("stages") if starts else None
+    return Report(
+        name=name,
+        path=path,
+        config=config,
+        config_text=text,
+        metrics=metrics,
+        versions=versions,
+        checksums=checksums,
+        epochs=_epochs(events),
+        stages_planned=planned if isinstance(planned, int) else None,
+        cases=cases,
+        data=_data(config),
+    )
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events that are whole; a killed process leaves half a line."""
+    if not path.is_file():
+        return
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def _epochs(events: Sequence[dict[str, Any]]) -> list[Epoch]:
+    found: dict[tuple[int, int], Epoch] = {}
+    for event in events:
+        stage, epoch = event.get("stage"), event.get("epoch")
+        if event.get("event") != "epoch" or not isinstance(stage, int) or not isinstance(epoch, int):
+            continue
+        losses = event.get("losses")
+        measures = {name: value for name, value in event.items() if name not in _NOT_A_MEASURE}
+        found[stage, epoch] = Epoch(
+            stage,
+            epoch,
+            _numbers(losses if isinstance(losses, dict) else {}),
+            _numbers(measures),
+            number(event.get("seconds")) or 0.0,
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): known for name, value in values.items() if (known := number(value)) is not None}
+
+
+def _data(config: Mapping[str, Any]) -> Data:
+    """The manifest and the bags of the settings, as far as they are still there and can be read."""
+    from comel.manifest import read_manifest
+
+    section = config.get("data")
+    stated = section if isinstance(section, dict) else {}
+    manifest, bags, root = (Path(stated[key]) if stated.get(key) else None for key in ("manifest", "bags", "root"))
+    if manifest is None or not manifest.is_file():
+        return Data(manifest, bags)
+    slides: dict[str, list[tuple[str, str, str, str]]] = {}
+    try:
+        for row in read_manifest(manifest, root=root).rows:
+            slides.setdefault(row.task, []).append((row.slide_id, row.case, row.patient, row.label))
+    except ComelError:
+        slides = {}
+    return Data(manifest, bags, sha256_of_file(manifest), slides)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that all differ."""
+    for parts in range(1, max((len(folder.parts) for folder in folders), default=1) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]

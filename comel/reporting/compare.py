@@ -1,0 +1,131 @@
+"""Several runs side by side: a table a kind of score, one of what they cost, and their curves in common charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from comel.reporting.charts import Line, chart
+from comel.reporting.collect import Report
+from comel.reporting.markup import Markup, join, tag
+from comel.reporting.metrics import number
+from comel.reporting.scores import average_over_seen, stage_names
+from comel.reporting.tables import MISSING, count, duration, plain_table, score
+from comel.reporting.training import total_seconds
+from comel.reporting.vocabulary import KINDS, LOWER_IS_BETTER, MAIN_SCORES, main_mode, mode_name, score_name
+
+__all__ = ["comparison", "differences"]
+
+_SHOWN = {"final_average": "final average", "forgetting": "forgetting", "backward_transfer": "backward transfer",
+          "forward_transfer": "forward transfer"}  # fmt: skip
+
+
+def comparison(reports: Sequence[Report]) -> Markup:
+    """The best value of a column is emphasised where the runs learned the same tasks in the same mode."""
+    warnings = differences(reports)
+    parts: list[Markup] = [tag("p", text, class_="warning") for text in warnings]
+    modes = dict.fromkeys(
+        (kind, mode) for kind in KINDS for report in reports for mode in report.metrics.matrices.get(kind, {})
+    )
+    parts += [_table(reports, kind, mode, emphasise=not warnings) for kind, mode in modes]
+    parts.append(_cost(reports))
+    parts.append(_curves(reports))
+    return join(parts)
+
+
+def differences(reports: Sequence[Report]) -> list[str]:
+    """Why the runs' numbers are not of the same thing, in words; empty where they are."""
+    found = []
+    if len({report.mode for report in reports}) > 1:
+        found.append("The runs differ in their mode, so their scores are not of the same question.")
+    if len({frozenset(report.metrics.tasks) for report in reports}) > 1:
+        found.append("The runs have learned different tasks, so their averages are over different test cases.")
+    elif len({_test_slides(report) for report in reports}) > 1:
+        found.append("The runs were tested on different slides.")
+    if not all(report.metrics.finished for report in reports):
+        unfinished = ", ".join(report.name for report in reports if not report.metrics.finished)
+        found.append(f"Not finished: {unfinished}.")
+    return found
+
+
+def _test_slides(report: Report) -> frozenset[tuple[str, str]]:
+    tasks = report.newest.tasks if report.newest else []
+    return frozenset((task.name, slide) for task in tasks for slide in task.slides.get("test", []))
+
+
+def _table(reports: Sequence[Report], kind: str, mode: str, *, emphasise: bool) -> Markup:
+    wanted = [(name, key) for name in MAIN_SCORES[kind] for key in _SHOWN]
+    if kind == "bag":
+        wanted.append(("ece", "final_average"))
+    reports = [report for report in reports if report.metrics.matrices.get(kind, {}).get(mode)]
+    values = [[report.metrics.statistic(kind, mode, *keys) for keys in wanted] for report in reports]
+    used = [column for column in range(len(wanted)) if any(line[column] is not None for line in values)]
+    strong = set()
+    for place, column in enumerate(used, start=1):
+        # As printed: what looks the same is not told apart.
+        known = [round(value, 3) for line in values if (value := line[column]) is not None]
+        lower = wanted[column][1] == "forgetting" or wanted[column][0] in LOWER_IS_BETTER
+        best = min(known) if lower else max(known)
+        if emphasise and len(set(known)) > 1:
+            for row, line in enumerate(values):
+                value = line[column]
+                strong |= {(row, place)} if value is not None and round(value, 3) == best else set()
+    rows = []
+    for report, line in zip(reports, values, strict=True):
+        cells = []
+        for column in used:
+            name, key = wanted[column]
+            cells.append(score(line[column], report.metrics.interval(kind, mode, name) if key == "final_average" else None))
+        rows.append((report.name, *cells))
+    columns = ["run", *(f"{score_name(wanted[column][0])}, {_SHOWN[wanted[column][1]]}" for column in used)]
+    return plain_table(columns, rows, caption=f"{KINDS[kind]} scores, {mode_name(mode)}", strong=strong)
+
+
+def _cost(reports: Sequence[Report]) -> Markup:
+    rows = []
+    for report in reports:
+        stages = report.metrics.stages
+        seconds = total_seconds(report)
+        trained = [number(stage.get("trained_parameters")) for stage in stages]
+        old = [value for stage in stages if (value := number(stage.get("old_data_bytes"))) is not None]
+        rows.append(
+            (
+                report.name,
+                report.strategy,
+                str(report.section("model").get("name", MISSING)),
+                report.mode,
+                count(len(report.metrics.tasks)),
+                duration(seconds),
+                count(trained[-1] if trained else None),
+                count(max(old) if old else None),
+                "yes" if report.metrics.finished else "no",
+            )
+        )
+    columns = ["run", "strategy", "model", "mode", "tasks", "training, s", "parameters, last stage",
+               "old data, bytes", "finished"]  # fmt: skip
+    return plain_table(columns, rows, caption="What they are and what they cost")
+
+
+def _curves(reports: Sequence[Report]) -> Markup:
+    figures: list[Markup] = []
+    longest = max(reports, key=lambda report: len(report.metrics.stages))
+    names = stage_names(longest.metrics)
+    same = all(stage_names(report.metrics) == names[: len(report.metrics.stages)] for report in reports if not _at_once(report))
+    stages = max(1, len(longest.metrics.stages))
+    for kind, name in (("bag", "accuracy"), ("instance", "auc"), ("instance", "dice")):
+        lines = []
+        for report in reports:
+            rows = report.metrics.rows(kind, main_mode(report.mode), name)
+            places = [stages] * len(rows) if _at_once(report) else range(1, len(rows) + 1)
+            lines.append(Line(report.name, places, average_over_seen(report.metrics, rows)))
+        if any(value is not None for line in lines for value in line.y):
+            figures.append(
+                chart(f"{KINDS[kind]} {score_name(name)}, mean of tasks learned", lines,
+                      x_label="after task", y_label=score_name(name), x_range=(0.8, stages + 0.2), y_range=(0.0, 1.0),
+                      x_names=names if same else [str(n + 1) for n in range(stages)])
+            )  # fmt: skip
+    return tag("div", *figures, class_="figures")
+
+
+def _at_once(report: Report) -> bool:
+    """Whether the run learned several tasks in one stage; its one row belongs to the end of the others' curves."""
+    return len(report.metrics.stages) == 1 and len(report.metrics.tasks) > 1

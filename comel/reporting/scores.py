@@ -1,0 +1,223 @@
+"""The sections of a page that say how good a run is: summary, R matrices, curves over tasks, test cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from comel.reporting.cases import CaseTable, calibration_error, confusion, reliability, roc_curves
+from comel.reporting.charts import Bar, Line, chart
+from comel.reporting.collect import Report
+from comel.reporting.markup import Markup, join, tag
+from comel.reporting.metrics import Metrics
+from comel.reporting.tables import heat_table, plain_table, score
+from comel.reporting.vocabulary import (
+    KINDS,
+    LOWER_IS_BETTER,
+    MAIN_SCORES,
+    STATISTICS,
+    in_order,
+    main_mode,
+    mode_name,
+    score_name,
+)
+
+__all__ = ["average_over_seen", "curves", "headline", "matrices", "stage_names", "statistics", "summary", "test_cases"]
+
+_UNIT = (0.0, 1.0)
+
+
+def headline(report: Report) -> list[tuple[str, str]]:
+    """The few numbers to look at first, by name."""
+    metrics, mode = report.metrics, main_mode(report.mode)
+    wanted = [(f"{mode_name(mode)} accuracy", "bag", mode, "accuracy", "final_average")]
+    if mode == "class_incremental":
+        wanted.append(("accuracy, task given", "bag", "task_incremental", "accuracy", "final_average"))
+    wanted += [
+        ("forgetting of accuracy", "bag", mode, "accuracy", "forgetting"),
+        ("instance AUC", "instance", mode, "auc", "final_average"),
+        ("instance Dice", "instance", mode, "dice", "final_average"),
+    ]
+    return [(name, score(metrics.statistic(*keys))) for name, *keys in wanted]
+
+
+def summary(report: Report) -> Markup:
+    """Headline numbers, then every score with average, forgetting and transfers, a table a kind and mode."""
+    metrics = report.metrics
+    parts: list[Markup | None] = []
+    cards = (tag("div", tag("b", value), tag("span", name), class_="card") for name, value in headline(report))
+    parts.append(tag("div", *cards, class_="cards"))
+    for kind, mode in _kinds_and_modes(metrics):
+        names = in_order(kind, metrics.matrices[kind][mode])
+        rows = []
+        for name in names:
+            rows.append((score_name(name), *statistics(metrics, kind, mode, name)))
+        caption = f"{KINDS.get(kind, kind)} scores, {mode_name(mode)}"
+        parts.append(plain_table([score_name(kind), *STATISTICS.values()], rows, caption=caption))
+    parts += [_by_task(metrics, mode) for mode in dict.fromkeys(mode for _, mode in _kinds_and_modes(metrics))]
+    note = "Means over tasks, on test cases. Intervals, where there are any, hold 95 % of resamples of patients. "
+    note += "Forgetting is the best score a task ever had, less the last; backward transfer is the last less the first."
+    return join([*parts, tag("p", note, class_="note")])
+
+
+def statistics(metrics: Metrics, kind: str, mode: str, name: str) -> list[str]:
+    """A score's statistics as text, in the order of ``STATISTICS``. Forgetting is told of scores that should be high only."""
+    values = {key: metrics.statistic(kind, mode, name, key) for key in STATISTICS}
+    if name in LOWER_IS_BETTER:
+        values["forgetting"] = None
+    interval = metrics.interval(kind, mode, name)
+    return [score(value, interval if key == "final_average" else None) for key, value in values.items()]
+
+
+def _by_task(metrics: Metrics, mode: str) -> Markup | None:
+    """Each task's main scores at the end, where the run has intervals of them."""
+    keys = [(kind, name) for kind, other in _kinds_and_modes(metrics) if other == mode for name in MAIN_SCORES.get(kind, ())]
+    keys = [(kind, name) for kind, name in keys if metrics.rows(kind, mode, name)]
+    if not any(metrics.interval(kind, mode, name, task=task) for kind, name in keys for task in metrics.tasks):
+        return None
+    rows = []
+    for column, task in enumerate(metrics.tasks):
+        last = [metrics.rows(kind, mode, name)[-1][column] for kind, name in keys]
+        ends = [metrics.interval(kind, mode, name, task=task) for kind, name in keys]
+        rows.append((task, *map(score, last, ends)))
+    columns = ["task", *(f"{KINDS.get(kind, kind)} {score_name(name)}" for kind, name in keys)]
+    return plain_table(columns, rows, caption=f"Each task at the end, {mode_name(mode)}")
+
+
+def matrices(report: Report) -> Markup:
+    """R matrices as heat tables: the main scores open, the others folded away."""
+    metrics = report.metrics
+    rows = stage_names(metrics)
+    learned, columns = metrics.learned_at(), metrics.columns
+    parts = []
+    for kind, mode in _kinds_and_modes(metrics):
+        tables = []
+        for name in in_order(kind, metrics.matrices[kind][mode]):
+            values = metrics.rows(kind, mode, name)
+            lines = [
+                (row, [*line, mean]) for row, line, mean in zip(rows, values, average_over_seen(metrics, values), strict=True)
+            ]
+            faint = [[learned.get(task, len(rows)) > r for task in columns] + [False] for r in range(len(rows))]
+            untrained = metrics.untrained(kind, mode, name)
+            if untrained:
+                lines.insert(0, ("untrained", [*untrained, None]))
+                faint.insert(0, [True] * (len(columns) + 1))
+            table = heat_table(
+                f"{KINDS.get(kind, kind)} {score_name(name)}, {mode_name(mode)}",
+                [*columns, "mean of learned"],
+                lines,
+                corner="after \\ score on",
+                faint=faint,
+            )
+            tables.append((name in MAIN_SCORES.get(kind, ()), table))
+        parts += [table for main, table in tables if main]
+        rest = [table for main, table in tables if not main]
+        if rest:
+            title = f"Other {kind} scores, {mode_name(mode)}"
+            parts.append(tag("details", tag("summary", title), tag("div", *rest, class_="grid-of-tables")))
+    note = "A row is the model after learning a task, a column the task it is tested on. Darker is higher; "
+    note += "italics are scores on a task that is not learned yet; - is a score that is not defined."
+    return join([tag("div", *parts, class_="grid-of-tables"), tag("p", note, class_="note")])
+
+
+def curves(report: Report) -> Markup:
+    """The mean over the tasks learned so far after each of them, and each task's own course."""
+    metrics, mode = report.metrics, main_mode(report.mode)
+    stages = range(1, len(metrics.stages) + 1)
+    axes: dict[str, Any] = {"x_label": "after task", "y_range": _UNIT, "x_names": stage_names(metrics)}
+    axes["x_range"] = (0.8, len(stages) + 0.2)
+    figures = []
+    for kind, name in (("bag", "accuracy"), ("instance", "auc"), ("instance", "dice")):
+        means = [
+            Line(mode_name(other), stages, average_over_seen(metrics, metrics.rows(kind, other, name)))
+            for other in metrics.matrices.get(kind, {})
+        ]
+        words = f"{KINDS[kind]} {score_name(name)}"
+        own = [
+            Line(task, stages, [row[column] for row in metrics.rows(kind, mode, name)])
+            for column, task in enumerate(metrics.columns)
+            if metrics.rows(kind, mode, name)
+        ]
+        if any(value is not None for line in means for value in line.y):
+            figures.append(chart(f"{words}, mean of tasks learned", means, y_label=score_name(name), **axes))
+        if any(value is not None for line in own for value in line.y):
+            figures.append(chart(f"{words} by task, {mode_name(mode)}", own, y_label=score_name(name), **axes))
+    return _figures(figures, "No score is defined after any task.")
+
+
+def test_cases(report: Report) -> Markup:
+    """ROC a class, reliability, confusion: of all test cases under the newest version, the task not given."""
+    cases = report.cases
+    if cases is None or not len(cases):
+        return tag("p", "There are no predictions of test cases.")
+    rocs = [
+        Line(f"{roc.name}, AUC {roc.auc:.3f}", roc.false_positive_rate.tolist(), roc.true_positive_rate.tolist())
+        for roc in roc_curves(cases)
+    ]
+    figures = [
+        chart("ROC, each class against all others", rocs, x_label="false positive rate", y_label="true positive rate",
+              x_range=_UNIT, y_range=_UNIT, diagonal=True, size=(400, 370))
+    ] if rocs else []  # fmt: skip
+    figures.append(_reliability(cases))
+    counts = confusion(cases)
+    totals = np.maximum(1, counts.sum(axis=1, keepdims=True))
+    table = heat_table(
+        "Confusion: test cases by true and predicted class",
+        cases.classes,
+        [(name, list(row)) for name, row in zip(cases.classes, (counts / totals).tolist(), strict=True)],
+        corner="true \\ predicted",
+        texts=[[str(cell) for cell in row] for row in counts.tolist()],
+    )
+    note = f"{len(cases)} test cases of {len(set(cases.patients))} patients; the ground of a cell is its share of the row."
+    return join([_figures(figures, ""), table, tag("p", note, class_="note")])
+
+
+def _reliability(cases: CaseTable) -> Markup:
+    bins = reliability(cases)
+    error = calibration_error(cases)
+    line = Line("observed", [confidence for confidence, _, _ in bins], [accuracy for _, accuracy, _ in bins])
+    width = 1 / 15
+    bars = []
+    for confidence, accuracy, cases_in_bin in bins:
+        left = min(int(np.ceil(confidence / width - 1e-9)) - 1, 14) * width
+        words = f"{cases_in_bin} cases, confidence {confidence:.3f}, right {accuracy:.3f}"
+        bars.append(Bar(left, left + width, accuracy, words))
+    return chart(
+        f"Reliability, calibration error {score(error)}",
+        [line],
+        x_label="confidence",
+        y_label="share that is right",
+        x_range=_UNIT,
+        y_range=_UNIT,
+        bars=bars,
+        diagonal=True,
+        size=(400, 370),
+    )
+
+
+def stage_names(metrics: Metrics) -> list[str]:
+    """What was learned in each stage."""
+    return [" + ".join(map(str, stage.get("learned", []))) or f"stage {n}" for n, stage in enumerate(metrics.stages, start=1)]
+
+
+def average_over_seen(metrics: Metrics, rows: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """For each row the mean over the tasks learned by then; None where one of them has no score."""
+    learned = metrics.learned_at()
+    means: list[float | None] = []
+    for number, row in enumerate(rows):
+        seen = [value for task, value in zip(metrics.columns, row, strict=True) if learned.get(task, len(rows)) <= number]
+        known = [value for value in seen if value is not None]
+        means.append(float(np.mean(known)) if known and len(known) == len(seen) else None)
+    return means
+
+
+def _kinds_and_modes(metrics: Metrics) -> list[tuple[str, str]]:
+    kinds = [kind for kind in KINDS if kind in metrics.matrices]
+    kinds += [kind for kind in metrics.matrices if kind not in KINDS]
+    return [(kind, mode) for kind in kinds for mode in metrics.matrices[kind]]
+
+
+def _figures(figures: Sequence[Markup], otherwise: str) -> Markup:
+    return tag("div", *figures, class_="figures") if figures else tag("p", otherwise)

@@ -1,0 +1,103 @@
+"""Tables of a report: heat tables, whose numbers stay readable in print and without colour, and plain ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from comel.reporting.markup import Markup, tag
+
+__all__ = ["MISSING", "count", "duration", "facts", "heat_colour", "heat_table", "plain_table", "score"]
+
+MISSING = "-"
+
+# Dark text on the darker end has a contrast above 7 to 1.
+_LIGHT, _DARK = (247, 251, 255), (107, 174, 214)
+
+
+def score(value: float | None, interval: tuple[float, float] | None = None) -> str:
+    """A score with three decimals and its interval; a dash where it is not defined."""
+    if value is None:
+        return MISSING
+    # Adding 0.0 makes a rounded -0.0 positive.
+    text = f"{round(value, 3) + 0.0:.3f}"
+    return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def count(value: float | None) -> str:
+    """A count with its thousands apart."""
+    return MISSING if value is None else f"{value:,.0f}".replace(",", " ")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, with their thousands apart."""
+    return MISSING if seconds is None else f"{seconds:,.1f}".replace(",", " ")
+
+
+def heat_colour(value: float) -> str:
+    """One hue, from light at 0 to dark at 1."""
+    share = min(1.0, max(0.0, value))
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(_LIGHT, _DARK, strict=True))
+
+
+def heat_table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    *,
+    corner: str = "",
+    texts: Sequence[Sequence[str]] | None = None,
+    faint: Sequence[Sequence[bool]] | None = None,
+) -> Markup:
+    """A table of values from 0 to 1 on a ground that darkens with them.
+
+    Args:
+        caption: above the table.
+        columns: their names.
+        rows: a name and a value a column each; None is an empty cell.
+        corner: what the rows are.
+        texts: what to print in the cells in place of the value.
+        faint: cells to print in italics.
+    """
+    body = []
+    for r, (name, values) in enumerate(rows):
+        cells = []
+        for c, value in enumerate(values):
+            text = texts[r][c] if texts is not None else score(value)
+            ground = None if value is None else f"background:{heat_colour(value)}"
+            words = " ".join(["heat"] * (value is not None) + ["faint"] * bool(faint is not None and faint[r][c]))
+            cells.append(tag("td", text, class_=words or None, style=ground))
+        body.append(tag("tr", tag("th", name, scope="row"), *cells))
+    head = tag("tr", tag("td", corner), *(tag("th", name, scope="col") for name in columns))
+    return _scrolling(tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), class_="heats"))
+
+
+def plain_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    caption: str | None = None,
+    strong: Iterable[tuple[int, int]] = (),
+) -> Markup:
+    """A table; the first cell of a row is its name, and the cells (row, column) in ``strong`` are emphasised."""
+    emphasised = set(strong)
+    body = [
+        tag(
+            "tr",
+            tag("th", cells[0], scope="row"),
+            *(tag("td", tag("strong", cell) if (r, c) in emphasised else cell) for c, cell in enumerate(cells[1:], start=1)),
+        )
+        for r, cells in enumerate(rows)
+    ]
+    head = tag("tr", *(tag("th", name, scope="col") for name in columns))
+    title = None if caption is None else tag("caption", caption)
+    return _scrolling(tag("table", title, tag("thead", head), tag("tbody", *body)))
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Markup:
+    """Names and what belongs to them."""
+    rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in pairs]
+    return _scrolling(tag("table", tag("tbody", *rows), class_="facts"))
+
+
+def _scrolling(table: Markup) -> Markup:
+    return tag("div", table, class_="wide")

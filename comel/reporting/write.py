@@ -1,0 +1,52 @@
+"""``comel report``: runs in, one HTML page and a model card out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from comel.errors import ConfigError
+from comel.files import write_text
+from comel.progress import progress_bar
+from comel.reporting.card import model_cards
+from comel.reporting.cases import best_and_worst
+from comel.reporting.collect import collect
+from comel.reporting.page import page
+from comel.reporting.slides import slide_maps
+
+__all__ = ["CARD", "write_report"]
+
+CARD = "model_card.md"
+
+
+def write_report(runs: Path | Sequence[Path], out: Path | None = None, *, quiet: bool = False) -> Path:
+    """Write what one or several runs came to; run again, it writes both files anew.
+
+    Args:
+        runs: run directories, finished or not; several are compared.
+        out: the HTML file; default ``report.html`` in the run's own folder, for several in the working directory. The model
+            card ``model_card.md`` goes beside it.
+        quiet: no progress.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        ConfigError: no run is named, or ``out`` is no HTML file.
+        RunError: a run is missing or damaged.
+    """
+    paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(path) for path in runs]
+    if not paths:
+        raise ConfigError("no run to report on", "name one or several run directories")
+    reports = collect(paths)
+    if out is None:
+        out = (reports[0].path if len(reports) == 1 else Path.cwd()) / "report.html"
+    out = Path(out)
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        raise ConfigError(f"--out {out}: not the name of an HTML file", "write a name such as report.html")
+    cases = sum(len(picked) for report in reports if report.cases is not None for picked in best_and_worst(report.cases))
+    with progress_bar(cases, "report", quiet=quiet) as advance:
+        maps = [slide_maps(report, advance) for report in reports]
+    write_text(out, page(reports, maps))
+    write_text(out.with_name(CARD), model_cards(reports))
+    return out

@@ -1,0 +1,133 @@
+"""What the LoRA strategies share: one adapter a task, trained on a frozen trunk and merged into it when the task is learned.
+
+The first task trains the network, as under every strategy here. From the second on each linear layer named by the model's
+``adapter_targets`` computes ``W x + b + B A x`` (Hu et al. 2022, arXiv 2106.09685, equation 3, with alpha = rank, hence scale
+1), A (rank, in), B (out, rank), B = 0 at the start. Merging leaves a plain trunk, so inference costs nothing extra and the
+next adapter starts from all that came before.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from comel.errors import ConfigError
+from comel.files import atomic_path, read_json, write_json
+from comel.models.base import MILModel
+from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
+from comel.strategies.linears import adapted_linears
+
+__all__ = ["AdapterOptions", "MergedAdapter", "require_targets"]
+
+
+class AdapterOptions(BaseModel):
+    """Settings of a strategy that trains one LoRA adapter a task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(16, ge=1, description="rank of the adapter in each layer")
+    adapter_lr: float = Field(5.0, gt=0, description="learning rate of the adapter over trainer.lr")
+
+
+class MergedAdapter(Strategy):
+    """See the module. State: inside a stage the base weights and the adapter in PEFT's own layout; after it nothing.
+
+    Attributes:
+        name: what the strategy is called in settings and messages.
+        trained: which of the adapter's matrices train, by PEFT's names.
+        adapter: name of the adapter in training, or None between stages and in the first.
+    """
+
+    Options = AdapterOptions
+    name: ClassVar[str]
+    trained: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
+    options: AdapterOptions
+
+    def __init__(self, options: AdapterOptions | None = None) -> None:
+        super().__init__(options)
+        self.adapter: str | None = None
+        self._peft: Any = None
+
+    def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """From the second stage on, put a fresh adapter into every layer.
+
+        Raises:
+            ConfigError: the model names no layers for adapters.
+        """
+        require_targets(model, self.name)
+        if stage.index > 0:
+            self._attach(model, f"{stage.index + 1:03d}")
+
+    def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
+        """The whole trunk in the first stage, then the adapter; always the stage's own heads."""
+        heads = train_heads(model, stage.heads)
+        if self.adapter is None:
+            return [{"params": unfreeze(model.trunk.parameters())}, heads]
+        endings = tuple(f".{matrix}.{self.adapter}.weight" for matrix in self.trained)
+        adapter = [parameter for name, parameter in model.trunk.named_parameters() if name.endswith(endings)]
+        return [{"params": unfreeze(adapter), "lr_scale": self.options.adapter_lr}, heads]
+
+    def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """Merge the adapter into the trunk, which is a plain network again."""
+        if self._peft is not None:
+            self._peft.merge_and_unload()
+            self.adapter, self._peft = None, None
+
+    def merged_trunk(self, model: MILModel) -> dict[str, Tensor]:
+        """The trunk's weights with the adapter added in, under a plain trunk's names."""
+        if self._peft is None:
+            return model.trunk.state_dict()
+        return copy.deepcopy(self._peft).merge_and_unload().state_dict()
+
+    def save(self, model: MILModel, folder: Path) -> None:
+        """``strategy.json``, and inside a stage ``base.safetensors`` and ``adapters/<name>/`` as PEFT writes it."""
+        from safetensors.torch import save_file
+
+        if self._peft is not None:
+            with atomic_path(folder / "base.safetensors") as path:
+                save_file({name: t.detach().cpu().contiguous() for name, t in _base_weights(model.trunk).items()}, path)
+            self._peft.save_pretrained(str(folder / "adapters"), safe_serialization=True)
+            (folder / "adapters" / "README.md").unlink(missing_ok=True)
+        write_json(folder / "strategy.json", {"adapter": self.adapter})
+
+    def load(self, model: MILModel, folder: Path) -> None:
+        """Read what :meth:`save` wrote."""
+        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        name = read_json(folder / "strategy.json")["adapter"]
+        if name is not None:
+            model.trunk.load_state_dict(load_file(folder / "base.safetensors"))
+            self._attach(model, name)
+            weights = load_peft_weights(str(folder / "adapters" / name), device="cpu")
+            set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+
+    def _attach(self, model: MILModel, name: str) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        rank = self.options.rank
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(model.adapter_targets))
+        self._peft = get_peft_model(model.trunk, config, adapter_name=name)
+        self.adapter = name
+
+
+def require_targets(model: MILModel, strategy: str) -> None:
+    """Refuse a model without linear layers for adapters.
+
+    Raises:
+        ConfigError: its ``adapter_targets`` name no linear layer of its trunk.
+    """
+    if not adapted_linears(model):
+        raise ConfigError(
+            f"strategy '{strategy}' adapts linear layers, and the model {type(model).__name__} names none (adapter_targets)",
+            "choose a strategy without adapters, such as finetune, or another model",
+        )
+
+
+def _base_weights(trunk: nn.Module) -> dict[str, Tensor]:
+    """The weights beneath the adapter, under a plain trunk's names."""
+    return {k.replace(".base_layer.", "."): v for k, v in trunk.state_dict().items() if ".lora_" not in k}

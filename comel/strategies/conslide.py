@@ -1,0 +1,269 @@
+"""ConSlide's rehearsal: bags are broken up into regions, and regions of several slides make up a new bag of their class.
+
+Huang et al. (2023, ICCV, section 3.3): keeping some regions of many slides instead of a few whole slides shows later tasks more
+of the old ones for the same room. Here, for bags of features:
+
+- break up: a region is a square of ``region_side`` x ``region_side`` tiles or, without coordinates, as many consecutive rows;
+- keep: a random sample of each class's regions, the room shared equally between the classes;
+- reorganise: a class is drawn, and regions of it, each from another slide as long as there is one, until they hold as many
+  instances as an average bag; they are laid out as a mosaic, rows in row-major order as in any bag.
+
+The published model, a hierarchical transformer, is not part of it.
+
+**What a reorganised bag's label is worth.** Every region of a negative slide is negative. A region of a positive slide may hold
+no positive instance: if a share q of the regions does, a bag of n regions is labelled wrongly with probability (1 - q)^n,
+which is small for large tumours and near one for micrometastases. No region is dropped for want of evidence, as in the
+published method: only the model could name those, and its mistakes would then teach every later one. Where findings are small,
+whole bags (``er``, ``derpp``) are the better memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from comel.errors import RunError
+from comel.files import write_json
+from comel.models.base import BagBatch, BagOutput, MILModel
+from comel.neighbours import tile_distance
+from comel.strategies.base import Stage, StageBags, Strategy
+from comel.strategies.persistence import read_state, read_tensors, write_tensors
+from comel.strategies.rehearsal import compact, draw_seed, of_stored, train_whole_model
+
+__all__ = ["ConSlide", "ConSlideOptions", "Region", "RegionStore", "break_up", "reorganise"]
+
+_FILE = "regions.safetensors"
+_STATE = "strategy.json"
+_ENTERING, _DRAWING = 0, 1
+_TILE, _STEP = 256, 32
+
+
+@dataclass(frozen=True)
+class Region:
+    """A piece of a bag, on the CPU.
+
+    Attributes:
+        features: (n, D) float32, or float16 where that loses nothing.
+        place: (n, 2) float64, x and y of its tiles from the region's corner, in tile distances; or None.
+        column: of the bag's label.
+        slide: number of the bag it is from.
+        rank: in [0, 1), random; the regions of lowest rank are kept.
+    """
+
+    features: Tensor
+    place: Tensor | None
+    column: int
+    slide: int
+    rank: float
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def break_up(bag: BagBatch, side: int) -> list[tuple[Tensor, Tensor | None]]:
+    """The regions of a bag (B = 1): rows (n,) and place (n, 2) as in :class:`Region`, row order kept.
+
+    A tile is in one region only.
+    """
+    rows = torch.arange(bag.features.shape[1]) if bag.mask is None else bag.mask[0].cpu().nonzero()[:, 0]
+    if bag.coords is None:
+        return [(part, None) for part in rows.split(side * side)]
+    coords = bag.coords[0].cpu()[rows].double()
+    tiles = (coords - coords.min(dim=0).values) / tile_distance(coords)
+    # half a tile, so that a position rounded to whole pixels does not fall into the square before its own
+    cells = torch.floor((tiles + 0.5) / side).long()
+    members = [(cells == cell).all(dim=1).nonzero()[:, 0] for cell in torch.unique(cells, dim=0)]
+    return [(rows[part], tiles[part] - tiles[part].min(dim=0).values) for part in members]
+
+
+def reorganise(regions: list[Region], side: int) -> BagBatch:
+    """One bag out of regions: squares of a mosaic, or one list after the other where a region has no place.
+
+    Between the squares is room for a tile, so that no tile has a neighbour from another region.
+    Slides of other resolutions meet here, so the mosaic's tiles are all 256 pixels apart, whatever they were, and at multiples
+    of 32: what a slide's own rounding left would tear rows apart.
+    """
+    features = torch.cat([region.features.float() for region in regions])
+    places = [region.place for region in regions if region.place is not None]
+    if len(places) < len(regions):
+        return BagBatch(features.unsqueeze(0))
+    across = math.ceil(math.sqrt(len(regions)))
+    corners = [torch.tensor([i % across, i // across]) * (side + 1) for i in range(len(regions))]
+    coords = torch.cat([place + corner for place, corner in zip(places, corners, strict=True)])
+    pixels = (coords * _TILE / _STEP).round().long() * _STEP
+    order = torch.from_numpy(np.lexsort((pixels[:, 0].numpy(), pixels[:, 1].numpy())))
+    return BagBatch(features[order].unsqueeze(0), pixels[order].unsqueeze(0))
+
+
+class RegionStore:
+    """A random sample of each class's regions, within the room that ``bags`` bags of average size take.
+
+    Each region gets a random rank, and those of lowest rank stay. What is random is drawn from the seed and a count, so that a
+    store read from a folder goes on as it would have gone on.
+    """
+
+    def __init__(self, bags: int, side: int, seed: int = 0) -> None:
+        self.bags, self.side, self.seed = bags, side, seed
+        self.regions: list[Region] = []
+        self.seen_bags = self.seen_instances = self.drawn = 0
+
+    @property
+    def average(self) -> int:
+        """Instances of an average bag."""
+        return round(self.seen_instances / max(1, self.seen_bags))
+
+    def offer(self, bag: BagBatch, column: int) -> None:
+        """Break a bag up, and keep what there is room for."""
+        parts = break_up(bag, self.side)
+        ranks = np.random.default_rng([self.seed, _ENTERING, self.seen_bags]).random(len(parts))
+        for (rows, place), rank in zip(parts, ranks, strict=True):
+            features = compact(bag.features[0, rows.to(bag.features.device)])
+            self.regions.append(Region(features, place, column, self.seen_bags, float(rank)))
+        self.seen_bags += 1
+        self.seen_instances += sum(len(rows) for rows, _ in parts)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Of each class the regions of lowest rank, as many as its share holds and one at least."""
+        columns = sorted({region.column for region in self.regions})
+        share = self.bags * self.average / len(columns)
+        kept = []
+        for column in columns:
+            held = 0
+            for region in sorted((r for r in self.regions if r.column == column), key=lambda r: r.rank):
+                if held and held + len(region) > share:
+                    break
+                kept.append(region)
+                held += len(region)
+        self.regions = kept
+
+    def draw(self, instances: int | None = None) -> tuple[BagBatch, int] | None:
+        """A reorganised bag and its column; None where nothing is stored.
+
+        Args:
+            instances: end with the region that reaches so many; default an average bag's.
+        """
+        if not self.regions:
+            return None
+        generator = np.random.default_rng([self.seed, _DRAWING, self.drawn])
+        self.drawn += 1
+        column = int(generator.choice(sorted({region.column for region in self.regions})))
+        of_class = [region for region in self.regions if region.column == column]
+        shuffled = [of_class[index] for index in generator.permutation(len(of_class))]
+        turns: dict[int, int] = {}
+        in_turn = []
+        for region in shuffled:
+            turns[region.slide] = turns.get(region.slide, 0) + 1
+            in_turn.append((turns[region.slide], region))
+        chosen: list[Region] = []
+        for _, region in sorted(in_turn, key=lambda pair: pair[0]):
+            if sum(map(len, chosen)) >= min(self.average, instances or self.average):
+                break
+            chosen.append(region)
+        return reorganise(chosen, self.side), column
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is kept."""
+        return sum(r.features.nbytes + (0 if r.place is None else r.place.nbytes) for r in self.regions)
+
+    def save(self, folder: Path) -> None:
+        """``regions.safetensors`` where it holds one, and the counts in ``strategy.json``."""
+        if self.regions:
+            tensors = {f"{i}.features": region.features for i, region in enumerate(self.regions)}
+            tensors |= {f"{i}.place": region.place for i, region in enumerate(self.regions) if region.place is not None}
+            for name, kind in (("column", torch.int64), ("slide", torch.int64), ("rank", torch.float64)):
+                tensors[name] = torch.tensor([getattr(region, name) for region in self.regions], dtype=kind)
+            write_tensors(folder / _FILE, tensors)
+        counts = {name: getattr(self, name) for name in ("seed", "seen_bags", "seen_instances", "drawn")}
+        write_json(folder / _STATE, {**counts, "regions": len(self.regions)})
+
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        state = read_state(folder / _STATE)
+        try:
+            for name in ("seed", "seen_bags", "seen_instances", "drawn"):
+                setattr(self, name, int(state[name]))
+            number = int(state["regions"])
+            tensors = read_tensors(folder / _FILE) if number else {}
+            self.regions = [
+                Region(
+                    tensors[f"{i}.features"],
+                    tensors.get(f"{i}.place"),
+                    int(tensors["column"][i]),
+                    int(tensors["slide"][i]),
+                    float(tensors["rank"][i]),
+                )
+                for i in range(number)
+            ]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise RunError(f"{folder}: the stored regions are not complete", "restore the run from a copy") from None
+
+
+class ConSlideOptions(BaseModel):
+    """Settings of the strategy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bags: int = Field(30, ge=1, description="room for regions, in bags of average size")
+    region_side: int = Field(16, ge=1, description="side of a region, in tiles")
+    alpha: float = Field(1.0, ge=0, description="weight of the reorganised bag's loss")
+    max_instances: int | None = Field(None, ge=1, description="instances of a reorganised bag, about; default average")
+
+
+class ConSlide(Strategy):
+    """See the module. Bags are broken up when their task is learned, each once (:mod:`comel.strategies.rehearsal`)."""
+
+    Options = ConSlideOptions
+    options: ConSlideOptions
+
+    def __init__(self, options: ConSlideOptions | None = None) -> None:
+        super().__init__(options)
+        self.store = RegionStore(self.options.bags, self.options.region_side)
+
+    def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """In the first stage: take the run's seed over."""
+        if stage.index == 0:
+            self.store.seed = draw_seed()
+
+    def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
+        """The trunk and all heads."""
+        return train_whole_model(model)
+
+    def loss(self, model: MILModel, bags: BagBatch, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
+        """The model's terms, and from the second task on those of a reorganised bag as ``stored_*``."""
+        terms = super().loss(model, bags, output, labels)
+        drawn = self.store.draw(self.options.max_instances)
+        if drawn is None:
+            return terms
+        bag, column = drawn
+        again = model(bag.to(bags.features.device))
+        return terms | of_stored(model.loss(again, torch.tensor([column], device=labels.device)), self.options.alpha)
+
+    def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
+        """Break the stage's bags up."""
+        for bag, column in bags:
+            self.store.offer(bag, column)
+
+    def old_data_bytes(self) -> int:
+        """Bytes of the stored regions."""
+        return self.store.bytes
+
+    def save(self, model: MILModel, folder: Path) -> None:
+        """See :meth:`RegionStore.save`."""
+        self.store.save(folder)
+
+    def load(self, model: MILModel, folder: Path) -> None:
+        """Read what :meth:`save` wrote."""
+        self.store.load(folder)

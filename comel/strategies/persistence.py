@@ -1,0 +1,54 @@
+"""What a strategy keeps, in a version's folder: tensors as safetensors, numbers as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from comel.errors import RunError
+from comel.files import atomic_path, read_json
+
+__all__ = ["read_state", "read_tensors", "write_tensors"]
+
+_REMEDY = "restore the run from a copy"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name; no two may share memory."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The inverse of :func:`write_tensors`, on the CPU.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        state = read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
+    if not isinstance(state, dict):
+        raise RunError(f"{path}: holds no state of a strategy", _REMEDY)
+    return state
