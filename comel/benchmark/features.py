@@ -21,17 +21,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from comel.bag import FeatureContract
-from comel.benchmark.storage import MadeBag, write_stream
+from comel.benchmark.storage import MadeBag, TileRange, square, within, write_stream
 
 __all__ = ["FeatureSettings", "make_features"]
 
 _TISSUES = 4
 _STAINS = 3
 _POSITIVE = (0.01, 0.20)
+_INFLAMED = (0.0, 0.20)
 
 
 class FeatureSettings(BaseModel):
-    """Settings of :func:`make_features`; a seed gives the same bags on every machine."""
+    """Settings of :func:`make_features`; the same settings give the same bags."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +43,7 @@ class FeatureSettings(BaseModel):
     train: int = Field(24, ge=2, multiple_of=2, description="training bags of a task, half of them with tumour")
     val: int = Field(12, ge=2, multiple_of=2, description="validation bags of a task")
     test: int = Field(40, ge=2, multiple_of=2, description="test bags of a task")
-    tiles: tuple[int, int] = Field((80, 200), description="fewest and most tiles of a bag")
+    tiles: TileRange = Field((80, 200), description="fewest and most tiles of a bag")
 
 
 def make_features(folder: Path, settings: FeatureSettings) -> Path:
@@ -63,11 +64,11 @@ def _bags(settings: FeatureSettings) -> Iterator[MadeBag]:
         for split, count in (("train", settings.train), ("val", settings.val), ("test", settings.test)):
             for index in range(count):
                 draw = np.random.default_rng([settings.seed, 1, number, ("train", "val", "test").index(split), index])
-                cells = _cells(int(draw.integers(*settings.tiles, endpoint=True)))
+                cells = square(int(draw.integers(*settings.tiles, endpoint=True)))
                 positive = np.zeros(len(cells), bool)
                 if index % 2:
-                    positive = _blot(draw, cells, draw.uniform(*_POSITIVE))
-                benign = _blot(draw, cells, draw.uniform(0, 0.2)) & ~positive
+                    positive = _blot(draw, cells, within(draw.uniform(*_POSITIVE), _POSITIVE, len(cells)))
+                benign = _blot(draw, cells, max(1, round(draw.uniform(*_INFLAMED) * len(cells)))) & ~positive
                 kinds = draw.choice(_TISSUES, len(cells), p=draw.dirichlet(np.full(_TISSUES, 2.0)))
                 features = organ + np.stack(tissues)[kinds] + draw.normal(size=(len(cells), dimension))
                 features += sum(draw.normal() * stain for stain in stains)
@@ -86,17 +87,14 @@ def _towards(first: np.ndarray, other: np.ndarray, cosine: float) -> np.ndarray:
     return cosine * first + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest)
 
 
-def _cells(count: int) -> np.ndarray:
-    """``count`` cells (column, row) that fill a near-square grid row by row, (count, 2)."""
-    columns = int(np.ceil(np.sqrt(count)))
-    index = np.arange(count)
-    return np.stack([index % columns, index // columns], axis=1)
+def _blot(draw: np.random.Generator, cells: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` cells that lie nearest to a random cell: (N,) bool.
 
-
-def _blot(draw: np.random.Generator, cells: np.ndarray, share: float) -> np.ndarray:
-    """The ``share`` of the cells, at least one, that lie nearest to a random cell: (N,) bool."""
+    They are connected: of two cells at different distances the nearer one always comes first, and every cell of a grid has a
+    neighbour nearer to the middle.
+    """
     middle = cells[draw.integers(len(cells))]
     distance = ((cells - middle) ** 2).sum(axis=1) + 0.5 * draw.random(len(cells))
     chosen = np.zeros(len(cells), bool)
-    chosen[np.argsort(distance)[: max(1, round(share * len(cells)))]] = True
+    chosen[np.argsort(distance)[:count]] = True
     return chosen

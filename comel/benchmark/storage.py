@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator
 
 from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
 from comel.files import atomic_path
 
-__all__ = ["NORMAL", "TUMOUR", "MadeBag", "write_stream"]
+__all__ = ["NORMAL", "TUMOUR", "MadeBag", "TileRange", "square", "within", "write_stream"]
 
 NORMAL, TUMOUR = "normal", "tumour"
+_FEWEST_TILES = 5
+
+
+def _ascending(tiles: tuple[int, int]) -> tuple[int, int]:
+    if not _FEWEST_TILES <= tiles[0] <= tiles[1]:
+        raise ValueError(f"give the fewest, {_FEWEST_TILES} or more, and then the most")
+    return tiles
+
+
+TileRange = Annotated[tuple[int, int], AfterValidator(_ascending)]
+"""Fewest and most tiles of a bag; below five no whole number of tiles is 1 to 20 % of a bag."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,18 @@ class MadeBag:
     labels: np.ndarray
     patient: str | None = None
     fold: int | None = None
+
+
+def square(count: int) -> np.ndarray:
+    """``count`` cells (column, row) that fill a near-square grid row by row: (count, 2)."""
+    columns = int(np.ceil(np.sqrt(count)))
+    index = np.arange(count)
+    return np.stack([index % columns, index // columns], axis=1)
+
+
+def within(share: float, shares: tuple[float, float], count: int) -> int:
+    """The whole number of ``count`` tiles nearest to ``share`` of them that lies within ``shares`` of them."""
+    return min(max(round(share * count), math.ceil(shares[0] * count)), math.floor(shares[1] * count))
 
 
 def write_stream(folder: Path, bags: Iterable[MadeBag], contract: FeatureContract) -> Path:

@@ -17,6 +17,9 @@ COLUMNS = {
     "accuracy": "accuracy",
     "within_task_accuracy": "within task",
     "auc": "AUC",
+    "pooled_auc": "pooled AUC",
+    "pooled_auc_low": "from",
+    "pooled_auc_high": "to",
     "forgetting": "forgetting",
     "ece": "ECE",
     "instance_auc": "instance AUC",
@@ -37,7 +40,12 @@ def summarise(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
     summary: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(result.row for result in results):
         mine = [result for result in results if result.row == name]
-        entry: dict[str, Any] = {"group": mine[0].group, "seeds": [r.seed for r in mine if not r.refused], "mean": {}, "std": {}}
+        entry: dict[str, Any] = {
+            "group": mine[0].group,
+            "seeds": [r.seed for r in mine if not r.refused],
+            "mean": {},
+            "std": {},
+        }
         entry["refused"] = next((r.refused for r in mine if r.refused), None)
         for measure in COLUMNS:
             values = [value for r in mine if (value := r.measures.get(measure)) is not None]
@@ -50,13 +58,14 @@ def summarise(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
 def markdown(summary: Mapping[str, Mapping[str, Any]]) -> str:
     """The table, group by group; scores in percent, mean ± standard deviation over seeds."""
     lines = []
+    shown = {m: title for m, title in COLUMNS.items() if any(entry["mean"][m] is not None for entry in summary.values())}
     for group in dict.fromkeys(entry["group"] for entry in summary.values()):
-        lines += ["", f"| {group} | " + " | ".join(COLUMNS.values()) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
+        lines += ["", f"| {group} | " + " | ".join(shown.values()) + " |", "|---" + "|---:" * len(shown) + "|"]
         for name, entry in summary.items():
             if entry["group"] == group:
-                cells = [_cell(measure, entry["mean"][measure], entry["std"][measure]) for measure in COLUMNS]
-                lines.append(f"| {name} | " + (" | ".join(cells) if entry["seeds"] else f"refused: {entry['refused']} |"))
-                lines[-1] += " |" if entry["seeds"] else ""
+                cells = [_cell(measure, entry["mean"][measure], entry["std"][measure]) for measure in shown]
+                text = " | ".join(cells) if entry["seeds"] else "refused: " + entry["refused"].replace("|", "\\|")
+                lines.append(f"| {name} | {text} |")
     return "\n".join(lines[1:]) + "\n"
 
 
