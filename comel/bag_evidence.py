@@ -7,7 +7,7 @@ mean square of what is left, centred within a bag). From then on
 
     logits = share (pooled - midpoint) / spread + (evidence - midpoint') / spread'
 
-Before, while a head learns, its logits are the pooled ones alone.
+Before, while a head learns for the first time, its logits are the pooled ones alone.
 """
 
 from __future__ import annotations

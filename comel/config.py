@@ -54,7 +54,7 @@ class TrainerConfig(_Section):
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")
     max_instances: int | None = Field(None, ge=1, description="instances of a bag to train on at most, drawn anew each epoch")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient's norm")
-    seed: int = Field(2021, ge=0, description="seed of everything random")
+    seed: int = Field(2021, ge=0, description="seed of weights, order, folds and orders of tasks; not of the split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward pass")
     threads: int | None = Field(None, ge=1, description="CPU threads; default what torch takes")

@@ -78,7 +78,7 @@ class BagStore:
         """A case's bag.
 
         Raises:
-            BagError: a file is missing or damaged, or holds no instance.
+            BagError: a file is missing or damaged.
             FeatureMismatch: its features were made otherwise than the contract says.
         """
         if case.name in self._kept:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ _ROW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a strategy and a model with the options that differ from their defaults."""
+    """One row: a strategy and a model with the options that differ from their defaults, and how it is trained otherwise."""
 
     name: str
     group: str
     strategy: dict[str, Any]
     model: dict[str, Any]
+    trainer: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Benchmark:
             "data": data,
             "model": {**own(self.model, model_class(row.model["name"])), **row.model},
             "strategy": {**own(self.strategy, strategy_class(row.strategy["name"])), **row.strategy},
-            "trainer": {**self.trainer, "seed": seed},
+            "trainer": {**self.trainer, **row.trainer, "seed": seed},
         }
 
     def check(self) -> None:
@@ -140,19 +141,21 @@ def _read(config: Path | None) -> dict[str, Any]:
 def _row(name: str, entry: Any) -> Row:
     if not _ROW_NAME.fullmatch(name):
         raise ConfigError(f"row '{name}': its name becomes a folder", "use letters, digits, dots, dashes and underscores")
-    keys = [field.name for field in fields(Row) if field.name != "name"]
+    keys = [one.name for one in fields(Row) if one.name != "name"]
     if not isinstance(entry, dict):
         raise ConfigError(f"row '{name}': holds no settings", f"write {', '.join(keys)}")
     for key in entry:
         if key not in keys:
             raise ConfigError(f"row '{name}': unknown key '{key}'", nearest(str(key), keys))
-    for key in keys:
+    for key in ("group", "strategy", "model"):
         if key not in entry:
             raise ConfigError(f"row '{name}': no {key}", f"write {', '.join(keys)}")
     for key in ("strategy", "model"):
         if not isinstance(entry[key], dict) or not isinstance(entry[key].get("name"), str):
             raise ConfigError(f"row '{name}': {key} has no name", f"write {key}: {{name: ...}}")
-    return Row(name, str(entry["group"]), dict(entry["strategy"]), dict(entry["model"]))
+    if not isinstance(entry.get("trainer", {}), dict):
+        raise ConfigError(f"row '{name}': trainer holds no settings", "write trainer: {KEY: VALUE}")
+    return Row(name, str(entry["group"]), dict(entry["strategy"]), dict(entry["model"]), dict(entry.get("trainer", {})))
 
 
 def _override(sections: dict[str, dict[str, Any]], override: str) -> None:

@@ -81,7 +81,8 @@ class MILModel(nn.Module, ABC):
 
     Attributes:
         Options: its pydantic settings; their defaults are the model's defaults.
-        trunk: the part shared by all tasks, which adapters may wrap; ``adapter_targets`` names its linear layers.
+        trunk: the part shared by all tasks, called as ``trunk(features, coords, mask)``, which adapters may wrap;
+            ``adapter_targets`` names its linear layers.
         head_lr_scale: learning rate of heads over the trunk's.
     """
 
@@ -132,8 +133,9 @@ class MILModel(nn.Module, ABC):
 
     def probabilities(self, output: BagOutput, head: int | None = None) -> Tensor:
         """Class probabilities (B, C); with ``head`` given, within that head and 0 elsewhere."""
-        if head is None:
+        if head is None and len(self.classes.heads) > 1:
             return torch.softmax(output.logits, dim=-1)
+        head = head or 0
         columns = self.classes.columns(head)
         result = torch.zeros_like(output.logits)
         result[:, columns] = torch.softmax(output.head_logits[:, columns] / self.temperature[head], dim=-1)

@@ -35,7 +35,7 @@ class Metrics(BaseModel):
     strategy: str = ""
     tasks: list[str] = []
     continual: dict[str, dict[str, dict[str, dict[str, _Cell] | None]]] = {}
-    intervals: dict[str, Any] = {}
+    intervals: dict[str, Any] | None = None
     chance: dict[str, dict[str, dict[str, list[_Cell]]]] | None = None
     finished: bool = False
 
