@@ -13,18 +13,19 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T that minimises the mean of ``-log softmax(logits / T)[label]`` (Guo et al., "On calibration of modern
-    neural networks", ICML 2017, section 4.2).
+    """The temperature T that minimises the mean cross-entropy of ``softmax(logits / T)`` (Guo et al., "On calibration of modern
+    neural networks", ICML 2017, section 4.2), against labels that are not taken for quite certain.
 
-    The loss is convex in 1 / T, so its minimum is the only one.
+    A bag of a class with n bags among C counts (n + 1) / (n + C) for its own class and 1 / (n + C) for each other (after
+    Platt, "Probabilistic outputs for support vector machines", 1999): where every bag is called right, plain labels would ask
+    for a certainty that so few bags do not show. The loss is convex in 1 / T, so its minimum is the only one.
 
     Args:
         logits: (n, C) of validation bags, within their head.
         labels: (n,) columns 0 .. C - 1.
 
     Returns:
-        T from 0.05 to 20. 1.0 where the data name none: fewer than two bags, bags of one class, or every bag called right (a
-        lower temperature is then always likelier, down to a certainty that so few bags do not show).
+        T from 0.05 to 20. 1.0 where the data name none: fewer than two bags, bags of one class, or logits that do not differ.
 
     Raises:
         ValueError: shapes that do not fit, logits that are not finite, or a label that is no column.
@@ -39,13 +40,16 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         raise ValueError(f"finite logits (n, C) and labels (n,) expected, not {table.shape} and {truth.shape}")
     if truth.min() < 0 or truth.max() >= table.shape[1]:
         raise ValueError(f"labels {truth.min()} .. {truth.max()} of {table.shape[1]} classes")
-    own = table[np.arange(len(truth)), truth]
-    if len(np.unique(truth)) < 2 or (own >= table.max(axis=1)).all():
+    if len(np.unique(truth)) < 2 or np.ptp(table, axis=1).max() == 0:
         return 1.0
+    classes = table.shape[1]
+    certain = 1 / (np.bincount(truth, minlength=classes)[truth] + classes)
+    aim = certain[:, None] + np.eye(classes)[truth] * (1 - classes * certain)[:, None]  # (n, C)
+    aimed = (aim * table).sum(axis=1)
 
     def loss(log_temperature: float) -> float:
         share = math.exp(-log_temperature)
-        return float((logsumexp(table * share, axis=1) - own * share).mean())
+        return float((logsumexp(table * share, axis=1) - aimed * share).mean())
 
     found = minimize_scalar(loss, bounds=(math.log(_COLDEST), math.log(_HOTTEST)), method="bounded", options={"xatol": 1e-4})
     return float(np.clip(math.exp(found.x), _COLDEST, _HOTTEST))
