@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from comel.instances import InstanceClassifier, instance_loss, strongest
+from comel.instances import InstanceClassifier, instance_loss, strongest, strongest_of_bags, with_surroundings
 
 
 def softplus(x: float) -> float:
@@ -53,3 +54,29 @@ def test_a_bag_without_it_has_negative_instances_only() -> None:
     values = [0.5, -2.0, 1.5, -3.0]
     expected = 0.5 * sum(map(softplus, values)) / 4 + 0.5 * softplus(1.5)
     assert instance_loss(torch.tensor(values), False, 0.25).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_strongest_speak_for_the_bag_and_padding_does_not() -> None:
+    torch.manual_seed(0)
+    logits, mask = torch.randn(2, 10, 3), torch.ones(2, 10, dtype=torch.bool)
+    mask[1, 4:] = False
+    found = strongest_of_bags(logits, [False, True, True], 0.3, mask)
+    for b, size in ((0, 10), (1, 4)):
+        ranked = np.sort(logits[b, :size].numpy(), axis=0)[::-1][: max(1, round(0.3 * size))]
+        np.testing.assert_allclose(found[b].numpy(), [0, *ranked.mean(axis=0)[1:]], rtol=1e-6)
+    mask[1] = False
+    assert strongest_of_bags(logits, [False, True, True], 0.3, mask)[1].tolist() == [0, 0, 0]
+
+
+def test_surroundings_draw_a_lone_tile_down_and_leave_padding_out() -> None:
+    logits = torch.zeros(1, 10, 1)
+    logits[0, 4] = 9.0
+    grid = torch.tensor([[(i % 3) * 256, (i // 3) * 256] for i in range(9)] + [[256, 256]]).unsqueeze(0)
+    mask = torch.ones(1, 10, dtype=torch.bool)
+    mask[0, 9] = False
+    logits[0, 9] = 100.0
+    found = with_surroundings(logits, grid, 0.5, mask)[0, :9, 0]
+    expected = [9 / n / 2 for n in (4, 6, 4, 6, 9, 6, 4, 6, 4)]
+    expected[4] += 4.5
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    assert torch.equal(with_surroundings(logits, grid, 0.0, mask), logits)
