@@ -1,17 +1,19 @@
 """CoMEL: continual multiple instance learning on whole-slide images.
 
 The commands of ``comel`` as functions, with the same words: :func:`synth`, :func:`extract`, :func:`inspect`,
-:func:`check_bags`, :func:`train`, :func:`train_folds`, :func:`train_orders`, :func:`add_task`, :func:`evaluate`,
-:func:`report`, :func:`predict`, :func:`serve`, :func:`demo`, :func:`bench_continual`. They are loaded when first used;
-importing this package imports no torch.
+:func:`check_bags`, :func:`bag_statistics`, :func:`export_clam`, :func:`train`, :func:`train_folds`, :func:`train_orders`,
+:func:`add_task`, :func:`evaluate`, :func:`report`, :func:`predict`, :func:`serve`, :func:`demo`, :func:`bench_continual`.
+They are loaded when first used; importing this package imports no torch.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comel.api import check_bags, demo, extract, inspect, serve, synth
+    from comel.bag_statistics import bag_statistics
     from comel.benchmark.command import run_continual as bench_continual
     from comel.evaluation import evaluate
+    from comel.export import export_clam
     from comel.folds import train_folds, train_orders
     from comel.predict_cohort import predict_cohort as predict
     from comel.reporting.write import write_report as report
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_task",
+    "bag_statistics",
     "bench_continual",
     "check_bags",
     "demo",
     "evaluate",
+    "export_clam",
     "extract",
     "inspect",
     "predict",
@@ -36,8 +40,10 @@ __all__ = [
 
 _ELSEWHERE = {
     "add_task": "comel.training:add_task",
+    "bag_statistics": "comel.bag_statistics:bag_statistics",
     "bench_continual": "comel.benchmark.command:run_continual",
     "evaluate": "comel.evaluation:evaluate",
+    "export_clam": "comel.export:export_clam",
     "predict": "comel.predict_cohort:predict_cohort",
     "report": "comel.reporting.write:write_report",
     "train": "comel.training:train",

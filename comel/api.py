@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comel.errors import ComelError, ConfigError
+from comel.errors import ComelError
 from comel.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -127,16 +127,10 @@ def inspect(
 
 def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Read feature files whole, checksums included; one entry a file with what it holds or what is wrong."""
-    from comel.foreign import read_any_bag
+    from comel.foreign import feature_files, read_any_bag
 
-    files: list[Path] = []
-    for path in map(Path, paths):
-        inside = [file for file in sorted([*path.glob("*.h5"), *path.glob("*.pt")]) if not file.name.startswith(".")]
-        files += inside if path.is_dir() else [path]
-    if not files:
-        raise ConfigError(f"{', '.join(map(str, paths))}: no feature file", "give .h5 or .pt files or a folder of them")
     entries = []
-    for file in files:
+    for file in feature_files(paths):
         entry: dict[str, Any] = {"file": str(file)}
         try:
             bag = read_any_bag(file, verify=True)

@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Continual multiple instance learning on whole-slide images. Research use only, not for diagnosis.",
 )
-bags_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at feature files.")
+bags_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at feature files, and take them to other tools.")
 
 app.command(epilog="Example: comel demo --out demo")(demo.demo)
 app.command(epilog="Example: comel synth cohort --organs colon,kidney --slides 20 --seed 1")(slides.synth)
@@ -31,6 +31,10 @@ app.command(epilog="Example: comel extract cohort/manifest.csv --out bags --targ
 app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(slides.inspect)
 app.add_typer(bags_app, name="bags")
 bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)
+bags_app.command("stats", epilog="Example: comel bags stats bags/")(slides.bags_stats)
+bags_app.command("export", epilog="Example: comel bags export --clam bags/ --out clam --manifest cohort.csv")(
+    slides.bags_export
+)
 app.command(epilog=learning.EPILOGS["train"])(learning.train)
 app.command("add-task", epilog=learning.EPILOGS["add-task"])(learning.add_task)
 app.command(epilog=learning.EPILOGS["evaluate"])(learning.evaluate)

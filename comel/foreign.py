@@ -17,7 +17,7 @@ or ``coords_unit: um`` with ``tile_size_um`` where coordinates are micrometres.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,31 @@ from comel.bag import (
 )
 from comel.errors import BagError
 
-__all__ = ["bag_path", "read_any_bag"]
+__all__ = ["bag_path", "feature_files", "read_any_bag"]
 
 _KEPT = ("patch_size", "patch_size_level0", "overlap", "level0_width", "level0_height")
+_LAYOUTS = (("*.h5", "*.pt"), ("h5_files/*.h5",), ("pt_files/*.pt",), ("features_*/*.h5", "*/features_*/*.h5"))
+
+
+def feature_files(paths: Sequence[Path]) -> list[Path]:
+    """Feature files as they are given, and those in folders of this project's, TRIDENT's, CLAM's or STAMP's layout.
+
+    Of a folder the first layout counts that has a file: the folder itself, ``h5_files``, ``pt_files``, ``features_*``.
+
+    Raises:
+        BagError: there is none.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = ([file for pattern in layout for file in path.glob(pattern)] for layout in _LAYOUTS)
+        shown = ([file for file in found if not file.name.startswith(".")] for found in inside)
+        files += sorted(next((found for found in shown if found), []))
+    if not files:
+        raise BagError(f"{', '.join(map(str, paths))}: no feature file", "give .h5 or .pt files or a folder of them")
+    return files
 
 
 def bag_path(folder: Path, slide_id: str) -> Path:

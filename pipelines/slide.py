@@ -1,7 +1,8 @@
 """Whole-slide images through OpenSlide: their resolution, a thumbnail, and exact areas of a level.
 
-A resolution is never guessed: it comes from the manifest, from the slide, or from what the user says to assume where the
-slide states none. Label and macro images are never touched.
+What OpenSlide does not read is tried as a plain image of one level (:mod:`pipelines.plain_image`). A resolution is never
+guessed: it comes from the manifest, from the slide, or from what the user says to assume where the slide states none.
+Label and macro images are never touched, and no picture that comes from here carries the slide's colour profile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from comel.errors import SlideError
+from pipelines.plain_image import PlainImage, is_plain_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,7 +127,7 @@ class Slide:
         return region.resize(size, Image.Resampling.BOX if shrink >= 2 else Image.Resampling.BILINEAR, box=area)
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
-        """Pixels of a level as RGB, transparent ones white.
+        """Pixels of a level as RGB, transparent ones white, without the slide's colour profile.
 
         Args:
             location: level-0 pixel (x, y) of the top left corner.
@@ -161,7 +163,7 @@ def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None
     """Open a slide and settle its resolution.
 
     Args:
-        path: any file that OpenSlide reads.
+        path: any file that OpenSlide reads, or a PNG, JPEG or plain TIFF image of at most 128 Mpx.
         mpp: micrometres per pixel of level 0 that override what the slide says, in x and y (the manifest's column).
         assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
 
@@ -185,6 +187,8 @@ def _open_handle(path: Path) -> Any:
         handle = openslide.OpenSlide(path)
         handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     except openslide.OpenSlideUnsupportedFormatError:
+        if is_plain_image(path):
+            return PlainImage(path)
         raise SlideError(f"{path}: not a slide that OpenSlide reads", "convert it to a tiled pyramidal TIFF") from None
     except openslide.OpenSlideError as error:
         raise SlideError(f"{path}: cannot be opened ({_first_line(error)})", "the file is damaged: copy it again") from None
@@ -223,7 +227,10 @@ def _on_white(pixels: Image) -> Image:
     from PIL import Image
 
     if pixels.getchannel("A").getextrema() == (255, 255):
-        return pixels.convert("RGB")
+        opaque = pixels.convert("RGB")
+        # OpenSlide hands its regions the profile, which a PNG made of them would carry along.
+        opaque.info.clear()
+        return opaque
     opaque = Image.new("RGB", pixels.size, "white")
     opaque.paste(pixels, mask=pixels)
     return opaque

@@ -25,7 +25,6 @@ MEASURES = {
     "accuracy": ("bag", "accuracy", "final_average"),
     "auc": ("bag", "auc", "final_average"),
     "forgetting": ("bag", "accuracy", "forgetting"),
-    "ece": ("bag", "ece", "final_average"),
     "instance_auc": ("instance", "auc", "final_average"),
     "dice": ("instance", "dice", "final_average"),
     "dice_forgetting": ("instance", "dice", "forgetting"),

@@ -21,7 +21,6 @@ COLUMNS = {
     "pooled_auc_low": "from",
     "pooled_auc_high": "to",
     "forgetting": "forgetting",
-    "ece": "ECE",
     "instance_auc": "instance AUC",
     "dice": "Dice",
     "dice_forgetting": "Dice forgetting",

@@ -9,7 +9,7 @@ import typer
 
 from comel.commands.options import Device, Json, Quiet, print_json
 
-__all__ = ["bags_check", "extract", "inspect", "synth"]
+__all__ = ["bags_check", "bags_export", "bags_stats", "extract", "inspect", "synth"]
 
 
 def synth(
@@ -122,3 +122,46 @@ def bags_check(
             typer.echo(f"{entry['file']}: {said}")
     if any("error" in entry for entry in entries):
         raise typer.Exit(1)
+
+
+def bags_stats(
+    paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")], as_json: Json = False
+) -> None:
+    """Tiles, tissue, positive share and encoder of each feature file, and of all together."""
+    from comel.bag_statistics import bag_statistics, statistics_table
+
+    found = bag_statistics(paths)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(statistics_table(found))
+    if found["all"]["unreadable"]:
+        raise typer.Exit(1)
+
+
+def bags_export(
+    paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; what is there already must be the same.")],
+    clam: Annotated[bool, typer.Option("--clam", help="In the layout that CLAM loads.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help="CSV: only its slides, and CLAM's tables of them.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write feature files in another tool's layout. Run again, it goes on where it stopped."""
+    from dataclasses import asdict
+
+    from comel.errors import ConfigError
+    from comel.export import export_clam
+
+    if not clam:
+        raise ConfigError("bags export: no tool to export to", "give --clam")
+    report = export_clam(paths, out, manifest=manifest, root=root, quiet=quiet or as_json)
+    if as_json:
+        print_json(asdict(report))
+        return
+    typer.echo(f"{report.written} bags written, {report.kept} were there; {out}")
+    if report.empty:
+        typer.echo(f"  left out, without a tile: {', '.join(report.empty)}", err=True)
+    for table in report.tables:
+        typer.echo(f"  {table}")

@@ -13,7 +13,7 @@ import torch
 
 from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
 from comel.errors import BagError
-from comel.foreign import bag_path, read_any_bag
+from comel.foreign import bag_path, feature_files, read_any_bag
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
 COORDS = np.array([[x, y] for y in (0, 512) for x in (100_001, 100_513, 101_025)], dtype=np.int64)
@@ -267,3 +267,51 @@ def _declaring(path: Path, shape: tuple[int, int]) -> Path:
     with h5py.File(path, "w") as file:
         file.create_dataset("features", shape, "f4", chunks=(1000, 1024))
     return path
+
+
+def test_files_of_a_folder_of_any_layout(tmp_path: Path) -> None:
+    layouts = {
+        "ours": ["a.h5", "b.pt"],
+        "clam": ["h5_files/a.h5", "h5_files/b.h5", "pt_files/a.pt"],
+        "tensors": ["pt_files/a.pt"],
+        "trident": ["20x/features_uni/a.h5", "20x/features_conch/a.h5"],
+    }
+    for layout, names in layouts.items():
+        for name in [*names, f"{Path(names[0]).parent}/.partial-a.h5"]:
+            (tmp_path / layout / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / layout / name).touch()
+    found = {
+        layout: [str(path.relative_to(tmp_path / layout)) for path in feature_files([tmp_path / layout])] for layout in layouts
+    }
+    assert found == {**layouts, "clam": layouts["clam"][:2], "trident": sorted(layouts["trident"])}
+    missing = tmp_path / "missing.h5"
+    assert feature_files([tmp_path / "tensors", missing]) == [tmp_path / "tensors/pt_files/a.pt", missing]
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(BagError, match="nothing: no feature file"):
+        feature_files([tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_our_bag_in_tridents_loader(tmp_path: Path, dtype: type) -> None:
+    """A reader that does what TRIDENT's slide encoders and overlays do with a feature file."""
+    geometry = TileGeometry(256, 0.5, 0.5, 0.2521, 0.2521, 20_000, 9_000, overlap=32, name="s1.svs")
+    contract = FeatureContract("uni", "0" * 64, 8, 0.5, 256)
+    write_bag(tmp_path / "s1.h5", Bag("s1", FEATURES.astype(dtype), COORDS, geometry, contract))
+    with h5py.File(tmp_path / "s1.h5", "r") as file:
+        coords, features, about = file["coords"][:], file["features"][:], dict(file["coords"].attrs)
+    batch = {
+        "features": torch.from_numpy(features).float().unsqueeze(0),
+        "coords": torch.from_numpy(coords).unsqueeze(0),
+        "attributes": about,
+    }
+    assert batch["features"].shape == (1, 6, 8)
+    assert batch["coords"].dtype == torch.int64
+    np.testing.assert_array_equal(batch["coords"][0].numpy(), COORDS)
+    # Positions on TRIDENT's grid are whole multiples of this size, so it must be a whole number.
+    assert isinstance(about["patch_size_level0"], np.integer)
+    assert (torch.from_numpy(coords) // about["patch_size_level0"]).dtype == torch.int64
+    needed = [about.get(name) for name in ("patch_size", "level0_magnification", "target_magnification")]
+    assert None not in needed
+    size, own, target = needed
+    assert round(size * own / target) == about["patch_size_level0"] == round(256 * 0.5 / 0.2521)
+    assert (about["overlap"], about["level0_width"], about["level0_height"], about["name"]) == (32, 20_000, 9_000, "s1.svs")

@@ -5,10 +5,16 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
-from PIL import Image
-from small_slides import tissue_picture, write_slide
+import tifffile
+from PIL import Image, ImageCms
+from small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 
 from comel.errors import SlideError
+from comel.maps import draw_map
+from comel.prediction import Prediction
+from pipelines.cohort import extract_cohort
+from pipelines.extract import extract_slide
+from pipelines.settings import ExtractSettings
 from pipelines.slide import Slide, open_slide
 
 
@@ -137,3 +143,95 @@ def test_thumbnail_enlarges_nothing_and_carries_no_profile(slide_path: Path) -> 
         thumbnail = slide.thumbnail(5000)
     assert thumbnail.size == (1600, 1200)
     assert "icc_profile" not in thumbnail.info
+
+
+@pytest.fixture
+def profiled_slide(tmp_path: Path) -> Path:
+    """A slide with a colour profile, which OpenSlide hands to every region it reads."""
+    path = tmp_path / "profiled.tif"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = tissue_picture(512, 512, (64, 64, 448, 448))
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(pixels, tile=(256, 256), photometric="rgb", iccprofile=profile, metadata=None)
+    with openslide.OpenSlide(path) as handle:
+        assert "icc_profile" in handle.read_region((0, 0), 0, (8, 8)).info
+    return path
+
+
+def chunks_of(png: bytes) -> list[bytes]:
+    """The names of a PNG's chunks."""
+    names, place = [], 8
+    while place < len(png):
+        names.append(png[place + 4 : place + 8])
+        place += 12 + int.from_bytes(png[place : place + 4], "big")
+    return names
+
+
+def test_no_picture_of_a_slide_carries_its_colour_profile(profiled_slide: Path, tmp_path: Path, encoder: MeanColour) -> None:
+    with open_slide(profiled_slide, mpp=0.5) as slide:
+        pictures = {
+            "inside": slide.read_region((0, 0), 0, (64, 64)),
+            "border": slide.read_region((500, 500), 0, (64, 64)),
+            "resized": slide.read_area(0, (0.0, 0.0, 200.0, 200.0), (64, 64)),
+            "thumbnail": slide.thumbnail(100),
+        }
+    assert "icc_profile" not in pictures["thumbnail"].info
+    settings = ExtractSettings(target_mpp=0.5, tile_size=128)
+    extracted = extract_slide(profiled_slide, slide_id="s", encoder=encoder, settings=settings, mpp=0.5)
+    pictures["overlay"] = extracted.overlay
+    bag = extracted.bag
+    scores = np.linspace(0, 1, len(bag)).astype(np.float32)
+    classes, probabilities = ("organ/a", "organ/b"), np.array([0.25, 0.75])
+    prediction = Prediction(
+        "s", "class-incremental", "organ", "b", classes, probabilities, scores, 0.5, True, bag.coords, bag.geometry
+    )
+    pictures["thumbnail"].info["icc_profile"] = b"of another program"
+    pictures["map"] = draw_map(prediction, pictures.pop("thumbnail"), width=256)
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        assert set(chunks_of((tmp_path / f"{name}.png").read_bytes())) == {b"IHDR", b"IDAT", b"IEND"}, name
+
+
+def test_label_and_macro_images_are_never_looked_at(
+    slide_path: Path, tmp_path: Path, encoder: MeanColour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(_: object) -> None:
+        pytest.fail("the label image was read")
+
+    monkeypatch.setattr(openslide.OpenSlide, "associated_images", property(seen))
+    manifest = write_manifest(tmp_path / "m.csv", {"s": slide_path})
+    settings = ExtractSettings(target_mpp=0.5, tile_size=256)
+    assert extract_cohort(manifest, tmp_path / "out", settings, encoder=encoder).done == 1
+    names = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert names == {"s.h5", "s.png", "extract.json", "failures.csv"}
+
+
+def test_a_slide_whose_fresh_handle_fails_too_fails_by_name(slide_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the handle after that reads again: one bad tile does not take the others along."""
+    bad = (300, 300)
+    read = openslide.OpenSlide.read_region
+    opened: list[int] = []
+
+    class Handle(openslide.OpenSlide):
+        """As OpenSlide: after one bad tile it fails for good."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.dead = False
+            opened.append(1)
+
+        def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+            self.dead = self.dead or location == bad
+            if self.dead:
+                raise openslide.OpenSlideError("bad tile")
+            return read(self, location, level, size)
+
+    monkeypatch.setattr(openslide, "OpenSlide", Handle)
+    with open_slide(slide_path) as slide:
+        expected = np.asarray(slide.read_region((400, 400), 0, (64, 64)))
+        for _ in range(2):
+            with pytest.raises(SlideError, match=r"slide\.tif: pixels of level 0 at \(300, 300\) cannot be read") as caught:
+                slide.read_region(bad, 0, (64, 64))
+            assert caught.value.stage == "tiles"
+            assert np.array_equal(np.asarray(slide.read_region((400, 400), 0, (64, 64))), expected)
+    assert len(opened) == 5
