@@ -51,6 +51,7 @@ def predict_cohort(
     mpp: float | None = None,
     assume_mpp: float | None = None,
     assume_encoder: str | None = None,
+    encoder: str | None = None,
     width: int = 1024,
     merge: bool = False,
     device: str = "auto",
@@ -71,6 +72,7 @@ def predict_cohort(
         mpp: micrometres per pixel of a single slide, whatever it says itself.
         assume_mpp: micrometres per pixel of slides that state none.
         assume_encoder: encoder of feature files that do not name theirs.
+        encoder: where the model's patch encoder comes from, such as ``uni:FOLDER``; default by its name.
         width: of the map picture in pixels.
         merge: GeoJSON of regions instead of tiles.
         device: of model and encoder.
@@ -88,7 +90,7 @@ def predict_cohort(
     check_table(table)
     wanted = list(_inputs(inputs, bags, slide, root, mpp))
     predictor = Predictor.open(run, version=version, device=device)
-    reader = ContractReader(predictor.contract, assume_mpp=assume_mpp, device=device)
+    reader = ContractReader(predictor.contract, assume_mpp=assume_mpp, device=device, encoder=encoder)
     out.mkdir(parents=True, exist_ok=True)
     results: list[Prediction | ComelError] = []
     rows: list[dict[str, Any]] = []

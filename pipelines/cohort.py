@@ -19,7 +19,7 @@ from comel.bag import Bag, read_bag, read_bag_header, write_bag
 from comel.errors import BagError, ComelError, SlideError
 from comel.files import atomic_path, sha256_of_json, write_json, write_text
 from comel.manifest import ManifestRow, read_manifest
-from pipelines.encoders import PatchEncoder, load_encoder
+from pipelines.encoders import PatchEncoder, load_encoder, scale_note
 from pipelines.extract import extract_slide
 from pipelines.settings import ExtractSettings, content_settings
 
@@ -114,6 +114,8 @@ def extract_cohort(
     started = time.monotonic()
     rows = read_manifest(manifest, root=root).rows
     encoder = encoder or load_encoder(settings.encoder, device)
+    if (note := scale_note(encoder, settings.target_mpp)) is not None:
+        _logger.warning("%s", note)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _remove_stale(out)
@@ -223,7 +225,13 @@ def _write_summary(
 ) -> None:
     summary: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
-        "encoder": {"name": encoder.name, "weights_hash": encoder.weights_hash, "dimension": encoder.dimension},
+        "encoder": {
+            "name": encoder.name,
+            "weights_hash": encoder.weights_hash,
+            "dimension": encoder.dimension,
+            "mpp": list(encoder.mpp),
+            "note": scale_note(encoder, settings.target_mpp),
+        },
         "counts": {"done": report.done, "skipped": report.skipped, "failed": report.failed, "tiles": report.tiles},
         "seconds": round(report.seconds, 3),
         "slides": {

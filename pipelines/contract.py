@@ -27,10 +27,18 @@ class ContractReader:
         contract: the model's feature contract.
         assume_mpp: micrometres per pixel of slides that state none.
         device: of the encoder.
+        encoder: where the contract's encoder comes from, such as ``uni:FOLDER`` or ``file.py:Class``; default its name.
     """
 
-    def __init__(self, contract: FeatureContract, *, assume_mpp: float | None = None, device: str = "auto") -> None:
-        self._contract, self._assume_mpp, self._device = contract, assume_mpp, device
+    def __init__(
+        self,
+        contract: FeatureContract,
+        *,
+        assume_mpp: float | None = None,
+        device: str = "auto",
+        encoder: str | None = None,
+    ) -> None:
+        self._contract, self._assume_mpp, self._device, self._source = contract, assume_mpp, device, encoder
         self._encoder: PatchEncoder | None = None
 
     def extract(self, path: Path, *, slide_id: str, mpp: float | None = None) -> ExtractedSlide:
@@ -48,7 +56,10 @@ class ContractReader:
                 "send a bag instead, made by the same tool",
             )
         settings = ExtractSettings(
-            encoder=contract.encoder, target_mpp=contract.mpp, tile_size=contract.tile_size, assume_mpp=self._assume_mpp
+            encoder=self._source or contract.encoder,
+            target_mpp=contract.mpp,
+            tile_size=contract.tile_size,
+            assume_mpp=self._assume_mpp,
         )
         encoder = self._load(contract.encoder, contract.weights_hash)
         return extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp)
@@ -60,7 +71,9 @@ class ContractReader:
 
     def _load(self, name: str, weights_hash: str | None) -> PatchEncoder:
         if self._encoder is None:
-            encoder = load_encoder(name, self._device)
+            encoder = load_encoder(self._source or name, self._device)
+            if encoder.name != name:
+                raise FeatureMismatch(f"{self._source}: is the encoder {encoder.name}, not {name}", "name the model's encoder")
             if weights_hash and encoder.weights_hash != weights_hash:
                 raise FeatureMismatch(
                     f"{name}: other weights on this machine than the model was trained with",

@@ -23,7 +23,10 @@ class ExtractSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: str = Field("efficientnet-lite0", description="patch encoder: efficientnet-lite0, or hf:<name or folder>")
+    encoder: str = Field(
+        "efficientnet-lite0",
+        description="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class",
+    )
     target_mpp: float = Field(0.5, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of the tiles")
     tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at target_mpp")
     overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at target_mpp")

@@ -39,7 +39,10 @@ def synth(
 def extract(
     manifest: Annotated[Path, typer.Argument(help="CSV with slide_id, path, label, task.")],
     out: Annotated[Path, typer.Option(help="Folder for bags, overlays and failures.csv.")],
-    encoder: Annotated[str | None, typer.Option(help="efficientnet-lite0, or hf:<name or folder>.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class."),
+    ] = None,
     target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
     assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-import difflib
-
 from comel.errors import ConfigError
-from pipelines.encoders.base import PatchEncoder
+from comel.registry import resolve
+from pipelines.encoders.base import PatchEncoder, scale_note
+from pipelines.encoders.facts import ENCODER_FACTS, EncoderFacts
 
-__all__ = ["ENCODERS", "PatchEncoder", "load_encoder"]
+__all__ = ["ENCODERS", "ENCODER_FACTS", "EncoderFacts", "PatchEncoder", "load_encoder", "scale_note"]
 
-ENCODERS = ("efficientnet-lite0", "hf:<name or folder>")
+_SHIPPED = "efficientnet-lite0"
+_KNOWN = {
+    _SHIPPED: "pipelines.encoders.efficientnet_lite:EfficientNetLite0",
+    **{name: facts.loader for name, facts in ENCODER_FACTS.items()},
+}
+
+ENCODERS = (*_KNOWN, "hf:<name or folder>", "file.py:Class")
+"""What a user may write; a name of :data:`ENCODER_FACTS` may be followed by a colon and the folder of its weights."""
 
 
 def load_encoder(name: str, device: str = "auto") -> PatchEncoder:
     """Load a patch encoder.
 
     Args:
-        name: ``efficientnet-lite0``, or ``hf:`` with the name of a model on the Hugging Face hub or a local folder.
+        name: ``efficientnet-lite0``; a name of :data:`ENCODER_FACTS`, or that name, a colon and a local folder with the
+            files of its hub repository; ``hf:`` with the name of a model on the Hugging Face hub or a local folder;
+            ``path/to/file.py:Class``; or the name of an entry point in ``comel.encoders``.
         device: ``auto``, ``cpu``, ``cuda`` or another name that torch knows.
 
     Raises:
-        ConfigError: there is no such encoder or device, or its weights cannot be found.
+        ConfigError: there is no such encoder or device, its weights cannot be found, or it breaks the contract.
     """
-    if name == "efficientnet-lite0":
-        from pipelines.encoders.efficientnet_lite import EfficientNetLite0
-
-        return EfficientNetLite0(device)
-    kind, _, source = name.partition(":")
-    if kind == "hf" and source:
+    own = ".py:" in name
+    kind, colon, place = (name, "", "") if own else name.partition(":")
+    if colon and not place:
+        raise ConfigError(f"encoders: '{name}' names no folder", f"give {kind}:FOLDER")
+    if kind == "hf" and place:
         from pipelines.encoders.huggingface import HuggingFaceEncoder
 
-        return HuggingFaceEncoder(source, device)
-    nearest = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.0)
-    raise ConfigError(f"no encoder '{name}'; the nearest is {nearest[0]}", f"choose one of {', '.join(ENCODERS)}")
+        return HuggingFaceEncoder(place, device)
+    made = resolve(kind, _KNOWN, "comel.encoders")
+    if kind in ENCODER_FACTS:
+        return made(ENCODER_FACTS[kind], place or None, device)
+    if place:
+        raise ConfigError(f"encoders: '{name}': {kind} brings its weights and takes no folder", f"give {kind}")
+    if kind == _SHIPPED:
+        return made(device)
+    from pipelines.encoders.own import OwnEncoder
+
+    return OwnEncoder(name, made, device, taken=tuple(_KNOWN))

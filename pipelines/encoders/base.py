@@ -8,7 +8,9 @@ import numpy as np
 
 from comel.errors import ConfigError
 
-__all__ = ["PatchEncoder", "resolve_device"]
+__all__ = ["PatchEncoder", "resolve_device", "scale_note"]
+
+_SCALE_TOLERANCE = 0.1
 
 
 class PatchEncoder(ABC):
@@ -22,6 +24,7 @@ class PatchEncoder(ABC):
             the features.
         input_size: side in pixels of the network's input.
         device: the torch device it runs on.
+        mpp: micrometres per pixel of the tiles it is meant for; empty where it has no scale of its own.
     """
 
     name: str
@@ -30,6 +33,7 @@ class PatchEncoder(ABC):
     recipe: str
     input_size: int
     device: str
+    mpp: tuple[float, ...] = ()
 
     @abstractmethod
     def encode(self, tiles: np.ndarray) -> np.ndarray:
@@ -53,3 +57,11 @@ def resolve_device(device: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{device}': torch finds no CUDA device", "choose auto or cpu")
     return device
+
+
+def scale_note(encoder: PatchEncoder, target_mpp: float) -> str | None:
+    """One line for the user where ``target_mpp`` is more than 10 % from every resolution the encoder is meant for."""
+    if not encoder.mpp or any(abs(target_mpp / mpp - 1) <= _SCALE_TOLERANCE + 1e-9 for mpp in encoder.mpp):
+        return None
+    meant = " or ".join(f"{mpp:g}" for mpp in encoder.mpp)
+    return f"{encoder.name} is meant for tiles at {meant} um/px, these are at {target_mpp:g} um/px"

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from comel.errors import ConfigError
-from comel.files import canonical_json, sha256_of_arrays
+from comel.files import canonical_json, read_json, sha256_of_arrays
 from pipelines.encoders.base import PatchEncoder, resolve_device
+from pipelines.encoders.weights import first_line
 
 __all__ = ["HuggingFaceEncoder"]
 
@@ -25,6 +26,7 @@ _PREPROCESSING = (
     "resample",
     "do_center_crop",
     "crop_size",
+    "crop_pct",
     "do_rescale",
     "rescale_factor",
     "do_normalize",
@@ -45,16 +47,20 @@ class HuggingFaceEncoder(PatchEncoder):
     """
 
     def __init__(self, source: str, device: str = "auto") -> None:
-        self.device = resolve_device(device)
         folder = _local_folder(source)
-        self.name = f"hf:{folder.resolve().name if Path(source).expanduser().is_dir() else source}"
-        model, self._processor, missing = _load(source, folder)
+        name = folder.resolve().name if Path(source).expanduser().is_dir() else source
+        self._open(folder, f"hf:{source}", f"hf:{name}", device)
+
+    def _open(self, folder: Path, label: str, name: str, device: str) -> None:
+        """Load the model in ``folder``; errors say ``label``, bags will say ``name``."""
+        self.device, self.name = resolve_device(device), name
+        model, self._processor, missing = _load(label, folder)
         self._model = model.eval().requires_grad_(False).float().to(self.device)
         self._pooling = "class token" if self._has_class_token() else "pooled output"
         needed = {key for key in missing if self._pooling != "class token" or "pooler" not in key}
         if needed:
             raise ConfigError(
-                f"hf:{source}: the file lacks {len(needed)} weights of the model ({sorted(needed)[0]}, ...)",
+                f"{label}: the file lacks {len(needed)} weights of the model ({sorted(needed)[0]}, ...)",
                 "give a complete checkpoint",
             )
         self.weights_hash = sha256_of_arrays(
@@ -66,7 +72,7 @@ class HuggingFaceEncoder(PatchEncoder):
             self.dimension = int(self._features(inputs).shape[1])
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
-                f"hf:{source}: not a model that takes images alone ({error})", "give a vision model, such as a ViT or DINOv2"
+                f"{label}: not a model that takes images alone ({error})", "give a vision model, such as a ViT or DINOv2"
             ) from None
         self.recipe = f"{self._pooling}; {canonical_json(self._preprocessing())}"
 
@@ -111,12 +117,12 @@ def _local_folder(source: str) -> Path:
         raise ConfigError(f"hf:{source}: no such folder, and no name on the hub", "give hf:OWNER/MODEL or a folder") from None
     except Exception as error:  # no network, no such model, no access: each layer below raises its own kind
         raise ConfigError(
-            f"hf:{source}: the model cannot be fetched ({_first_line(error)})",
+            f"hf:{source}: the model cannot be fetched ({first_line(error)})",
             f"where there is network run 'hf download {source} --local-dir FOLDER', and give hf:FOLDER here",
         ) from None
 
 
-def _load(source: str, folder: Path) -> tuple[Any, Any, set[str]]:
+def _load(label: str, folder: Path) -> tuple[Any, Any, set[str]]:
     """The model, its image processor, and the names of weights that its file lacks."""
     from transformers import AutoImageProcessor, AutoModel
     from transformers.utils import logging
@@ -127,20 +133,37 @@ def _load(source: str, folder: Path) -> tuple[Any, Any, set[str]]:
     try:
         # The PIL backend everywhere: torchvision's resizing gives slightly other features.
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        model, loading = AutoModel.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+        registers = _registers(folder)
+        model, loading = AutoModel.from_pretrained(folder, **options, **({"config": registers} if registers else {}))
     except Exception as error:  # what a foreign or damaged file makes the libraries raise is not documented
         raise ConfigError(
-            f"hf:{source}: the model cannot be loaded ({_first_line(error)})",
+            f"{label}: the model cannot be loaded ({first_line(error)})",
             "the folder needs config.json, preprocessor_config.json and model.safetensors of an image model",
         ) from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+    foreign = sorted(str(key) for key in loading["unexpected_keys"] if "register_tokens" in str(key))
+    if foreign:
+        raise ConfigError(
+            f"{label}: the file has register tokens that the model in config.json leaves out ({foreign[0]})",
+            "state num_register_tokens in config.json",
+        )
     return model, processor, {str(key) for key in loading["missing_keys"]}
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _registers(folder: Path) -> Any:
+    """The configuration of a DINOv2 with register tokens that calls itself a plain one, as Hibou does; else None.
+
+    Its repository brings code for that, from before transformers had this model. Read as a plain DINOv2 it would lose
+    its registers, and give other features without a word.
+    """
+    stated = read_json(folder / "config.json")
+    if stated.get("model_type") != "dinov2" or not stated.get("num_register_tokens"):
+        return None
+    from transformers import Dinov2WithRegistersConfig
+
+    own = ("model_type", "auto_map", "architectures", "transformers_version", "out_features", "out_indices", "stage_names")
+    return Dinov2WithRegistersConfig(**{key: value for key, value in stated.items() if key not in own and key[0] != "_"})

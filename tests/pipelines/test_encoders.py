@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_slides import MeanColour
 
 from comel.errors import ConfigError
-from pipelines.encoders import PatchEncoder, load_encoder
+from pipelines.encoders import PatchEncoder, load_encoder, scale_note
 
 TILES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -124,10 +125,49 @@ def test_unusable_models_are_one_clear_error(tmp_path: Path, monkeypatch: pytest
         load_encoder("hf:owner/model", "cpu")
 
 
-@pytest.mark.parametrize("name", ["efficientnet-lite", "efficientnet_lite0", "hf:", ""])
+@pytest.mark.parametrize("name", ["efficientnet-lite", "efficientnet_lite0", "efficientnet-lit0:folder"])
 def test_unknown_name_names_the_nearest(name: str) -> None:
-    with pytest.raises(ConfigError, match="the nearest is"):
+    with pytest.raises(ConfigError, match="did you mean 'efficientnet-lite0'"):
         load_encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:", "names no folder; give hf:FOLDER"),
+        ("uni:", "names no folder; give uni:FOLDER"),
+        ("", "choose one of conch-v1.5, ctranspath"),
+        ("efficientnet-lite0:folder", "takes no folder; give efficientnet-lite0"),
+    ],
+)
+def test_names_that_cannot_be(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("meant", "target", "noted"),
+    [
+        ((0.5,), 0.5, False),
+        ((0.5,), 0.55, False),
+        ((0.5,), 0.45, False),
+        ((0.5,), 0.56, True),
+        ((0.5,), 0.44, True),
+        ((0.25, 1.0), 0.5, True),
+        ((0.25, 1.0), 1.05, False),
+        ((), 7.0, False),
+    ],
+)
+def test_a_note_where_the_scale_is_more_than_a_tenth_off(meant: tuple[float, ...], target: float, noted: bool) -> None:
+    encoder = MeanColour()
+    encoder.mpp = meant
+    assert (scale_note(encoder, target) is not None) == noted
+
+
+def test_the_note_says_both_scales() -> None:
+    encoder = MeanColour()
+    encoder.mpp = (0.25, 0.5)
+    assert scale_note(encoder, 1.0) == f"{encoder.name} is meant for tiles at 0.25 or 0.5 um/px, these are at 1 um/px"
 
 
 def test_unknown_device() -> None:
