@@ -74,13 +74,18 @@ def extract(
         return extract_cohort(Path(manifest), Path(out), chosen, root=root, device=device, force=force, progress=tell)
 
 
-def serve(model: Path, **settings: Any) -> None:
-    """Answer predictions over HTTP until interrupted; settings are those of :class:`service.settings.ServiceSettings`."""
+def serve(model: Path | None = None, **settings: Any) -> None:
+    """Answer predictions over HTTP until interrupted; settings are those of :class:`service.settings.ServiceSettings`.
+
+    Args:
+        model: the run directory; default what the settings file or the environment says.
+        settings: in place of what these say.
+    """
     from comel.config import parse_section
     from service.app import serve as run_service
     from service.settings import ServiceSettings
 
-    run_service(parse_section(ServiceSettings, {"run": model, **_given(settings)}, "serve"))
+    run_service(parse_section(ServiceSettings, _given({"run": model, **settings}), "serve"))
 
 
 def inspect(

@@ -295,7 +295,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         raise BagError(f"{path}: truncated or not HDF5 ({_first_line(error)})", "extract the slide again") from None
     try:
         yield file
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise BagError(f"{path}: cannot be read ({_first_line(error)})", "extract the slide again") from error
     finally:
         file.close()
@@ -362,7 +362,7 @@ def check_arrays(where: str, arrays: Mapping[str, np.ndarray], dimension: int) -
 def _settings(text: Any, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text) if text else {}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise BagError(f"{path}: the settings attribute is not JSON", "extract the slide again") from None
     return value if isinstance(value, dict) else {}
 

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from comel.commands import bench, demo, inference, learning, manifest, report, slides
+from comel.commands import bench, demo, inference, keys, learning, manifest, report, slides
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -41,6 +41,7 @@ app.command(epilog=learning.EPILOGS["evaluate"])(learning.evaluate)
 app.command(epilog="Example: comel report runs/owlora runs/finetune --out report.html")(report.report)
 app.command(epilog="Example: comel predict runs/owlora slide.svs --out predictions")(inference.predict)
 app.command(epilog="Example: comel serve --model runs/owlora --slides /data/slides")(inference.serve)
+app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
+from typing import Any
 
 import anyio
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from comel.errors import ConfigError
 from comel.prediction import NOTICE
+from service.access import Gate
+from service.audit import AuditLog
+from service.keys import private_folder
+from service.logs import make_log, route_library_logs
+from service.metrics import Metrics
+from service.middleware import RequestRecord
 from service.predictions import PredictionService, PredictorLike
 from service.problems import install_problem_handlers
-from service.routes import health, model, predictions
+from service.routes import documentation, health, model, predictions
 from service.settings import ServiceSettings
 
 __all__ = ["create_app", "open_predictor", "serve"]
@@ -25,28 +33,55 @@ evidence lies.
 
 **{NOTICE}**
 
-There is no sign-in: the service listens on the loopback address unless told otherwise."""
+Send an API key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`. Its scope says what it may do: `read` predictions,
+`predict`, or `admin`; each allows what those before it allow. A service that listens on the loopback address and has no keys
+asks for none."""
 
 
-def create_app(settings: ServiceSettings, *, predictor: PredictorLike | None = None) -> FastAPI:
+def create_app(settings: ServiceSettings, *, predictor: PredictorLike | None = None, log: Any = None) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
         settings: see :class:`ServiceSettings`.
         predictor: the model, or None to open the run of the settings when the application starts.
+        log: a structlog logger, or None for one that writes to standard error.
     """
+    log = make_log() if log is None else log
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = PredictionService(predictor or open_predictor(settings), settings)
+        private_folder(settings.state_dir)
+        app.state.audit = AuditLog(settings.state_dir)
+        service = PredictionService(predictor or open_predictor(settings), settings)
+        metrics.model(service.predictor.run_id, service.predictor.version)
         app.state.work = anyio.CapacityLimiter(CONCURRENT_PREDICTIONS)
+        app.state.service = service
         yield
 
-    app = FastAPI(title="CoMEL", version=metadata.version("comel"), description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="CoMEL",
+        version=metadata.version("comel"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.gate, app.state.metrics = Gate(settings), metrics
     hidden = [settings.run, settings.state_dir, *([settings.slide_root] if settings.slide_root else [])]
     install_problem_handlers(app, hidden=hidden)
-    for routes in (health, model, predictions):
+    for routes in (health, documentation, model, predictions):
         app.include_router(routes.router)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "Content-Type"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+        )
+    # Added last, so it is the outermost and sees every answer.
+    app.add_middleware(RequestRecord, log=log, metrics=metrics)
     return app
 
 
@@ -61,10 +96,7 @@ def open_predictor(settings: ServiceSettings) -> PredictorLike:
 
     if settings.slide_root is not None and not settings.slide_root.is_dir():
         raise ConfigError(f"slide folder {settings.slide_root} does not exist", "give an existing folder, or none")
-    try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"state folder {settings.state_dir} cannot be made ({error.strerror})", "give another one") from None
+    private_folder(settings.state_dir)
     opened: PredictorLike = Predictor.open(settings.run, device=settings.device)
     return opened
 
@@ -73,8 +105,28 @@ def serve(settings: ServiceSettings) -> None:
     """Open the model and answer requests until interrupted.
 
     Raises:
+        ConfigError: the address is reached from other machines and there is no API key; nothing listens then.
         ComelError: the run or a folder cannot be used; nothing listens then.
     """
     import uvicorn
 
-    uvicorn.run(create_app(settings, predictor=open_predictor(settings)), host=settings.host, port=settings.port)
+    gate = Gate(settings)
+    gate.check_exposure()
+    log = make_log()
+    app = create_app(settings, predictor=open_predictor(settings), log=log)
+    route_library_logs(log)
+    if gate.open:
+        log.warning(
+            "no API keys: everyone on this machine may predict and read",
+            remedy=f"comel keys add NAME --scope predict --state {settings.state_dir}",
+        )
+    # uvicorn's own access log would have paths and queries; forwarded headers are not used, so none is believed.
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+    )

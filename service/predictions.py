@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import math
 import os
 import re
 import shutil
@@ -21,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from comel.bag import Bag, FeatureContract, open_hdf5
+from comel.bag import Bag, FeatureContract
 from comel.errors import ComelError
 from comel.files import atomic_path, canonical_json, write_text
 from comel.maps import draw_map, to_geojson
 from comel.prediction import Prediction, read_prediction
+from service.hdf5_check import check_hdf5
 from service.problems import UPLOADS, NotFoundError, TooLargeError
+from service.received_bags import read_received_bag
 from service.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pipelines.contract import ContractReader
 
 
-__all__ = ["PredictionService", "PredictorLike", "Stored", "resolve_slide"]
+__all__ = ["PredictionService", "PredictorLike", "Stored", "is_prediction_id", "resolve_slide"]
 
 
 class PredictorLike(Protocol):
@@ -94,10 +95,8 @@ class PredictionService:
             TooLargeError: more instances than the settings allow.
             ComelError: the file cannot be read, or its features do not fit the model.
         """
-        from comel.foreign import read_any_bag
-
-        self._check_declared_sizes(path)
-        bag = read_any_bag(path, assume_encoder=assume_encoder)
+        check_hdf5(path, max_bytes=self.settings.max_upload_bytes, max_instances=self.settings.max_instances)
+        bag = read_received_bag(path, assume_encoder=assume_encoder)
         return self._store(self._predict(bag, task), None)
 
     def predict_slide(self, name: str, *, task: str | None, mpp: float | None) -> Stored:
@@ -123,7 +122,7 @@ class PredictionService:
             NotFoundError: there is none of this name.
         """
         folder = self.settings.state_dir / identifier
-        if not re.fullmatch(r"[0-9a-f]{32}", identifier) or not folder.is_dir():
+        if not is_prediction_id(identifier) or not folder.is_dir():
             raise NotFoundError("there is no prediction of this id", "use the id that POST /v1/predictions gave")
         return Stored(identifier, folder, read_prediction(folder / "prediction.json"))
 
@@ -161,26 +160,6 @@ class PredictionService:
             prediction = dataclasses.replace(prediction, notes=(*prediction.notes, note))
         return prediction
 
-    def _check_declared_sizes(self, path: Path) -> None:
-        """Refuse a file whose arrays would be too large when decoded, before any is. Links are not followed."""
-        import h5py
-
-        shapes: dict[str, tuple[int, ...]] = {}
-        sizes: list[int] = []
-
-        def visit(name: str, thing: Any) -> None:
-            if isinstance(thing, h5py.Dataset) and thing.shape is not None:
-                shapes[name] = thing.shape
-                sizes.append(math.prod(thing.shape) * thing.dtype.itemsize)
-
-        with open_hdf5(path) as file:
-            file.visititems(visit)
-        if sum(sizes) > self.settings.max_upload_bytes:
-            raise TooLargeError(f"{path}: declares {sum(sizes)} bytes", f"at most {self.settings.max_upload_bytes} are read")
-        most = max((shape[0] for name, shape in shapes.items() if name in ("features", "feats") and shape), default=0)
-        if most > self.settings.max_instances:
-            raise TooLargeError(f"{path}: {most} instances", f"at most {self.settings.max_instances} are taken")
-
     def _store(self, prediction: Prediction, thumbnail: Image | None) -> Stored:
         identifier = uuid.uuid4().hex
         folder, partial = self.settings.state_dir / identifier, self.settings.state_dir / f".partial-{identifier}"
@@ -200,6 +179,11 @@ class PredictionService:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return Stored(identifier, folder, prediction)
+
+
+def is_prediction_id(text: str) -> bool:
+    """Whether ``text`` has the form of a prediction's id."""
+    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
 
 def resolve_slide(root: Path | None, name: str) -> Path:

@@ -20,10 +20,12 @@ from comel.errors import ComelError
 __all__ = [
     "RESPONSES",
     "NotFoundError",
+    "NotReadyError",
     "Problem",
     "TooLargeError",
     "WrongKindError",
     "install_problem_handlers",
+    "problem",
     "without_paths",
 ]
 
@@ -33,6 +35,10 @@ UPLOADS = "uploads"
 
 class NotFoundError(ComelError):
     """Nothing under this name."""
+
+
+class NotReadyError(ComelError):
+    """The service cannot predict now."""
 
 
 class TooLargeError(ComelError):
@@ -53,12 +59,16 @@ class Problem(BaseModel):
     remedy: str = Field(default="", description="what the client can do about it", examples=["extract the slide again"])
 
 
-_STATUS = {NotFoundError: 404, TooLargeError: 413, WrongKindError: 415}
+_STATUS = {NotFoundError: 404, TooLargeError: 413, WrongKindError: 415, NotReadyError: 503}
 _MEANINGS = {
+    401: "No API key, or one that is not taken.",
+    403: "The key's scope does not reach this.",
     404: "There is no such prediction, slide or file.",
     413: "The body, or what it declares, is larger than the service takes.",
     415: "The body or the file is of a kind that is not taken.",
     422: "The content cannot be used; the problem says why and what to do.",
+    429: "The key asks too often; Retry-After says how many seconds to wait.",
+    503: "The service cannot predict now; the problem says why.",
 }
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -80,38 +90,40 @@ def without_paths(text: str, roots: Iterable[Path]) -> str:
     return text
 
 
-def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
-    """Answer every error of ``app`` as a problem. ``hidden`` are folders whose paths are cut from the texts."""
-    roots = tuple(hidden)
+def problem(status: int, detail: str, remedy: str = "", headers: Any = None) -> JSONResponse:
+    """A problem as an answer."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, remedy=remedy)
+    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
 
-    def answer(status: int, detail: str, remedy: str = "", headers: Any = None) -> JSONResponse:
-        body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, remedy=remedy)
-        return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
+    """Answer what clients do wrong as problems. ``hidden`` are folders whose paths are cut from the texts.
+
+    Defects are not caught here: the outermost middleware answers and logs them.
+    """
+    roots = tuple(hidden)
 
     async def mistaken(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ComelError)
-        return answer(_STATUS.get(type(error), 422), without_paths(error.what, roots), without_paths(error.remedy, roots))
+        request.state.refusal = type(error).__name__
+        return problem(_STATUS.get(type(error), 422), without_paths(error.what, roots), without_paths(error.remedy, roots))
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return answer(422, describe_validation(error.errors()), "see the API description")
+        return problem(422, describe_validation(error.errors()), "see the API description")
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return answer(error.status_code, str(error.detail), headers=error.headers)
+        return problem(error.status_code, str(error.detail), headers=error.headers)
 
     async def gone(request: Request, error: Exception) -> JSONResponse:
-        return answer(400, "the body ended early")
-
-    async def defect(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, "the service failed at this request; its log says why")
+        return problem(400, "the body ended early")
 
     for kind, handler in (
         (ComelError, mistaken),
         (RequestValidationError, invalid),
         (HTTPException, refused),
         (ClientDisconnect, gone),
-        (Exception, defect),
     ):
         app.add_exception_handler(kind, handler)
 

@@ -120,6 +120,6 @@ class ModelAnswer(BaseModel):
 
 
 class Health(BaseModel):
-    """The service is up and has its model."""
+    """The service is well."""
 
     status: str = Field(default="ok", examples=["ok"])

@@ -73,17 +73,28 @@ def predict(
 
 
 def serve(
-    model: Annotated[Path, typer.Option(help="Run directory whose current version answers.")],
+    model: Annotated[Path | None, typer.Option(help="Run directory whose current version answers.")] = None,
     slides: Annotated[Path | None, typer.Option(help="Folder whose slides may be named in requests.")] = None,
     state: Annotated[Path | None, typer.Option(help="Folder that keeps predictions; default comel-state.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default loopback.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; default 8000.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the service's settings.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="Most requests of one API key in a minute.")] = None,
 ) -> None:
     """Predictions and maps over HTTP; see /docs there."""
     from comel import api
 
-    api.serve(model, slide_root=slides, state_dir=state, host=host, port=port, device=device)
+    api.serve(
+        model,
+        slide_root=slides,
+        state_dir=state,
+        host=host,
+        port=port,
+        device=device,
+        settings_file=config,
+        requests_per_minute=requests_per_minute,
+    )
 
 
 def _brief(prediction: Any) -> dict[str, Any]:

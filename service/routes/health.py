@@ -1,17 +1,54 @@
-"""Is the service up."""
+"""Is the service up, can it work, and what Prometheus reads."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import os
+import shutil
+from typing import Any
 
+from fastapi import APIRouter, Request, Response
+
+from service.access import allow
+from service.metrics import Metrics
+from service.predictions import PredictionService
+from service.problems import RESPONSES, NotReadyError
 from service.schemas import Health
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["health"])
 
+_TEXT: dict[int | str, dict[str, Any]] = {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}}
+
 
 @router.get("/healthz", summary="Is the service up")
 async def health() -> Health:
     """Cheap: touches neither the model nor the disk, and answers while predictions run."""
     return Health()
+
+
+@router.get("/readyz", summary="Can the service predict", responses={503: RESPONSES[503]})
+def ready(request: Request) -> Health:
+    """Whether the model is open, and the folders can be used with room for an upload."""
+    service: PredictionService = request.app.state.service
+    settings = service.settings
+    if not os.access(settings.state_dir, os.W_OK | os.X_OK):
+        raise NotReadyError("the state folder cannot be written", "see to its permissions")
+    if shutil.disk_usage(settings.state_dir).free < settings.max_upload_bytes:
+        raise NotReadyError("the disk has no room for the largest upload", "free some, or lower max_upload_bytes")
+    if settings.slide_root is not None and not os.access(settings.slide_root, os.R_OK | os.X_OK):
+        raise NotReadyError("the slide folder cannot be read", "see whether it is mounted")
+    return Health()
+
+
+@router.get(
+    "/metrics",
+    summary="Counts and times for Prometheus",
+    response_class=Response,
+    responses={**_TEXT, 401: RESPONSES[401], 403: RESPONSES[403], 429: RESPONSES[429]},
+    dependencies=[allow("admin")],
+)
+def metrics(request: Request) -> Response:
+    """Needs a key of scope admin, where the service has keys."""
+    measured: Metrics = request.app.state.metrics
+    return Response(measured.text(), media_type=measured.content_type)

@@ -6,12 +6,19 @@ import dataclasses
 
 from fastapi import APIRouter, Request
 
+from service.access import allow
 from service.predictions import PredictionService
+from service.problems import RESPONSES
 from service.schemas import ModelAnswer
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1", tags=["model"])
+router = APIRouter(
+    prefix="/v1",
+    tags=["model"],
+    dependencies=[allow("read")],
+    responses={status: RESPONSES[status] for status in (401, 403, 429)},
+)
 
 
 @router.get("/model", summary="Classes, tasks, version and feature contract")

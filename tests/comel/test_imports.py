@@ -24,10 +24,9 @@ COMPOSITION_ROOT = {
 OPEN_TO_PIPELINES = {"comel.bag", "comel.errors", "comel.files", "comel.manifest", "comel.progress", "comel.registry"}
 COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect")
 NESTED = [
-    ("bags", "check"),
-    ("bags", "stats"),
-    ("bags", "export"),
+    *[("bags", name) for name in ("check", "stats", "export")],
     ("bench", "continual"),
+    *[("keys", name) for name in ("add", "list", "revoke")],
     *[("manifest", name) for name in ("camelyon16", "paip", "tcga", "folder")],
 ]
 

@@ -39,6 +39,8 @@ def test_openapi_is_whole_and_says_what_it_is_for(client: TestClient) -> None:
     assert "Research use only" in document["info"]["description"]
     assert set(document["paths"]) == {
         "/healthz",
+        "/readyz",
+        "/metrics",
         "/v1/model",
         "/v1/predictions",
         "/v1/predictions/{identifier}",

@@ -88,7 +88,9 @@ def test_the_state_folder_holds_whole_predictions_and_outlives_the_service(
         "map.png",
         "prediction.json",
     ]
-    assert sorted(path.name for path in settings.state_dir.iterdir()) == sorted([body["id"], "uploads"])
+    assert sorted(path.name for path in settings.state_dir.iterdir()) == sorted(
+        [body["id"], "audit.jsonl", "pseudonym.key", "uploads"]
+    )
     assert not list((settings.state_dir / "uploads").iterdir())
     with TestClient(create_app(settings, predictor=predictor)) as again:
         assert again.get(body["links"]["self"]).json() == body

@@ -1,0 +1,64 @@
+"""The service's own log: one event a line on standard error, JSON unless a person watches. No event names a file or a slide.
+
+Nothing global is set up by importing or by making a logger; :func:`route_library_logs` is for the process that listens.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Any, TextIO
+
+import structlog
+
+__all__ = ["describe_defect", "make_log", "route_library_logs"]
+
+
+def make_log(stream: TextIO | None = None) -> Any:
+    """A structlog logger that writes to ``stream``, standard error by default."""
+    target = sys.stderr if stream is None else stream
+    renderer: Any = structlog.processors.JSONRenderer()
+    if target.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    return structlog.wrap_logger(
+        structlog.PrintLogger(target),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+    )
+
+
+def describe_defect(error: BaseException) -> dict[str, Any]:
+    """What failed and where in the code. The error's text is left out: it may hold a path or a patient's name."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{'/'.join(frame.filename.rsplit('/', 3)[1:])}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"error": type(error).__name__, "places": places[-8:]}
+
+
+class _LibraryHandler(logging.Handler):
+    """Other libraries' records as events of ours: uvicorn's as they are, of all others only that there was one."""
+
+    def __init__(self, log: Any) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = getattr(self._log, "error" if record.levelno >= logging.ERROR else record.levelname.lower(), self._log.info)
+        about: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[1] is not None:
+            write("library error", **about, **describe_defect(record.exc_info[1]))
+        elif record.name.partition(".")[0] == "uvicorn":
+            write(record.getMessage(), **about)
+        elif record.levelno >= logging.WARNING:
+            write("library message, its text left out: it may name a file", **about)
+
+
+def route_library_logs(log: Any) -> None:
+    """Send the records of this process's libraries, and Python's warnings, to ``log``."""
+    root = logging.getLogger()
+    root.handlers = [_LibraryHandler(log)]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)

@@ -1,0 +1,77 @@
+"""What Prometheus reads at /metrics. One registry an application, so that several in one process keep apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+__all__ = ["Metrics"]
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+_PREDICTION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_INSTANCES = (10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+
+
+class Metrics:
+    """Counts and times of requests and predictions. Labels take few values: no client can make series of its own."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._registry = registry
+        self._requests = Counter("comel_http_requests", "Requests answered.", ["method", "route", "status"], registry=registry)
+        self._request_seconds = Histogram(
+            "comel_http_request_seconds",
+            "Time from a request to the end of its answer.",
+            ["method", "route"],
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._predictions = Counter(
+            "comel_predictions", "Predictions asked for, by outcome.", ["kind", "outcome"], registry=registry
+        )
+        self._prediction_seconds = Histogram(
+            "comel_prediction_seconds",
+            "Time of a prediction that was made, waiting for the model included.",
+            ["kind"],
+            buckets=_PREDICTION_SECONDS,
+            registry=registry,
+        )
+        self._instances = Histogram(
+            "comel_prediction_instances", "Tiles of a prediction that was made.", buckets=_INSTANCES, registry=registry
+        )
+        self._running = Gauge("comel_predictions_running", "Predictions under way or waiting.", registry=registry)
+        self._model = Gauge("comel_model_info", "1 for the model that answers.", ["run", "version"], registry=registry)
+
+    def model(self, run: str, version: int) -> None:
+        """Say which model answers."""
+        self._model.labels(run, str(version)).set(1)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answer."""
+        method = method if method in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(method, route).observe(seconds)
+
+    def prediction(self, kind: str, outcome: str, seconds: float, instances: int | None = None) -> None:
+        """Count one prediction; ``instances`` where it was made."""
+        self._predictions.labels(kind, outcome).inc()
+        if instances is not None:
+            self._prediction_seconds.labels(kind).observe(seconds)
+            self._instances.observe(instances)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """One prediction more while the block runs."""
+        with self._running.track_inprogress():
+            yield
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)

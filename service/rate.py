@@ -1,0 +1,37 @@
+"""How many requests a key may make: one token bucket a key, in memory."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["RateLimiter"]
+
+
+class RateLimiter:
+    """A bucket a name: full at first, one token a request, filled again evenly over a minute.
+
+    Args:
+        per_minute: size of a bucket, and what flows into it in a minute.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute, self._clock = per_minute, clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def wait(self, name: str) -> int:
+        """Take a token: 0 where there was one, else the whole seconds until there is, and none is taken."""
+        rate = self.per_minute / 60
+        with self._lock:
+            now = self._clock()
+            tokens, last = self._buckets.get(name, (float(self.per_minute), now))
+            tokens = min(float(self.per_minute), tokens + (now - last) * rate)
+            if tokens >= 1:
+                self._buckets[name] = tokens - 1, now
+                return 0
+            self._buckets[name] = tokens, now
+            return math.ceil((1 - tokens) / rate)
