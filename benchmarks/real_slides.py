@@ -22,7 +22,10 @@ TARGET_MPP, ASSUME_MPP = 1.05, 1.052
 
 
 def write_manifests(slides: Path, table: Path, out: Path) -> tuple[Path, Path]:
-    """The manifest of all slides, and of those that train: organs with both kinds."""
+    """The manifest of all slides, and of those that train: organs with both kinds.
+
+    ``slides.csv`` beside them is the second without splits, as ``comel bench continual --suite composite`` wants it.
+    """
     with open(table, newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     kinds: dict[str, set[str]] = {}
@@ -30,11 +33,9 @@ def write_manifests(slides: Path, table: Path, out: Path) -> tuple[Path, Path]:
         if row["neoplastic"]:
             kinds.setdefault(row["organ"], set()).add(row["neoplastic"])
     columns = ["slide_id", "path", "label", "task", "case_id", "split"]
+    both = [r for r in rows if len(kinds.get(r["organ"], ())) == 2 and r["neoplastic"]]
     paths = []
-    for name, wanted in (
-        ("all", rows),
-        ("train", [r for r in rows if len(kinds.get(r["organ"], ())) == 2 and r["neoplastic"]]),
-    ):
+    for name, wanted, split in (("all", rows, "train"), ("train", both, "train"), ("slides", both, "")):
         paths.append(out / f"{name}.csv")
         with open(paths[-1], "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, columns)
@@ -49,7 +50,7 @@ def write_manifests(slides: Path, table: Path, out: Path) -> tuple[Path, Path]:
                         "label": label,
                         "task": row["organ"],
                         "case_id": slide,
-                        "split": "train",
+                        "split": split,
                     }
                 )
     return paths[0], paths[1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from comel.api import check_bags, demo, extract, inspect, serve, synth
     from comel.bag_statistics import bag_statistics
-    from comel.benchmark.command import run_continual as bench_continual
+    from comel.benchmark.continual import run_continual as bench_continual
     from comel.evaluation import evaluate
     from comel.export import export_clam
     from comel.folds import train_folds, train_orders
@@ -41,7 +41,7 @@ __all__ = [
 _ELSEWHERE = {
     "add_task": "comel.training:add_task",
     "bag_statistics": "comel.bag_statistics:bag_statistics",
-    "bench_continual": "comel.benchmark.command:run_continual",
+    "bench_continual": "comel.benchmark.continual:run_continual",
     "evaluate": "comel.evaluation:evaluate",
     "export_clam": "comel.export:export_clam",
     "predict": "comel.predict_cohort:predict_cohort",

@@ -24,7 +24,7 @@ from comel.errors import ManifestError
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Manifest", "ManifestRow", "read_manifest"]
+__all__ = ["Manifest", "ManifestRow", "read_manifest", "read_table_text"]
 
 REQUIRED = ("slide_id", "path", "label", "task")
 OPTIONAL = ("case_id", "patient_id", "site", "split", "fold", "annotation", "mpp")
@@ -165,17 +165,26 @@ def _read_cells(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
     return frame, tuple(name for name in header if name and name not in known)
 
 
-def _read_records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header and the rows that are not blank, with their numbers; cells stripped of white space."""
+def read_table_text(path: Path, max_bytes: int) -> str:
+    """The text of a CSV or TSV.
+
+    Raises:
+        ManifestError: it cannot be read, is larger than ``max_bytes``, or is not UTF-8.
+    """
     try:
         size = path.stat().st_size
-        if size > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{path}: {size >> 20} MiB is no manifest", "give a CSV with one row a slide")
-        text = path.read_bytes().decode("utf-8-sig")
+        if size > max_bytes:
+            raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row a slide")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ManifestError(f"{path}: not UTF-8 text", "save it as 'CSV UTF-8 (comma delimited)'") from None
     except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a manifest CSV") from None
+        raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a table, such as CSV") from None
+
+
+def _read_records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header and the rows that are not blank, with their numbers; cells stripped of white space."""
+    text = read_table_text(path, MAX_MANIFEST_BYTES)
     try:
         lines = [[cell.strip() for cell in cells] for cells in csv.reader(io.StringIO(text, newline=""), strict=True)]
     except csv.Error as error:

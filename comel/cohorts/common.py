@@ -13,7 +13,7 @@ from typing import Any
 
 from comel.errors import ManifestError
 from comel.files import atomic_path
-from comel.manifest import OPTIONAL, REQUIRED, Manifest, ManifestRow, read_manifest
+from comel.manifest import OPTIONAL, REQUIRED, Manifest, ManifestRow, read_manifest, read_table_text
 
 __all__ = [
     "MASK_SUFFIXES",
@@ -95,14 +95,7 @@ def read_table(path: Path) -> list[list[str]]:
     Raises:
         ManifestError: it cannot be read, or holds nothing.
     """
-    try:
-        if path.stat().st_size > _MAX_TABLE_BYTES:
-            raise ManifestError(f"{path}: larger than {_MAX_TABLE_BYTES >> 20} MiB", "give a table with one row a slide")
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ManifestError(f"{path}: not UTF-8 text", "save it as CSV UTF-8") from None
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "check the path of the table") from None
+    text = read_table_text(path, _MAX_TABLE_BYTES)
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         raise ManifestError(f"{path}: the table is empty", "give a table with a line for each slide or patient")

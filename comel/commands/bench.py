@@ -38,7 +38,7 @@ def continual(
     quiet: Quiet = False,
 ) -> None:
     """Strategies and models on a stream of tasks that anyone can make again; --set make.difficulty=0.8 changes the stream."""
-    from comel.benchmark.command import run_continual
+    from comel.benchmark.continual import run_continual
     from comel.benchmark.table import markdown
 
     result = run_continual(

@@ -7,7 +7,7 @@ from comel.registry import resolve
 __all__ = ["MODELS", "model_class"]
 
 MODELS = {
-    "comel": "comel.model:CoMEL",
+    "comel": "comel.models.comel:CoMEL",
     "mean": "comel.models.mean:MeanPooling",
     "max": "comel.models.max:MaxPooling",
     "abmil": "comel.models.abmil:ABMIL",

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from comel.classes import ClassSpace, Head
 
-__all__ = ["BagBatch", "BagOutput", "MILModel", "ModelOptions", "Over", "cross_entropy"]
+__all__ = ["AttentionOptions", "BagBatch", "BagOutput", "MILModel", "ModelOptions", "Over", "cross_entropy"]
 
 Over = Literal["task", "seen"]
 
@@ -29,6 +29,20 @@ class ModelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     loss_over: Over = Field("seen", description="columns the cross-entropy runs over")
+
+
+class AttentionOptions(ModelOptions):
+    """Settings that every model with attention heads has."""
+
+    dim: int = Field(512, ge=1, description="width of the network")
+    num_heads: int = Field(8, ge=1, validate_default=True, description="attention heads")
+
+    @field_validator("num_heads")
+    @classmethod
+    def _heads_divide_dim(cls, heads: int, info: ValidationInfo) -> int:
+        if info.data.get("dim", heads) % heads:
+            raise ValueError(f"dim {info.data['dim']} is not a multiple of {heads} heads")
+        return heads
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from comel.models.base import AttentionOptions
 from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, masked_softmax
 from comel.models.tokens import TokenConvolution, merge_heads, split_heads
 from comel.pooling import AttentionPooling
@@ -38,22 +39,14 @@ __all__ = ["RRTMIL", "CrossRegionAttention", "RRTMILOptions", "RegionAttention",
 _NO_SPREAD = 1e-8
 
 
-class RRTMILOptions(EmbeddingOptions):
+class RRTMILOptions(AttentionOptions, EmbeddingOptions):
     """Settings of the model; the defaults are the published code's."""
 
-    num_heads: int = Field(8, ge=1, validate_default=True, description="attention heads")
     regions: int = Field(8, ge=1, description="regions along a side of the square")
     position_kernel: int = Field(15, ge=1, description="tokens that the position encoding spans; odd")
     representatives: int = Field(3, ge=1, description="tokens by which a region meets the others")
     attention_dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each attention")
     attention_hidden: int = Field(128, ge=1, description="hidden width of the attention pooling")
-
-    @field_validator("num_heads")
-    @classmethod
-    def _heads_divide_dim(cls, heads: int, info: ValidationInfo) -> int:
-        if info.data.get("dim", heads) % heads:
-            raise ValueError(f"dim {info.data['dim']} is not a multiple of {heads} heads")
-        return heads
 
     @field_validator("position_kernel")
     @classmethod

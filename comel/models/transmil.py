@@ -17,10 +17,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from comel.models.base import ModelOptions
+from comel.models.base import AttentionOptions
 from comel.models.heads import Embedding, HeadedModel
 from comel.models.nystrom import NystromAttention
 
@@ -29,20 +29,11 @@ __all__ = ["PPEG", "TransMIL", "TransMILOptions"]
 _LARGEST = 7
 
 
-class TransMILOptions(ModelOptions):
+class TransMILOptions(AttentionOptions):
     """Settings of the model; the defaults are the paper's."""
 
-    dim: int = Field(512, ge=1, description="width of the network")
-    num_heads: int = Field(8, ge=1, validate_default=True, description="attention heads")
     landmarks: int = Field(256, ge=1, description="landmarks of the Nystrom attention")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each attention")
-
-    @field_validator("num_heads")
-    @classmethod
-    def _heads_divide_dim(cls, heads: int, info: ValidationInfo) -> int:
-        if info.data.get("dim", heads) % heads:
-            raise ValueError(f"dim {info.data['dim']} is not a multiple of {heads} heads")
-        return heads
 
 
 class PPEG(nn.Module):

@@ -9,19 +9,21 @@ next adapter starts from all that came before.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from comel.errors import ConfigError
+from comel.data import TaskData
+from comel.errors import CapacityError, ConfigError
 from comel.files import atomic_path, read_json, write_json
 from comel.models.base import MILModel
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears
 
-__all__ = ["AdapterOptions", "MergedAdapter", "require_targets"]
+__all__ = ["AdapterOptions", "MergedAdapter", "check_declared", "require_targets"]
 
 
 class AdapterOptions(BaseModel):
@@ -113,6 +115,19 @@ class MergedAdapter(Strategy):
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(model.adapter_targets))
         self._peft = get_peft_model(model.trunk, config, adapter_name=name)
         self.adapter = name
+
+
+def check_declared(tasks: Sequence[TaskData], declared: int) -> None:
+    """Refuse a stream of more tasks than ``strategy.tasks`` declares, before anything is trained.
+
+    Raises:
+        CapacityError: as said.
+    """
+    if len(tasks) > declared:
+        raise CapacityError(
+            f"the stream has {len(tasks)} tasks, and strategy.tasks declares {declared}",
+            f"set strategy.tasks={len(tasks)} or more",
+        )
 
 
 def require_targets(model: MILModel, strategy: str) -> None:

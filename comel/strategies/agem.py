@@ -49,7 +49,7 @@ class AGEM(Rehearsal):
             sums = sums or [torch.zeros_like(p) for p in parameters]
             for total, part in zip(sums, parts, strict=True):
                 if part is not None:
-                    total += part / min(self.options.sample, len(self.reservoir.bags))
+                    total += part / min(self.options.sample, len(self.memory.bags))
         return sums
 
 

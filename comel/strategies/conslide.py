@@ -22,20 +22,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from comel.errors import RunError
 from comel.files import write_json
 from comel.models.base import BagBatch, BagOutput, MILModel
 from comel.neighbours import tile_distance
-from comel.strategies.base import Stage, StageBags, Strategy
+from comel.strategies.base import Stage, StageBags
 from comel.strategies.persistence import read_state, read_tensors, write_tensors
-from comel.strategies.rehearsal import compact, draw_seed, of_stored, train_whole_model
+from comel.strategies.rehearsal import Rehearsal, RehearsalOptions, compact, of_stored
 
 __all__ = ["ConSlide", "ConSlideOptions", "Region", "RegionStore", "break_up", "reorganise"]
 
@@ -211,40 +210,28 @@ class RegionStore:
             raise RunError(f"{folder}: the stored regions are not complete", "restore the run from a copy") from None
 
 
-class ConSlideOptions(BaseModel):
-    """Settings of the strategy."""
+class ConSlideOptions(RehearsalOptions):
+    """Settings of the strategy; ``bags`` is the room for regions, in bags of average size, and ``max_instances`` about the size
+    of a reorganised bag, by default an average one."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    bags: int = Field(30, ge=1, description="room for regions, in bags of average size")
     region_side: int = Field(16, ge=1, description="side of a region, in tiles")
     alpha: float = Field(1.0, ge=0, description="weight of the reorganised bag's loss")
-    max_instances: int | None = Field(None, ge=1, description="instances of a reorganised bag, about; default average")
 
 
-class ConSlide(Strategy):
+class ConSlide(Rehearsal):
     """See the module. Bags are broken up when their task is learned, each once (:mod:`comel.strategies.rehearsal`)."""
 
     Options = ConSlideOptions
     options: ConSlideOptions
 
-    def __init__(self, options: ConSlideOptions | None = None) -> None:
-        super().__init__(options)
-        self.store = RegionStore(self.options.bags, self.options.region_side)
-
-    def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
-        """In the first stage: take the run's seed over."""
-        if stage.index == 0:
-            self.store.seed = draw_seed()
-
-    def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
-        """The trunk and all heads."""
-        return train_whole_model(model)
+    def new_memory(self) -> RegionStore:
+        """The empty store of regions."""
+        return RegionStore(self.options.bags, self.options.region_side)
 
     def loss(self, model: MILModel, bags: BagBatch, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
         """The model's terms, and from the second task on those of a reorganised bag as ``stored_*``."""
         terms = super().loss(model, bags, output, labels)
-        drawn = self.store.draw(self.options.max_instances)
+        drawn = self.memory.draw(self.options.max_instances)
         if drawn is None:
             return terms
         bag, column = drawn
@@ -254,16 +241,4 @@ class ConSlide(Strategy):
     def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
         """Break the stage's bags up."""
         for bag, column in bags:
-            self.store.offer(bag, column)
-
-    def old_data_bytes(self) -> int:
-        """Bytes of the stored regions."""
-        return self.store.bytes
-
-    def save(self, model: MILModel, folder: Path) -> None:
-        """See :meth:`RegionStore.save`."""
-        self.store.save(folder)
-
-    def load(self, model: MILModel, folder: Path) -> None:
-        """Read what :meth:`save` wrote."""
-        self.store.load(folder)
+            self.memory.offer(bag, column)

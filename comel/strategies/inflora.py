@@ -30,7 +30,7 @@ from comel.data import TaskData
 from comel.errors import CapacityError
 from comel.files import atomic_path
 from comel.models.base import BagBatch, BagOutput, MILModel
-from comel.strategies.adapter import AdapterOptions, MergedAdapter
+from comel.strategies.adapter import AdapterOptions, MergedAdapter, check_declared
 from comel.strategies.base import Stage, StageBags
 from comel.strategies.linears import adapted_linears, input_grams
 
@@ -65,11 +65,7 @@ class InfLora(MergedAdapter):
         Raises:
             CapacityError: there are more than declared.
         """
-        if len(tasks) > self.options.tasks:
-            raise CapacityError(
-                f"the stream has {len(tasks)} tasks, and strategy.tasks declares {self.options.tasks}",
-                f"set strategy.tasks={len(tasks)} or more",
-            )
+        check_declared(tasks, self.options.tasks)
         return super().stream(tasks)
 
     def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:

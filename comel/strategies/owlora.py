@@ -20,7 +20,7 @@ from comel.data import TaskData
 from comel.errors import CapacityError
 from comel.files import atomic_path, read_json, write_json
 from comel.models.base import MILModel
-from comel.strategies.adapter import require_targets
+from comel.strategies.adapter import check_declared, require_targets
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears, input_grams
 
@@ -61,11 +61,7 @@ class OWLora(Strategy):
         Raises:
             CapacityError: there are more than declared.
         """
-        if len(tasks) > self.options.tasks:
-            raise CapacityError(
-                f"the stream has {len(tasks)} tasks, and strategy.tasks declares {self.options.tasks}",
-                f"set strategy.tasks={len(tasks)} or more",
-            )
+        check_declared(tasks, self.options.tasks)
         return super().stream(tasks)
 
     def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:

@@ -155,7 +155,7 @@ class RehearsalOptions(BaseModel):
 
 
 class Rehearsal(Strategy):
-    """What strategies with stored bags share: the reservoir, and that all heads and the trunk train.
+    """What strategies with stored bags share: the memory, and that all heads and the trunk train.
 
     How stored bags are learned from is the part of those derived from it. A version's folder then holds features of old
     slides: ``old_data_bytes`` says how much.
@@ -166,12 +166,16 @@ class Rehearsal(Strategy):
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
-        self.reservoir = Reservoir(self.options.bags)
+        self.memory = self.new_memory()
+
+    def new_memory(self) -> Any:
+        """The empty memory."""
+        return Reservoir(self.options.bags)
 
     def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
         """In the first stage: take the run's seed over."""
         if stage.index == 0:
-            self.reservoir.seed = draw_seed()
+            self.memory.seed = draw_seed()
 
     def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
         """The trunk and all heads: the stored bags keep the old ones right."""
@@ -180,7 +184,7 @@ class Rehearsal(Strategy):
     def replay(self, model: MILModel, number: int = 1) -> Iterator[tuple[StoredBag, BagOutput, Tensor]]:
         """Stored bags, what the model says of each, and its label (1,); none before the second task."""
         device = next(model.parameters()).device
-        for stored in self.reservoir.draw(number, self.options.max_instances):
+        for stored in self.memory.draw(number, self.options.max_instances):
             yield stored, model(stored.batch(device)), torch.tensor([stored.column], device=device)
 
     def remembered(self, model: MILModel, bag: BagBatch) -> Tensor | None:
@@ -190,19 +194,19 @@ class Rehearsal(Strategy):
     def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
         """Offer each bag of the stage to the reservoir."""
         for bag, column in bags:
-            self.reservoir.offer(bag, column, self.remembered(model, bag))
+            self.memory.offer(bag, column, self.remembered(model, bag))
 
     def old_data_bytes(self) -> int:
         """Bytes of the stored bags."""
-        return self.reservoir.bytes
+        return self.memory.bytes
 
     def save(self, model: MILModel, folder: Path) -> None:
-        """See :meth:`Reservoir.save`."""
-        self.reservoir.save(folder)
+        """Write the memory."""
+        self.memory.save(folder)
 
     def load(self, model: MILModel, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
-        self.reservoir.load(folder)
+        self.memory.load(folder)
 
 
 def compact(features: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ configuration decides what is computed. Everything is computed in float32, on a 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -46,17 +47,17 @@ class TimmEncoder(PatchEncoder):
         self._facts, self._preprocessing = facts, facts.preprocessing
         self._network = network.eval().requires_grad_(False).float().to(self.device)
 
+    @abstractmethod
     def build(self, timm: Any, facts: EncoderFacts) -> nn.Module:
         """The network with random weights."""
-        raise NotImplementedError
 
     def translate(self, weights: dict[str, Any]) -> dict[str, Any]:
         """The published tensors under the names that the network has for them."""
         return weights
 
+    @abstractmethod
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, dimension) of ``pixels`` (B, 3, input_size, input_size)."""
-        raise NotImplementedError
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Encode tiles (B, H, W, 3) uint8 RGB to features (B, dimension) float32."""

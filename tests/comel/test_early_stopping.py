@@ -17,8 +17,8 @@ from comel.bag import read_bag, write_bag
 from comel.classes import Head
 from comel.early_stopping import EarlyStopping, validation_loss
 from comel.errors import BagError, ConfigError
-from comel.model import CoMEL, CoMELOptions
 from comel.models.base import BagBatch
+from comel.models.comel import CoMEL, CoMELOptions
 from comel.run import RunDirectory, build_model, load_state
 from comel.trainer import make_batch
 

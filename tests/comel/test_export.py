@@ -53,7 +53,7 @@ def clam_loads(folder: Path, task: str, split: str, labels: dict[str, int]) -> d
     for slide, label in zip(chosen["slide_id"], chosen["label"], strict=True):
         with h5py.File(folder / "h5_files" / f"{slide}.h5") as file:
             features, coords = file["features"][:], file["coords"][:]
-        tensor = torch.load(folder / "pt_files" / f"{slide}.pt")
+        tensor = torch.load(folder / "pt_files" / f"{slide}.pt", weights_only=True)
         assert torch.equal(tensor, torch.from_numpy(features))
         loaded[slide] = (tensor, labels[label], coords)
     return loaded

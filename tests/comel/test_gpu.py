@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from comel.classes import Head
-from comel.model import CoMEL, CoMELOptions
 from comel.models.base import BagBatch
+from comel.models.comel import CoMEL, CoMELOptions
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "peft", "transformers", "matplotlib", "openslide", "fastapi", "h5py", "pandas")
 COMPOSITION_ROOT = {
     "api.py",
-    "benchmark/command.py",
+    "benchmark/continual.py",
     "benchmark/crchisto.py",
     "cli.py",
     "demonstration.py",
@@ -62,29 +62,25 @@ print([name for name in ("torch", "peft", "transformers", "matplotlib", "opensli
     assert python(code, str(toy_stream.manifest.parent)).strip() == "[]"
 
 
-def help_of(*command: str) -> tuple[str, float, list[str]]:
+def help_of(*command: str) -> tuple[str, list[str]]:
     code = f"""
-import sys, time
-started = time.perf_counter()
+import sys
 sys.argv = ["comel", *{list(command)!r}, "--help"]
 from comel.cli import main
 try:
     main()
 except SystemExit as stop:
     assert not stop.code, stop.code
-print("SECONDS", time.perf_counter() - started, *[name for name in {HEAVY} if name in sys.modules])
+print("LOADED", *[name for name in {HEAVY} if name in sys.modules])
 """
-    text, _, last = python(code).partition("SECONDS ")
-    seconds, *heavy = last.split()
-    return text, float(seconds), heavy
+    text, _, heavy = python(code).partition("LOADED")
+    return text, heavy.split()
 
 
 @pytest.mark.parametrize("command", [(), *NESTED, *[(name,) for name in COMMANDS]], ids=" ".join)
-def test_help_is_quick_and_loads_nothing_heavy(command: tuple[str, ...]) -> None:
-    text, seconds, heavy = help_of(*command)
+def test_help_loads_nothing_heavy(command: tuple[str, ...]) -> None:
+    text, heavy = help_of(*command)
     assert heavy == []
-    # A third of a second on an idle core; the limit leaves room for a busy machine.
-    assert seconds < 5
     if command:
         assert f"Example: comel {' '.join(command)}" in " ".join(text.split())
     else:

@@ -217,7 +217,7 @@ import torch
 import comel.owlora
 from peft import PeftModel
 from safetensors.torch import load_file
-from comel.model import CoMELOptions, Trunk
+from comel.models.comel import CoMELOptions, Trunk
 options = json.loads(sys.argv[1])
 for folder in map(Path, sys.argv[2:]):
     data = load_file(folder / "data.safetensors")

@@ -177,7 +177,7 @@ import sys
 import comel.owlora
 from peft import PeftModel
 from safetensors.torch import load_file
-from comel.model import CoMELOptions, Trunk
+from comel.models.comel import CoMELOptions, Trunk
 folder = sys.argv[1]
 trunk = Trunk({DIMENSION}, CoMELOptions(dim=32, attention_hidden=16, blocks=1, num_heads=4, region_size=4))
 trunk.load_state_dict(load_file(folder + "/base.safetensors"))

@@ -14,8 +14,8 @@ from comel.classes import Head
 from comel.config import TrainerConfig
 from comel.data import TaskData
 from comel.errors import CapacityError, ConfigError
-from comel.model import CoMEL, CoMELOptions
 from comel.models.base import BagBatch
+from comel.models.comel import CoMEL, CoMELOptions
 from comel.run import load_state, save_state
 from comel.strategies import STRATEGIES, strategy_class
 from comel.strategies.base import Stage, Strategy

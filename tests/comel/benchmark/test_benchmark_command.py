@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tiny_benchmark import CUT, Stub, Threads, cohort, write_config
 
-from comel.benchmark.command import run_continual
+from comel.benchmark.continual import run_continual
 from comel.benchmark.runner import RowResult, _outcome
 from comel.benchmark.table import markdown, summarise
 from comel.errors import ConfigError, RunError
@@ -144,7 +144,7 @@ def test_streams_and_results_are_the_same_in_processes_of_their_own(
     code = f"""
 if __name__ == "__main__":
     from pathlib import Path
-    from comel.benchmark.command import run_continual
+    from comel.benchmark.continual import run_continual
     options = dict(seeds=[1], rows=["mine", "mean"], config=Path({str(config)!r}), jobs=2, quiet=True)
     run_continual("features", Path({str(tmp_path)!r}), **options)
 """

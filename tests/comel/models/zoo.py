@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from comel.classes import Head
+from comel.models import MODELS
 from comel.models.base import BagBatch
 from comel.models.heads import HeadedModel
 from comel.registry import resolve
@@ -18,16 +19,7 @@ BREAST = Head("breast", ("normal", "tumour"), "normal")
 LUNG = Head("lung", ("adeno", "squamous"), None)
 COLON = Head("colon", ("low", "high", "normal"), "normal")
 
-REGISTRY = {
-    "mean": "comel.models.mean:MeanPooling",
-    "max": "comel.models.max:MaxPooling",
-    "abmil": "comel.models.abmil:ABMIL",
-    "clam-sb": "comel.models.clam_sb:CLAMSingleBranch",
-    "clam-mb": "comel.models.clam_mb:CLAMMultiBranch",
-    "dsmil": "comel.models.dsmil:DSMIL",
-    "transmil": "comel.models.transmil:TransMIL",
-    "rrt-mil": "comel.models.rrt_mil:RRTMIL",
-}
+REGISTRY = {name: place for name, place in MODELS.items() if name != "comel"}
 SMALL: dict[str, dict[str, Any]] = {
     "mean": {},
     "max": {},

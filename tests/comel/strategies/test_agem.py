@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from tiny import assert_goes_on_as_if_never_stopped, bags_of, begin, epochs_of, learn, new_model, terms_of
 from torch import Tensor, nn
 
-from comel.model import CoMEL
 from comel.models.base import BagBatch
+from comel.models.comel import CoMEL
 from comel.strategies.agem import AGEM, AGEMOptions, project
 from comel.trainer import total
 
@@ -79,7 +79,7 @@ def test_the_reference_is_the_mean_gradient_of_stored_bags(sample: int) -> None:
     learn(model, strategy, 0)
     begin(model, strategy, 1)
     model.eval()
-    drawn = copy.deepcopy(strategy.reservoir).draw(sample)
+    drawn = copy.deepcopy(strategy.memory).draw(sample)
     assert len(drawn) == min(sample, 6)
     parameters = list(model.parameters())
     reference = strategy.reference(model, parameters)
@@ -95,8 +95,8 @@ def test_a_bag_that_contradicts_the_stored_one_is_projected() -> None:
     begin(model, strategy, 1)
     model.eval()
     bag, column = bags_of(0)[1]
-    strategy.reservoir.bags = [one for one in strategy.reservoir.bags if torch.equal(one.features, bag.features[0])]
-    assert len(strategy.reservoir.bags) == 1
+    strategy.memory.bags = [one for one in strategy.memory.bags if torch.equal(one.features, bag.features[0])]
+    assert len(strategy.memory.bags) == 1
     parameters = list(model.parameters())
     r = gradients_of(model, [(bag, column)])
     for label, against in ((column, False), (1 - column, True)):
@@ -121,7 +121,7 @@ def test_the_first_task_is_plain_training() -> None:
     for p, old in zip(model.parameters(), before, strict=True):
         assert (p.grad is None and old is None) or (p.grad is not None and old is not None and torch.equal(p.grad, old))
     epochs_of(model, strategy, 0, optimizer, 1)
-    assert strategy.reservoir.drawn == 0
+    assert strategy.memory.drawn == 0
 
 
 def test_a_folder_brings_it_back(tmp_path: Path) -> None:

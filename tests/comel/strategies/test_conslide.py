@@ -222,11 +222,11 @@ def test_a_reorganised_bags_loss_is_added_from_the_second_task_on() -> None:
     assert set(terms_of(model, strategy, *bags_of(0)[0])) == {"ce", "bppl", "instance"}
     assert strategy.old_data_bytes() == 0
     finish(model, strategy, 0)
-    assert strategy.store.seen_bags == 6
+    assert strategy.memory.seen_bags == 6
     optimizer = begin(model, strategy, 1)
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in model.parameters()}
     model.eval()
-    twin = RegionStore(30, 2, strategy.store.seed)
+    twin = RegionStore(30, 2, strategy.memory.seed)
     for bag, column in bags_of(0):
         twin.offer(bag, column)
     drawn = twin.draw()
@@ -244,10 +244,10 @@ def test_the_seed_is_the_runs() -> None:
     torch.manual_seed(5)
     strategy.before_task(model, stage_of(0), [])
     torch.manual_seed(5)
-    assert strategy.store.seed == int(torch.randint(2**31 - 1, ()))
-    first = strategy.store.seed
+    assert strategy.memory.seed == int(torch.randint(2**31 - 1, ()))
+    first = strategy.memory.seed
     strategy.before_task(model, stage_of(1), [])
-    assert strategy.store.seed == first
+    assert strategy.memory.seed == first
 
 
 def test_a_folder_brings_it_back(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_slides_stay_mixed_over_tasks() -> None:
     model, strategy = new_model(), ConSlide(ConSlideOptions(bags=4, region_side=2))
     for index in range(2):
         learn(model, strategy, index, epochs=1)
-    assert {region.column for region in strategy.store.regions} == {0, 1, 2, 3}
+    assert {region.column for region in strategy.memory.regions} == {0, 1, 2, 3}
 
 
 def test_options_are_checked() -> None:

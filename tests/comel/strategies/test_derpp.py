@@ -30,7 +30,7 @@ def test_logits_are_those_of_the_model_that_has_learned_the_task() -> None:
     first = head_logits(model, 0)
     learn(model, strategy, 1)
     second = head_logits(model, 1)
-    kept = [bag.logits for bag in strategy.reservoir.bags]
+    kept = [bag.logits for bag in strategy.memory.bags]
     for stored, wanted in zip(kept, [*first, *second], strict=True):
         assert stored is not None
         assert torch.equal(stored, wanted)
@@ -42,7 +42,7 @@ def test_taking_logits_leaves_the_models_mode() -> None:
     model, strategy = new_model(1).train(), DERpp()
     strategy.after_task(model, None, bags_of(0))  # type: ignore[arg-type]
     assert model.training
-    torch.testing.assert_close(strategy.reservoir.bags[2].logits, head_logits(model, 0)[2])
+    torch.testing.assert_close(strategy.memory.bags[2].logits, head_logits(model, 0)[2])
 
 
 def test_the_term_by_hand_over_the_columns_that_existed() -> None:
@@ -54,7 +54,7 @@ def test_the_term_by_hand_over_the_columns_that_existed() -> None:
     bag, column = bags_of(2)[0]
     widths = set()
     for _ in range(12):
-        stored = copy.deepcopy(strategy.reservoir).draw()[0]
+        stored = copy.deepcopy(strategy.memory).draw()[0]
         assert stored.logits is not None
         output = model(stored.batch(torch.device("cpu")))
         now, before = output.head_logits[0].detach().numpy(), stored.logits.numpy()

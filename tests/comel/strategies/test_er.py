@@ -16,7 +16,7 @@ def test_the_first_task_replays_nothing() -> None:
     model, strategy = new_model(), ER()
     epochs_of(model, strategy, 0, begin(model, strategy, 0), 1)
     assert set(terms_of(model, strategy, *bags_of(0)[0])) == {"ce", "bppl", "instance"}
-    assert strategy.reservoir.drawn == 0
+    assert strategy.memory.drawn == 0
 
 
 def test_the_stored_bags_terms_are_the_models_whole_loss() -> None:
@@ -25,7 +25,7 @@ def test_the_stored_bags_terms_are_the_models_whole_loss() -> None:
     begin(model, strategy, 1)
     model.eval()
     bag, column = bags_of(1)[3]
-    next_draw = copy.deepcopy(strategy.reservoir).draw()[0]
+    next_draw = copy.deepcopy(strategy.memory).draw()[0]
     before, old_column = next(
         pair for pair in bags_of(0) if torch.equal(pair[0].features[0], next_draw.features)
     )  # the very bag of the first task
@@ -52,7 +52,7 @@ def test_it_forgets_less_than_without_stored_bags() -> None:
         model, strategy = new_model(recognition="none", loss_over="seen"), ER(RehearsalOptions())
         learn(model, strategy, 0, epochs=8)
         if not kept:
-            strategy.reservoir.bags.clear()
+            strategy.memory.bags.clear()
         learn(model, strategy, 1, epochs=8)
         labels = torch.tensor([column for _, column in bags_of(0)])
         lost.append(torch.nn.functional.cross_entropy(head_logits(model, 0), labels).item())
@@ -63,10 +63,10 @@ def test_bags_of_a_finished_task_join_those_of_the_one_before() -> None:
     model, strategy = new_model(), ER()
     for index in range(2):
         epochs_of(model, strategy, index, begin(model, strategy, index), 1)
-        columns = {bag.column for bag in strategy.reservoir.bags}
+        columns = {bag.column for bag in strategy.memory.bags}
         assert columns == set(range(2 * index))
         finish(model, strategy, index)
-    assert [bag.column for bag in strategy.reservoir.bags] == [column for task in (0, 1) for _, column in bags_of(task)]
+    assert [bag.column for bag in strategy.memory.bags] == [column for task in (0, 1) for _, column in bags_of(task)]
 
 
 def test_a_folder_brings_it_back(tmp_path: Path) -> None:

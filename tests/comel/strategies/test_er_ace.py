@@ -29,7 +29,7 @@ def test_new_bags_over_the_task_stored_ones_over_all_seen(default: Literal["task
     bag, column = bags_of(2)[3]
     logits = head_logits(model, 2)[3]
     for _ in range(4):
-        stored = copy.deepcopy(strategy.reservoir).draw()[0]
+        stored = copy.deepcopy(strategy.memory).draw()[0]
         said = model(stored.batch(torch.device("cpu"))).head_logits[0]
         assert len(said) == 6
         terms = terms_of(model, strategy, bag, column)

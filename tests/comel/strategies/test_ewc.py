@@ -22,7 +22,7 @@ from tiny import (
 )
 
 from comel.errors import RunError
-from comel.model import CoMEL
+from comel.models.comel import CoMEL
 from comel.strategies.ewc import EWC, EWCOptions
 
 

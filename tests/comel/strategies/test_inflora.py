@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_strategies import CONFIG, DIM, FEATURES, HEADS, TASKS, bags_of, begin, head_names, learn, new_model, trained_names
 
 from comel.errors import CapacityError
-from comel.model import CoMEL, CoMELOptions
+from comel.models.comel import CoMEL, CoMELOptions
 from comel.strategies.base import Stage
 from comel.strategies.inflora import InfLora, InfLoraOptions, down_projection
 from comel.strategies.linears import adapted_linears

@@ -16,7 +16,7 @@ from toys import Stream, killed, tree
 import comel
 from comel import checkpoint
 from comel.errors import ConfigError
-from comel.model import CoMEL
+from comel.models.comel import CoMEL
 from comel.predictor import Predictor
 from comel.run import RunDirectory, load_state, save_state
 from comel.strategies.adapter import AdapterOptions, MergedAdapter

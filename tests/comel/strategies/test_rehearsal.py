@@ -197,8 +197,8 @@ def test_a_bag_enters_once_however_often_it_was_trained_on() -> None:
     assert strategy.old_data_bytes() == 0
     assert list(strategy.replay(model)) == []
     finish(model, strategy, 0)
-    kept = strategy.reservoir.bags
-    assert strategy.reservoir.seen == len(bags_of(0))
+    kept = strategy.memory.bags
+    assert strategy.memory.seen == len(bags_of(0))
     for stored, (bag, column) in zip(kept, bags_of(0), strict=True):
         assert torch.equal(stored.features, bag.features[0])
         assert stored.column == column
@@ -219,7 +219,7 @@ def test_a_reservoir_of_bags_trains_trunk_and_every_head() -> None:
 def test_replay_says_what_the_model_says_of_a_thinned_bag() -> None:
     model, strategy = new_model(), Rehearsal(RehearsalOptions(bags=1, max_instances=4))
     learn(model, strategy, 0, epochs=1)
-    (stored,) = strategy.reservoir.bags
+    (stored,) = strategy.memory.bags
     rows: set[tuple[float, ...]] = set()
     for _ in range(3):
         ((bag, output, label),) = strategy.replay(model.eval())
@@ -235,10 +235,10 @@ def test_the_seed_is_the_runs_and_stays() -> None:
         strategy, config = Rehearsal(RehearsalOptions()), CONFIG.model_copy(update={"seed": run})
         model = new_model()
         begin(model, strategy, 0, config)
-        first = strategy.reservoir.seed
+        first = strategy.memory.seed
         model.add_head(HEADS[1])
         strategy.before_task(model, stage_of(1), bags_of(1))
-        assert strategy.reservoir.seed == first
+        assert strategy.memory.seed == first
         return first
 
     assert seed(1) == seed(1) != seed(2)

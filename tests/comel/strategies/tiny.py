@@ -13,8 +13,8 @@ from toys import killed, tree, write_stream
 from comel.classes import Head
 from comel.config import TrainerConfig
 from comel.data import TaskData
-from comel.model import CoMEL, CoMELOptions
 from comel.models.base import BagBatch
+from comel.models.comel import CoMEL, CoMELOptions
 from comel.run import load_state, save_state
 from comel.strategies.base import Stage, Strategy
 from comel.trainer import begin_stage, make_optimizer, total

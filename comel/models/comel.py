@@ -26,7 +26,8 @@ from comel.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_thres
 from comel.classes import Head
 from comel.gdat import GDATBlock
 from comel.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
-from comel.models.base import BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
+from comel.models.base import AttentionOptions, BagBatch, BagOutput, MILModel, Over, as_batch, cross_entropy
+from comel.models.heads import initialise
 from comel.pooling import AttentionPooling
 from comel.recognition import TaskRecognition
 
@@ -35,12 +36,10 @@ __all__ = ["CoMEL", "CoMELOptions", "Trunk"]
 _CERTAIN = 1e-6
 
 
-class CoMELOptions(ModelOptions):
+class CoMELOptions(AttentionOptions):
     """Settings of the model; the defaults are CoMEL's default."""
 
-    dim: int = Field(512, ge=8, description="width of the network")
     blocks: int = Field(2, ge=1, description="GDAT blocks")
-    num_heads: int = Field(8, ge=1, validate_default=True, description="attention heads")
     mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over dim")
     attention_hidden: int = Field(256, ge=1, description="hidden width of the attention pooling")
     region_size: int = Field(16, ge=1, description="side of a region or of a spatial group, in tiles")
@@ -64,13 +63,6 @@ class CoMELOptions(ModelOptions):
     bppl_temperature: float = Field(0.5, gt=0, description="temperature of the prototype softmax")
     bppl_centre: bool = Field(True, description="measure cosines from the midpoint of the two prototypes")
     bppl_relative: bool = Field(True, description="place tau2 relative to the highest confidence that can occur")
-
-    @field_validator("num_heads")
-    @classmethod
-    def _heads_divide_dim(cls, heads: int, info: ValidationInfo) -> int:
-        if info.data.get("dim", heads) % heads:
-            raise ValueError(f"dim {info.data['dim']} is not a multiple of {heads} heads")
-        return heads
 
     @field_validator("pad")
     @classmethod
@@ -136,7 +128,7 @@ class CoMEL(MILModel):
         self.register_buffer("tau2", torch.tensor(self.options.bppl_tau, dtype=torch.float64))
         self.register_buffer("instance_shift", torch.zeros(0))  # (C,)
         self.register_buffer("epochs", torch.zeros(0, dtype=torch.int64))  # (heads,) since each was added
-        self.trunk.apply(_initialise)
+        self.trunk.apply(initialise)
         self._epoch = _EpochRecord()
         for head in heads:
             self.add_head(head)
@@ -148,7 +140,7 @@ class CoMEL(MILModel):
     def add_head(self, head: Head) -> None:
         """Append a bag head and, with ``instance="classifier"``, an instance classifier."""
         device = self.tau2.device
-        self.bag_heads.append(nn.Linear(self.options.dim, len(head.labels)).apply(_initialise).to(device))
+        self.bag_heads.append(nn.Linear(self.options.dim, len(head.labels)).apply(initialise).to(device))
         if self.options.instance == "classifier":
             self.instance_heads.append(InstanceClassifier(self.dimension, len(head.labels)).to(device))
         self.instance_shift = torch.cat([self.instance_shift, self.instance_shift.new_zeros(len(head.labels))])
@@ -359,11 +351,3 @@ class _EpochRecord:
     @property
     def kept_fraction(self) -> float:
         return sum(self.kept) / len(self.kept) if self.kept else 0.0
-
-
-def _initialise(module: nn.Module) -> None:
-    """Xavier-normal weights, zero biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

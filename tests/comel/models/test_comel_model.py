@@ -12,8 +12,8 @@ from torch import Tensor
 from comel.bppl import bppl_loss, pseudo_labels, reachable_threshold, scaled_attention
 from comel.classes import Head
 from comel.errors import ConfigError
-from comel.model import CoMEL, CoMELOptions
 from comel.models.base import BagBatch, settings_of
+from comel.models.comel import CoMEL, CoMELOptions
 
 BREAST = Head("breast", ("normal", "tumour"), "normal")
 LUNG = Head("lung", ("adeno", "squamous"), None)
