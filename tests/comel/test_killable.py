@@ -1,0 +1,147 @@
+"""A child process that may hang, crash, eat memory or be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from comel.errors import SlideError
+from comel.killable import CallFailed, CallKilled, CallTimedOut, KillableWorker, WorkerCrashed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def worker() -> Iterator[KillableWorker]:
+    with KillableWorker() as made:
+        yield made
+
+
+def pid_and(value: int) -> tuple[int, int]:
+    return os.getpid(), value
+
+
+def refuse(path: str) -> None:
+    raise SlideError(f"{path}: not a slide", "give another", stage="tissue")
+
+
+def stumble() -> None:
+    raise ValueError("two\nlines")
+
+
+def die(by: int) -> None:
+    os.kill(os.getpid(), by)
+    time.sleep(60)
+
+
+def leave(code: int) -> None:
+    os._exit(code)
+
+
+def count(limit: int, tell: Callable[[int], None]) -> int:
+    for number in range(limit):
+        tell(number)
+    return limit
+
+
+def unsendable() -> object:
+    return threading.Lock()
+
+
+def allocate(size: int) -> int:
+    return len(bytearray(size))
+
+
+def test_calls_share_a_process(worker: KillableWorker) -> None:
+    first, second = worker.call(pid_and, 1), worker.call(pid_and, 2)
+    assert first[0] == second[0] == worker.pid != os.getpid()
+    assert (first[1], second[1]) == (1, 2)
+
+
+def test_a_users_mistake_arrives_whole(worker: KillableWorker) -> None:
+    with pytest.raises(SlideError, match=r"a.svs: not a slide; give another") as caught:
+        worker.call(refuse, "a.svs")
+    assert (caught.value.stage, caught.value.remedy) == ("tissue", "give another")
+
+
+def test_a_defect_arrives_with_its_trace(worker: KillableWorker) -> None:
+    with pytest.raises(CallFailed, match="ValueError: two lines") as caught:
+        worker.call(stumble)
+    assert "stumble" in caught.value.trace
+    with pytest.raises(CallFailed, match="pickle"):
+        worker.call(unsendable)
+    assert worker.call(pid_and, 3)[1] == 3
+
+
+@pytest.mark.parametrize(("function", "argument", "said"), [(die, signal.SIGSEGV, "SIGSEGV"), (leave, 7, "exit code 7")])
+def test_a_crash_is_told_and_the_next_call_has_a_new_process(
+    worker: KillableWorker, function: Callable[[int], None], argument: int, said: str
+) -> None:
+    before = worker.call(pid_and, 0)[0]
+    with pytest.raises(WorkerCrashed, match=said):
+        worker.call(function, int(argument))
+    assert worker.call(pid_and, 0)[0] != before
+
+
+def test_a_hanging_call_is_cut(worker: KillableWorker) -> None:
+    pid = worker.call(pid_and, 0)[0]
+    with pytest.raises(CallTimedOut):
+        worker.call(time.sleep, 600, timeout=0.3)
+    assert not psutil.pid_exists(pid)
+    assert worker.call(pid_and, 5)[1] == 5
+
+
+def test_another_thread_kills(worker: KillableWorker) -> None:
+    worker.call(pid_and, 0)
+    threading.Timer(0.3, worker.kill).start()
+    with pytest.raises(CallKilled):
+        worker.call(time.sleep, 600)
+
+
+def test_messages_come_in_order_before_the_result(worker: KillableWorker) -> None:
+    told: list[int] = []
+    assert worker.call(count, 5, tell=told.append) == 5
+    assert told == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts everything on Linux only")
+def test_memory_has_a_limit() -> None:
+    with KillableWorker(memory_bytes=256 << 20) as small:
+        with pytest.raises(CallFailed, match="MemoryError"):
+            small.call(allocate, 1 << 30)
+        assert small.call(allocate, 1 << 20) == 1 << 20
+
+
+def test_the_environment_is_there_from_the_start() -> None:
+    with KillableWorker(environment={"COMEL_TEST_WORD": "yes"}) as told:
+        assert told.call(os.getenv, "COMEL_TEST_WORD") == "yes"
+    assert "COMEL_TEST_WORD" not in os.environ
+
+
+def test_the_child_ends_with_a_parent_that_is_killed() -> None:
+    """Also in the middle of a call, and for a script without a main guard."""
+    script = """
+    import os, signal, threading, time
+    from comel.killable import KillableWorker
+    worker = KillableWorker()
+    worker.call(os.getpid)
+    print(worker.pid, flush=True)
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    worker.call(time.sleep, 600)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL
+    pid, until = int(run.stdout), time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
