@@ -299,15 +299,17 @@ class CoMEL(MILModel):
         else:
             within = torch.sigmoid(instance_logits - self.instance_shift)
         scores = probability * within
+        heads = [torch.logsumexp(logits[:, self.classes.columns(i)], dim=-1) for i in range(len(self.classes.heads))]
+        # The sum of a lone head's probabilities misses 1 by rounding, which would rank the tiles of different slides.
+        tasks = torch.softmax(torch.stack(heads, dim=-1), dim=-1)  # (B, heads)
         for i, head in enumerate(self.classes.heads):
-            columns = self.classes.columns(i)
-            task = probability[:, :, columns].sum(dim=-1, keepdim=True)  # (B, 1, 1)
+            columns, task = self.classes.columns(i), tasks[:, i].unsqueeze(-1)  # (B, 1)
             if instance_logits is not None:
-                scores[:, :, columns] = task * within[:, :, columns]
+                scores[:, :, columns] = task.unsqueeze(-1) * within[:, :, columns]
             if head.negative is not None:
                 negative = columns.start + head.labels.index(head.negative)
                 clearest = within[:, :, self._findings(i)].amax(dim=-1)
-                scores[:, :, negative] = task.squeeze(-1) * (1 - clearest)
+                scores[:, :, negative] = task * (1 - clearest)
         return scores
 
     def end_epoch(self) -> dict[str, float]:
