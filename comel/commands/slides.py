@@ -122,6 +122,8 @@ def bags_check(
             said = (
                 entry.get("error") or f"{entry['instances']} x {entry['dimension']}, {entry['encoder'] or 'encoder not stated'}"
             )
+            if entry.get("scales"):
+                said += "; " + ", ".join(f"{tiles} at {mpp} um/px" for mpp, tiles in entry["scales"].items())
             typer.echo(f"{entry['file']}: {said}")
     if any("error" in entry for entry in entries):
         raise typer.Exit(1)
