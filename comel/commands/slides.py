@@ -44,10 +44,28 @@ def extract(
         typer.Option(help="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class."),
     ] = None,
     target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
+    also_mpp: Annotated[
+        list[float] | None, typer.Option(help="A coarser scale to extract too, a whole multiple of the next finer; repeat it.")
+    ] = None,
     assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
     min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
+    regions_only: Annotated[
+        bool, typer.Option("--regions-only", help="Only tiles inside the annotations of the manifest.")
+    ] = False,
+    regions: Annotated[
+        list[str] | None, typer.Option(help="Only tiles inside this class of the annotations; repeat it.")
+    ] = None,
+    exclude_regions: Annotated[
+        list[str] | None, typer.Option(help="No tile inside this class of the annotations; repeat it.")
+    ] = None,
+    positive: Annotated[
+        list[str] | None, typer.Option(help="Class of the annotations that makes a tile positive; repeat it. Default: all.")
+    ] = None,
+    annotation_overlap: Annotated[
+        float | None, typer.Option(help="Least share of a tile inside an annotation to count as inside; default 0.25.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo complete slides too.")] = False,
@@ -65,10 +83,16 @@ def extract(
         out,
         encoder=encoder,
         target_mpp=target_mpp,
+        also_mpp=also_mpp or None,
         assume_mpp=assume_mpp,
         tile_size=tile_size,
         overlap=overlap,
         min_tissue=min_tissue,
+        regions_only=regions_only or None,
+        regions=regions or None,
+        exclude_regions=exclude_regions or None,
+        positive_classes=positive or None,
+        annotation_overlap=annotation_overlap,
         batch_size=batch_size,
         root=root,
         force=force,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from comel.bag import TileGeometry
 from comel.errors import SlideError
-from pipelines.annotations import instance_labels
+from pipelines.annotations import instance_labels, read_annotation
 
 GEOMETRY = TileGeometry(100, 0.5, 0.5, 0.5, 0.5, level0_width=1000, level0_height=800)
 COORDS = np.array([(x, y) for y in range(0, 800, 100) for x in range(0, 1000, 100)])
@@ -64,8 +64,11 @@ def qupath(path: Path, *entries: tuple[str, list[list[tuple[float, float]]]]) ->
     return path
 
 
-def positives(path: Path, geometry: TileGeometry = GEOMETRY, overlap: float = 0.25) -> set[tuple[int, int]]:
-    labels = instance_labels(path, COORDS, geometry, positive_overlap=overlap)
+def positives(
+    path: Path, geometry: TileGeometry = GEOMETRY, overlap: float = 0.25, classes: tuple[str, ...] = ()
+) -> set[tuple[int, int]]:
+    annotation = read_annotation(path, geometry)
+    labels = instance_labels(annotation, COORDS, geometry, positive_overlap=overlap, classes=classes)
     assert labels.dtype == np.int8
     assert labels.shape == (len(COORDS),)
     return {(int(x), int(y)) for x, y in COORDS[labels == 1]}
@@ -185,9 +188,9 @@ def test_pyramidal_mask_is_read_at_a_level_that_fits(tmp_path: Path, monkeypatch
             mask = np.zeros((800 >> level, 1000 >> level), np.uint8)
             mask[: 100 >> level, : 100 >> level] = 1
             tiff.write(mask, tile=(64, 64), subifds=2 if level == 0 else 0, subfiletype=int(level > 0))
-    monkeypatch.setattr("pipelines.annotations._MAX_MASK_PIXELS", 60_000)
+    monkeypatch.setattr("pipelines.annotations.mask._MAX_MASK_PIXELS", 60_000)
     assert positives(path) == {(0, 0)}
-    monkeypatch.setattr("pipelines.annotations._MAX_MASK_PIXELS", 1_000)
+    monkeypatch.setattr("pipelines.annotations.mask._MAX_MASK_PIXELS", 1_000)
     with pytest.raises(SlideError, match="lower resolution"):
         positives(path)
 
