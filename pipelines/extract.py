@@ -130,7 +130,7 @@ def extract_slide(
             )
         bag = replace(bags[0], scales=tuple(bags[1:]))
         overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels)
-        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, settings))
+        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, marked, settings))
 
 
 def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[np.ndarray, None, None]:
@@ -194,14 +194,15 @@ def _encode(
     return features
 
 
-def _notes(bag: Bag, tissue: TissueMask, settings: ExtractSettings) -> list[str]:
+def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: ExtractSettings) -> list[str]:
     """What a user should know about a slide's bag, one line each."""
     notes = []
     if not tissue.mask.any():
         notes.append("no tissue found")
     elif not len(bag):
-        regions = settings.regions_only or settings.regions or settings.exclude_regions
-        notes.append("no tile with enough tissue in its regions" if regions else "no tile with enough tissue")
+        notes.append("no tile with enough tissue")
+        if marked is not None and (settings.regions_only or settings.regions or settings.exclude_regions):
+            notes[-1] += f" in its regions (the annotation marks {', '.join(marked.classes) or 'no class'})"
     if bag.geometry is not None and bag.geometry.interpolated:
         notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
     return notes
