@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from comel.bag import Bag, FeatureContract, check_bag, read_bag, write_bag
 from comel.bag_statistics import bag_statistics, statistics_table
 from comel.cli import app
-from comel.data import join_slides
-from comel.errors import BagError, ConfigError
+from comel.data import check_contract, join_slides
+from comel.errors import BagError, ConfigError, FeatureMismatch
 from comel.foreign import read_any_bag
 from comel.scales import ScaledBags, join_scales, take_scale, write_scaled
 
@@ -232,6 +232,13 @@ def test_the_contract_says_which_scales_are_joined(tmp_path: Path) -> None:
     alter(lambda file: file.attrs.__setitem__("joined_mpp", [1.0, -2.0]), tmp_path / "s.h5")
     with pytest.raises(BagError, match="joined_mpp is absurd"):
         read_bag(tmp_path / "s.h5")
+
+
+def test_a_run_of_joined_bags_says_what_to_do_with_others() -> None:
+    bag = pyramid()
+    check_contract(join_scales(bag).contract, join_scales(bag), "s")
+    with pytest.raises(FeatureMismatch, match=r"each tile alone instead of .*; .* comel bags join-scales"):
+        check_contract(join_scales(bag).contract, bag, "s")
 
 
 def test_a_bag_of_one_scale_has_nothing_to_join() -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from comel.bag import Bag, FeatureContract, read_bag
 from comel.cli import app
-from comel.errors import ConfigError, SlideError
+from comel.errors import ConfigError, FeatureMismatch, SlideError
 from comel.scales import join_scales
 from pipelines.annotations import read_annotation
 from pipelines.contract import ContractReader
@@ -199,3 +199,29 @@ def test_extract_at_several_scales_by_the_command_line(tmp_path: Path, slide: Pa
     assert back.contract == expected.contract
     with pytest.raises(ConfigError, match=r"also_mpp 0\.75 is not 2, 3, \.\.\. times the next finer scale, 0\.5"):
         CliRunner().invoke(app, [*command, "--also-mpp", "0.75"], catch_exceptions=False)
+
+
+@pytest.mark.slow
+def test_train_on_joined_scales_and_predict_a_slide(tmp_path: Path) -> None:
+    """A slide given as it is and its joined bag are predicted alike."""
+    (tmp_path / "colour.py").write_text(COLOUR)
+    encoder = f"{tmp_path / 'colour.py'}:Colour"
+
+    def run(*arguments: object) -> None:
+        done = CliRunner().invoke(app, [*map(str, arguments), "--quiet"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    manifest, bags, joined, trained = (tmp_path / name for name in ("cohort/manifest.csv", "bags", "joined", "run"))
+    run("synth", tmp_path / "cohort", "--organs", "colon", "--slides", 8, "--size", 2048)
+    scales = ("--tile-size", 128, "--also-mpp", 1, "--also-mpp", 2)
+    run("extract", manifest, "--out", bags, "--encoder", encoder, *scales)
+    run("bags", "join-scales", bags, "--out", joined)
+    few = ("--set", "trainer.epochs=1", "--set", "strategy.name=finetune")
+    run("train", "--manifest", manifest, "--bags", joined, "--out", trained, *few)
+    for source, out in ((tmp_path / "cohort/slides/colon-0000.tif", "slide"), (joined / "colon-0000.h5", "bag")):
+        run("predict", trained, source, "--out", tmp_path / out, "--encoder", encoder)
+    slide, bag = (json.loads((tmp_path / out / "colon-0000.json").read_text()) for out in ("slide", "bag"))
+    assert slide["probabilities"] == pytest.approx(bag["probabilities"])
+    assert slide["instances"]["coords"] == bag["instances"]["coords"]
+    with pytest.raises(FeatureMismatch, match="comel bags join-scales"):
+        run("predict", trained, bags / "colon-0000.h5", "--out", tmp_path / "refused")
