@@ -32,10 +32,13 @@ import numpy as np
 from comel.errors import BagError
 from comel.files import atomic_path, canonical_json, sha256_of_arrays, sha256_of_json
 
-__all__ = ["Bag", "FeatureContract", "TileGeometry", "read_bag", "read_bag_header", "write_bag"]
+__all__ = ["READING", "Bag", "FeatureContract", "TileGeometry", "read_bag", "read_bag_header", "reading_of", "write_bag"]
 
 MAX_BAG_BYTES = 16 << 30
 _CHUNK_ROWS = 1024
+
+READING = ("tissue", "min_tissue", "overlap", "stain_normalisation", "stain_reference", "dtype")
+"""Settings of an extraction that a model needs to read a new slide as those it was trained on were read."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class FeatureContract:
         dimension: length of a feature vector.
         mpp: micrometres per pixel of the tiles, or None where the file does not say.
         tile_size: tile side in pixels at ``mpp``, or None where the file does not say.
+        reading: how slides were read, those of :data:`READING` that the file states.
     """
 
     encoder: str | None
@@ -123,11 +127,13 @@ class FeatureContract:
     dimension: int
     mpp: float | None
     tile_size: int | None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def difference(self, other: FeatureContract) -> str | None:
         """Say in words where ``other`` differs, or None where both fit.
 
-        Names and dimensions must be equal. Hash, mpp and tile size are compared only where both are known; mpp within 1 %.
+        Names and dimensions must be equal. Hash, mpp, tile size and stain normalisation are compared only where both are
+        known; mpp within 1 %. What else :attr:`reading` holds decides which tiles there are, not what their features mean.
         """
         if self.dimension != other.dimension:
             return f"features of dimension {other.dimension} instead of {self.dimension}"
@@ -139,7 +145,17 @@ class FeatureContract:
             return f"tiles at {other.mpp:g} um/px instead of {self.mpp:g}"
         if self.tile_size and other.tile_size and self.tile_size != other.tile_size:
             return f"tiles of {other.tile_size} px instead of {self.tile_size}"
+        own, others = (contract.reading.get("stain_normalisation") for contract in (self, other))
+        if own and others and own != others:
+            return f"stain normalisation {others} instead of {own}"
+        if own and others and self.reading.get("stain_reference") != other.reading.get("stain_reference"):
+            return "stains normalised to another reference"
         return None
+
+
+def reading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of :data:`READING` that an extraction's settings hold."""
+    return {name: settings[name] for name in READING if name in settings}
 
 
 @dataclass
@@ -241,6 +257,7 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
         file_attributes = {key: plain(value) for key, value in file.attrs.items()}
         geometry = geometry_from_attributes(coords_attributes)
     slide_id = str(file_attributes.get("slide_id") or path.stem)
+    settings = _settings(file_attributes.get("settings"), path)
     dimension = arrays["features"].shape[1] if arrays["features"].ndim == 2 else 0
     check_arrays(f"{path}", arrays, dimension)
     if verify and file_attributes.get("checksum") != sha256_of_arrays(arrays):
@@ -256,10 +273,11 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
             dimension=dimension,
             mpp=geometry.mpp_x if geometry else None,
             tile_size=geometry.patch_size if geometry else None,
+            reading=reading_of(settings),
         ),
         labels=arrays.get("labels"),
         quality={name.removeprefix("quality/"): array for name, array in arrays.items() if name.startswith("quality/")},
-        settings=_settings(file_attributes.get("settings"), path),
+        settings=settings,
     )
 
 

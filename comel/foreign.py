@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def read_any_bag(path: Path, *, assume_encoder: str | None = None, verify: bool 
             raise BagError(f"{path}: no dataset 'features' or 'feats' (found: {', '.join(file)[:200]})", "give a feature file")
     bag = read_bag(path, verify=verify)
     if bag.contract.encoder is None:
-        bag.contract = FeatureContract(assume_encoder, None, bag.contract.dimension, bag.contract.mpp, bag.contract.tile_size)
+        bag.contract = replace(bag.contract, encoder=assume_encoder)
     return bag
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from comel.bag import Bag, FeatureContract
+from comel.bag import Bag, FeatureContract, reading_of
 from comel.errors import SlideError
 from pipelines.annotations import instance_labels
+from pipelines.appearance import tile_appearance
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
 from pipelines.settings import ExtractSettings, content_settings
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ExtractedSlide", "Progress", "decoded_batches", "extract_slide"]
 
 Progress = Callable[[str, int, int], None]
-"""Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation and encode."""
+"""Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation, stain and encode."""
 
 _DECODERS = min(4, os.cpu_count() or 1)
 _BATCHES_AHEAD = 4
@@ -99,21 +100,29 @@ def extract_slide(
         if annotation is not None:
             report("annotation", 0, len(plan.coords))
             labels = instance_labels(annotation, plan.coords, plan.geometry, positive_overlap=settings.annotation_overlap)
+        report("stain", 0, len(plan.coords))
+        appearance = tile_appearance(slide, plan, settings, slide_id)
         report("encode", 0, len(plan.coords))
-        features = _encode(slide, plan, encoder, settings, slide_id, report)
+        features = _encode(slide, plan, encoder, settings, slide_id, report, appearance)
         overlay = draw_overlay(slide, tissue, plan, labels)
         source = slide.mpp_source
+    content = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation)
     bag = Bag(
         slide_id=slide_id,
         features=features,
         coords=plan.coords,
         geometry=plan.geometry,
         contract=FeatureContract(
-            encoder.name, encoder.weights_hash, encoder.dimension, settings.target_mpp, settings.tile_size
+            encoder.name,
+            encoder.weights_hash,
+            encoder.dimension,
+            settings.target_mpp,
+            settings.tile_size,
+            reading=reading_of(content),
         ),
         labels=labels,
         quality={"tissue": plan.tissue},
-        settings=content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation),
+        settings=content,
     )
     notes = []
     if not len(bag):
@@ -148,14 +157,20 @@ def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[
 
 
 def _encode(
-    slide: Slide, plan: TilePlan, encoder: PatchEncoder, settings: ExtractSettings, slide_id: str, report: Progress
+    slide: Slide,
+    plan: TilePlan,
+    encoder: PatchEncoder,
+    settings: ExtractSettings,
+    slide_id: str,
+    report: Progress,
+    appearance: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
     done = 0
     with closing(decoded_batches(slide, plan, settings.batch_size)) as batches:
         for tiles in batches:
             with np.errstate(over="ignore"):
-                features[done : done + len(tiles)] = encoder.encode(tiles)
+                features[done : done + len(tiles)] = encoder.encode(appearance(tiles))
             done += len(tiles)
             report("encode", done, len(plan.coords))
     bad = int((~np.isfinite(features).all(axis=1)).sum())

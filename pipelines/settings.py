@@ -6,11 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from comel.files import sha256_of_file
 from pipelines.encoders.base import PatchEncoder
+from pipelines.normalisation import StainReference, read_reference
 from pipelines.slide import MPP_RANGE
+from pipelines.stain import Stain
 
 __all__ = ["ExtractSettings", "content_settings", "fingerprint"]
 
@@ -40,6 +42,34 @@ class ExtractSettings(BaseModel):
     )
     batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
     dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
+    stain_normalisation: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="brings every slide's staining to the reference's; measured once a slide"
+    )
+    stain_reference: StainReference | None = Field(
+        None,
+        validate_default=True,
+        description="image of H&E tissue whose staining is the reference; default a built-in one. Kept as its measured staining",
+    )
+    stain: Stain | Literal["random"] = Field(
+        "as-scanned", description="shifts the staining, to extract a cohort again as if from elsewhere; random: by slide_id"
+    )
+
+    @field_validator("stain_reference", mode="before")
+    @classmethod
+    def _measured(cls, value: Any, info: ValidationInfo) -> Any:
+        """An image as the staining that it shows, so that its content, not its path, is what identifies an extraction."""
+        method = info.data.get("stain_normalisation")
+        if method in (None, "none"):
+            if value is not None:
+                raise ValueError("needs stain_normalisation macenko or reinhard")
+            return None
+        return value if isinstance(value, (dict, BaseModel)) else read_reference(value, method)
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> ExtractSettings:
+        if self.stain_reference is not None and self.stain_reference.method != self.stain_normalisation:
+            raise ValueError(f"the stain reference was measured for {self.stain_reference.method}")
+        return self
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> ExtractSettings:
