@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +11,10 @@ from comel.files import sha256_of_file
 from pipelines.encoders.base import PatchEncoder
 from pipelines.normalisation import StainReference, read_reference
 from pipelines.slide import MPP_RANGE
+from pipelines.slide_files import fingerprint
 from pipelines.stain import Stain
 
-__all__ = ["ExtractSettings", "content_settings", "fingerprint"]
-
-_BLOCK = 1 << 16
-_BLOCKS = 32
+__all__ = ["ExtractSettings", "content_settings"]
 
 
 class ExtractSettings(BaseModel):
@@ -48,7 +45,7 @@ class ExtractSettings(BaseModel):
     stain_reference: StainReference | None = Field(
         None,
         validate_default=True,
-        description="image of H&E tissue whose staining is the reference; default a built-in one. Kept as its measured staining",
+        description="image of H&E tissue whose staining is the reference; default built in. Kept as measured",
     )
     stain: Stain | Literal["random"] = Field(
         "as-scanned", description="shifts the staining, to extract a cohort again as if from elsewhere; random: by slide_id"
@@ -98,29 +95,3 @@ def content_settings(
         "source": {"name": slide.name, "fingerprint": fingerprint(slide)},
         "annotation": None if annotation is None else sha256_of_file(annotation),
     }
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) over a slide's size and 32 blocks spread over it: 2 MiB are read, however large it is.
-
-    A copy has the same fingerprint, another slide under the same name has not. A MIRAX slide's data lie in a folder beside
-    its file and are included.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    folder = path.with_suffix("")
-    parts = (
-        sorted(part for part in folder.iterdir() if part.is_file())
-        if path.suffix.lower() == ".mrxs" and folder.is_dir()
-        else []
-    )
-    for part in [path, *parts]:
-        size = part.stat().st_size
-        digest.update(f"{size}:".encode())
-        with open(part, "rb") as stream:
-            for block in range(_BLOCKS):
-                stream.seek(max(0, size - _BLOCK) * block // (_BLOCKS - 1))
-                digest.update(stream.read(_BLOCK))
-    return digest.hexdigest()

@@ -165,7 +165,7 @@ def test_a_slide_whose_staining_cannot_be_measured_is_the_only_one_that_fails(
     tiny = np.full((256, 256, 3), GLASS, np.uint8)
     tiny[64:158, 64:158] = stained(PURPLE, 1.0, 94, 94)
     manifest = write_manifest(tmp_path / "m.csv", {**slides, "tiny": write_slide(tmp_path / "tiny.tif", tiny)})
-    how = ExtractSettings(tile_size=64, stain_normalisation="macenko")
+    how = ExtractSettings(tile_size=64, stain_normalisation="macenko", min_tissue=0)
     report = extract_cohort(manifest, tmp_path / "out", how, encoder=encoder)
     assert (report.done, report.failed) == (2, 1)
     assert (report.failures[0].slide, report.failures[0].stage) == ("tiny", "stain")
