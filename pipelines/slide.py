@@ -170,8 +170,8 @@ def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None
         assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
 
     Raises:
-        SlideError: no such file, empty, not a slide, a folder of several (stage "open"); no resolution, or one outside :data:`MPP_RANGE`
-            (stage "mpp").
+        SlideError: no such file, empty, not a slide, a folder of several (stage "open"); no resolution, or one outside
+            :data:`MPP_RANGE` (stage "mpp").
     """
     return Slide(Path(path), mpp, assume_mpp)
 

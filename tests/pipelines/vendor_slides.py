@@ -37,8 +37,13 @@ def write_aperio(path: Path, pixels: np.ndarray, mpp: float | None = 0.25, power
         for level in levels[1:]:
             tiff.write(level, tile=(TILE, TILE), description=f"{about}\r\nreduced", **kind)
         if label:
-            tiff.write(np.zeros((64, 64, 3), np.uint8), rowsperstrip=64, description="Aperio Image Library v12\r\nlabel 64x64",
-                       subfiletype=1, **kind)  # fmt: skip
+            tiff.write(
+                np.zeros((64, 64, 3), np.uint8),
+                rowsperstrip=64,
+                description="Aperio Image Library v12\r\nlabel 64x64",
+                subfiletype=1,
+                **kind,
+            )
     return path
 
 
@@ -73,8 +78,16 @@ def write_philips(path: Path, pixels: np.ndarray, mpp: tuple[float, float] = (0.
     )
     with tifffile.TiffWriter(path) as tiff:
         for number, level in enumerate(levels):
-            tiff.write(level, tile=(TILE, TILE), photometric="rgb", compression="jpeg", metadata=None,
-                       software="Philips DP v1.0", description=about if number == 0 else "level=1", subfiletype=int(number > 0))  # fmt: skip
+            tiff.write(
+                level,
+                tile=(TILE, TILE),
+                photometric="rgb",
+                compression="jpeg",
+                metadata=None,
+                software="Philips DP v1.0",
+                description=about if number == 0 else "level=1",
+                subfiletype=int(number > 0),
+            )
     return path
 
 
@@ -99,8 +112,16 @@ def write_leica(path: Path, pixels: np.ndarray, mpp: float = 0.5, offset: tuple[
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for number, level in enumerate(levels):
             per_cm = 10_000 / mpp / 2**number
-            tiff.write(level, tile=(TILE, TILE), photometric="rgb", compression="jpeg", metadata=None,
-                       resolution=(per_cm, per_cm), resolutionunit="CENTIMETER", description=about if number == 0 else None)  # fmt: skip
+            tiff.write(
+                level,
+                tile=(TILE, TILE),
+                photometric="rgb",
+                compression="jpeg",
+                metadata=None,
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                description=about if number == 0 else None,
+            )
     return path
 
 
