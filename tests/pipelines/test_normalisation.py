@@ -210,6 +210,20 @@ def test_the_random_shift_is_the_slides_own(slides: dict[str, Path]) -> None:
     assert np.abs(seen[0].astype(int) - seen[2]).max() > 2
 
 
+def test_one_slide_extracted_again_as_if_from_elsewhere(slides: dict[str, Path], tmp_path: Path, encoder: MeanColour) -> None:
+    """Rows of one path under several names: other colours, the same tiles, and bags that may be mixed."""
+    manifest = write_manifest(tmp_path / "m.csv", {"a": slides["a"], "a-2": slides["a"]})
+    extract_cohort(manifest, tmp_path / "random", ExtractSettings(tile_size=128, stain="random"), encoder=encoder)
+    extract_cohort(manifest, tmp_path / "plain", ExtractSettings(tile_size=128), encoder=encoder)
+    first, second = (read_bag(tmp_path / "random" / f"{name}.h5") for name in ("a", "a-2"))
+    scanned = read_bag(tmp_path / "plain" / "a.h5")
+    np.testing.assert_array_equal(first.coords, second.coords)
+    assert np.abs(first.features - second.features).max() > 0.01
+    for bag in (first, second):
+        assert scanned.contract.difference(bag.contract) is None
+        assert "stain" not in bag.contract.reading
+
+
 def test_real_slides_come_together(real_slide: Callable[[str], Path], encoder: MeanColour) -> None:
     """Two scanners' Aperio slides, one purple and one red: their tiles' mean colours, before and after."""
     colours: dict[str, list[np.ndarray]] = {"none": [], "macenko": [], "reinhard": []}
