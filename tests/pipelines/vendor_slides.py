@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def write_philips(path: Path, pixels: np.ndarray, mpp: tuple[float, float] = (0.
 
 
 def write_leica(path: Path, pixels: np.ndarray, mpp: float = 0.5, offset: tuple[int, int] = (2000, 1000)) -> Path:
-    """SCN: one scanned area, placed in nanometres on a slide of 76 x 26 mm; a BigTIFF whose XML lists the levels."""
+    """SCN: one scanned area, placed in nanometres on a slide (of 3 x 1.5 mm here); a BigTIFF whose XML lists the levels."""
     levels = levels_of(pixels)
     sizes = "".join(
         f'<dimension sizeX="{level.shape[1]}" sizeY="{level.shape[0]}" r="{number}" ifd="{number}"/>'
@@ -102,7 +103,7 @@ def write_leica(path: Path, pixels: np.ndarray, mpp: float = 0.5, offset: tuple[
     nanometres = [round(side * mpp * 1000) for side in (width, height, *offset)]
     about = (
         '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
-        '<collection name="c" sizeX="76000000" sizeY="26000000"><image name="scan">'
+        '<collection name="c" sizeX="3000000" sizeY="1500000"><image name="scan">'
         f'<device model="Leica SCN400"/><pixels sizeX="{width}" sizeY="{height}">{sizes}</pixels>'
         f'<view sizeX="{nanometres[0]}" sizeY="{nanometres[1]}" offsetX="{nanometres[2]}" offsetY="{nanometres[3]}"/>'
         "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
@@ -122,6 +123,111 @@ def write_leica(path: Path, pixels: np.ndarray, mpp: float = 0.5, offset: tuple[
                 resolutionunit="CENTIMETER",
                 description=about if number == 0 else None,
             )
+    return path
+
+
+def write_hamamatsu(path: Path, pixels: np.ndarray, mpp: float = 0.25) -> Path:
+    """NDPI: one JPEG a level in a TIFF with the maker's tags for format and lens; the macro image's lens is negative."""
+    levels = levels_of(pixels)
+    pictures = [*((level, 40 / 2**number, mpp * 2**number) for number, level in enumerate(levels)), (levels[-1], -1.0, 30.0)]
+    with tifffile.TiffWriter(path) as tiff:
+        for picture, lens, side in pictures:
+            tiff.write(
+                picture,
+                rowsperstrip=picture.shape[0],
+                photometric="rgb",
+                compression="jpeg",
+                metadata=None,
+                software=False,
+                resolution=(10_000 / side, 10_000 / side),
+                resolutionunit="CENTIMETER",
+                extratags=[
+                    (271, 2, 0, "Hamamatsu", True),
+                    (65420, 4, 1, 1, True),
+                    (65421, 11, 1, lens, True),
+                    (65424, 9, 1, 0, True),
+                ],
+            )
+    return path
+
+
+def write_ventana(path: Path, pixels: np.ndarray, mpp: float = 0.25) -> Path:
+    """BIF: a macro image with the scanner's XML, then the levels; level 0 says how its tiles join.
+
+    Tiles are numbered from the bottom row up, every other row from right to left.
+    """
+    levels = levels_of(pixels)
+    across, down = pixels.shape[1] // TILE, pixels.shape[0] // TILE
+
+    def number(column: int, row: int) -> int:
+        up = down - 1 - row
+        return 1 + up * across + (across - 1 - column if up % 2 else column)
+
+    joints = [("RIGHT", (x, y), (x + 1, y)) for y in range(down) for x in range(across - 1)]
+    joints += [("UP", (x, y + 1), (x, y)) for y in range(down - 1) for x in range(across)]
+    joined = "".join(
+        f'<TileJointInfo FlagJoined="1" Confidence="99" Direction="{way}" Tile1="{number(*one)}" Tile2="{number(*two)}" '
+        'OverlapX="0" OverlapY="0"/>'
+        for way, one, two in joints
+    )
+    scanner = f'<iScan Magnification="40" ScanRes="{mpp}" Z-layers="1"/>'
+    stitching = (
+        f'<EncodeInfo Ver="2"><SlideStitchInfo><ImageInfo AOIScanned="1" Width="{TILE}" Height="{TILE}" NumRows="{down}" '
+        f'NumCols="{across}" Pos-X="0" Pos-Y="0">{joined}</ImageInfo></SlideStitchInfo>'
+        '<AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin></EncodeInfo>'
+    )
+    with tifffile.TiffWriter(path) as tiff:
+        kind: dict[str, Any] = {"photometric": "rgb", "compression": "jpeg", "metadata": None, "software": False}
+        packet = [(700, 1, len(scanner), scanner.encode(), True)]
+        tiff.write(levels[-1], rowsperstrip=64, description="Label Image", extratags=packet, **kind)
+        for place, level in enumerate(levels):
+            packet = [(700, 1, len(stitching), stitching.encode(), True)] if place == 0 else []
+            about = f"level={place} mag={40 / 2**place:g} quality=90"
+            tiff.write(level, tile=(TILE, TILE), description=about, extratags=packet, **kind)
+    return path
+
+
+def write_mirax(path: Path, pixels: np.ndarray, mpp: tuple[float, float] = (0.25, 0.25)) -> Path:
+    """MIRAX: a preview, and beside it a folder with Slidedat.ini, Index.dat and the camera's JPEG images.
+
+    The index begins with its version and the slide's name, then two pointers: to the levels and to the rest. Each level is
+    a pointer to a page of (image, offset, length, file); an image of level 1 takes the place of two by two of level 0.
+    """
+    folder = path.with_suffix("")
+    folder.mkdir()
+    Image.fromarray(pixels[::8, ::8]).save(path, "JPEG")
+    levels, name = levels_of(pixels), "A1B2C3"
+    across, down = pixels.shape[1] // TILE, pixels.shape[0] // TILE
+    sections, pages, data = "", [], b""
+    for number, level in enumerate(levels):
+        page, step = [], 2**number
+        for place, frame in zip(_places(level), _frames(level), strict=True):
+            page.append((place[1] * step * across + place[0] * step, len(data), len(frame), 0))
+            data += frame
+        pages.append(page)
+        sections += (
+            f"[LEVEL_{number}]\nOVERLAP_X=0\nOVERLAP_Y=0\nMICROMETER_PER_PIXEL_X={mpp[0] * step}\n"
+            f"MICROMETER_PER_PIXEL_Y={mpp[1] * step}\nIMAGE_FORMAT=JPEG\nIMAGE_FILL_COLOR_BGR=16777215\n"
+            f"DIGITIZER_WIDTH={TILE}\nDIGITIZER_HEIGHT={TILE}\nIMAGE_CONCAT_FACTOR={min(number, 1)}\n"
+        )
+    names = "".join(
+        f"HIER_0_VAL_{number}=ZoomLevel_{number}\nHIER_0_VAL_{number}_SECTION=LEVEL_{number}\n" for number in (0, 1)
+    )
+    (folder / "Slidedat.ini").write_text(
+        f"[GENERAL]\nSLIDE_VERSION=01.02\nSLIDE_ID={name}\nIMAGENUMBER_X={across}\nIMAGENUMBER_Y={down}\n"
+        "OBJECTIVE_MAGNIFICATION=40\nCameraImageDivisionsPerSide=1\n[HIERARCHICAL]\nINDEXFILE=Index.dat\nHIER_COUNT=1\n"
+        f"NONHIER_COUNT=0\nHIER_0_NAME=Slide zoom level\nHIER_0_COUNT={len(levels)}\n{names}"
+        f"[DATAFILE]\nFILE_COUNT=1\nFILE_0=Data0000.dat\n{sections}"
+    )
+    (folder / "Data0000.dat").write_bytes(data)
+    head = f"01.02{name}".encode()
+    table = len(head) + 8  # after the two pointers: one pointer a level
+    place, pointers, records = table + 4 * len(levels), [], b""
+    for page in pages:
+        pointers.append(place + len(records))
+        entries = b"".join(struct.pack("<4i", *entry) for entry in page)
+        records += struct.pack("<4i", 0, place + len(records) + 8, len(page), 0) + entries
+    (folder / "Index.dat").write_bytes(head + struct.pack(f"<{2 + len(pointers)}i", table, 0, *pointers) + records)
     return path
 
 
@@ -162,6 +268,12 @@ def write_dicom(folder: Path, levels: Sequence[np.ndarray], mpp: tuple[float, fl
         files.append(folder / f"level-{number}.dcm")
         level.save_as(files[-1], enforce_file_format=True)
     return files
+
+
+def _places(pixels: np.ndarray) -> list[tuple[int, int]]:
+    """Column and row of each frame."""
+    height, width = pixels.shape[:2]
+    return [(column, row) for row in range(-(-height // TILE)) for column in range(-(-width // TILE))]
 
 
 def _frames(pixels: np.ndarray) -> list[bytes]:
