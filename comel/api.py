@@ -17,7 +17,7 @@ from comel.progress import progress_bar
 if TYPE_CHECKING:
     from pipelines.cohort import CohortReport
 
-__all__ = ["check_bags", "demo", "extract", "inspect", "serve", "synth"]
+__all__ = ["check_bags", "demo", "encoders", "extract", "inspect", "serve", "synth"]
 
 THUMBNAIL_SIDE = 1536
 
@@ -128,6 +128,14 @@ def inspect(
             "tiles": len(plan.coords),
             "interpolated": plan.geometry.interpolated,
         }
+
+
+def encoders(name: str | None = None) -> list[dict[str, Any]]:
+    """What is known of every patch encoder, or of one with how it is had; see :mod:`pipelines.encoders.listing`."""
+    from pipelines.encoders.listing import list_encoders, obtain
+
+    entries = list_encoders(name)
+    return entries if name is None else [{**entries[0], "obtain": obtain(name)}]
 
 
 def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -36,11 +36,24 @@ from comel.files import atomic_path, canonical_json, sha256_of_arrays, sha256_of
 from comel.geometry import TileGeometry, geometry_from_attributes
 from comel.hdf5 import group_names, open_hdf5, plain, read_dataset
 
-__all__ = ["Bag", "FeatureContract", "TileGeometry", "check_bag", "read_bag", "read_bag_header", "write_bag"]
+__all__ = [
+    "READING",
+    "Bag",
+    "FeatureContract",
+    "TileGeometry",
+    "check_bag",
+    "read_bag",
+    "read_bag_header",
+    "reading_of",
+    "write_bag",
+]
 
 MAX_BAG_BYTES = 16 << 30
 _CHUNK_ROWS = 1024
 _MAX_SCALES = 8
+
+READING = ("tissue", "min_tissue", "overlap", "stain_normalisation", "stain_reference", "dtype")
+"""Settings of an extraction that a model needs to read a new slide as those it was trained on were read."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class FeatureContract:
         dimension: length of a feature vector.
         mpp: micrometres per pixel of the tiles, or None where the file does not say.
         tile_size: tile side in pixels at ``mpp``, or None where the file does not say.
+        reading: how slides were read, those of :data:`READING` that the file states.
         joined_mpp: micrometres per pixel of the coarser scales whose features follow each tile's own, finest first.
     """
 
@@ -61,6 +75,7 @@ class FeatureContract:
     dimension: int
     mpp: float | None
     tile_size: int | None
+    reading: Mapping[str, Any] = field(default_factory=dict)
     joined_mpp: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -70,8 +85,9 @@ class FeatureContract:
     def difference(self, other: FeatureContract) -> str | None:
         """Say in words where ``other`` differs, or None where both fit.
 
-        Names, joined scales and dimensions must be equal. Hash, mpp and tile size are compared only where both are known;
-        mpp within 1 %.
+        Names, joined scales and dimensions must be equal. Hash, mpp, tile size and stain normalisation are compared only
+        where both are known; mpp within 1 %. What else :attr:`reading` holds decides which tiles there are, not what their
+        features mean.
         """
         if not _same_scales(self.joined_mpp, other.joined_mpp):
             return f"features of {_joined(other.joined_mpp)} instead of {_joined(self.joined_mpp)}"
@@ -85,7 +101,17 @@ class FeatureContract:
             return f"tiles at {other.mpp:g} um/px instead of {self.mpp:g}"
         if self.tile_size and other.tile_size and self.tile_size != other.tile_size:
             return f"tiles of {other.tile_size} px instead of {self.tile_size}"
+        own, others = (contract.reading.get("stain_normalisation") for contract in (self, other))
+        if own and others and own != others:
+            return f"stain normalisation {others} instead of {own}"
+        if own and others and self.reading.get("stain_reference") != other.reading.get("stain_reference"):
+            return "stains normalised to another reference"
         return None
+
+
+def reading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of :data:`READING` that an extraction's settings hold."""
+    return {name: settings[name] for name in READING if name in settings}
 
 
 @dataclass
@@ -235,6 +261,7 @@ def _read_level(file: Any, prefix: str, path: Path, max_bytes: int) -> _Level:
 
 def _bag_of_level(level: _Level, about: Mapping[str, Any], path: Path) -> Bag:
     features, geometry = level.arrays["features"], geometry_from_attributes(level.about)
+    settings = _settings(about.get("settings"), path)
     return Bag(
         slide_id=str(about.get("slide_id") or path.stem),
         features=features,
@@ -246,11 +273,12 @@ def _bag_of_level(level: _Level, about: Mapping[str, Any], path: Path) -> Bag:
             dimension=features.shape[1] if features.ndim == 2 else 0,
             mpp=geometry.mpp_x if geometry else None,
             tile_size=geometry.patch_size if geometry else None,
+            reading=reading_of(settings),
             joined_mpp=_joined_mpp(about.get("joined_mpp"), path),
         ),
         labels=level.arrays.get("labels"),
         quality={name.removeprefix("quality/"): array for name, array in level.arrays.items() if name.startswith("quality/")},
-        settings=_settings(about.get("settings"), path),
+        settings=settings,
         parent=level.arrays.get("parent"),
     )
 

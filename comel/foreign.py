@@ -120,7 +120,8 @@ def _read_pixels(file: Any, path: Path, attributes: Mapping[str, Any], assume_en
         coords = _whole(read_dataset(file, "coords", path, MAX_BAG_BYTES), path)
         about = _attributes(file["coords"])
     settings: dict[str, Any] = {"format": "trident" if "patch_size_level0" in about else "clam"}
-    settings |= {name: _size(about[name], name, path) for name in _KEPT if name in about}
+    # TRIDENT writes the word for what it does not know.
+    settings |= {name: _size(about[name], name, path) for name in _KEPT if about.get(name, "None") != "None"}
     geometry = geometry_from_attributes(about)
     if settings["format"] == "clam" and path.parent.name == "h5_files":
         settings |= _clam_tile(path)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comel.bag import Bag, FeatureContract
+from comel.bag import Bag, FeatureContract, reading_of
 from comel.errors import SlideError
 from pipelines.annotations import Annotation, instance_labels, read_annotation
+from pipelines.appearance import tile_appearance
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
 from pipelines.regions import within_regions
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["ExtractedSlide", "Progress", "decoded_batches", "extract_slide"]
 
 Progress = Callable[[str, int, int], None]
-"""Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation and encode."""
+"""Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation, stain and encode."""
 
 _DECODERS = min(4, os.cpu_count() or 1)
 _BATCHES_AHEAD = 4
@@ -102,6 +103,8 @@ def extract_slide(
             report("annotation", 0, len(plan.coords))
             marked = read_annotation(annotation, plan.geometry)
         scales = plan_scales(slide, tissue, within_regions(plan, marked, settings, path), settings.also_mpp)
+        report("stain", 0, len(scales[0].plan.coords))
+        appearance = tile_appearance(slide, scales[0].plan, settings, slide_id)
         encoded, total = 0, sum(len(scale.plan.coords) for scale in scales)
         report("encode", encoded, total)
 
@@ -113,7 +116,7 @@ def extract_slide(
         told = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation)
         bags = []
         for scale in scales:
-            features = _encode(slide, scale.plan, encoder, settings, slide_id, advance)
+            features = _encode(slide, scale.plan, encoder, settings, slide_id, appearance, advance)
             labels = None if marked is None else _labels(marked, scale.plan, settings)
             bags.append(
                 Bag(
@@ -121,7 +124,7 @@ def extract_slide(
                     features=features,
                     coords=scale.plan.coords,
                     geometry=scale.plan.geometry,
-                    contract=_contract(encoder, scale.plan),
+                    contract=_contract(encoder, scale.plan, told),
                     labels=labels,
                     quality={"tissue": scale.plan.tissue},
                     settings=told,
@@ -162,9 +165,9 @@ def _labels(marked: Annotation, plan: TilePlan, settings: ExtractSettings) -> np
     return instance_labels(marked, plan.coords, plan.geometry, positive_overlap=least, classes=classes)
 
 
-def _contract(encoder: PatchEncoder, plan: TilePlan) -> FeatureContract:
-    tiles = plan.geometry
-    return FeatureContract(encoder.name, encoder.weights_hash, encoder.dimension, tiles.mpp_x, tiles.patch_size)
+def _contract(encoder: PatchEncoder, plan: TilePlan, told: Mapping[str, Any]) -> FeatureContract:
+    tiles, reading = plan.geometry, reading_of(told)
+    return FeatureContract(encoder.name, encoder.weights_hash, encoder.dimension, tiles.mpp_x, tiles.patch_size, reading)
 
 
 def _encode(
@@ -173,15 +176,16 @@ def _encode(
     encoder: PatchEncoder,
     settings: ExtractSettings,
     slide_id: str,
+    appearance: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> np.ndarray:
-    """The features of one scale's tiles; ``advance`` is told how many were encoded more."""
+    """The features of one scale's tiles as ``appearance`` shows them; ``advance`` is told how many were encoded more."""
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
     done = 0
     with closing(decoded_batches(slide, plan, settings.batch_size)) as batches:
         for tiles in batches:
             with np.errstate(over="ignore"):
-                features[done : done + len(tiles)] = encoder.encode(tiles)
+                features[done : done + len(tiles)] = encoder.encode(appearance(tiles))
             done += len(tiles)
             advance(len(tiles))
     bad = int((~np.isfinite(features).all(axis=1)).sum())

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from comel.files import sha256_of_file
 from pipelines.encoders.base import PatchEncoder
+from pipelines.normalisation import StainReference, read_reference
 from pipelines.slide import MPP_RANGE
+from pipelines.slide_files import fingerprint
+from pipelines.stain import Stain
 
-__all__ = ["ExtractSettings", "content_settings", "fingerprint"]
+__all__ = ["ExtractSettings", "content_settings"]
 
-_BLOCK = 1 << 16
-_BLOCKS = 32
 _SAME_RATIO = 1e-6
 
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
@@ -53,6 +53,34 @@ class ExtractSettings(BaseModel):
     )
     batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
     dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
+    stain_normalisation: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="brings every slide's staining to the reference's; measured once a slide"
+    )
+    stain_reference: StainReference | None = Field(
+        None,
+        validate_default=True,
+        description="image of H&E tissue whose staining is the reference; default built in. Kept as measured",
+    )
+    stain: Stain | Literal["random"] = Field(
+        "as-scanned", description="shifts the staining, to extract a cohort again as if from elsewhere; random: by slide_id"
+    )
+
+    @field_validator("stain_reference", mode="before")
+    @classmethod
+    def _measured(cls, value: Any, info: ValidationInfo) -> Any:
+        """An image as the staining that it shows, so that its content, not its path, is what identifies an extraction."""
+        method = info.data.get("stain_normalisation")
+        if method in (None, "none"):
+            if value is not None:
+                raise ValueError("needs stain_normalisation macenko or reinhard")
+            return None
+        return value if isinstance(value, (dict, BaseModel)) else read_reference(value, method)
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> ExtractSettings:
+        if self.stain_reference is not None and self.stain_reference.method != self.stain_normalisation:
+            raise ValueError(f"the stain reference was measured for {self.stain_reference.method}")
+        return self
 
     @field_validator("also_mpp")
     @classmethod
@@ -94,29 +122,3 @@ def content_settings(
         "source": {"name": slide.name, "fingerprint": fingerprint(slide)},
         "annotation": None if annotation is None else sha256_of_file(annotation),
     }
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) over a slide's size and 32 blocks spread over it: 2 MiB are read, however large it is.
-
-    A copy has the same fingerprint, another slide under the same name has not. A MIRAX slide's data lie in a folder beside
-    its file and are included.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    folder = path.with_suffix("")
-    parts = (
-        sorted(part for part in folder.iterdir() if part.is_file())
-        if path.suffix.lower() == ".mrxs" and folder.is_dir()
-        else []
-    )
-    for part in [path, *parts]:
-        size = part.stat().st_size
-        digest.update(f"{size}:".encode())
-        with open(part, "rb") as stream:
-            for block in range(_BLOCKS):
-                stream.seek(max(0, size - _BLOCK) * block // (_BLOCKS - 1))
-                digest.update(stream.read(_BLOCK))
-    return digest.hexdigest()

@@ -66,6 +66,15 @@ def extract(
     annotation_overlap: Annotated[
         float | None, typer.Option(help="Least share of a tile inside an annotation to count as inside; default 0.25.")
     ] = None,
+    stain_normalisation: Annotated[
+        str | None, typer.Option(help="macenko or reinhard: bring all slides to one staining; default none.")
+    ] = None,
+    stain_reference: Annotated[
+        Path | None, typer.Option(help="Image of H&E tissue with the staining to bring slides to; default a built-in one.")
+    ] = None,
+    stain: Annotated[
+        str | None, typer.Option(help="Shift the staining: light, dark, h_heavy, ... or random, another for each slide.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo complete slides too.")] = False,
@@ -93,6 +102,9 @@ def extract(
         exclude_regions=exclude_regions or None,
         positive_classes=positive or None,
         annotation_overlap=annotation_overlap,
+        stain_normalisation=stain_normalisation,
+        stain_reference=stain_reference,
+        stain=stain,
         batch_size=batch_size,
         root=root,
         force=force,

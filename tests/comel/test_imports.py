@@ -30,7 +30,7 @@ OPEN_TO_PIPELINES = {
     "comel.registry",
     "comel.scales",
 }
-COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect")
+COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect", "encoders")
 NESTED = [
     *[("bags", name) for name in ("check", "stats", "export", "scale", "join-scales")],
     ("bench", "continual"),
@@ -175,4 +175,4 @@ import comel.training, comel.evaluation, comel.predictor, comel.demonstration
 from comel.predictor import Predictor
 print([type(getattr(comel, name)).__name__ for name in comel.__all__], set(comel.__all__) <= set(dir(comel)))
 """
-    assert python(code).split("]")[0].count("'function'") == 16
+    assert python(code).split("]")[0].count("'function'") == 17
