@@ -18,10 +18,11 @@ from comel.errors import SlideError
 from pipelines.annotations import instance_labels
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
+from pipelines.quality import MEASURED, tile_quality
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
 from pipelines.tiles import TilePlan, plan_tiles, read_tile
-from pipelines.tissue import find_tissue
+from pipelines.tissue import find_tissue, own_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,7 +86,8 @@ def extract_slide(
     report("open", 0, 0)
     with open_slide(path, mpp=mpp, assume_mpp=settings.assume_mpp) as slide:
         report("tissue", 0, 0)
-        tissue = find_tissue(slide, settings.tissue)
+        tissue_file = own_tissue(settings.tissue_folder, slide_id, settings.tissue)
+        tissue = find_tissue(slide, settings.tissue, file=tissue_file, ink_colours=settings.ink)
         report("tiles", 0, 0)
         plan = plan_tiles(
             slide,
@@ -94,14 +96,17 @@ def extract_slide(
             target_mpp=settings.target_mpp,
             overlap=settings.overlap,
             min_tissue=settings.min_tissue,
+            max_pen=settings.max_pen,
+            max_fold=settings.max_fold,
         )
         labels = None
         if annotation is not None:
             report("annotation", 0, len(plan.coords))
             labels = instance_labels(annotation, plan.coords, plan.geometry, positive_overlap=settings.annotation_overlap)
         report("encode", 0, len(plan.coords))
-        features = _encode(slide, plan, encoder, settings, slide_id, report)
-        overlay = draw_overlay(slide, tissue, plan, labels)
+        features, quality = _encode(slide, plan, encoder, settings, slide_id, report)
+        quality = {"tissue": plan.tissue, **tissue.tile_shares(plan.coords, plan.geometry), **quality}
+        overlay = draw_overlay(slide, tissue, plan, labels, quality["blur"])
         source = slide.mpp_source
     bag = Bag(
         slide_id=slide_id,
@@ -112,8 +117,8 @@ def extract_slide(
             encoder.name, encoder.weights_hash, encoder.dimension, settings.target_mpp, settings.tile_size
         ),
         labels=labels,
-        quality={"tissue": plan.tissue},
-        settings=content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation),
+        quality=quality,
+        settings=content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation, tissue=tissue_file),
     )
     notes = []
     if not len(bag):
@@ -149,13 +154,19 @@ def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[
 
 def _encode(
     slide: Slide, plan: TilePlan, encoder: PatchEncoder, settings: ExtractSettings, slide_id: str, report: Progress
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The tiles' features, and what is measured on their pixels meanwhile."""
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
+    quality = {name: np.zeros(len(plan.coords), np.float32) for name in MEASURED}
     done = 0
-    with closing(decoded_batches(slide, plan, settings.batch_size)) as batches:
+    with closing(decoded_batches(slide, plan, settings.batch_size)) as batches, ThreadPoolExecutor(1) as beside:
         for tiles in batches:
+            rows = slice(done, done + len(tiles))
+            measured = beside.submit(tile_quality, tiles)
             with np.errstate(over="ignore"):
-                features[done : done + len(tiles)] = encoder.encode(tiles)
+                features[rows] = encoder.encode(tiles)
+            for name, values in measured.result().items():
+                quality[name][rows] = values
             done += len(tiles)
             report("encode", done, len(plan.coords))
     bad = int((~np.isfinite(features).all(axis=1)).sum())
@@ -165,4 +176,4 @@ def _encode(
             "extract with --dtype float32" if settings.dtype == "float16" else "use another encoder",
             stage="encode",
         )
-    return features
+    return features, quality

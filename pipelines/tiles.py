@@ -88,9 +88,19 @@ def grid_positions(length: int, tile: float, stride: float) -> np.ndarray:
 
 
 def plan_tiles(
-    slide: Slide, tissue: TissueMask, *, tile_size: int, target_mpp: float, overlap: int = 0, min_tissue: float = 0.25
+    slide: Slide,
+    tissue: TissueMask,
+    *,
+    tile_size: int,
+    target_mpp: float,
+    overlap: int = 0,
+    min_tissue: float = 0.25,
+    max_pen: float = 1.0,
+    max_fold: float = 1.0,
 ) -> TilePlan:
     """Lay the grid over a slide and keep the tiles with at least ``min_tissue`` of their area on tissue (0 keeps all).
+
+    Of these, tiles with more than ``max_pen`` of their area under ink or ``max_fold`` on folds are left out.
 
     The level read is the coarsest that is not coarser than ``target_mpp`` (within 1 %).
 
@@ -104,6 +114,8 @@ def plan_tiles(
     share = area_fraction(tissue.mask, tissue.scale_x, tissue.scale_y, coords, geometry.tile_width, geometry.tile_height)
     # A share computed by differences may fall short of an exact threshold by rounding.
     keep = share >= min_tissue - 1e-6
+    for found, most in ((tissue.ink, max_pen), (tissue.fold, max_fold)):
+        keep &= tissue.share(found, coords, geometry.tile_width, geometry.tile_height) <= most + 1e-6
     level = slide.level_for(_SAME_MPP * target_mpp / max(slide.mpp_x, slide.mpp_y))
     return TilePlan(geometry, level, coords[keep], share[keep])
 
