@@ -5,8 +5,8 @@
 
 Prints, for every situation of :mod:`pipelines.synth.situations`, the IoU (intersection over union, in percent) of the tissue
 found with the tissue drawn, and of ink and folds where some is drawn; the mean over seeds. Where nothing is drawn the number
-is the share of the slide taken wrongly. With slides, the share of each that a method takes as tissue, as ink and as fold, and the
-seconds it took.
+is the share of the slide taken wrongly. With slides, the share of each that a method takes as tissue, as ink and as fold, and
+the seconds it took.
 """
 
 from __future__ import annotations

@@ -122,6 +122,7 @@ def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
             labels = bag.labels
             positive = None if labels is None else int((labels == 1).sum())
             entry |= {"instances": len(bag), "positive_instances": positive, **asdict(bag.contract)}
+            entry["scales"] = {f"{scale.contract.mpp:g}": len(scale) for scale in bag.scales}
         except ComelError as error:
             entry |= {"error": str(error)}
         entries.append(entry)

@@ -23,9 +23,10 @@ def bag_statistics(paths: Sequence[Path]) -> dict[str, Any]:
 
     Returns:
         ``bags``: for each file ``file, tiles, tissue_mm2, labelled_tiles, positive_tiles, positive_share, encoder, mpp,
-        dimension``, or ``file, error``. ``all``: ``bags, unreadable, tiles``, the fewest, the median and the most tiles of
-        a bag, sums of the others, and every encoder, mpp and dimension found. A value that the files do not tell is None:
-        tissue of another tool's bags, the positive share where no tile has a label.
+        scales`` (the tiles of each coarser scale by its mpp)``, dimension``, or ``file, error``. ``all``: ``bags, unreadable,
+        tiles``, the fewest, the median and the most tiles of a bag, sums of the others, and every encoder, mpp and dimension
+        found. A value that the files do not tell is None: tissue of another tool's bags, the positive share where no tile
+        has a label.
 
     Raises:
         BagError: there is no feature file at all.
@@ -63,7 +64,8 @@ def statistics_table(statistics: Mapping[str, Any]) -> str:
     lines: list[tuple[str, ...]] = [("bag", "tiles", "tissue mm2", "positive", "encoder", "um/px", "dimension")]
     for entry in statistics["bags"]:
         if "error" not in entry:
-            lines.append(_line(Path(entry["file"]).stem, entry, *([entry[name]] for name in ("encoder", "mpp", "dimension"))))
+            mpps = [entry["mpp"], *map(float, entry["scales"])]
+            lines.append(_line(Path(entry["file"]).stem, entry, [entry["encoder"]], mpps, [entry["dimension"]]))
     together = statistics["all"]
     lines.append(_line(f"all {together['bags']}", together, *(together[name] for name in ("encoders", "mpps", "dimensions"))))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -82,6 +84,7 @@ def _of_bag(bag: Bag) -> dict[str, Any]:
         "positive_share": positive / labelled if labelled else None,
         "encoder": bag.contract.encoder,
         "mpp": bag.contract.mpp,
+        "scales": {f"{scale.contract.mpp:g}": len(scale) for scale in bag.scales},
         "dimension": bag.contract.dimension,
     }
 

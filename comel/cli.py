@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from comel.commands import bench, demo, inference, inspect, keys, learning, manifest, report, slides
+from comel.commands import bench, demo, inference, inspect, keys, learning, manifest, report, scales, slides
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -35,6 +35,8 @@ bags_app.command("stats", epilog="Example: comel bags stats bags/")(slides.bags_
 bags_app.command("export", epilog="Example: comel bags export --clam bags/ --out clam --manifest cohort.csv")(
     slides.bags_export
 )
+bags_app.command("scale", epilog="Example: comel bags scale bags/ --mpp 1.0 --out bags-10x")(scales.bags_scale)
+bags_app.command("join-scales", epilog="Example: comel bags join-scales bags/ --out bags-joined")(scales.bags_join_scales)
 app.command(epilog=learning.EPILOGS["train"])(learning.train)
 app.command("add-task", epilog=learning.EPILOGS["add-task"])(learning.add_task)
 app.command(epilog=learning.EPILOGS["evaluate"])(learning.evaluate)

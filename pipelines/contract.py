@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comel.bag import FeatureContract
 from comel.errors import ConfigError, FeatureMismatch
+from comel.scales import join_scales
 from pipelines.encoders import PatchEncoder, load_encoder
 from pipelines.extract import ExtractedSlide, extract_slide
 from pipelines.settings import ExtractSettings
@@ -60,9 +62,11 @@ class ContractReader:
             target_mpp=contract.mpp,
             tile_size=contract.tile_size,
             assume_mpp=self._assume_mpp,
+            also_mpp=contract.joined_mpp,
         )
         encoder = self._load(contract.encoder, contract.weights_hash)
-        return extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp)
+        extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp)
+        return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
 
     def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:
         """The whole slide as a picture of at most 1,536 pixels a side."""

@@ -1,4 +1,4 @@
-"""One slide to one bag: tissue, tiles, features, instance labels."""
+"""One slide to one bag: tissue, tiles, annotation, features of every scale, instance labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,16 @@ import numpy as np
 
 from comel.bag import Bag, FeatureContract
 from comel.errors import SlideError
-from pipelines.annotations import instance_labels
+from pipelines.annotations import Annotation, instance_labels, read_annotation
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
 from pipelines.quality import MEASURED, tile_quality
+from pipelines.regions import within_regions
+from pipelines.scales import plan_scales
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
 from pipelines.tiles import TilePlan, plan_tiles, read_tile
-from pipelines.tissue import find_tissue, own_tissue
+from pipelines.tissue import TissueMask, find_tissue, own_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,7 +77,7 @@ def extract_slide(
         encoder: see :func:`pipelines.encoders.load_encoder`.
         settings: see :class:`ExtractSettings`.
         mpp: micrometres per pixel of level 0 in place of what the slide says.
-        annotation: see :func:`pipelines.annotations.instance_labels`.
+        annotation: see :func:`pipelines.annotations.read_annotation`.
         progress: told the stage and the tiles done.
 
     Raises:
@@ -99,33 +101,41 @@ def extract_slide(
             max_pen=settings.max_pen,
             max_fold=settings.max_fold,
         )
-        labels = None
+        marked = None
         if annotation is not None:
             report("annotation", 0, len(plan.coords))
-            labels = instance_labels(annotation, plan.coords, plan.geometry, positive_overlap=settings.annotation_overlap)
-        report("encode", 0, len(plan.coords))
-        features, quality = _encode(slide, plan, encoder, settings, slide_id, report)
-        quality = {"tissue": plan.tissue, **tissue.tile_shares(plan.coords, plan.geometry), **quality}
-        overlay = draw_overlay(slide, tissue, plan, labels, quality["blur"])
-        source = slide.mpp_source
-    bag = Bag(
-        slide_id=slide_id,
-        features=features,
-        coords=plan.coords,
-        geometry=plan.geometry,
-        contract=FeatureContract(
-            encoder.name, encoder.weights_hash, encoder.dimension, settings.target_mpp, settings.tile_size
-        ),
-        labels=labels,
-        quality=quality,
-        settings=content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation, tissue=tissue_file),
-    )
-    notes = []
-    if not len(bag):
-        notes.append("no tissue found" if not tissue.mask.any() else "no tile with enough tissue")
-    if plan.geometry.interpolated:
-        notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
-    return ExtractedSlide(bag, overlay, tissue.area_mm2, source, notes)
+            marked = read_annotation(annotation, plan.geometry)
+        scales = plan_scales(slide, tissue, within_regions(plan, marked, settings, path), settings.also_mpp)
+        encoded, total = 0, sum(len(scale.plan.coords) for scale in scales)
+        report("encode", encoded, total)
+
+        def advance(tiles: int) -> None:
+            nonlocal encoded
+            encoded += tiles
+            report("encode", encoded, total)
+
+        told = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation, tissue=tissue_file)
+        bags = []
+        for scale in scales:
+            features, measured = _encode(slide, scale.plan, encoder, settings, slide_id, advance)
+            seen = tissue.tile_shares(scale.plan.coords, scale.plan.geometry)
+            labels = None if marked is None else _labels(marked, scale.plan, settings)
+            bags.append(
+                Bag(
+                    slide_id=slide_id,
+                    features=features,
+                    coords=scale.plan.coords,
+                    geometry=scale.plan.geometry,
+                    contract=_contract(encoder, scale.plan),
+                    labels=labels,
+                    quality={"tissue": scale.plan.tissue, **seen, **measured},
+                    settings=told,
+                    parent=scale.parent,
+                )
+            )
+        bag = replace(bags[0], scales=tuple(bags[1:]))
+        overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels, bag.quality["blur"])
+        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, marked, settings))
 
 
 def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[np.ndarray, None, None]:
@@ -152,10 +162,28 @@ def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[
                 batch.cancel()
 
 
+def _labels(marked: Annotation, plan: TilePlan, settings: ExtractSettings) -> np.ndarray:
+    least, classes = settings.annotation_overlap, settings.positive_classes
+    return instance_labels(marked, plan.coords, plan.geometry, positive_overlap=least, classes=classes)
+
+
+def _contract(encoder: PatchEncoder, plan: TilePlan) -> FeatureContract:
+    tiles = plan.geometry
+    return FeatureContract(encoder.name, encoder.weights_hash, encoder.dimension, tiles.mpp_x, tiles.patch_size)
+
+
 def _encode(
-    slide: Slide, plan: TilePlan, encoder: PatchEncoder, settings: ExtractSettings, slide_id: str, report: Progress
+    slide: Slide,
+    plan: TilePlan,
+    encoder: PatchEncoder,
+    settings: ExtractSettings,
+    slide_id: str,
+    advance: Callable[[int], None],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The tiles' features, and what is measured on their pixels meanwhile."""
+    """The features of one scale's tiles, and what is measured on their pixels meanwhile.
+
+    ``advance`` is told how many were encoded more.
+    """
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
     quality = {name: np.zeros(len(plan.coords), np.float32) for name in MEASURED}
     done = 0
@@ -168,7 +196,7 @@ def _encode(
             for name, values in measured.result().items():
                 quality[name][rows] = values
             done += len(tiles)
-            report("encode", done, len(plan.coords))
+            advance(len(tiles))
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
         raise SlideError(
@@ -177,3 +205,17 @@ def _encode(
             stage="encode",
         )
     return features, quality
+
+
+def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: ExtractSettings) -> list[str]:
+    """What a user should know about a slide's bag, one line each."""
+    notes = []
+    if not tissue.mask.any():
+        notes.append("no tissue found")
+    elif not len(bag):
+        notes.append("no tile with enough tissue")
+        if marked is not None and (settings.regions_only or settings.regions or settings.exclude_regions):
+            notes[-1] += f" in its regions (the annotation marks {', '.join(marked.classes) or 'no class'})"
+    if bag.geometry is not None and bag.geometry.interpolated:
+        notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
+    return notes

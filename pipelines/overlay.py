@@ -1,4 +1,4 @@
-"""A picture to check an extraction by: the slide, the outline of its tissue, the tiles that were kept, and what spoils tiles."""
+"""A picture to check an extraction by: the slide, its tissue's outline, the tiles that were kept, and what spoils tiles."""
 
 from __future__ import annotations
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from comel.files import sha256_of_file
 from pipelines.encoders.base import PatchEncoder
@@ -16,6 +17,9 @@ __all__ = ["ExtractSettings", "content_settings", "fingerprint"]
 
 _BLOCK = 1 << 16
 _BLOCKS = 32
+_SAME_RATIO = 1e-6
+
+Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 
 
 class ExtractSettings(BaseModel):
@@ -28,8 +32,11 @@ class ExtractSettings(BaseModel):
         description="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class",
     )
     target_mpp: float = Field(0.5, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of the tiles")
+    also_mpp: tuple[Mpp, ...] = Field(
+        (), max_length=7, description="coarser scales to extract too, each a whole multiple of the next finer one"
+    )
     tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at target_mpp")
-    overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at target_mpp")
+    overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at each scale")
     min_tissue: float = Field(0.25, ge=0, le=1, description="least share of a tile's area that is tissue; 0 keeps every tile")
     ink: tuple[Literal["red", "green", "blue", "black"], ...] = Field(
         ("red", "green", "blue", "black"),
@@ -46,11 +53,30 @@ class ExtractSettings(BaseModel):
     assume_mpp: float | None = Field(
         None, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of slides that state none"
     )
+    positive_classes: tuple[str, ...] = Field(
+        (), description="classes of the annotations that make a tile positive; default all but those that are cut out"
+    )
+    regions_only: bool = Field(False, description="take tiles inside the slides' annotations only")
+    regions: tuple[str, ...] = Field((), description="take tiles inside these classes of the annotations only")
+    exclude_regions: tuple[str, ...] = Field((), description="take no tiles inside these classes of the annotations")
     annotation_overlap: float = Field(
-        0.25, gt=0, le=1, description="least share of a tile's area inside the annotation that makes it positive"
+        0.25, gt=0, le=1, description="least share of a tile's area that makes it count as inside an annotation"
     )
     batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
     dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
+
+    @field_validator("also_mpp")
+    @classmethod
+    def _fine_to_coarse(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _scales_nest(self) -> ExtractSettings:
+        for finer, coarser in pairwise((self.target_mpp, *self.also_mpp)):
+            ratio = coarser / finer
+            if round(ratio) < 2 or abs(ratio - round(ratio)) > _SAME_RATIO:
+                raise ValueError(f"also_mpp {coarser:g} is not 2, 3, ... times the next finer scale, {finer:g}")
+        return self
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> ExtractSettings:

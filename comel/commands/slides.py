@@ -44,6 +44,9 @@ def extract(
         typer.Option(help="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class."),
     ] = None,
     target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
+    also_mpp: Annotated[
+        list[float] | None, typer.Option(help="A coarser scale to extract too, a whole multiple of the next finer; repeat it.")
+    ] = None,
     assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
@@ -53,6 +56,21 @@ def extract(
     ink: Annotated[str | None, typer.Option(help="Marker inks to look for: red,green,blue,black (default) or none.")] = None,
     max_pen: Annotated[float | None, typer.Option(help="Most share of ink in a tile; default 0.25.")] = None,
     max_fold: Annotated[float | None, typer.Option(help="Most share of folds in a tile; default 1, keeps all.")] = None,
+    regions_only: Annotated[
+        bool, typer.Option("--regions-only", help="Only tiles inside the annotations of the manifest.")
+    ] = False,
+    regions: Annotated[
+        list[str] | None, typer.Option(help="Only tiles inside this class of the annotations; repeat it.")
+    ] = None,
+    exclude_regions: Annotated[
+        list[str] | None, typer.Option(help="No tile inside this class of the annotations; repeat it.")
+    ] = None,
+    positive: Annotated[
+        list[str] | None, typer.Option(help="Class of the annotations that makes a tile positive; repeat it. Default: all.")
+    ] = None,
+    annotation_overlap: Annotated[
+        float | None, typer.Option(help="Least share of a tile inside an annotation to count as inside; default 0.25.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo complete slides too.")] = False,
@@ -70,6 +88,7 @@ def extract(
         out,
         encoder=encoder,
         target_mpp=target_mpp,
+        also_mpp=also_mpp or None,
         assume_mpp=assume_mpp,
         tile_size=tile_size,
         overlap=overlap,
@@ -79,6 +98,11 @@ def extract(
         ink=ink_colours(ink),
         max_pen=max_pen,
         max_fold=max_fold,
+        regions_only=regions_only or None,
+        regions=regions or None,
+        exclude_regions=exclude_regions or None,
+        positive_classes=positive or None,
+        annotation_overlap=annotation_overlap,
         batch_size=batch_size,
         root=root,
         force=force,
@@ -113,6 +137,8 @@ def bags_check(
             said = (
                 entry.get("error") or f"{entry['instances']} x {entry['dimension']}, {entry['encoder'] or 'encoder not stated'}"
             )
+            if entry.get("scales"):
+                said += "; " + ", ".join(f"{tiles} at {mpp} um/px" for mpp, tiles in entry["scales"].items())
             typer.echo(f"{entry['file']}: {said}")
     if any("error" in entry for entry in entries):
         raise typer.Exit(1)

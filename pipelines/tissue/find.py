@@ -53,11 +53,8 @@ def find_tissue(
         raise ConfigError(f"no tissue method '{method}'", f"choose one of {', '.join(sorted(TISSUE_METHODS))}")
     thumbnail = read_thumbnail(slide)
     ink = find_ink(thumbnail, ink_colours)
-    if file is None:
-        mask = segment(thumbnail, method, ink)
-    else:
-        mask = draw_own_tissue(file, slide, thumbnail.pixels.shape[:2])
-    height, width = mask.shape
+    height, width = ink.shape
+    mask = segment(thumbnail, method, ink) if file is None else draw_own_tissue(file, slide, (height, width))
     return TissueMask(
         mask,
         slide.dimensions[0] / width,

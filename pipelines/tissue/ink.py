@@ -1,8 +1,8 @@
 """Ink of markers on a slide: red, green, blue and black, told from stain by optical density and by size.
 
-Layers of stain and ink add up in optical density (Beer and Lambert), so the differences between the densities of red, green
-and blue light tell an ink also where it lies over tissue. Hematoxylin, eosin and DAB all absorb green light about as much as red
-or more, and no common stain absorbs red and blue light alike as strongly as black ink does.
+Layers of stain and ink add up in optical density (Beer and Lambert), so the differences between the densities of red,
+green and blue light tell an ink also where it lies over tissue. Hematoxylin, eosin and DAB all absorb green light about as
+much as red or more, and no common stain absorbs red and blue light alike as strongly as black ink does.
 """
 
 from __future__ import annotations

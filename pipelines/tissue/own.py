@@ -56,7 +56,7 @@ def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndar
     Outlines are cut exactly, so of large slides cells of several mask pixels are taken: half a million at most.
 
     Args:
-        file: see :func:`pipelines.annotations.instance_labels` for what it may hold.
+        file: see :func:`pipelines.annotations.read_annotation` for what it may hold.
         slide: the slide it belongs to.
         shape: (h, w) of the mask.
 
@@ -65,7 +65,7 @@ def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndar
     """
     import cv2
 
-    from pipelines.annotations import instance_labels
+    from pipelines.annotations import instance_labels, read_annotation
 
     fewer = max(1.0, math.sqrt(shape[0] * shape[1] / _MOST_CELLS))
     rows, columns = max(1, round(shape[0] / fewer)), max(1, round(shape[1] / fewer))
@@ -85,5 +85,5 @@ def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndar
     )
     x, y = np.arange(columns) * cell.tile_width, np.arange(rows) * cell.tile_height
     corners = np.stack([np.tile(x, rows), np.repeat(y, columns)], axis=1)
-    marked = instance_labels(file, corners, cell, positive_overlap=0.5).reshape(rows, columns)
+    marked = instance_labels(read_annotation(file, cell), corners, cell, positive_overlap=0.5).reshape(rows, columns)
     return cv2.resize(marked.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)

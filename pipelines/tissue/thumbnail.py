@@ -74,8 +74,8 @@ def _glass_colour(pixels: np.ndarray) -> np.ndarray:
     """Colour (3,) of the empty glass, white where little of the picture can be glass.
 
     Glass is bright and nearly without colour. A lamp or a mounting medium may tint it; but what takes most from the green
-    light is pale tissue. Of what may be glass the brighter half decides, since pale tissue can be among it. Pure white is what a
-    scanner fills in where it did not scan: it is left out, unless what remains is too uneven to be glass.
+    light is pale tissue. Of what may be glass the brighter half decides, since pale tissue can be among it. Pure white is
+    what a scanner fills in where it did not scan: it is left out, unless what remains is too uneven to be glass.
     """
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     tint = pixels.max(axis=2) - pixels.min(axis=2)

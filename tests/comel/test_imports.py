@@ -21,10 +21,18 @@ COMPOSITION_ROOT = {
     "demonstration.py",
     "predict_cohort.py",
 }
-OPEN_TO_PIPELINES = {"comel.bag", "comel.errors", "comel.files", "comel.manifest", "comel.progress", "comel.registry"}
+OPEN_TO_PIPELINES = {
+    "comel.bag",
+    "comel.errors",
+    "comel.files",
+    "comel.manifest",
+    "comel.progress",
+    "comel.registry",
+    "comel.scales",
+}
 COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect")
 NESTED = [
-    *[("bags", name) for name in ("check", "stats", "export")],
+    *[("bags", name) for name in ("check", "stats", "export", "scale", "join-scales")],
     ("bench", "continual"),
     *[("keys", name) for name in ("add", "list", "revoke")],
     *[("manifest", name) for name in ("camelyon16", "paip", "tcga", "folder")],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_more_defocus_is_more_blur(seed: int, contrast: float) -> None:
     sharp = cells(seed, contrast)
     values = [blurriness(sharp), *(blurriness(defocused(sharp, sigma)) for sigma in (1, 1.5, 2, 3, 4, 6))]
     assert values[0] < 0.35
-    assert all(later >= earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later >= earlier for earlier, later in itertools.pairwise(values))
     assert values[3] > 0.6
     assert values[-1] > 0.95
 
