@@ -18,7 +18,7 @@ __all__ = ["BLURRED", "MAX_SIDE", "draw_overlay"]
 
 MAX_SIDE = 1024
 BLURRED = 0.6
-"""Tiles with a blur above this are marked; see :func:`pipelines.quality.blurriness`."""
+"""Tiles with a blur above this are marked, as ``comel bags stats`` counts them; see :func:`pipelines.quality.blurriness`."""
 
 _COLOURS = {
     "tissue": (0, 130, 50),

@@ -50,7 +50,7 @@ def blurriness(tile: np.ndarray) -> float:
         return 0.0
     found = 0.0
     for axis, blurred in ((0, down), (1, across)):
-        sharp = cv2.subtract(_differences(grey, axis), _NOISE)
+        sharp = np.maximum(_differences(grey, axis), _NOISE) - np.uint16(_NOISE)
         total = cv2.sumElems(sharp)[0]
         if total < _SMALL * sharp.size:
             return 1.0

@@ -68,8 +68,8 @@ class Slide:
         return self.level_dimensions[0]
 
     def facts(self) -> dict[str, Any]:
-        """What the file says of its making: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every level
-        ``width, height, downsample`` and ``tile``, (width, height) of its tiles where it states them.
+        """What the file says of its making: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every
+        level ``width, height, downsample`` and ``tile``, (width, height) of its tiles where it states them.
 
         Files also carry names, dates and accession numbers in their properties: nothing but these is read.
         """

@@ -26,6 +26,7 @@ def picture_text(picture: Image, columns: int, lines: int) -> Text:
         picture: RGB.
         columns, lines: what the terminal has room for.
     """
+    import numpy as np
     from PIL import Image
     from rich.color import Color
     from rich.style import Style
@@ -34,11 +35,11 @@ def picture_text(picture: Image, columns: int, lines: int) -> Text:
     room = min(columns, _MOST_COLUMNS), 2 * min(lines, _MOST_LINES)
     scale = min(room[0] / picture.width, room[1] / picture.height, 1.0)
     width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale / 2)) * 2
-    pixels = picture.convert("RGB").resize((width, height), Image.Resampling.BOX).load()
+    pixels = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BOX)).tolist()
     text = Text(no_wrap=True)
     for row in range(0, height, 2):
         for column in range(width):
-            upper, lower = (Color.from_rgb(*pixels[column, row + half]) for half in (0, 1))
+            upper, lower = (Color.from_rgb(*pixels[row + half][column]) for half in (0, 1))
             text.append("▀", Style(color=upper, bgcolor=lower))
         text.append("\n")
     return text

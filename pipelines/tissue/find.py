@@ -76,11 +76,10 @@ def segment(thumbnail: Thumbnail, method: str, ink: np.ndarray) -> np.ndarray:
     import cv2
 
     clear = (ink == 0) & ~find_border(thumbnail)
-    mask = TISSUE_METHODS[method](thumbnail, clear).astype(np.uint8)
+    found = TISSUE_METHODS[method](thumbnail, clear).astype(np.uint8)
     side = 2 * max(1, round(thumbnail.pixels_of(_CLOSING_UM))) + 1
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    mask = _without_specks_and_edges(mask, thumbnail)
-    return _without_pinholes(mask, thumbnail) & clear
+    closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return _without_pinholes(_without_specks_and_edges(closed, thumbnail), thumbnail) & clear
 
 
 def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
