@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from comel.commands import bench, demo, encoders, inference, keys, learning, manifest, report, scales, slides
+from comel.commands import bench, demo, encoders, inference, inspect, keys, learning, manifest, report, scales, slides
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -29,7 +29,7 @@ app.command(epilog="Example: comel synth cohort --organs colon,kidney --slides 2
 app.add_typer(manifest.app, name="manifest")
 app.command(epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(slides.extract)
 app.command(epilog="Example: comel encoders uni")(encoders.encoders)
-app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(slides.inspect)
+app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
 app.add_typer(bags_app, name="bags")
 bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)
 bags_app.command("stats", epilog="Example: comel bags stats bags/")(slides.bags_stats)

@@ -19,12 +19,13 @@ from pipelines.annotations import Annotation, instance_labels, read_annotation
 from pipelines.appearance import tile_appearance
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
+from pipelines.quality import MEASURED, tile_quality
 from pipelines.regions import within_regions
 from pipelines.scales import plan_scales
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
 from pipelines.tiles import TilePlan, plan_tiles, read_tile
-from pipelines.tissue import TissueMask, find_tissue
+from pipelines.tissue import TissueMask, find_tissue, own_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,7 +89,8 @@ def extract_slide(
     report("open", 0, 0)
     with open_slide(path, mpp=mpp, assume_mpp=settings.assume_mpp) as slide:
         report("tissue", 0, 0)
-        tissue = find_tissue(slide, settings.tissue)
+        tissue_file = own_tissue(settings.tissue_folder, slide_id, settings.tissue)
+        tissue = find_tissue(slide, settings.tissue, file=tissue_file, ink_colours=settings.ink)
         report("tiles", 0, 0)
         plan = plan_tiles(
             slide,
@@ -97,6 +99,8 @@ def extract_slide(
             target_mpp=settings.target_mpp,
             overlap=settings.overlap,
             min_tissue=settings.min_tissue,
+            max_pen=settings.max_pen,
+            max_fold=settings.max_fold,
         )
         marked = None
         if annotation is not None:
@@ -113,10 +117,11 @@ def extract_slide(
             encoded += tiles
             report("encode", encoded, total)
 
-        told = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation)
+        told = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation, tissue=tissue_file)
         bags = []
         for scale in scales:
-            features = _encode(slide, scale.plan, encoder, settings, slide_id, appearance, advance)
+            features, measured = _encode(slide, scale.plan, encoder, settings, slide_id, appearance, advance)
+            seen = tissue.tile_shares(scale.plan.coords, scale.plan.geometry)
             labels = None if marked is None else _labels(marked, scale.plan, settings)
             bags.append(
                 Bag(
@@ -126,13 +131,13 @@ def extract_slide(
                     geometry=scale.plan.geometry,
                     contract=_contract(encoder, scale.plan, told),
                     labels=labels,
-                    quality={"tissue": scale.plan.tissue},
+                    quality={"tissue": scale.plan.tissue, **seen, **measured},
                     settings=told,
                     parent=scale.parent,
                 )
             )
         bag = replace(bags[0], scales=tuple(bags[1:]))
-        overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels)
+        overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels, bag.quality["blur"])
         return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, marked, settings))
 
 
@@ -178,14 +183,22 @@ def _encode(
     slide_id: str,
     appearance: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
-) -> np.ndarray:
-    """The features of one scale's tiles as ``appearance`` shows them; ``advance`` is told how many were encoded more."""
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The features of one scale's tiles as ``appearance`` shows them, and what is measured on their pixels meanwhile.
+
+    ``advance`` is told how many were encoded more.
+    """
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
+    quality = {name: np.zeros(len(plan.coords), np.float32) for name in MEASURED}
     done = 0
-    with closing(decoded_batches(slide, plan, settings.batch_size)) as batches:
+    with closing(decoded_batches(slide, plan, settings.batch_size)) as batches, ThreadPoolExecutor(1) as beside:
         for tiles in batches:
+            rows = slice(done, done + len(tiles))
+            measured = beside.submit(tile_quality, tiles)
             with np.errstate(over="ignore"):
-                features[done : done + len(tiles)] = encoder.encode(appearance(tiles))
+                features[rows] = encoder.encode(appearance(tiles))
+            for name, values in measured.result().items():
+                quality[name][rows] = values
             done += len(tiles)
             advance(len(tiles))
     bad = int((~np.isfinite(features).all(axis=1)).sum())
@@ -195,7 +208,7 @@ def _encode(
             "extract with --dtype float32" if settings.dtype == "float16" else "use another encoder",
             stage="encode",
         )
-    return features
+    return features, quality
 
 
 def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: ExtractSettings) -> list[str]:

@@ -38,7 +38,18 @@ class ExtractSettings(BaseModel):
     tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at target_mpp")
     overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at each scale")
     min_tissue: float = Field(0.25, ge=0, le=1, description="least share of a tile's area that is tissue; 0 keeps every tile")
-    tissue: Literal["hsv-otsu"] = Field("hsv-otsu", description="method that finds the tissue")
+    ink: tuple[Literal["red", "green", "blue", "black"], ...] = Field(
+        ("red", "green", "blue", "black"),
+        description="marker inks to look for; leave out a colour that the slides are stained in, such as blue for a trichrome",
+    )
+    max_pen: float = Field(0.25, ge=0, le=1, description="most of a tile's area that may lie under a marker's ink")
+    max_fold: float = Field(1.0, ge=0, le=1, description="most of a tile's area that may be folded; 1 keeps every tile")
+    tissue: Literal["hsv-otsu", "stain-density", "mask", "geojson"] = Field(
+        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own files in tissue_folder"
+    )
+    tissue_folder: Path | None = Field(
+        None, description="folder of your own tissue, <slide_id>.geojson, .png, ...: used for the slides that it has a file of"
+    )
     assume_mpp: float | None = Field(
         None, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of slides that state none"
     )
@@ -101,24 +112,37 @@ class ExtractSettings(BaseModel):
             raise ValueError(f"overlap {self.overlap} must be smaller than tile_size {self.tile_size}")
         return self
 
+    @model_validator(mode="after")
+    def _own_tissue_has_a_folder(self) -> ExtractSettings:
+        if self.tissue in ("mask", "geojson") and self.tissue_folder is None:
+            raise ValueError(f"tissue {self.tissue} is your own: give tissue_folder, a folder of <slide_id> files")
+        return self
+
 
 def content_settings(
-    settings: ExtractSettings, encoder: PatchEncoder, *, slide: Path, mpp: float | None, annotation: Path | None
+    settings: ExtractSettings,
+    encoder: PatchEncoder,
+    *,
+    slide: Path,
+    mpp: float | None,
+    annotation: Path | None,
+    tissue: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what is in a bag: two equal dictionaries mean the same content.
 
     The device and the batch size are left out: they change speed, and features by rounding at most. The encoder stands with
-    the hash of its weights, the slide and the annotation with what identifies their content.
+    the hash of its weights, the slide, its annotation and its tissue's file with what identifies their content.
 
     Raises:
-        OSError: the slide or the annotation cannot be read.
+        OSError: the slide, the annotation or the tissue's file cannot be read.
     """
     return {
-        **settings.model_dump(mode="json", exclude={"batch_size"}),
+        **settings.model_dump(mode="json", exclude={"batch_size", "tissue_folder"}),
         "encoder": encoder.name,
         "encoder_weights_hash": encoder.weights_hash,
         "encoder_recipe": encoder.recipe,
         "mpp": mpp,
         "source": {"name": slide.name, "fingerprint": fingerprint(slide)},
         "annotation": None if annotation is None else sha256_of_file(annotation),
+        "tissue_file": None if tissue is None else sha256_of_file(tissue),
     }

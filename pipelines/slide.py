@@ -68,6 +68,31 @@ class Slide:
         """(width, height) of level 0 in pixels."""
         return self.level_dimensions[0]
 
+    def facts(self) -> dict[str, Any]:
+        """What the file says of its making: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every
+        level ``width, height, downsample`` and ``tile``, (width, height) of its tiles where it states them.
+
+        Files also carry names, dates and accession numbers in their properties: nothing but these is read.
+        """
+        properties = self._handle.properties
+        tiles = [
+            tuple(_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height"))
+            for level in range(len(self.level_dimensions))
+        ]
+        return {
+            "format": properties.get("openslide.vendor", "plain image"),
+            "objective_power": _number(properties.get("openslide.objective-power")),
+            "levels": [
+                {
+                    "width": size[0],
+                    "height": size[1],
+                    "downsample": downsample,
+                    "tile": None if None in tile else [int(side) for side in tile if side is not None],
+                }
+                for size, downsample, tile in zip(self.level_dimensions, self.level_downsamples, tiles, strict=True)
+            ],
+        }
+
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is not coarser than ``downsample`` (level-0 pixels per pixel); level 0 at least."""
         fitting = [level for level, own in enumerate(self.level_downsamples) if own <= downsample]

@@ -98,9 +98,19 @@ def grid_axes(geometry: TileGeometry) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plan_tiles(
-    slide: Slide, tissue: TissueMask, *, tile_size: int, target_mpp: float, overlap: int = 0, min_tissue: float = 0.25
+    slide: Slide,
+    tissue: TissueMask,
+    *,
+    tile_size: int,
+    target_mpp: float,
+    overlap: int = 0,
+    min_tissue: float = 0.25,
+    max_pen: float = 1.0,
+    max_fold: float = 1.0,
 ) -> TilePlan:
     """Lay the grid over a slide and keep the tiles with at least ``min_tissue`` of their area on tissue (0 keeps all).
+
+    Of these, tiles with more than ``max_pen`` of their area under ink or ``max_fold`` on folds are left out.
 
     Raises:
         SlideError: the slide is too coarse for ``target_mpp``.
@@ -110,7 +120,10 @@ def plan_tiles(
     coords = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
     plan = TilePlan(geometry, read_level(slide, target_mpp), coords, tissue_share(tissue, coords, geometry))
     # A share computed by differences may fall short of an exact threshold by rounding.
-    return plan.only(plan.tissue >= min_tissue - 1e-6)
+    kept = plan.tissue >= min_tissue - 1e-6
+    for found, most in ((tissue.ink, max_pen), (tissue.fold, max_fold)):
+        kept &= tissue.share(found, coords, geometry.tile_width, geometry.tile_height) <= most + 1e-6
+    return plan.only(kept)
 
 
 def tissue_share(tissue: TissueMask, coords: np.ndarray, geometry: TileGeometry) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""``comel synth``, ``comel extract``, ``comel inspect`` and ``comel bags``: slides and their bags."""
+"""``comel synth``, ``comel extract`` and ``comel bags``: slides and their bags."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from comel.commands.options import Device, Json, Quiet, print_json
+from comel.commands.options import Device, Json, Quiet, ink_colours, print_json
 
-__all__ = ["bags_check", "bags_export", "bags_stats", "extract", "inspect", "synth"]
+__all__ = ["bags_check", "bags_export", "bags_stats", "extract", "synth"]
 
 
 def synth(
@@ -51,6 +51,11 @@ def extract(
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
     min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
+    tissue: Annotated[str | None, typer.Option(help="hsv-otsu (default), stain-density, mask or geojson.")] = None,
+    tissue_folder: Annotated[Path | None, typer.Option(help="Your own tissue: <slide_id>.geojson, .png, ...")] = None,
+    ink: Annotated[str | None, typer.Option(help="Marker inks to look for: red,green,blue,black (default) or none.")] = None,
+    max_pen: Annotated[float | None, typer.Option(help="Most share of ink in a tile; default 0.25.")] = None,
+    max_fold: Annotated[float | None, typer.Option(help="Most share of folds in a tile; default 1, keeps all.")] = None,
     regions_only: Annotated[
         bool, typer.Option("--regions-only", help="Only tiles inside the annotations of the manifest.")
     ] = False,
@@ -97,6 +102,11 @@ def extract(
         tile_size=tile_size,
         overlap=overlap,
         min_tissue=min_tissue,
+        tissue=tissue,
+        tissue_folder=tissue_folder,
+        ink=ink_colours(ink),
+        max_pen=max_pen,
+        max_fold=max_fold,
         regions_only=regions_only or None,
         regions=regions or None,
         exclude_regions=exclude_regions or None,
@@ -123,25 +133,6 @@ def extract(
             typer.echo(f"  all failures: {out / 'failures.csv'}", err=True)
     if report.failed:
         raise typer.Exit(1)
-
-
-def inspect(
-    slide: Annotated[Path, typer.Argument(help="A slide.")],
-    overlay: Annotated[Path | None, typer.Option(help="PNG of the tissue and the tiles to write.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, whatever the slide says itself.")] = None,
-    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel if the slide states none.")] = None,
-    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
-    as_json: Json = False,
-) -> None:
-    """What a slide is, and what would be cut from it."""
-    from comel import api
-
-    found = api.inspect(slide, overlay=overlay, mpp=mpp, assume_mpp=assume_mpp, target_mpp=target_mpp)
-    if as_json:
-        print_json(found)
-        return
-    for name, value in found.items():
-        typer.echo(f"{name:16} {value:.4f}" if isinstance(value, float) else f"{name:16} {value}")
 
 
 def bags_check(
