@@ -9,7 +9,7 @@ They are loaded when first used; importing this package imports no torch.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from comel.api import check_bags, demo, extract, inspect, serve, synth
+    from comel.api import check_bags, demo, encoders, extract, inspect, serve, synth
     from comel.bag_statistics import bag_statistics
     from comel.benchmark.continual import run_continual as bench_continual
     from comel.evaluation import evaluate
@@ -25,6 +25,7 @@ __all__ = [
     "bench_continual",
     "check_bags",
     "demo",
+    "encoders",
     "evaluate",
     "export_clam",
     "extract",

@@ -16,8 +16,9 @@ from comel.progress import progress_bar
 
 if TYPE_CHECKING:
     from pipelines.cohort import CohortReport
+    from pipelines.inspection import Inspection
 
-__all__ = ["check_bags", "demo", "extract", "inspect", "serve", "synth"]
+__all__ = ["check_bags", "demo", "encoders", "extract", "inspect", "serve", "synth"]
 
 THUMBNAIL_SIDE = 1536
 
@@ -88,46 +89,33 @@ def serve(model: Path | None = None, **settings: Any) -> None:
     run_service(parse_section(ServiceSettings, _given({"run": model, **settings}), "serve"))
 
 
-def inspect(
-    path: Path, *, mpp: float | None = None, assume_mpp: float | None = None, overlay: Path | None = None, **settings: Any
-) -> dict[str, Any]:
-    """What a slide is: size, levels, mpp and where it comes from, tissue area, number of tiles; writes the overlay if asked."""
+def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> Inspection:
+    """What a slide is: size, levels, mpp and where it comes from, tissue, ink and folds, number of tiles; and a picture of it.
+
+    Args:
+        path: the slide.
+        mpp: micrometres per pixel of level 0, whatever the slide says.
+        overlay: PNG to write the picture to.
+        settings: fields of :class:`pipelines.settings.ExtractSettings`: assume_mpp, target_mpp, tissue, min_tissue, ...
+    """
     from comel.config import parse_section
     from comel.files import atomic_path
-    from pipelines.overlay import draw_overlay
+    from pipelines.inspection import inspect_slide
     from pipelines.settings import ExtractSettings
-    from pipelines.slide import open_slide
-    from pipelines.tiles import plan_tiles
-    from pipelines.tissue import find_tissue
 
-    chosen = parse_section(ExtractSettings, _given({**settings, "assume_mpp": assume_mpp}), "inspect")
-    with open_slide(Path(path), mpp=mpp, assume_mpp=assume_mpp) as slide:
-        tissue = find_tissue(slide, chosen.tissue)
-        plan = plan_tiles(
-            slide,
-            tissue,
-            tile_size=chosen.tile_size,
-            target_mpp=chosen.target_mpp,
-            overlap=chosen.overlap,
-            min_tissue=chosen.min_tissue,
-        )
-        if overlay is not None:
-            picture = draw_overlay(slide, tissue, plan)
-            with atomic_path(overlay) as temporary:
-                picture.save(temporary, format="PNG")
-        return {
-            "slide": str(path),
-            "width": slide.dimensions[0],
-            "height": slide.dimensions[1],
-            "mpp_x": slide.mpp_x,
-            "mpp_y": slide.mpp_y,
-            "mpp_source": slide.mpp_source,
-            "levels": [list(size) for size in slide.level_dimensions],
-            "bounds": slide.bounds,
-            "tissue_area_mm2": tissue.area_mm2,
-            "tiles": len(plan.coords),
-            "interpolated": plan.geometry.interpolated,
-        }
+    found = inspect_slide(Path(path), parse_section(ExtractSettings, _given(settings), "inspect"), mpp=mpp)
+    if overlay is not None:
+        with atomic_path(Path(overlay)) as temporary:
+            found.overlay.save(temporary, format="PNG")
+    return found
+
+
+def encoders(name: str | None = None) -> list[dict[str, Any]]:
+    """What is known of every patch encoder, or of one with how it is had; see :mod:`pipelines.encoders.listing`."""
+    from pipelines.encoders.listing import list_encoders, obtain
+
+    entries = list_encoders(name)
+    return entries if name is None else [{**entries[0], "obtain": obtain(name)}]
 
 
 def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -142,6 +130,7 @@ def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
             labels = bag.labels
             positive = None if labels is None else int((labels == 1).sum())
             entry |= {"instances": len(bag), "positive_instances": positive, **asdict(bag.contract)}
+            entry["scales"] = {f"{scale.contract.mpp:g}": len(scale) for scale in bag.scales}
         except ComelError as error:
             entry |= {"error": str(error)}
         entries.append(entry)

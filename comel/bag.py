@@ -10,6 +10,10 @@ A bag is ``<slide_id>.h5`` with
     optional int8 instance labels: 1 positive, 0 negative, -1 unknown.
 ``quality/<name>`` (N,)
     optional per-tile measurements.
+``scales/<mpp>/...``
+    optional coarser scales of the same slide, each with the arrays above.
+``parent`` (N,)
+    int64, where there is a coarser scale: for each tile the row of the tile of the next coarser one that holds it.
 
 Attributes on ``coords`` carry the geometry (:class:`TileGeometry`), attributes on the file say what made the features
 (:class:`FeatureContract`), the settings and their hash, and a checksum over the decoded arrays. The formats of other tools
@@ -18,10 +22,8 @@ are read by :mod:`comel.foreign`. Nothing in this module imports torch.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -31,79 +33,27 @@ import numpy as np
 
 from comel.errors import BagError
 from comel.files import atomic_path, canonical_json, sha256_of_arrays, sha256_of_json
+from comel.geometry import TileGeometry, geometry_from_attributes
+from comel.hdf5 import group_names, open_hdf5, plain, read_dataset
 
-__all__ = ["Bag", "FeatureContract", "TileGeometry", "read_bag", "read_bag_header", "write_bag"]
+__all__ = [
+    "READING",
+    "Bag",
+    "FeatureContract",
+    "TileGeometry",
+    "check_bag",
+    "read_bag",
+    "read_bag_header",
+    "reading_of",
+    "write_bag",
+]
 
 MAX_BAG_BYTES = 16 << 30
 _CHUNK_ROWS = 1024
+_MAX_SCALES = 8
 
-
-@dataclass(frozen=True)
-class TileGeometry:
-    """Where tiles lie on their slide.
-
-    The micrometres per pixel are the truth; the magnifications and ``patch_size_level0`` are there because other tools
-    look for them under these names.
-
-    Attributes:
-        patch_size: tile side in pixels at ``mpp_x``/``mpp_y``.
-        mpp_x, mpp_y: micrometres per pixel of the tiles that were encoded.
-        level0_mpp_x, level0_mpp_y: micrometres per pixel of the slide's level 0.
-        level0_width, level0_height: level-0 size in pixels.
-        overlap: pixels that neighbouring tiles share, at tile resolution.
-        bounds_x, bounds_y: offset of the slide's non-empty region in level-0 pixels (``openslide.bounds-x/y``), else 0.
-        has_bounds: whether the slide states all four ``openslide.bounds-*`` (QuPath crops only then).
-        name: the slide's file name.
-        interpolated: whether the slide was coarser than the target and its tiles were enlarged (by at most 10 %).
-    """
-
-    patch_size: int
-    mpp_x: float
-    mpp_y: float
-    level0_mpp_x: float
-    level0_mpp_y: float
-    level0_width: int
-    level0_height: int
-    overlap: int = 0
-    bounds_x: int = 0
-    bounds_y: int = 0
-    has_bounds: bool = False
-    name: str = ""
-    interpolated: bool = False
-
-    @property
-    def tile_width(self) -> float:
-        """Tile width in level-0 pixels, not rounded."""
-        return self.patch_size * self.mpp_x / self.level0_mpp_x
-
-    @property
-    def tile_height(self) -> float:
-        """Tile height in level-0 pixels, not rounded."""
-        return self.patch_size * self.mpp_y / self.level0_mpp_y
-
-    @property
-    def stride_x(self) -> float:
-        """Horizontal distance of neighbouring tiles in level-0 pixels, not rounded."""
-        return (self.patch_size - self.overlap) * self.mpp_x / self.level0_mpp_x
-
-    @property
-    def stride_y(self) -> float:
-        """Vertical distance of neighbouring tiles in level-0 pixels, not rounded."""
-        return (self.patch_size - self.overlap) * self.mpp_y / self.level0_mpp_y
-
-    @property
-    def patch_size_level0(self) -> int:
-        """Tile width in level-0 pixels, rounded, for tools that want one integer."""
-        return max(1, round(self.tile_width))
-
-    def attributes(self) -> dict[str, Any]:
-        """The attributes written on ``coords``."""
-        return {
-            **dataclasses.asdict(self),
-            "patch_size_level0": self.patch_size_level0,
-            "level0_magnification": 10.0 / self.level0_mpp_x,
-            "target_magnification": 10.0 / self.mpp_x,
-        }
+READING = ("tissue", "min_tissue", "overlap", "stain_normalisation", "stain_reference", "dtype")
+"""Settings of an extraction that a model needs to read a new slide as those it was trained on were read."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +66,8 @@ class FeatureContract:
         dimension: length of a feature vector.
         mpp: micrometres per pixel of the tiles, or None where the file does not say.
         tile_size: tile side in pixels at ``mpp``, or None where the file does not say.
+        reading: how slides were read, those of :data:`READING` that the file states.
+        joined_mpp: micrometres per pixel of the coarser scales whose features follow each tile's own, finest first.
     """
 
     encoder: str | None
@@ -123,12 +75,22 @@ class FeatureContract:
     dimension: int
     mpp: float | None
     tile_size: int | None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    joined_mpp: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        # JSON and HDF5 give it back as a list or an array.
+        object.__setattr__(self, "joined_mpp", tuple(map(float, self.joined_mpp)))
 
     def difference(self, other: FeatureContract) -> str | None:
         """Say in words where ``other`` differs, or None where both fit.
 
-        Names and dimensions must be equal. Hash, mpp and tile size are compared only where both are known; mpp within 1 %.
+        Names, joined scales and dimensions must be equal. Hash, mpp, tile size and stain normalisation are compared only
+        where both are known; mpp within 1 %. What else :attr:`reading` holds decides which tiles there are, not what their
+        features mean.
         """
+        if not _same_scales(self.joined_mpp, other.joined_mpp):
+            return f"features of {_joined(other.joined_mpp)} instead of {_joined(self.joined_mpp)}"
         if self.dimension != other.dimension:
             return f"features of dimension {other.dimension} instead of {self.dimension}"
         if self.encoder != other.encoder:
@@ -139,7 +101,17 @@ class FeatureContract:
             return f"tiles at {other.mpp:g} um/px instead of {self.mpp:g}"
         if self.tile_size and other.tile_size and self.tile_size != other.tile_size:
             return f"tiles of {other.tile_size} px instead of {self.tile_size}"
+        own, others = (contract.reading.get("stain_normalisation") for contract in (self, other))
+        if own and others and own != others:
+            return f"stain normalisation {others} instead of {own}"
+        if own and others and self.reading.get("stain_reference") != other.reading.get("stain_reference"):
+            return "stains normalised to another reference"
         return None
+
+
+def reading_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of :data:`READING` that an extraction's settings hold."""
+    return {name: settings[name] for name in READING if name in settings}
 
 
 @dataclass
@@ -155,6 +127,8 @@ class Bag:
         labels: (N,) int8, 1 positive, 0 negative, -1 unknown; None where there is no annotation.
         quality: per-tile measurements by name, each (N,).
         settings: what the extraction was told.
+        parent: (N,) int64, the row of the tile of ``scales[0]`` that holds each tile; None where there is no coarser scale.
+        scales: the coarser scales of the slide as bags of their own, finest first. Each one's ``parent`` leads to the next.
     """
 
     slide_id: str
@@ -165,15 +139,30 @@ class Bag:
     labels: np.ndarray | None = None
     quality: dict[str, np.ndarray] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    parent: np.ndarray | None = None
+    scales: tuple[Bag, ...] = ()
 
     def __len__(self) -> int:
         return len(self.features)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays as they are named in the file."""
-        named = {"features": self.features, "coords": self.coords, "labels": self.labels}
+        """The arrays as they are named in the file, those of coarser scales too."""
+        named = {"features": self.features, "coords": self.coords, "labels": self.labels, "parent": self.parent}
         named |= {f"quality/{name}": values for name, values in self.quality.items()}
+        for scale in self.scales:
+            named |= {f"{scale_group(scale)}{name}": array for name, array in scale.arrays().items()}
         return {name: array for name, array in named.items() if array is not None}
+
+
+def scale_group(scale: Bag) -> str:
+    """The group of a coarser scale in its file, such as ``scales/2/``.
+
+    Raises:
+        BagError: the scale does not say its micrometres per pixel.
+    """
+    if scale.geometry is None:
+        raise BagError(f"{scale.slide_id}: a coarser scale is written with its geometry", "give it")
+    return f"scales/{scale.geometry.mpp_x:g}/"
 
 
 def write_bag(path: Path, bag: Bag) -> None:
@@ -189,8 +178,8 @@ def write_bag(path: Path, bag: Bag) -> None:
 
     if bag.coords is None or bag.geometry is None:
         raise BagError(f"{bag.slide_id}: a bag is written with coords and geometry", "give both")
+    check_bag(bag.slide_id, bag)
     arrays = bag.arrays()
-    check_arrays(bag.slide_id, arrays, bag.contract.dimension)
     checksum = sha256_of_arrays(arrays)
     # HDF5 that runs out of disk keeps its file open and takes the process down later: it writes to memory, Python to disk.
     content = io.BytesIO()
@@ -200,6 +189,9 @@ def write_bag(path: Path, bag: Bag) -> None:
                 chunks = (min(_CHUNK_ROWS, len(array)), *array.shape[1:]) if len(array) else None
                 file.create_dataset(name, data=array, chunks=chunks)
             file["coords"].attrs.update(bag.geometry.attributes())
+            for scale in bag.scales:
+                if scale.geometry is not None:
+                    file[f"{scale_group(scale)}coords"].attrs.update(scale.geometry.attributes())
             file.attrs.update(
                 slide_id=bag.slide_id,
                 encoder=bag.contract.encoder or "",
@@ -209,6 +201,8 @@ def write_bag(path: Path, bag: Bag) -> None:
                 settings_hash=sha256_of_json(bag.settings),
                 checksum=checksum,
             )
+            if bag.contract.joined_mpp:
+                file.attrs["joined_mpp"] = bag.contract.joined_mpp
         temporary.write_bytes(content.getbuffer())
         content.close()
         written = read_bag(temporary, verify=True)
@@ -232,34 +226,60 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
     with open_hdf5(path) as file:
         if "features" not in file or "coords" not in file:
             raise BagError(f"{path}: no datasets 'features' and 'coords'", "extract the slide again, or convert the file")
-        arrays = {name: read_dataset(file, name, path, max_bytes) for name in ("features", "coords", "labels") if name in file}
-        if "quality" in file:
-            group = file["quality"]
-            names = [f"quality/{name}" for name in group] if hasattr(group, "keys") else []
-            arrays |= {name: read_dataset(file, name, path, max_bytes) for name in names}
-        coords_attributes = {key: plain(value) for key, value in file["coords"].attrs.items()}
-        file_attributes = {key: plain(value) for key, value in file.attrs.items()}
-        geometry = geometry_from_attributes(coords_attributes)
-    slide_id = str(file_attributes.get("slide_id") or path.stem)
-    dimension = arrays["features"].shape[1] if arrays["features"].ndim == 2 else 0
-    check_arrays(f"{path}", arrays, dimension)
-    if verify and file_attributes.get("checksum") != sha256_of_arrays(arrays):
+        about = {key: plain(value) for key, value in file.attrs.items()}
+        coarser = group_names(file, "scales", path)
+        if len(coarser) > _MAX_SCALES:
+            raise BagError(f"{path}: {len(coarser)} scales", f"at most {_MAX_SCALES} are read")
+        levels = [_read_level(file, prefix, path, max_bytes) for prefix in ("", *(f"scales/{name}/" for name in coarser))]
+    arrays = {f"{level.prefix}{name}": array for level in levels for name, array in level.arrays.items()}
+    if verify and about.get("checksum") != sha256_of_arrays(arrays):
         raise BagError(f"{path}: the content does not match its checksum", "extract the slide again")
+    bag, *scales = [_bag_of_level(level, about, path) for level in levels]
+    bag.scales = tuple(sorted(scales, key=lambda scale: scale.geometry.mpp_x if scale.geometry else 0.0))
+    check_bag(str(path), bag)
+    return bag
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One scale as it stands in a file: where, its arrays by name, and the attributes of its coords."""
+
+    prefix: str
+    arrays: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def _read_level(file: Any, prefix: str, path: Path, max_bytes: int) -> _Level:
+    inside = group_names(file, prefix.rstrip("/"), path) if prefix else list(file)
+    if not {"features", "coords"} <= set(inside):
+        raise BagError(f"{path}: no datasets '{prefix}features' and '{prefix}coords'", "extract the slide again")
+    names = [name for name in ("features", "coords", "labels", "parent") if name in inside]
+    names += [f"quality/{name}" for name in group_names(file, f"{prefix}quality", path)]
+    arrays = {name: read_dataset(file, f"{prefix}{name}", path, max_bytes) for name in names}
+    return _Level(prefix, arrays, {key: plain(value) for key, value in file[f"{prefix}coords"].attrs.items()})
+
+
+def _bag_of_level(level: _Level, about: Mapping[str, Any], path: Path) -> Bag:
+    features, geometry = level.arrays["features"], geometry_from_attributes(level.about)
+    settings = _settings(about.get("settings"), path)
     return Bag(
-        slide_id=slide_id,
-        features=arrays["features"],
-        coords=arrays["coords"].astype(np.int64, copy=False),
+        slide_id=str(about.get("slide_id") or path.stem),
+        features=features,
+        coords=level.arrays["coords"].astype(np.int64, copy=False),
         geometry=geometry,
         contract=FeatureContract(
-            encoder=str(file_attributes.get("encoder") or "") or None,
-            weights_hash=str(file_attributes.get("encoder_weights_hash") or "") or None,
-            dimension=dimension,
+            encoder=str(about.get("encoder") or "") or None,
+            weights_hash=str(about.get("encoder_weights_hash") or "") or None,
+            dimension=features.shape[1] if features.ndim == 2 else 0,
             mpp=geometry.mpp_x if geometry else None,
             tile_size=geometry.patch_size if geometry else None,
+            reading=reading_of(settings),
+            joined_mpp=_joined_mpp(about.get("joined_mpp"), path),
         ),
-        labels=arrays.get("labels"),
-        quality={name.removeprefix("quality/"): array for name, array in arrays.items() if name.startswith("quality/")},
-        settings=_settings(file_attributes.get("settings"), path),
+        labels=level.arrays.get("labels"),
+        quality={name.removeprefix("quality/"): array for name, array in level.arrays.items() if name.startswith("quality/")},
+        settings=settings,
+        parent=level.arrays.get("parent"),
     )
 
 
@@ -280,83 +300,71 @@ def read_bag_header(path: Path) -> dict[str, Any]:
     return header
 
 
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file for reading, with every failure of the library as one :class:`BagError`."""
-    import h5py
+def check_bag(where: str, bag: Bag) -> None:
+    """Check that a bag's arrays and those of its coarser scales fit each other, and that no feature is NaN or infinite.
 
-    if not path.is_file():
-        raise BagError(f"{path}: no such file", "check the path, or extract the slide first")
-    if path.stat().st_size == 0:
-        raise BagError(f"{path}: the file is empty", "extract the slide again")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise BagError(f"{path}: truncated or not HDF5 ({_first_line(error)})", "extract the slide again") from None
-    try:
-        yield file
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise BagError(f"{path}: cannot be read ({_first_line(error)})", "extract the slide again") from error
-    finally:
-        file.close()
-
-
-def read_dataset(file: Any, name: str, path: Path, max_bytes: int) -> np.ndarray:
-    """Read one dataset after looking at its link, its storage and its size.
-
-    Soft, external and virtual links, and filters other than gzip, lzf and shuffle, are refused: a bag never needs them, and
-    a hostile file does.
+    Raises:
+        BagError: they do not; ``where`` begins the message.
     """
-    import h5py
-
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise BagError(f"{path}: '{name}' is a link", "give a file that holds its own data")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise BagError(f"{path}: '{name}' does not hold its own data", "give a file that holds its own data")
-    if dataset.dtype.kind not in "fiub":
-        raise BagError(f"{path}: '{name}' holds {dataset.dtype}, not numbers", "extract the slide again")
-    plain_filters = {"1", "2", "3", "32000"}
-    if not set(getattr(dataset, "_filters", {})) <= plain_filters | {"gzip", "lzf", "shuffle", "fletcher32"}:
-        raise BagError(f"{path}: '{name}' uses a filter that is not accepted", "store it plain or with gzip")
-    declared = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
-    if declared > max_bytes:
-        raise BagError(f"{path}: '{name}' declares {declared / 2**30:.1f} GiB", f"at most {max_bytes / 2**30:.1f} GiB is read")
-    stored = dataset.id.get_storage_size()
-    if declared > max(1 << 20, stored * 1000):
-        raise BagError(f"{path}: '{name}' declares {declared} bytes but stores {stored}", "extract the slide again")
-    return np.asarray(dataset[()])
+    levels = [bag, *bag.scales]
+    for index, level in enumerate(levels):
+        _check_level(where if index == 0 else f"{where}: scale {index}", level)
+        if index and (level.geometry is None or level.scales or level.contract.dimension != bag.contract.dimension):
+            raise BagError(f"{where}: scale {index} is of another kind than its bag", "extract the slide again")
+    mpps = [level.geometry.mpp_x for level in levels if level.geometry is not None]
+    if bag.scales and (len(mpps) < len(levels) or any(np.diff(mpps) <= 0)):
+        raise BagError(f"{where}: scales of {mpps} um/px are not from fine to coarse", "extract the slide again")
+    for finer, coarser in zip(levels, [*levels[1:], None], strict=True):
+        _check_parent(where, finer, coarser)
 
 
-def geometry_from_attributes(attributes: Mapping[str, Any]) -> TileGeometry | None:
-    """The geometry that ``coords`` carries, or None where the micrometres per pixel are missing.
-
-    Magnifications are never used: they are rounded to 40, 20 and 10 in many files.
-    """
-    names = {field.name: field for field in dataclasses.fields(TileGeometry)}
-    required = [name for name, entry in names.items() if entry.default is dataclasses.MISSING]
-    if any(name not in attributes for name in required):
-        return None
-    types = {"int": int, "float": float, "bool": bool, "str": str}
-    geometry = TileGeometry(**{name: types[str(names[name].type)](attributes[name]) for name in names if name in attributes})
-    sizes = (geometry.patch_size, geometry.mpp_x, geometry.mpp_y, geometry.level0_mpp_x, geometry.level0_mpp_y)
-    if not all(np.isfinite(size) and size > 0 for size in sizes) or not 0 <= geometry.overlap < geometry.patch_size:
-        raise BagError(f"{geometry.name or 'bag'}: tile size, overlap or mpp on 'coords' is absurd", "extract the slide again")
-    return geometry
-
-
-def check_arrays(where: str, arrays: Mapping[str, np.ndarray], dimension: int) -> None:
-    features, coords = arrays["features"], arrays.get("coords")
+def _check_level(where: str, bag: Bag) -> None:
+    features, dimension = bag.features, bag.contract.dimension
     if features.ndim != 2 or features.dtype.kind != "f" or features.shape[1] != dimension or dimension == 0:
         raise BagError(f"{where}: features have shape {features.shape} and type {features.dtype}", "expected (N, D) floats")
-    if coords is not None and (coords.shape != (len(features), 2) or coords.dtype.kind not in "iu"):
-        raise BagError(f"{where}: {len(features)} features but coords of shape {coords.shape}", "extract the slide again")
-    for name, array in arrays.items():
-        if name.startswith(("labels", "quality/")) and array.shape != (len(features),):
-            raise BagError(f"{where}: {len(features)} features but {name} of shape {array.shape}", "extract the slide again")
+    rows = len(features)
+    if bag.coords is not None and (bag.coords.shape != (rows, 2) or bag.coords.dtype.kind not in "iu"):
+        raise BagError(f"{where}: {rows} features but coords of shape {bag.coords.shape}", "extract the slide again")
+    by_tile = {"labels": bag.labels, **{f"quality/{name}": values for name, values in bag.quality.items()}}
+    for name, array in by_tile.items():
+        if array is not None and array.shape != (rows,):
+            raise BagError(f"{where}: {rows} features but {name} of shape {array.shape}", "extract the slide again")
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
-        raise BagError(f"{where}: {bad} of {len(features)} instances have NaN or infinite features", "extract the slide again")
+        raise BagError(f"{where}: {bad} of {rows} instances have NaN or infinite features", "extract the slide again")
+
+
+def _check_parent(where: str, finer: Bag, coarser: Bag | None) -> None:
+    parent = finer.parent
+    if parent is None and coarser is None:
+        return
+    fits = (
+        parent is not None
+        and coarser is not None
+        and parent.shape == (len(finer),)
+        and parent.dtype.kind in "iu"
+        and (not len(parent) or 0 <= parent.min() <= parent.max() < len(coarser))
+    )
+    if not fits:
+        raise BagError(f"{where}: 'parent' does not lead from each tile to one of the next coarser scale", "extract it again")
+
+
+def _same_scales(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return len(one) == len(other) and bool(np.allclose(one, other, rtol=0.01, atol=0))
+
+
+def _joined(scales: tuple[float, ...]) -> str:
+    return f"each tile and its parents at {', '.join(f'{mpp:g}' for mpp in scales)} um/px" if scales else "each tile alone"
+
+
+def _joined_mpp(value: Any, path: Path) -> tuple[float, ...]:
+    try:
+        scales = tuple(map(float, np.ravel([] if value is None else value)))
+    except (TypeError, ValueError):
+        scales = (0.0,)
+    if len(scales) > _MAX_SCALES or not all(np.isfinite(mpp) and mpp > 0 for mpp in scales):
+        raise BagError(f"{path}: the attribute joined_mpp is absurd", "join the scales again")
+    return scales
 
 
 def _settings(text: Any, path: Path) -> dict[str, Any]:
@@ -365,14 +373,3 @@ def _settings(text: Any, path: Path) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         raise BagError(f"{path}: the settings attribute is not JSON", "extract the slide again") from None
     return value if isinstance(value, dict) else {}
-
-
-def plain(value: Any) -> Any:
-    """An HDF5 attribute as a plain Python value."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

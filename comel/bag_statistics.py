@@ -12,7 +12,11 @@ from comel.bag import Bag
 from comel.errors import BagError
 from comel.foreign import feature_files, read_any_bag
 
-__all__ = ["bag_statistics", "statistics_table"]
+__all__ = ["BLURRED", "bag_statistics", "statistics_table"]
+
+BLURRED = 0.6
+"""A tile with a blur over this is out of focus; the measure is that of ``pipelines/quality.py``."""
+_SPOILT = {"pen_over_tenth": ("pen", 0.1), "fold_over_tenth": ("fold", 0.1), "blurred": ("blur", BLURRED)}
 
 
 def bag_statistics(paths: Sequence[Path]) -> dict[str, Any]:
@@ -23,9 +27,11 @@ def bag_statistics(paths: Sequence[Path]) -> dict[str, Any]:
 
     Returns:
         ``bags``: for each file ``file, tiles, tissue_mm2, labelled_tiles, positive_tiles, positive_share, encoder, mpp,
-        dimension``, or ``file, error``. ``all``: ``bags, unreadable, tiles``, the fewest, the median and the most tiles of
-        a bag, sums of the others, and every encoder, mpp and dimension found. A value that the files do not tell is None:
-        tissue of another tool's bags, the positive share where no tile has a label.
+        scales`` (the tiles of each coarser scale by its mpp)``, dimension``, or ``file, error``. ``all``: ``bags, unreadable,
+        tiles``, the fewest, the median and the most tiles of a bag, sums of the others, and every encoder, mpp and dimension
+        found. A value that the files do not tell is None: tissue of another tool's bags, the positive share where no tile
+        has a label. Both also hold ``pen_over_tenth``, ``fold_over_tenth`` and ``blurred``: the shares of their tiles that
+        have more than a tenth of their area under ink or on folds, and a blur over :data:`BLURRED`.
 
     Raises:
         BagError: there is no feature file at all.
@@ -51,6 +57,7 @@ def bag_statistics(paths: Sequence[Path]) -> dict[str, Any]:
         "labelled_tiles": labelled,
         "positive_tiles": positive,
         "positive_share": positive / labelled if labelled else None,
+        **{name: _mean_over_tiles(read, name) for name in _SPOILT},
         "encoders": _different(read, "encoder"),
         "mpps": _different(read, "mpp"),
         "dimensions": _different(read, "dimension"),
@@ -60,10 +67,13 @@ def bag_statistics(paths: Sequence[Path]) -> dict[str, Any]:
 
 def statistics_table(statistics: Mapping[str, Any]) -> str:
     """The result of :func:`bag_statistics` as text: a line a bag, one for all, and a line for each file with an error."""
-    lines: list[tuple[str, ...]] = [("bag", "tiles", "tissue mm2", "positive", "encoder", "um/px", "dimension")]
+    lines: list[tuple[str, ...]] = [
+        ("bag", "tiles", "tissue mm2", "positive", "pen", "fold", "blurred", "encoder", "um/px", "dimension")
+    ]
     for entry in statistics["bags"]:
         if "error" not in entry:
-            lines.append(_line(Path(entry["file"]).stem, entry, *([entry[name]] for name in ("encoder", "mpp", "dimension"))))
+            mpps = [entry["mpp"], *map(float, entry["scales"])]
+            lines.append(_line(Path(entry["file"]).stem, entry, [entry["encoder"]], mpps, [entry["dimension"]]))
     together = statistics["all"]
     lines.append(_line(f"all {together['bags']}", together, *(together[name] for name in ("encoders", "mpps", "dimensions"))))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -77,13 +87,29 @@ def _of_bag(bag: Bag) -> dict[str, Any]:
     return {
         "tiles": len(bag),
         "tissue_mm2": _tissue(bag),
+        **_spoilt(bag),
         "labelled_tiles": labelled,
         "positive_tiles": positive,
         "positive_share": positive / labelled if labelled else None,
         "encoder": bag.contract.encoder,
         "mpp": bag.contract.mpp,
+        "scales": {f"{scale.contract.mpp:g}": len(scale) for scale in bag.scales},
         "dimension": bag.contract.dimension,
     }
+
+
+def _spoilt(bag: Bag) -> dict[str, float | None]:
+    """Shares of the bag's tiles; None where the bag does not say, or has no tiles."""
+    measured = {name: bag.quality.get(quality) for name, (quality, _) in _SPOILT.items()}
+    return {
+        name: None if values is None or not len(values) else float((values > _SPOILT[name][1]).mean())
+        for name, values in measured.items()
+    }
+
+
+def _mean_over_tiles(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    known = [(entry[name], entry["tiles"]) for entry in entries if entry[name] is not None]
+    return sum(share * tiles for share, tiles in known) / sum(tiles for _, tiles in known) if known else None
 
 
 def _tissue(bag: Bag) -> float | None:
@@ -110,6 +136,7 @@ def _line(
         str(entry["tiles"]),
         "-" if tissue is None else f"{tissue:.2f}",
         "-" if share is None else f"{share:.3f}",
+        *("-" if entry[name] is None else f"{entry[name]:.1%}" for name in _SPOILT),
         ", ".join(str(encoder or "not stated") for encoder in encoders),
         ", ".join("-" if mpp is None else f"{mpp:g}" for mpp in mpps),
         ", ".join(map(str, dimensions)),

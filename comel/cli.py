@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from comel.commands import bench, demo, inference, keys, learning, manifest, report, slides
+from comel.commands import bench, demo, encoders, inference, inspect, keys, learning, manifest, report, scales, slides
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -28,13 +28,16 @@ app.command(epilog="Example: comel demo --out demo")(demo.demo)
 app.command(epilog="Example: comel synth cohort --organs colon,kidney --slides 20 --seed 1")(slides.synth)
 app.add_typer(manifest.app, name="manifest")
 app.command(epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(slides.extract)
-app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(slides.inspect)
+app.command(epilog="Example: comel encoders uni")(encoders.encoders)
+app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
 app.add_typer(bags_app, name="bags")
 bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)
 bags_app.command("stats", epilog="Example: comel bags stats bags/")(slides.bags_stats)
 bags_app.command("export", epilog="Example: comel bags export --clam bags/ --out clam --manifest cohort.csv")(
     slides.bags_export
 )
+bags_app.command("scale", epilog="Example: comel bags scale bags/ --mpp 1.0 --out bags-10x")(scales.bags_scale)
+bags_app.command("join-scales", epilog="Example: comel bags join-scales bags/ --out bags-joined")(scales.bags_join_scales)
 app.command(epilog=learning.EPILOGS["train"])(learning.train)
 app.command("add-task", epilog=learning.EPILOGS["add-task"])(learning.add_task)
 app.command(epilog=learning.EPILOGS["evaluate"])(learning.evaluate)

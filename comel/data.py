@@ -107,6 +107,8 @@ def check_contract(contract: FeatureContract, bag: Bag, where: Path | str) -> No
     remedy = "extract the slides with the encoder and the tile size of the others"
     if bag.contract.encoder is None and contract.encoder is not None:
         remedy = f"if the features are from it, say --set data.assume_encoder={contract.encoder}"
+    elif len(bag.contract.joined_mpp) < len(contract.joined_mpp):
+        remedy = "extract the slides at these scales, and join them: comel bags join-scales"
     raise FeatureMismatch(f"{where}: {difference}", remedy)
 
 
@@ -127,7 +129,8 @@ def join_slides(name: str, bags: Sequence[Bag]) -> Bag:
             tall = bag.geometry.level0_height if bag.geometry else int(bag.coords[:, 1].max(initial=0))
             offset += tall + 16 * (bag.geometry.patch_size_level0 if bag.geometry else 256)
         coords = np.concatenate(shifted)
-    return replace(bags[0], slide_id=name, features=features, coords=coords, labels=labels, geometry=None, quality={})
+    shared = replace(bags[0], slide_id=name, geometry=None, quality={}, parent=None, scales=())
+    return replace(shared, features=features, coords=coords, labels=labels)
 
 
 def load_tasks(config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:

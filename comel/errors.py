@@ -46,7 +46,8 @@ class CapacityError(ComelError):
 
 
 class SlideError(ComelError):
-    """A slide that cannot be read or used. ``stage`` names where: open, mpp, tissue, tiles, annotation, encode, write."""
+    """A slide that cannot be read or used. ``stage`` names where: open, mpp, tissue, tiles, annotation, stain,
+    encode, write."""
 
     def __init__(self, what: str, remedy: str = "", *, stage: str = "open") -> None:
         super().__init__(what, remedy)

@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from comel.bag import MAX_BAG_BYTES, Bag, open_hdf5, read_dataset
+from comel.bag import MAX_BAG_BYTES, Bag
 from comel.errors import BagError, ConfigError, ManifestError
 from comel.files import atomic_path
 from comel.foreign import feature_files, read_any_bag
+from comel.hdf5 import open_hdf5, read_dataset
 from comel.manifest import SPLITS, Manifest, ManifestRow, read_manifest
 from comel.progress import progress_bar
 

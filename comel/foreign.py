@@ -18,23 +18,16 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comel.bag import (
-    MAX_BAG_BYTES,
-    Bag,
-    FeatureContract,
-    check_arrays,
-    geometry_from_attributes,
-    open_hdf5,
-    plain,
-    read_bag,
-    read_dataset,
-)
+from comel.bag import MAX_BAG_BYTES, Bag, FeatureContract, check_bag, read_bag
 from comel.errors import BagError
+from comel.geometry import geometry_from_attributes
+from comel.hdf5 import open_hdf5, plain, read_dataset
 
 __all__ = ["bag_path", "feature_files", "read_any_bag"]
 
@@ -115,7 +108,7 @@ def read_any_bag(path: Path, *, assume_encoder: str | None = None, verify: bool 
             raise BagError(f"{path}: no dataset 'features' or 'feats' (found: {', '.join(file)[:200]})", "give a feature file")
     bag = read_bag(path, verify=verify)
     if bag.contract.encoder is None:
-        bag.contract = FeatureContract(assume_encoder, None, bag.contract.dimension, bag.contract.mpp, bag.contract.tile_size)
+        bag.contract = replace(bag.contract, encoder=assume_encoder)
     return bag
 
 
@@ -127,7 +120,8 @@ def _read_pixels(file: Any, path: Path, attributes: Mapping[str, Any], assume_en
         coords = _whole(read_dataset(file, "coords", path, MAX_BAG_BYTES), path)
         about = _attributes(file["coords"])
     settings: dict[str, Any] = {"format": "trident" if "patch_size_level0" in about else "clam"}
-    settings |= {name: _size(about[name], name, path) for name in _KEPT if name in about}
+    # TRIDENT writes the word for what it does not know.
+    settings |= {name: _size(about[name], name, path) for name in _KEPT if about.get(name, "None") != "None"}
     geometry = geometry_from_attributes(about)
     if settings["format"] == "clam" and path.parent.name == "h5_files":
         settings |= _clam_tile(path)
@@ -255,7 +249,7 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _checked(bag: Bag, path: Path) -> Bag:
-    check_arrays(str(path), bag.arrays(), bag.contract.dimension)
+    check_bag(str(path), bag)
     return bag
 
 

@@ -193,4 +193,4 @@ def _expand(path: Path, bags: Path | None, slide: Path | None, root: Path | None
     elif path.suffix.lower() in _BAG_SUFFIXES:
         yield Input(path.stem, bag=path, slide=slide, mpp=mpp)
     else:
-        yield Input(path.stem, slide=path, mpp=mpp)
+        yield Input(path.name if path.is_dir() else path.stem, slide=path, mpp=mpp)

@@ -22,6 +22,7 @@ from comel.manifest import ManifestRow, read_manifest
 from pipelines.encoders import PatchEncoder, load_encoder, scale_note
 from pipelines.extract import extract_slide
 from pipelines.settings import ExtractSettings, content_settings
+from pipelines.tissue import own_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -192,11 +193,12 @@ def _complete_bag(row: ManifestRow, bag_path: Path, settings: ExtractSettings, e
     if not bag_path.is_file() or not row.path.is_file():
         return None
     try:
-        wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation)
+        tissue = own_tissue(settings.tissue_folder, row.slide_id, settings.tissue)
+        wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation, tissue=tissue)
         if read_bag_header(bag_path).get("settings_hash") != sha256_of_json(wanted):
             return None
         return read_bag(bag_path, verify=True)
-    except (BagError, OSError):
+    except (BagError, SlideError, OSError):
         return None
 
 

@@ -1,12 +1,17 @@
-"""Slides read as a feature contract says: the same encoder with the same weights, the same tiles at the same mpp."""
+"""Slides read as a feature contract says: the same encoder with the same weights, the same tiles at the same mpp, and the
+tissue, the overlap and the stain normalisation of the slides that the model was trained on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from comel.bag import FeatureContract
 from comel.errors import ConfigError, FeatureMismatch
+from comel.scales import join_scales
 from pipelines.encoders import PatchEncoder, load_encoder
 from pipelines.extract import ExtractedSlide, extract_slide
 from pipelines.settings import ExtractSettings
@@ -46,7 +51,7 @@ class ContractReader:
 
         Raises:
             ConfigError: the contract does not say how features are made, or names an encoder that is not at hand.
-            FeatureMismatch: the encoder at hand has other weights.
+            FeatureMismatch: the encoder at hand has other weights, or this version cannot read slides as the contract says.
             SlideError: the slide cannot be used.
         """
         contract = self._contract
@@ -55,14 +60,25 @@ class ContractReader:
                 "the model was trained on features that do not say how they were made, so it cannot read slides",
                 "send a bag instead, made by the same tool",
             )
-        settings = ExtractSettings(
-            encoder=self._source or contract.encoder,
-            target_mpp=contract.mpp,
-            tile_size=contract.tile_size,
-            assume_mpp=self._assume_mpp,
-        )
+        known: dict[str, Any] = {
+            **contract.reading,
+            "encoder": self._source or contract.encoder,
+            "target_mpp": contract.mpp,
+            "tile_size": contract.tile_size,
+            "assume_mpp": self._assume_mpp,
+            "also_mpp": contract.joined_mpp,
+        }
+        try:
+            settings = ExtractSettings.model_validate(known)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise FeatureMismatch(
+                f"slides cannot be read as the model's were: {'.'.join(map(str, problem['loc']))}: {problem['msg']}",
+                "send a bag instead, made as the training bags were",
+            ) from None
         encoder = self._load(contract.encoder, contract.weights_hash)
-        return extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp)
+        extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp)
+        return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
 
     def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:
         """The whole slide as a picture of at most 1,536 pixels a side."""

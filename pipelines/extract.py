@@ -1,27 +1,31 @@
-"""One slide to one bag: tissue, tiles, features, instance labels."""
+"""One slide to one bag: tissue, tiles, annotation, features of every scale, instance labels."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comel.bag import Bag, FeatureContract
+from comel.bag import Bag, FeatureContract, reading_of
 from comel.errors import SlideError
-from pipelines.annotations import instance_labels
+from pipelines.annotations import Annotation, instance_labels, read_annotation
+from pipelines.appearance import tile_appearance
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
+from pipelines.quality import MEASURED, tile_quality
+from pipelines.regions import within_regions
+from pipelines.scales import plan_scales
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
 from pipelines.tiles import TilePlan, plan_tiles, read_tile
-from pipelines.tissue import find_tissue
+from pipelines.tissue import TissueMask, find_tissue, own_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ExtractedSlide", "Progress", "decoded_batches", "extract_slide"]
 
 Progress = Callable[[str, int, int], None]
-"""Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation and encode."""
+"""Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation, stain and encode."""
 
 _DECODERS = min(4, os.cpu_count() or 1)
 _BATCHES_AHEAD = 4
@@ -74,7 +78,7 @@ def extract_slide(
         encoder: see :func:`pipelines.encoders.load_encoder`.
         settings: see :class:`ExtractSettings`.
         mpp: micrometres per pixel of level 0 in place of what the slide says.
-        annotation: see :func:`pipelines.annotations.instance_labels`.
+        annotation: see :func:`pipelines.annotations.read_annotation`.
         progress: told the stage and the tiles done.
 
     Raises:
@@ -85,7 +89,8 @@ def extract_slide(
     report("open", 0, 0)
     with open_slide(path, mpp=mpp, assume_mpp=settings.assume_mpp) as slide:
         report("tissue", 0, 0)
-        tissue = find_tissue(slide, settings.tissue)
+        tissue_file = own_tissue(settings.tissue_folder, slide_id, settings.tissue)
+        tissue = find_tissue(slide, settings.tissue, file=tissue_file, ink_colours=settings.ink)
         report("tiles", 0, 0)
         plan = plan_tiles(
             slide,
@@ -94,33 +99,46 @@ def extract_slide(
             target_mpp=settings.target_mpp,
             overlap=settings.overlap,
             min_tissue=settings.min_tissue,
+            max_pen=settings.max_pen,
+            max_fold=settings.max_fold,
         )
-        labels = None
+        marked = None
         if annotation is not None:
             report("annotation", 0, len(plan.coords))
-            labels = instance_labels(annotation, plan.coords, plan.geometry, positive_overlap=settings.annotation_overlap)
-        report("encode", 0, len(plan.coords))
-        features = _encode(slide, plan, encoder, settings, slide_id, report)
-        overlay = draw_overlay(slide, tissue, plan, labels)
-        source = slide.mpp_source
-    bag = Bag(
-        slide_id=slide_id,
-        features=features,
-        coords=plan.coords,
-        geometry=plan.geometry,
-        contract=FeatureContract(
-            encoder.name, encoder.weights_hash, encoder.dimension, settings.target_mpp, settings.tile_size
-        ),
-        labels=labels,
-        quality={"tissue": plan.tissue},
-        settings=content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation),
-    )
-    notes = []
-    if not len(bag):
-        notes.append("no tissue found" if not tissue.mask.any() else "no tile with enough tissue")
-    if plan.geometry.interpolated:
-        notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
-    return ExtractedSlide(bag, overlay, tissue.area_mm2, source, notes)
+            marked = read_annotation(annotation, plan.geometry)
+        scales = plan_scales(slide, tissue, within_regions(plan, marked, settings, path), settings.also_mpp)
+        report("stain", 0, len(scales[0].plan.coords))
+        appearance = tile_appearance(slide, scales[0].plan, settings, slide_id)
+        encoded, total = 0, sum(len(scale.plan.coords) for scale in scales)
+        report("encode", encoded, total)
+
+        def advance(tiles: int) -> None:
+            nonlocal encoded
+            encoded += tiles
+            report("encode", encoded, total)
+
+        told = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation, tissue=tissue_file)
+        bags = []
+        for scale in scales:
+            features, measured = _encode(slide, scale.plan, encoder, settings, slide_id, appearance, advance)
+            seen = tissue.tile_shares(scale.plan.coords, scale.plan.geometry)
+            labels = None if marked is None else _labels(marked, scale.plan, settings)
+            bags.append(
+                Bag(
+                    slide_id=slide_id,
+                    features=features,
+                    coords=scale.plan.coords,
+                    geometry=scale.plan.geometry,
+                    contract=_contract(encoder, scale.plan, told),
+                    labels=labels,
+                    quality={"tissue": scale.plan.tissue, **seen, **measured},
+                    settings=told,
+                    parent=scale.parent,
+                )
+            )
+        bag = replace(bags[0], scales=tuple(bags[1:]))
+        overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels, bag.quality["blur"])
+        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, marked, settings))
 
 
 def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[np.ndarray, None, None]:
@@ -147,17 +165,42 @@ def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[
                 batch.cancel()
 
 
+def _labels(marked: Annotation, plan: TilePlan, settings: ExtractSettings) -> np.ndarray:
+    least, classes = settings.annotation_overlap, settings.positive_classes
+    return instance_labels(marked, plan.coords, plan.geometry, positive_overlap=least, classes=classes)
+
+
+def _contract(encoder: PatchEncoder, plan: TilePlan, told: Mapping[str, Any]) -> FeatureContract:
+    tiles, reading = plan.geometry, reading_of(told)
+    return FeatureContract(encoder.name, encoder.weights_hash, encoder.dimension, tiles.mpp_x, tiles.patch_size, reading)
+
+
 def _encode(
-    slide: Slide, plan: TilePlan, encoder: PatchEncoder, settings: ExtractSettings, slide_id: str, report: Progress
-) -> np.ndarray:
+    slide: Slide,
+    plan: TilePlan,
+    encoder: PatchEncoder,
+    settings: ExtractSettings,
+    slide_id: str,
+    appearance: Callable[[np.ndarray], np.ndarray],
+    advance: Callable[[int], None],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The features of one scale's tiles as ``appearance`` shows them, and what is measured on their pixels meanwhile.
+
+    ``advance`` is told how many were encoded more.
+    """
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
+    quality = {name: np.zeros(len(plan.coords), np.float32) for name in MEASURED}
     done = 0
-    with closing(decoded_batches(slide, plan, settings.batch_size)) as batches:
+    with closing(decoded_batches(slide, plan, settings.batch_size)) as batches, ThreadPoolExecutor(1) as beside:
         for tiles in batches:
+            rows = slice(done, done + len(tiles))
+            measured = beside.submit(tile_quality, tiles)
             with np.errstate(over="ignore"):
-                features[done : done + len(tiles)] = encoder.encode(tiles)
+                features[rows] = encoder.encode(appearance(tiles))
+            for name, values in measured.result().items():
+                quality[name][rows] = values
             done += len(tiles)
-            report("encode", done, len(plan.coords))
+            advance(len(tiles))
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
         raise SlideError(
@@ -165,4 +208,18 @@ def _encode(
             "extract with --dtype float32" if settings.dtype == "float16" else "use another encoder",
             stage="encode",
         )
-    return features
+    return features, quality
+
+
+def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: ExtractSettings) -> list[str]:
+    """What a user should know about a slide's bag, one line each."""
+    notes = []
+    if not tissue.mask.any():
+        notes.append("no tissue found")
+    elif not len(bag):
+        notes.append("no tile with enough tissue")
+        if marked is not None and (settings.regions_only or settings.regions or settings.exclude_regions):
+            notes[-1] += f" in its regions (the annotation marks {', '.join(marked.classes) or 'no class'})"
+    if bag.geometry is not None and bag.geometry.interpolated:
+        notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
+    return notes

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from comel.files import sha256_of_file
 from pipelines.encoders.base import PatchEncoder
+from pipelines.normalisation import StainReference, read_reference
 from pipelines.slide import MPP_RANGE
+from pipelines.slide_files import fingerprint
+from pipelines.stain import Stain
 
-__all__ = ["ExtractSettings", "content_settings", "fingerprint"]
+__all__ = ["ExtractSettings", "content_settings"]
 
-_BLOCK = 1 << 16
-_BLOCKS = 32
+_SAME_RATIO = 1e-6
+
+Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 
 
 class ExtractSettings(BaseModel):
@@ -28,18 +32,79 @@ class ExtractSettings(BaseModel):
         description="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class",
     )
     target_mpp: float = Field(0.5, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of the tiles")
+    also_mpp: tuple[Mpp, ...] = Field(
+        (), max_length=7, description="coarser scales to extract too, each a whole multiple of the next finer one"
+    )
     tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at target_mpp")
-    overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at target_mpp")
+    overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at each scale")
     min_tissue: float = Field(0.25, ge=0, le=1, description="least share of a tile's area that is tissue; 0 keeps every tile")
-    tissue: Literal["hsv-otsu"] = Field("hsv-otsu", description="method that finds the tissue")
+    ink: tuple[Literal["red", "green", "blue", "black"], ...] = Field(
+        ("red", "green", "blue", "black"),
+        description="marker inks to look for; leave out a colour that the slides are stained in, such as blue for a trichrome",
+    )
+    max_pen: float = Field(0.25, ge=0, le=1, description="most of a tile's area that may lie under a marker's ink")
+    max_fold: float = Field(1.0, ge=0, le=1, description="most of a tile's area that may be folded; 1 keeps every tile")
+    tissue: Literal["hsv-otsu", "stain-density", "mask", "geojson"] = Field(
+        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own files in tissue_folder"
+    )
+    tissue_folder: Path | None = Field(
+        None, description="folder of your own tissue, <slide_id>.geojson, .png, ...: used for the slides that it has a file of"
+    )
     assume_mpp: float | None = Field(
         None, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of slides that state none"
     )
+    positive_classes: tuple[str, ...] = Field(
+        (), description="classes of the annotations that make a tile positive; default all but those that are cut out"
+    )
+    regions_only: bool = Field(False, description="take tiles inside the slides' annotations only")
+    regions: tuple[str, ...] = Field((), description="take tiles inside these classes of the annotations only")
+    exclude_regions: tuple[str, ...] = Field((), description="take no tiles inside these classes of the annotations")
     annotation_overlap: float = Field(
-        0.25, gt=0, le=1, description="least share of a tile's area inside the annotation that makes it positive"
+        0.25, gt=0, le=1, description="least share of a tile's area that makes it count as inside an annotation"
     )
     batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
     dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
+    stain_normalisation: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="brings every slide's staining to the reference's; measured once a slide"
+    )
+    stain_reference: StainReference | None = Field(
+        None,
+        validate_default=True,
+        description="image of H&E tissue whose staining is the reference; default built in. Kept as measured",
+    )
+    stain: Stain | Literal["random"] = Field(
+        "as-scanned", description="shifts the staining, to extract a cohort again as if from elsewhere; random: by slide_id"
+    )
+
+    @field_validator("stain_reference", mode="before")
+    @classmethod
+    def _measured(cls, value: Any, info: ValidationInfo) -> Any:
+        """An image as the staining that it shows, so that its content, not its path, is what identifies an extraction."""
+        method = info.data.get("stain_normalisation")
+        if method in (None, "none"):
+            if value is not None:
+                raise ValueError("needs stain_normalisation macenko or reinhard")
+            return None
+        return value if isinstance(value, (dict, BaseModel)) else read_reference(value, method)
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> ExtractSettings:
+        if self.stain_reference is not None and self.stain_reference.method != self.stain_normalisation:
+            raise ValueError(f"the stain reference was measured for {self.stain_reference.method}")
+        return self
+
+    @field_validator("also_mpp")
+    @classmethod
+    def _fine_to_coarse(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _scales_nest(self) -> ExtractSettings:
+        for finer, coarser in pairwise((self.target_mpp, *self.also_mpp)):
+            ratio = coarser / finer
+            if round(ratio) < 2 or abs(ratio - round(ratio)) > _SAME_RATIO:
+                raise ValueError(f"also_mpp {coarser:g} is not 2, 3, ... times the next finer scale, {finer:g}")
+        return self
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> ExtractSettings:
@@ -47,50 +112,37 @@ class ExtractSettings(BaseModel):
             raise ValueError(f"overlap {self.overlap} must be smaller than tile_size {self.tile_size}")
         return self
 
+    @model_validator(mode="after")
+    def _own_tissue_has_a_folder(self) -> ExtractSettings:
+        if self.tissue in ("mask", "geojson") and self.tissue_folder is None:
+            raise ValueError(f"tissue {self.tissue} is your own: give tissue_folder, a folder of <slide_id> files")
+        return self
+
 
 def content_settings(
-    settings: ExtractSettings, encoder: PatchEncoder, *, slide: Path, mpp: float | None, annotation: Path | None
+    settings: ExtractSettings,
+    encoder: PatchEncoder,
+    *,
+    slide: Path,
+    mpp: float | None,
+    annotation: Path | None,
+    tissue: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what is in a bag: two equal dictionaries mean the same content.
 
     The device and the batch size are left out: they change speed, and features by rounding at most. The encoder stands with
-    the hash of its weights, the slide and the annotation with what identifies their content.
+    the hash of its weights, the slide, its annotation and its tissue's file with what identifies their content.
 
     Raises:
-        OSError: the slide or the annotation cannot be read.
+        OSError: the slide, the annotation or the tissue's file cannot be read.
     """
     return {
-        **settings.model_dump(mode="json", exclude={"batch_size"}),
+        **settings.model_dump(mode="json", exclude={"batch_size", "tissue_folder"}),
         "encoder": encoder.name,
         "encoder_weights_hash": encoder.weights_hash,
         "encoder_recipe": encoder.recipe,
         "mpp": mpp,
         "source": {"name": slide.name, "fingerprint": fingerprint(slide)},
         "annotation": None if annotation is None else sha256_of_file(annotation),
+        "tissue_file": None if tissue is None else sha256_of_file(tissue),
     }
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) over a slide's size and 32 blocks spread over it: 2 MiB are read, however large it is.
-
-    A copy has the same fingerprint, another slide under the same name has not. A MIRAX slide's data lie in a folder beside
-    its file and are included.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    folder = path.with_suffix("")
-    parts = (
-        sorted(part for part in folder.iterdir() if part.is_file())
-        if path.suffix.lower() == ".mrxs" and folder.is_dir()
-        else []
-    )
-    for part in [path, *parts]:
-        size = part.stat().st_size
-        digest.update(f"{size}:".encode())
-        with open(part, "rb") as stream:
-            for block in range(_BLOCKS):
-                stream.seek(max(0, size - _BLOCK) * block // (_BLOCKS - 1))
-                digest.update(stream.read(_BLOCK))
-    return digest.hexdigest()

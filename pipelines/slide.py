@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from comel.errors import SlideError
 from pipelines.plain_image import PlainImage, is_plain_image
+from pipelines.slide_files import file_to_open
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,6 +67,31 @@ class Slide:
     def dimensions(self) -> tuple[int, int]:
         """(width, height) of level 0 in pixels."""
         return self.level_dimensions[0]
+
+    def facts(self) -> dict[str, Any]:
+        """What the file says of its making: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every
+        level ``width, height, downsample`` and ``tile``, (width, height) of its tiles where it states them.
+
+        Files also carry names, dates and accession numbers in their properties: nothing but these is read.
+        """
+        properties = self._handle.properties
+        tiles = [
+            tuple(_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height"))
+            for level in range(len(self.level_dimensions))
+        ]
+        return {
+            "format": properties.get("openslide.vendor", "plain image"),
+            "objective_power": _number(properties.get("openslide.objective-power")),
+            "levels": [
+                {
+                    "width": size[0],
+                    "height": size[1],
+                    "downsample": downsample,
+                    "tile": None if None in tile else [int(side) for side in tile if side is not None],
+                }
+                for size, downsample, tile in zip(self.level_dimensions, self.level_downsamples, tiles, strict=True)
+            ],
+        }
 
     def level_for(self, downsample: float) -> int:
         """The coarsest level that is not coarser than ``downsample`` (level-0 pixels per pixel); level 0 at least."""
@@ -163,13 +189,14 @@ def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None
     """Open a slide and settle its resolution.
 
     Args:
-        path: any file that OpenSlide reads, or a PNG, JPEG or plain TIFF image of at most 128 Mpx.
+        path: any file that OpenSlide reads, the folder of a DICOM series, or a PNG, JPEG or plain TIFF image of at most
+            128 Mpx.
         mpp: micrometres per pixel of level 0 that override what the slide says, in x and y (the manifest's column).
         assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
 
     Raises:
-        SlideError: no such file, empty, not a slide (stage "open"); no resolution, or one outside :data:`MPP_RANGE`
-            (stage "mpp").
+        SlideError: no such file, empty, not a slide, a folder of several (stage "open"); no resolution, or one outside
+            :data:`MPP_RANGE` (stage "mpp").
     """
     return Slide(Path(path), mpp, assume_mpp)
 
@@ -179,12 +206,11 @@ def _open_handle(path: Path) -> Any:
 
     if not path.exists():
         raise SlideError(f"{path}: no such file", "check the path in the manifest")
-    if path.is_dir():
-        raise SlideError(f"{path}: a folder, not a slide", "give the slide's file")
-    if path.stat().st_size == 0:
+    file = file_to_open(path)
+    if file.stat().st_size == 0:
         raise SlideError(f"{path}: the file is empty", "copy it again")
     try:
-        handle = openslide.OpenSlide(path)
+        handle = openslide.OpenSlide(file)
         handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     except openslide.OpenSlideUnsupportedFormatError:
         if is_plain_image(path):

@@ -1,30 +1,39 @@
 """Shifts of H&E staining, by albumentations' ``HEStain``; the only file that knows it.
 
 Each shift re-stains an image with fixed reference vectors of hematoxylin and eosin, so that the same shift gives the same
-picture every time.
+picture every time. A cohort may also be extracted with another shift for each slide, as if from as many laboratories.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Literal, get_args
 
 import numpy as np
 
-__all__ = ["STAINS", "Stain", "restain"]
+__all__ = ["STAINS", "Stain", "drawn_shift", "restain"]
 
 Stain = Literal["as-scanned", "ruifrok", "macenko", "standard", "high_contrast", "h_heavy", "e_heavy", "dark", "light"]
 STAINS: tuple[str, ...] = get_args(Stain)
 
 _SCALE, _SHIFT = 1.15, 0.05  # of both stains' concentrations
+_SCALES, _SHIFTS = (0.8, 1.25), (-0.05, 0.1)
 
 
-def restain(images: np.ndarray, stain: str) -> np.ndarray:
+def drawn_shift(name: str) -> tuple[str, float, float]:
+    """A shift for a slide: (stain, scale, shift) as :func:`restain` takes them, the same for the same name everywhere."""
+    draw = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]))
+    return STAINS[int(draw.integers(1, len(STAINS)))], float(draw.uniform(*_SCALES)), float(draw.uniform(*_SHIFTS))
+
+
+def restain(images: np.ndarray, stain: str, scale: float = _SCALE, shift: float = _SHIFT) -> np.ndarray:
     """Images (N, H, W, 3) uint8 as if stained otherwise; ``as-scanned`` changes nothing.
 
     Args:
         images: RGB.
         stain: one of :data:`STAINS`.
+        scale, shift: both stains' concentrations are multiplied by the one, then the other is added.
 
     Raises:
         ValueError: no such stain.
@@ -39,8 +48,8 @@ def restain(images: np.ndarray, stain: str) -> np.ndarray:
     shifted = albumentations.HEStain(
         method="preset",
         preset=stain,
-        intensity_scale_range=(_SCALE, _SCALE),
-        intensity_shift_range=(_SHIFT, _SHIFT),
+        intensity_scale_range=(scale, scale),
+        intensity_shift_range=(shift, shift),
         augment_background=True,
         p=1.0,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from pipelines.tissue import TissueMask, area_fraction
 if TYPE_CHECKING:
     from pipelines.slide import Slide
 
-__all__ = ["TilePlan", "grid_positions", "plan_tiles", "read_tile", "tile_geometry"]
+__all__ = ["TilePlan", "grid_axes", "grid_positions", "plan_tiles", "read_level", "read_tile", "tile_geometry", "tissue_share"]
 
 _SAME_MPP = 1.01
 _MOST_ENLARGED = 1.10
@@ -35,6 +35,10 @@ class TilePlan:
     level: int
     coords: np.ndarray
     tissue: np.ndarray
+
+    def only(self, kept: np.ndarray) -> TilePlan:
+        """The plan with those tiles alone that ``kept``, (N,) bool, is true for."""
+        return replace(self, coords=self.coords[kept], tissue=self.tissue[kept])
 
 
 def tile_geometry(slide: Slide, *, tile_size: int, target_mpp: float, overlap: int = 0) -> TileGeometry:
@@ -87,25 +91,49 @@ def grid_positions(length: int, tile: float, stride: float) -> np.ndarray:
     return positions[positions + tile <= length + 0.5]
 
 
+def grid_axes(geometry: TileGeometry) -> tuple[np.ndarray, np.ndarray]:
+    """Start of every column and of every row of a slide's grid in whole level-0 pixels; see :func:`grid_positions`."""
+    xs = grid_positions(geometry.level0_width, geometry.tile_width, geometry.stride_x)
+    return xs, grid_positions(geometry.level0_height, geometry.tile_height, geometry.stride_y)
+
+
 def plan_tiles(
-    slide: Slide, tissue: TissueMask, *, tile_size: int, target_mpp: float, overlap: int = 0, min_tissue: float = 0.25
+    slide: Slide,
+    tissue: TissueMask,
+    *,
+    tile_size: int,
+    target_mpp: float,
+    overlap: int = 0,
+    min_tissue: float = 0.25,
+    max_pen: float = 1.0,
+    max_fold: float = 1.0,
 ) -> TilePlan:
     """Lay the grid over a slide and keep the tiles with at least ``min_tissue`` of their area on tissue (0 keeps all).
 
-    The level read is the coarsest that is not coarser than ``target_mpp`` (within 1 %).
+    Of these, tiles with more than ``max_pen`` of their area under ink or ``max_fold`` on folds are left out.
 
     Raises:
         SlideError: the slide is too coarse for ``target_mpp``.
     """
     geometry = tile_geometry(slide, tile_size=tile_size, target_mpp=target_mpp, overlap=overlap)
-    xs = grid_positions(geometry.level0_width, geometry.tile_width, geometry.stride_x)
-    ys = grid_positions(geometry.level0_height, geometry.tile_height, geometry.stride_y)
+    xs, ys = grid_axes(geometry)
     coords = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
-    share = area_fraction(tissue.mask, tissue.scale_x, tissue.scale_y, coords, geometry.tile_width, geometry.tile_height)
+    plan = TilePlan(geometry, read_level(slide, target_mpp), coords, tissue_share(tissue, coords, geometry))
     # A share computed by differences may fall short of an exact threshold by rounding.
-    keep = share >= min_tissue - 1e-6
-    level = slide.level_for(_SAME_MPP * target_mpp / max(slide.mpp_x, slide.mpp_y))
-    return TilePlan(geometry, level, coords[keep], share[keep])
+    kept = plan.tissue >= min_tissue - 1e-6
+    for found, most in ((tissue.ink, max_pen), (tissue.fold, max_fold)):
+        kept &= tissue.share(found, coords, geometry.tile_width, geometry.tile_height) <= most + 1e-6
+    return plan.only(kept)
+
+
+def tissue_share(tissue: TissueMask, coords: np.ndarray, geometry: TileGeometry) -> np.ndarray:
+    """(N,) float32, the share of each tile's area that is tissue."""
+    return area_fraction(tissue.mask, tissue.scale_x, tissue.scale_y, coords, geometry.tile_width, geometry.tile_height)
+
+
+def read_level(slide: Slide, target_mpp: float) -> int:
+    """The level that tiles at ``target_mpp`` are read from: the coarsest that is not coarser (within 1 %) along either axis."""
+    return slide.level_for(_SAME_MPP * target_mpp / max(slide.mpp_x, slide.mpp_y))
 
 
 def read_tile(slide: Slide, plan: TilePlan, index: int) -> np.ndarray:

@@ -11,8 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from comel.bag import open_hdf5
 from comel.errors import BagError
+from comel.hdf5 import open_hdf5
 from service.problems import TooLargeError
 
 __all__ = ["check_hdf5"]

@@ -22,6 +22,7 @@ __all__ = [
     "Cohort",
     "check_labels",
     "find_files",
+    "find_slides",
     "listed",
     "read_table",
     "slide_row",
@@ -30,7 +31,9 @@ __all__ = [
     "write_manifest",
 ]
 
-SLIDE_SUFFIXES = frozenset({".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif"})
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".czi", ".dcm"}
+)
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 VECTOR_SUFFIXES = (".xml", ".geojson")
 _NAMES_SHOWN = 3
@@ -77,9 +80,19 @@ def find_files(root: Path, suffixes: Iterable[str]) -> list[Path]:
     return sorted(found)
 
 
+def find_slides(root: Path) -> list[Path]:
+    """All slides below a folder, in order of path: files with one of :data:`SLIDE_SUFFIXES`, and folders of DICOM files.
+
+    Raises:
+        ManifestError: there is no such folder.
+    """
+    files = find_files(root, SLIDE_SUFFIXES)
+    return sorted({path.parent if path.suffix.lower() == ".dcm" else path for path in files})
+
+
 def stem_of(path: Path) -> str:
-    """A file's name without its suffix."""
-    return path.name[: len(path.name) - len(path.suffix)]
+    """A slide's name: a file's without its suffix, a folder's as it is."""
+    return path.name if path.is_dir() else path.name[: len(path.name) - len(path.suffix)]
 
 
 def listed(names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from comel.cohorts.common import (
     Cohort,
     check_labels,
     find_files,
+    find_slides,
     listed,
     slide_row,
     stem_of,
@@ -41,7 +42,7 @@ def build(root: Path, *, task: str | None = None, patient_regex: str | None = No
     """
     cohort = Cohort()
     pattern = _compiled(patient_regex)
-    slides = [path for path in find_files(root, SLIDE_SUFFIXES) if not stem_of(path).lower().endswith(_MASK)]
+    slides = [path for path in find_slides(root) if not stem_of(path).lower().endswith(_MASK)]
     if not slides:
         raise ManifestError(f"{root}: no slide ({' '.join(sorted(SLIDE_SUFFIXES))})", "give the folder of the slides")
     annotations = _annotations(root)

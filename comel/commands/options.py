@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Device", "Json", "Quiet", "Run", "Set", "Version", "number", "print_json"]
+__all__ = ["Device", "Json", "Quiet", "Run", "Set", "Version", "ink_colours", "number", "print_json"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -26,3 +26,10 @@ def number(value: float | None) -> str:
 def print_json(value: Any) -> None:
     """Print a result as indented JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def ink_colours(text: str | None) -> tuple[str, ...] | None:
+    """The colours of ``--ink red,black``; none of them for ``none``, None where nothing was said."""
+    if text is None:
+        return None
+    return () if text.strip() == "none" else tuple(colour.strip() for colour in text.split(","))

@@ -1,4 +1,4 @@
-"""``comel synth``, ``comel extract``, ``comel inspect`` and ``comel bags``: slides and their bags."""
+"""``comel synth``, ``comel extract`` and ``comel bags``: slides and their bags."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from comel.commands.options import Device, Json, Quiet, print_json
+from comel.commands.options import Device, Json, Quiet, ink_colours, print_json
 
-__all__ = ["bags_check", "bags_export", "bags_stats", "extract", "inspect", "synth"]
+__all__ = ["bags_check", "bags_export", "bags_stats", "extract", "synth"]
 
 
 def synth(
@@ -44,10 +44,42 @@ def extract(
         typer.Option(help="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class."),
     ] = None,
     target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
+    also_mpp: Annotated[
+        list[float] | None, typer.Option(help="A coarser scale to extract too, a whole multiple of the next finer; repeat it.")
+    ] = None,
     assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
     min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
+    tissue: Annotated[str | None, typer.Option(help="hsv-otsu (default), stain-density, mask or geojson.")] = None,
+    tissue_folder: Annotated[Path | None, typer.Option(help="Your own tissue: <slide_id>.geojson, .png, ...")] = None,
+    ink: Annotated[str | None, typer.Option(help="Marker inks to look for: red,green,blue,black (default) or none.")] = None,
+    max_pen: Annotated[float | None, typer.Option(help="Most share of ink in a tile; default 0.25.")] = None,
+    max_fold: Annotated[float | None, typer.Option(help="Most share of folds in a tile; default 1, keeps all.")] = None,
+    regions_only: Annotated[
+        bool, typer.Option("--regions-only", help="Only tiles inside the annotations of the manifest.")
+    ] = False,
+    regions: Annotated[
+        list[str] | None, typer.Option(help="Only tiles inside this class of the annotations; repeat it.")
+    ] = None,
+    exclude_regions: Annotated[
+        list[str] | None, typer.Option(help="No tile inside this class of the annotations; repeat it.")
+    ] = None,
+    positive: Annotated[
+        list[str] | None, typer.Option(help="Class of the annotations that makes a tile positive; repeat it. Default: all.")
+    ] = None,
+    annotation_overlap: Annotated[
+        float | None, typer.Option(help="Least share of a tile inside an annotation to count as inside; default 0.25.")
+    ] = None,
+    stain_normalisation: Annotated[
+        str | None, typer.Option(help="macenko or reinhard: bring all slides to one staining; default none.")
+    ] = None,
+    stain_reference: Annotated[
+        Path | None, typer.Option(help="Image of H&E tissue with the staining to bring slides to; default a built-in one.")
+    ] = None,
+    stain: Annotated[
+        str | None, typer.Option(help="Shift the staining: light, dark, h_heavy, ... or random, another for each slide.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo complete slides too.")] = False,
@@ -65,10 +97,24 @@ def extract(
         out,
         encoder=encoder,
         target_mpp=target_mpp,
+        also_mpp=also_mpp or None,
         assume_mpp=assume_mpp,
         tile_size=tile_size,
         overlap=overlap,
         min_tissue=min_tissue,
+        tissue=tissue,
+        tissue_folder=tissue_folder,
+        ink=ink_colours(ink),
+        max_pen=max_pen,
+        max_fold=max_fold,
+        regions_only=regions_only or None,
+        regions=regions or None,
+        exclude_regions=exclude_regions or None,
+        positive_classes=positive or None,
+        annotation_overlap=annotation_overlap,
+        stain_normalisation=stain_normalisation,
+        stain_reference=stain_reference,
+        stain=stain,
         batch_size=batch_size,
         root=root,
         force=force,
@@ -89,25 +135,6 @@ def extract(
         raise typer.Exit(1)
 
 
-def inspect(
-    slide: Annotated[Path, typer.Argument(help="A slide.")],
-    overlay: Annotated[Path | None, typer.Option(help="PNG of the tissue and the tiles to write.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, whatever the slide says itself.")] = None,
-    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel if the slide states none.")] = None,
-    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
-    as_json: Json = False,
-) -> None:
-    """What a slide is, and what would be cut from it."""
-    from comel import api
-
-    found = api.inspect(slide, overlay=overlay, mpp=mpp, assume_mpp=assume_mpp, target_mpp=target_mpp)
-    if as_json:
-        print_json(found)
-        return
-    for name, value in found.items():
-        typer.echo(f"{name:16} {value:.4f}" if isinstance(value, float) else f"{name:16} {value}")
-
-
 def bags_check(
     paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")], as_json: Json = False
 ) -> None:
@@ -122,6 +149,8 @@ def bags_check(
             said = (
                 entry.get("error") or f"{entry['instances']} x {entry['dimension']}, {entry['encoder'] or 'encoder not stated'}"
             )
+            if entry.get("scales"):
+                said += "; " + ", ".join(f"{tiles} at {mpp} um/px" for mpp, tiles in entry["scales"].items())
             typer.echo(f"{entry['file']}: {said}")
     if any("error" in entry for entry in entries):
         raise typer.Exit(1)

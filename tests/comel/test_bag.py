@@ -172,6 +172,10 @@ def link_inside(file: h5py.File) -> None:
     file["features"] = h5py.SoftLink("/copy")
 
 
+def link_quality_outside(file: h5py.File) -> None:
+    file["quality"] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
 def declare_terabytes(file: h5py.File) -> None:
     del file["features"]
     file.create_dataset("features", shape=(1 << 40, DIMENSION), dtype="f4", chunks=(1024, DIMENSION))
@@ -200,6 +204,7 @@ def absurd_geometry(file: h5py.File) -> None:
         (rewrite(make_group), "does not hold its own data"),
         (rewrite(link_outside), "is a link"),
         (rewrite(link_inside), "is a link"),
+        (rewrite(link_quality_outside), "'quality' is a link"),
         (rewrite(declare_terabytes), "GiB"),
         (rewrite(declare_more_than_stored), "but stores"),
         (rewrite(lambda file: file.__delitem__("coords")), "no datasets 'features' and 'coords'"),

@@ -42,7 +42,8 @@ def test_each_bag_and_all(folder: Path) -> None:
     tile = (256 * 0.5 / 1000) ** 2
     assert a == {
         "file": str(folder / "a.h5"), "tiles": 5, "tissue_mm2": pytest.approx(3 * tile), "labelled_tiles": 4,
-        "positive_tiles": 1, "positive_share": 0.25, "encoder": "toy", "mpp": 0.5, "dimension": 32,
+        "positive_tiles": 1, "positive_share": 0.25, "encoder": "toy", "mpp": 0.5, "scales": {},
+        "dimension": 32,
     }  # fmt: skip
     assert b["tissue_mm2"] == pytest.approx(3 * (192 * 0.5 / 1000) ** 2)
     assert (b["labelled_tiles"], b["positive_share"]) == (0, None)

@@ -72,6 +72,19 @@ def test_trident(tmp_path: Path, batched: bool) -> None:
     assert read_any_bag(path).contract.encoder is None
 
 
+def test_what_trident_does_not_know_and_slides_without_tiles(tmp_path: Path) -> None:
+    """Newer versions write None as a word, fractional magnifications, attributes on ``features``, and empty slides."""
+    about = {**TRIDENT, "overlap": "None", "level0_width": "None", "target_magnification": 2.5, "patch_size_level0": 4096.0}
+    path = write_h5(tmp_path / "2.5x_256px_0px_overlap/features_uni_v1/s1.h5", about=about)
+    with h5py.File(path, "r+") as file:
+        file["features"].attrs.update(name="s1", savetodir="/elsewhere")
+    bag = read_any_bag(path)
+    assert (bag.settings["format"], bag.settings["patch_size_level0"], bag.contract.tile_size) == ("trident", 4096, 256)
+    assert "overlap" not in bag.settings
+    empty = write_h5(tmp_path / "e.h5", values=FEATURES[:0], coords=COORDS[:0], about=TRIDENT)
+    assert len(read_any_bag(empty)) == 0
+
+
 def test_a_file_that_states_mpp_in_our_attributes_has_a_geometry(tmp_path: Path) -> None:
     geometry = TileGeometry(256, 0.5, 0.5, 0.25, 0.25, 200_000, 90_000)
     bag = read_any_bag(

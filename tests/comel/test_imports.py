@@ -21,10 +21,18 @@ COMPOSITION_ROOT = {
     "demonstration.py",
     "predict_cohort.py",
 }
-OPEN_TO_PIPELINES = {"comel.bag", "comel.errors", "comel.files", "comel.manifest", "comel.progress", "comel.registry"}
-COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect")
+OPEN_TO_PIPELINES = {
+    "comel.bag",
+    "comel.errors",
+    "comel.files",
+    "comel.manifest",
+    "comel.progress",
+    "comel.registry",
+    "comel.scales",
+}
+COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect", "encoders")
 NESTED = [
-    *[("bags", name) for name in ("check", "stats", "export")],
+    *[("bags", name) for name in ("check", "stats", "export", "scale", "join-scales")],
     ("bench", "continual"),
     *[("keys", name) for name in ("add", "list", "revoke")],
     *[("manifest", name) for name in ("camelyon16", "paip", "tcga", "folder")],
@@ -167,4 +175,4 @@ import comel.training, comel.evaluation, comel.predictor, comel.demonstration
 from comel.predictor import Predictor
 print([type(getattr(comel, name)).__name__ for name in comel.__all__], set(comel.__all__) <= set(dir(comel)))
 """
-    assert python(code).split("]")[0].count("'function'") == 16
+    assert python(code).split("]")[0].count("'function'") == 17

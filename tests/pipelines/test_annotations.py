@@ -6,66 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
-from hypothesis import given, settings
+from annotation_files import asap, imagescope, qupath, square
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from comel.bag import TileGeometry
 from comel.errors import SlideError
-from pipelines.annotations import instance_labels
+from pipelines.annotations import instance_labels, read_annotation
 
 GEOMETRY = TileGeometry(100, 0.5, 0.5, 0.5, 0.5, level0_width=1000, level0_height=800)
 COORDS = np.array([(x, y) for y in range(0, 800, 100) for x in range(0, 1000, 100)])
 
 
-def square(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]
-
-
-def asap(path: Path, *entries: tuple[str, list[tuple[float, float]]]) -> Path:
-    text = "".join(
-        f'<Annotation Name="a{number}" Type="Polygon" PartOfGroup="{group}"><Coordinates>'
-        + "".join(f'<Coordinate Order="{order}" X="{x}" Y="{y}"/>' for order, (x, y) in enumerate(points))
-        + "</Coordinates></Annotation>"
-        for number, (group, points) in enumerate(entries)
-    )
-    path.write_text(f'<?xml version="1.0"?><ASAP_Annotations><Annotations>{text}</Annotations></ASAP_Annotations>')
-    return path
-
-
-def imagescope(path: Path, *layers: tuple[str, list[tuple[str, list[tuple[float, float]]]]]) -> Path:
-    """An ImageScope file: (layer's attributes, [(region's attributes, vertices)])."""
-    text = "".join(
-        f'<Annotation Id="{number}" {layer}><Attributes/><Regions><RegionAttributeHeaders/>'
-        + "".join(
-            f'<Region Id="{index}" {attributes}><Vertices>'
-            + "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
-            + "</Vertices></Region>"
-            for index, (attributes, points) in enumerate(regions)
-        )
-        + "</Regions></Annotation>"
-        for number, (layer, regions) in enumerate(layers, start=1)
-    )
-    path.write_text(f'<Annotations MicronsPerPixel="0.502">{text}</Annotations>')
-    return path
-
-
-def qupath(path: Path, *entries: tuple[str, list[list[tuple[float, float]]]]) -> Path:
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]},
-            "properties": {"objectType": "annotation", "classification": {"name": name}},
-        }
-        for name, rings in entries
-    ]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return path
-
-
-def positives(path: Path, geometry: TileGeometry = GEOMETRY, overlap: float = 0.25) -> set[tuple[int, int]]:
-    labels = instance_labels(path, COORDS, geometry, positive_overlap=overlap)
+def positives(
+    path: Path, geometry: TileGeometry = GEOMETRY, overlap: float = 0.25, classes: tuple[str, ...] = ()
+) -> set[tuple[int, int]]:
+    annotation = read_annotation(path, geometry)
+    labels = instance_labels(annotation, COORDS, geometry, positive_overlap=overlap, classes=classes)
     assert labels.dtype == np.int8
     assert labels.shape == (len(COORDS),)
     return {(int(x), int(y)) for x, y in COORDS[labels == 1]}
@@ -185,9 +145,9 @@ def test_pyramidal_mask_is_read_at_a_level_that_fits(tmp_path: Path, monkeypatch
             mask = np.zeros((800 >> level, 1000 >> level), np.uint8)
             mask[: 100 >> level, : 100 >> level] = 1
             tiff.write(mask, tile=(64, 64), subifds=2 if level == 0 else 0, subfiletype=int(level > 0))
-    monkeypatch.setattr("pipelines.annotations._MAX_MASK_PIXELS", 60_000)
+    monkeypatch.setattr("pipelines.annotations.mask._MAX_MASK_PIXELS", 60_000)
     assert positives(path) == {(0, 0)}
-    monkeypatch.setattr("pipelines.annotations._MAX_MASK_PIXELS", 1_000)
+    monkeypatch.setattr("pipelines.annotations.mask._MAX_MASK_PIXELS", 1_000)
     with pytest.raises(SlideError, match="lower resolution"):
         positives(path)
 
@@ -255,3 +215,172 @@ def test_polygon_and_its_mask_agree(tmp_path_factory: pytest.TempPathFactory, se
         mask[top : top + height, left : left + width] = 255
     Image.fromarray(mask).save(folder / "mask.png")
     assert positives(asap(folder / "a.xml", *boxes)) == positives(folder / "mask.png")
+
+
+def test_asap_areas_of_no_group_count_where_there_are_no_groups(tmp_path: Path) -> None:
+    """ASAP writes PartOfGroup="None" for what belongs to no group; beside groups it is cut out."""
+    assert positives(asap(tmp_path / "a.xml", ("None", square(0, 0, 100, 100)), ("None", square(300, 0, 400, 100)))) == {
+        (0, 0), (300, 0),
+    }  # fmt: skip
+
+
+def test_asap_nodes_are_joined_in_their_order(tmp_path: Path) -> None:
+    path = asap(tmp_path / "a.xml", ("_0", square(0, 0, 200, 100)))
+    text = path.read_text()
+    path.write_text(text.replace('Order="0"', 'Order="9"'))
+    assert positives(path) == {(0, 0), (100, 0)}
+    # Without an order the file's own is kept, not one by coordinates: sorted, these five would cross and lose the notch.
+    notched = [(0.0, 0.0), (300.0, 0.0), (300.0, 100.0), (150.0, 0.0), (0.0, 100.0)]
+    path = asap(tmp_path / "b.xml", ("_0", notched))
+    path.write_text(path.read_text().replace("Order=", "Was="))
+    tiles = np.array([[0, 0], [100, 0], [200, 0]])
+    share = read_annotation(path, GEOMETRY).share(tiles, GEOMETRY)
+    assert share == pytest.approx(direct_share([shapely.Polygon(notched)], [], tiles))
+
+
+def test_decimal_commas_are_numbers(tmp_path: Path) -> None:
+    path = asap(tmp_path / "a.xml", ("_0", square(0, 0, 100, 25.5)))
+    path.write_text(path.read_text().replace("25.5", "25,5"))
+    assert positives(path) == {(0, 0)}
+
+
+def test_loop_drawn_over_itself_leaves_no_hole(tmp_path: Path) -> None:
+    """The pen goes round a field of three by three tiles and overlaps its own start in one of them."""
+    points = [(0, 0), (300, 0), (300, 300), (100, 300), (100, 100), (200, 100), (200, 400), (0, 400)]
+    covered = {(x, y) for x in (0, 100, 200) for y in (0, 100, 200)} | {(0, 300), (100, 300)}
+    assert positives(asap(tmp_path / "a.xml", ("_0", points)), overlap=0.99) == covered
+
+
+def test_ring_that_touches_itself_keeps_its_hole(tmp_path: Path) -> None:
+    """A hole drawn in one stroke: in from the edge, around, and back along the same line."""
+    outer, hole = square(0, 0, 300, 300), [(100, 100), (100, 200), (200, 200), (200, 100), (100, 100)]
+    points = [*outer, (0, 100), *hole, (0, 100)]
+    ring = {(x, y) for x in (0, 100, 200) for y in (0, 100, 200)} - {(100, 100)}
+    assert positives(asap(tmp_path / "a.xml", ("_0", points)), overlap=0.99) == ring
+    assert positives(qupath(tmp_path / "q.geojson", ("Tumor", [points])), overlap=0.99) == ring
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"type": "Polygon", "coordinates": [[[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]]},
+        {"type": "MultiPolygon", "coordinates": [[[[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]]]},
+        {
+            "type": "GeometryCollection",
+            "geometries": [
+                {"type": "Point", "coordinates": [500, 500]},
+                {"type": "LineString", "coordinates": [[0, 0], [900, 700]]},
+                {"type": "Polygon", "coordinates": [[[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]]},
+            ],
+        },
+    ],
+)
+def test_bare_geometries_and_features_of_every_kind(tmp_path: Path, geometry: dict[str, object]) -> None:
+    path = tmp_path / "q.geojson"
+    for content in (geometry, {"type": "Feature", "geometry": geometry, "properties": None}, [geometry]):
+        path.write_text(json.dumps(content))
+        assert positives(path) == {(0, 0)}
+
+
+def test_points_alone_make_nothing_positive(tmp_path: Path) -> None:
+    path = tmp_path / "q.geojson"
+    path.write_text(json.dumps({"type": "MultiPoint", "coordinates": [[10, 10], [20, 20]]}))
+    assert positives(path) == set()
+
+
+@pytest.mark.parametrize(
+    ("classification", "positive"),
+    [
+        ({"name": "Tumor", "color": [200, 0, 0]}, True),
+        ({"names": ["Tumor", "Positive"]}, True),
+        ({"name": "tumor: Negative"}, True),
+        ({"name": "Tumor bed"}, False),
+        ("Tumor", True),
+        ({"name": "Stroma"}, False),
+        (None, False),
+    ],
+)
+def test_positive_classes_by_name(tmp_path: Path, classification: object, positive: bool) -> None:
+    path = qupath(tmp_path / "q.geojson", ("", [square(0, 0, 100, 100)]))
+    content = json.loads(path.read_text())
+    content["features"][0]["properties"]["classification"] = classification
+    path.write_text(json.dumps(content))
+    assert positives(path, classes=("Tumor",)) == ({(0, 0)} if positive else set())
+    assert positives(path) == {(0, 0)}
+
+
+def test_classes_are_told_and_named_ones_count_though_cut_out_otherwise(tmp_path: Path) -> None:
+    entries = [("Tumor", square(0, 0, 200, 100)), ("Normal", square(100, 0, 300, 100)), ("_2", square(0, 0, 100, 100))]
+    annotation = read_annotation(asap(tmp_path / "a.xml", *entries), GEOMETRY)
+    assert annotation.classes == ("Normal", "Tumor", "_2")
+    assert positives(tmp_path / "a.xml") == set()
+    # Asked for by name a class is an area like any other; what else is cut out stays cut out.
+    assert positives(tmp_path / "a.xml", classes=("normal",)) == {(100, 0), (200, 0)}
+    assert positives(tmp_path / "a.xml", classes=("Tumor", "Normal")) == {(100, 0), (200, 0)}
+    regions = qupath(tmp_path / "q.geojson", ("Region*", [square(0, 0, 100, 100)]))
+    assert (positives(regions), positives(regions, classes=("Region*",))) == (set(), {(0, 0)})
+
+
+def test_a_mask_has_no_classes(tmp_path: Path) -> None:
+    Image.new("L", (100, 80), 1).save(tmp_path / "mask.png")
+    assert read_annotation(tmp_path / "mask.png", GEOMETRY).classes == ()
+    with pytest.raises(SlideError, match="has no classes such as 'Tumor'"):
+        positives(tmp_path / "mask.png", classes=("Tumor",))
+
+
+@pytest.mark.parametrize("size", [(100, 80), (1000, 800), (2000, 1600), (33, 26), (13, 10), (500, 401)])
+def test_a_mask_of_any_size_fits_where_its_sides_are_rounded(tmp_path: Path, size: tuple[int, int]) -> None:
+    mask = Image.new("L", size, 0)
+    mask.paste(1, (0, 0, size[0], round(size[1] / 2)))
+    mask.save(tmp_path / "mask.png")
+    share = read_annotation(tmp_path / "mask.png", GEOMETRY).share(COORDS, GEOMETRY)
+    assert share.reshape(8, 10)[:3].min() == pytest.approx(1)
+    assert share.reshape(8, 10)[5:].max() == pytest.approx(0)
+
+
+def direct_share(kept: list[shapely.Polygon], cut: list[shapely.Polygon], tiles: np.ndarray, side: float = 100) -> list[float]:
+    """Share of each tile, one at a time, by cutting the tile itself down step by step."""
+    shares = []
+    for x, y in tiles:
+        rest = shapely.box(x, y, x + side, y + side)
+        for polygon in cut:
+            rest = rest.difference(polygon)
+        outside = rest
+        for polygon in kept:
+            outside = outside.difference(polygon)
+        shares.append((rest.area - outside.area) / side**2)
+    return shares
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_shares_are_those_of_shapely_and_of_a_lattice(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    """Random stars with holes, overlapping, of several classes, through ASAP and QuPath: two other ways to the same share."""
+    random = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("shares")
+
+    def star() -> list[tuple[float, float]]:
+        angles = np.sort(random.uniform(0, 2 * np.pi, int(random.integers(3, 12))))
+        radii, centre = random.uniform(40, 350, len(angles)), random.uniform(100, 700, 2)
+        return [
+            (float(x), float(y)) for x, y in (centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)).round(1)
+        ]
+
+    stars = [star() for _ in range(4)]
+    polygons = [shapely.Polygon(points) for points in stars]
+    assume(all(polygon.is_valid for polygon in polygons))
+    entries = list(zip(("Tumor", "Tumor", "Stroma", "Exclusion"), stars, strict=True))
+    files = asap(folder / "a.xml", *entries), qupath(folder / "q.geojson", *[(name, [points]) for name, points in entries])
+    for classes, kept in (((), polygons[:3]), (("Tumor",), polygons[:2])):
+        direct = direct_share(kept, polygons[3:], COORDS)
+        points = (
+            COORDS[:, None, :] + np.stack(np.meshgrid(np.arange(12), np.arange(12)), -1).reshape(-1, 2) * 100 / 12 + 50 / 12
+        )
+        inside = np.zeros(points.shape[:2], bool)
+        for polygon in kept:
+            inside |= shapely.contains_xy(polygon, points[..., 0], points[..., 1])
+        inside &= ~shapely.contains_xy(polygons[3], points[..., 0], points[..., 1])
+        for file in files:
+            share = read_annotation(file, GEOMETRY).share(COORDS, GEOMETRY, classes)
+            assert share == pytest.approx(direct, abs=1e-9)
+            assert np.abs(share - inside.mean(axis=1)).max() < 0.2

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_slides import tissue_picture, write_slide
 
 from comel.errors import SlideError
-from pipelines.slide import open_slide
-from pipelines.tiles import grid_positions, plan_tiles, read_tile, tile_geometry
+from pipelines.slide import Slide, open_slide
+from pipelines.tiles import grid_positions, plan_tiles, read_level, read_tile, tile_geometry
 from pipelines.tissue import TissueMask, find_tissue
 
 EVERYWHERE = TissueMask(np.ones((1, 1), bool), 1e6, 1e6, 0.0)
@@ -64,6 +66,22 @@ def test_coarser_level_is_used_where_it_is_fine_enough(slide_path: Path) -> None
     with open_slide(slide_path) as slide:
         for target, level in ((0.5, 0), (0.99, 0), (0.995, 1), (1.0, 1), (1.9, 1), (2.0, 2), (4.0, 2)):
             assert plan_tiles(slide, EVERYWHERE, tile_size=32, target_mpp=target).level == level
+
+
+@given(
+    own=st.tuples(st.floats(0.1, 0.5), st.floats(0.1, 0.5)),
+    downsamples=st.lists(st.floats(1.5, 40), max_size=5, unique=True),
+    target=st.floats(0.5, 8),
+)
+@settings(max_examples=100, deadline=None)
+def test_level_is_the_coarsest_within_one_percent(own: tuple[float, float], downsamples: list[float], target: float) -> None:
+    """On pixels that are not square the coarser axis decides."""
+    slide = SimpleNamespace(mpp_x=own[0], mpp_y=own[1], level_downsamples=(1.0, *sorted(downsamples)))
+    slide.level_for = lambda downsample: Slide.level_for(cast(Slide, slide), downsample)
+    level = read_level(cast(Slide, slide), target)
+    coarseness = [max(own) * downsample / target for downsample in slide.level_downsamples]
+    assert level == 0 or coarseness[level] <= 1.01 + 1e-9
+    assert all(later > 1.01 - 1e-9 for later in coarseness[level + 1 :])
 
 
 def test_five_percent_coarser_is_enlarged_and_recorded(tmp_path: Path) -> None:

@@ -30,6 +30,18 @@ def test_tasks_and_labels_are_folders(tmp_path: Path) -> None:
     assert listed.result["tasks"]["kidney"] == {"normal": {"-": 1}, "tumour": {"-": 1}}
 
 
+def test_a_folder_of_dicom_files_is_one_slide(tmp_path: Path) -> None:
+    touch(tmp_path, "colon/normal/1.2.840.1/level-0.dcm", "colon/normal/1.2.840.1/level-1.DCM", "colon/tumour/b/x.dcm")
+    rows = build(tmp_path).rows
+    assert [(row.slide_id, row.label, row.path) for row in rows] == [
+        ("1.2.840.1", "normal", tmp_path / "colon/normal/1.2.840.1"),
+        ("b", "tumour", tmp_path / "colon/tumour/b"),
+    ]
+    touch(tmp_path, "colon/normal/loose.dcm")
+    with pytest.raises(ManifestError, match="does not lie in the folder of a label"):
+        build(tmp_path)
+
+
 def test_one_task(tmp_path: Path) -> None:
     touch(tmp_path, "normal/a.svs", "tumour/b.svs")
     rows = build(tmp_path, task="skin").rows

@@ -1,0 +1,99 @@
+"""Where tiles lie on their slide, and how a feature file says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from comel.errors import BagError
+
+__all__ = ["TileGeometry", "geometry_from_attributes"]
+
+
+@dataclass(frozen=True)
+class TileGeometry:
+    """Where tiles lie on their slide.
+
+    The micrometres per pixel are the truth; the magnifications and ``patch_size_level0`` are there because other tools
+    look for them under these names.
+
+    Attributes:
+        patch_size: tile side in pixels at ``mpp_x``/``mpp_y``.
+        mpp_x, mpp_y: micrometres per pixel of the tiles that were encoded.
+        level0_mpp_x, level0_mpp_y: micrometres per pixel of the slide's level 0.
+        level0_width, level0_height: level-0 size in pixels.
+        overlap: pixels that neighbouring tiles share, at tile resolution.
+        bounds_x, bounds_y: offset of the slide's non-empty region in level-0 pixels (``openslide.bounds-x/y``), else 0.
+        has_bounds: whether the slide states all four ``openslide.bounds-*`` (QuPath crops only then).
+        name: the slide's file name.
+        interpolated: whether the slide was coarser than the target and its tiles were enlarged (by at most 10 %).
+    """
+
+    patch_size: int
+    mpp_x: float
+    mpp_y: float
+    level0_mpp_x: float
+    level0_mpp_y: float
+    level0_width: int
+    level0_height: int
+    overlap: int = 0
+    bounds_x: int = 0
+    bounds_y: int = 0
+    has_bounds: bool = False
+    name: str = ""
+    interpolated: bool = False
+
+    @property
+    def tile_width(self) -> float:
+        """Tile width in level-0 pixels, not rounded."""
+        return self.patch_size * self.mpp_x / self.level0_mpp_x
+
+    @property
+    def tile_height(self) -> float:
+        """Tile height in level-0 pixels, not rounded."""
+        return self.patch_size * self.mpp_y / self.level0_mpp_y
+
+    @property
+    def stride_x(self) -> float:
+        """Horizontal distance of neighbouring tiles in level-0 pixels, not rounded."""
+        return (self.patch_size - self.overlap) * self.mpp_x / self.level0_mpp_x
+
+    @property
+    def stride_y(self) -> float:
+        """Vertical distance of neighbouring tiles in level-0 pixels, not rounded."""
+        return (self.patch_size - self.overlap) * self.mpp_y / self.level0_mpp_y
+
+    @property
+    def patch_size_level0(self) -> int:
+        """Tile width in level-0 pixels, rounded, for tools that want one integer."""
+        return max(1, round(self.tile_width))
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes written on ``coords``."""
+        return {
+            **dataclasses.asdict(self),
+            "patch_size_level0": self.patch_size_level0,
+            "level0_magnification": 10.0 / self.level0_mpp_x,
+            "target_magnification": 10.0 / self.mpp_x,
+        }
+
+
+def geometry_from_attributes(attributes: Mapping[str, Any]) -> TileGeometry | None:
+    """The geometry that ``coords`` carries, or None where the micrometres per pixel are missing.
+
+    Magnifications are never used: they are rounded to 40, 20 and 10 in many files.
+    """
+    names = {field.name: field for field in dataclasses.fields(TileGeometry)}
+    required = [name for name, entry in names.items() if entry.default is dataclasses.MISSING]
+    if any(name not in attributes for name in required):
+        return None
+    types = {"int": int, "float": float, "bool": bool, "str": str}
+    geometry = TileGeometry(**{name: types[str(names[name].type)](attributes[name]) for name in names if name in attributes})
+    sizes = (geometry.patch_size, geometry.mpp_x, geometry.mpp_y, geometry.level0_mpp_x, geometry.level0_mpp_y)
+    if not all(np.isfinite(size) and size > 0 for size in sizes) or not 0 <= geometry.overlap < geometry.patch_size:
+        raise BagError(f"{geometry.name or 'bag'}: tile size, overlap or mpp on 'coords' is absurd", "extract the slide again")
+    return geometry

@@ -1,0 +1,8 @@
+"""What an annotation file marks on a slide: mask images, XML of ASAP and of ImageScope, and QuPath GeoJSON."""
+
+from __future__ import annotations
+
+from pipelines.annotations.annotation import Annotation, instance_labels, read_annotation
+from pipelines.annotations.mask import read_mask
+
+__all__ = ["Annotation", "instance_labels", "read_annotation", "read_mask"]

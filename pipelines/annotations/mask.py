@@ -1,0 +1,101 @@
+"""Mask images as annotations."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from comel.bag import TileGeometry
+from comel.errors import SlideError
+from pipelines.annotations.problems import annotation_error
+from pipelines.tissue import area_fraction
+
+__all__ = ["MASK_SUFFIXES", "MarkedMask", "read_mask"]
+
+MASK_SUFFIXES = {".png", ".tif", ".tiff"}
+_MOST_ASPECT_MISMATCH = 0.02
+_MAX_MASK_PIXELS = 128 << 20
+
+
+class MarkedMask:
+    """A mask image of a whole slide; see :class:`pipelines.annotations.Annotation`.
+
+    Args:
+        path: the image, covering all of level 0 at any scale.
+        width, height: the slide's size in level-0 pixels.
+
+    Raises:
+        SlideError: it cannot be read, or its sides have another ratio than the slide's (stage "annotation").
+    """
+
+    def __init__(self, path: Path, width: int, height: int) -> None:
+        self.classes: tuple[str, ...] = ()
+        self._path, self._mask = path, read_mask(path)
+        rows, columns = self._mask.shape
+        self._scale_x, self._scale_y = width / columns, height / rows
+        # The sides of a small mask are rounded to whole pixels.
+        allowed = max(_MOST_ASPECT_MISMATCH, 1 / columns + 1 / rows)
+        if abs(self._scale_x / self._scale_y - 1) > allowed:
+            raise annotation_error(
+                path,
+                f"a mask of {columns} x {rows} px does not fit a slide of {width} x {height} px",
+                "give the mask of this slide, covering all of level 0",
+            )
+
+    def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
+        if classes:
+            raise annotation_error(
+                self._path, f"a mask has no classes such as '{classes[0]}'", "name no class, or give QuPath or ASAP files"
+            )
+        return area_fraction(self._mask, self._scale_x, self._scale_y, coords, geometry.tile_width, geometry.tile_height)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask image as (h, w) bool: true where a pixel is neither zero nor transparent.
+
+    Of a TIFF pyramid the finest level that fits the memory limit is read.
+
+    Raises:
+        SlideError: it cannot be read, or is too large (stage "annotation").
+    """
+    import tifffile
+    from PIL import Image
+
+    try:
+        if path.suffix.lower() != ".png":
+            with tifffile.TiffFile(path) as tiff:
+                for level in tiff.series[0].levels:
+                    pixels = int(np.prod(level.shape, dtype=object))
+                    if pixels * level.dtype.itemsize <= 4 * _MAX_MASK_PIXELS:
+                        return _nonzero(path, level.asarray(), level.axes)
+            raise _too_large(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                if image.width * image.height > _MAX_MASK_PIXELS:
+                    raise _too_large(path)
+                alpha = image.mode.endswith("A")
+                values = np.asarray(image)
+        if alpha:
+            return (values[..., -1] > 0) & (values[..., :-1] > 0).any(axis=-1)
+        return np.any(values[..., None] if values.ndim == 2 else values, axis=-1)
+    except SlideError:
+        raise
+    except Exception as error:  # image libraries raise whatever a damaged file makes them stumble over
+        raise annotation_error(path, f"the mask cannot be read ({type(error).__name__})", "save it again as PNG") from error
+
+
+def _too_large(path: Path) -> SlideError:
+    return annotation_error(path, f"a mask of more than {_MAX_MASK_PIXELS >> 20} Mpx", "save it at a lower resolution")
+
+
+def _nonzero(path: Path, values: np.ndarray, axes: str) -> np.ndarray:
+    axes = "".join(axes)
+    if axes in ("YXS", "SYX"):
+        return np.any(values, axis=axes.index("S"))
+    if axes == "YX":
+        return values > 0
+    raise annotation_error(path, f"a mask with axes {axes}", "save it as one two-dimensional image")

@@ -1,0 +1,125 @@
+"""Outlines as annotations: areas by class, what is cut out of them, and the exact share of a tile that they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from comel.bag import TileGeometry
+from pipelines.annotations.problems import annotation_error
+
+__all__ = ["MarkedArea", "MarkedShapes", "check_size", "marked_areas"]
+
+_CUT_OUT = ("_2", "exclusion", "none", "normal", "negative", "hole", "exclude", "ignore", "ignore*")
+_COLLECTIONS = ("MultiPolygon", "GeometryCollection")
+_MAX_VECTOR_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class MarkedArea:
+    """One outline.
+
+    Attributes:
+        shape: polygons in level-0 pixels, valid.
+        name: its class, group or layer; may be empty.
+    """
+
+    shape: shapely.Geometry
+    name: str
+
+
+class MarkedShapes:
+    """Outlines of a slide; see :class:`pipelines.annotations.Annotation`."""
+
+    def __init__(self, areas: Sequence[MarkedArea]) -> None:
+        self.classes = tuple(sorted({area.name for area in areas if area.name}))
+        self._areas = areas
+        self._regions: dict[tuple[str, ...], shapely.Geometry] = {}
+
+    def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
+        wanted = tuple(name.strip().lower() for name in classes)
+        if wanted not in self._regions:
+            self._regions[wanted] = self._region(wanted)
+        return _covered_share(self._regions[wanted], coords, geometry)
+
+    def _region(self, wanted: Sequence[str]) -> shapely.Geometry:
+        """The union of what counts, less the union of what is cut out and not asked for."""
+        counted: list[shapely.Geometry] = []
+        cut: list[shapely.Geometry] = []
+        for area in self._areas:
+            if wanted and _is_one_of(area.name, wanted):
+                counted.append(area.shape)
+            elif _is_one_of(area.name, _CUT_OUT):
+                cut.append(area.shape)
+            elif not wanted and not area.name.strip().endswith("*"):
+                counted.append(area.shape)
+        return shapely.difference(shapely.union_all(counted), shapely.union_all(cut))
+
+
+def marked_areas(path: Path, shapes: Iterable[tuple[shapely.Geometry, str]]) -> list[MarkedArea]:
+    """Outlines made valid; points and lines have no area and drop out.
+
+    A ring that crosses itself encloses every part that it winds around, as a pen on paper would: a loop drawn over itself
+    leaves no hole.
+
+    Raises:
+        SlideError: a coordinate is not finite (stage "annotation").
+    """
+    areas = []
+    for shape, name in shapes:
+        if not np.isfinite(shapely.get_coordinates(shape)).all():
+            raise annotation_error(path, "a coordinate is not a number", "export it again")
+        parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in _polygons(shape)]
+        valid = shapely.union_all([part for part in parts if part.area > 0])
+        if not valid.is_empty:
+            areas.append(MarkedArea(valid, name.strip()))
+    return areas
+
+
+def check_size(path: Path) -> None:
+    """Refuse a vector file that is too large to read.
+
+    Raises:
+        SlideError: it is (stage "annotation").
+    """
+    if path.stat().st_size > _MAX_VECTOR_BYTES:
+        remedy = "export the annotations without the detections"
+        raise annotation_error(path, f"larger than {_MAX_VECTOR_BYTES >> 20} MiB", remedy)
+
+
+def _polygons(shape: shapely.Geometry) -> list[shapely.Geometry]:
+    """The polygons in a geometry and in the collections within it."""
+    found, pending = [], [shape]
+    while pending:
+        part = pending.pop()
+        if part.geom_type == "Polygon":
+            found.append(part)
+        elif part.geom_type in _COLLECTIONS:
+            pending.extend(shapely.get_parts(part))
+    return found
+
+
+def _is_one_of(name: str, classes: Sequence[str]) -> bool:
+    """Whether a class is among others, in any case of letters; ``Tumor: Positive`` is one of ``Tumor``, as in QuPath."""
+    own = name.strip().lower()
+    return any(own == wanted or own.startswith(f"{wanted}:") for wanted in classes)
+
+
+def _covered_share(region: shapely.Geometry, coords: np.ndarray, geometry: TileGeometry) -> np.ndarray:
+    """(N,) share of each tile's area inside a region; only tiles on a border are cut exactly."""
+    left, top = coords[:, 0], coords[:, 1]
+    tiles = shapely.box(left, top, left + geometry.tile_width, top + geometry.tile_height)
+    share = np.zeros(len(coords))
+    tree = shapely.STRtree(tiles)
+    tile_area = geometry.tile_width * geometry.tile_height
+    for part in shapely.get_parts(region):
+        shapely.prepare(part)
+        inside = tree.query(part, predicate="contains_properly")
+        border = np.setdiff1d(tree.query(part, predicate="intersects"), inside)
+        share[inside] += 1.0
+        share[border] += shapely.area(shapely.intersection(tiles[border], part)) / tile_area
+    return share

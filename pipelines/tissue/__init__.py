@@ -1,0 +1,7 @@
+"""Where there is tissue on a slide, and ink and folds, found on a thumbnail of about 8 micrometres per pixel."""
+
+from pipelines.tissue.find import TISSUE_METHODS, find_tissue
+from pipelines.tissue.mask import TissueMask, area_fraction
+from pipelines.tissue.own import own_tissue
+
+__all__ = ["TISSUE_METHODS", "TissueMask", "area_fraction", "find_tissue", "own_tissue"]

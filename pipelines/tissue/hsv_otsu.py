@@ -1,0 +1,39 @@
+"""Tissue by its saturation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelines.tissue.thumbnail import Thumbnail
+
+__all__ = ["hsv_otsu"]
+
+_LOWEST_SATURATION = 0.045
+_HIGHEST_SATURATION = 0.07
+_LOWEST_DENSITY = 0.02
+_LOWEST_CHROMA = 0.04
+
+
+def hsv_otsu(thumbnail: Thumbnail, clear: np.ndarray) -> np.ndarray:
+    """Tissue by Otsu's threshold on HSV saturation, kept within absolute limits.
+
+    Otsu (1979) always splits a picture in two, also one of bare glass and one full of tissue. Between the limits it
+    adapts to the stain; below the lower one nothing counts, above the upper one everything does. Grey has no saturation, so
+    that dust, shadows and glue without colour do not count.
+
+    Args:
+        thumbnail: the slide.
+        clear: (h, w) bool, False under ink and outside the slide.
+
+    Returns:
+        (h, w) bool, not cleaned of specks.
+    """
+    from skimage.filters import threshold_otsu
+
+    brightest, darkest = thumbnail.white.max(axis=2), thumbnail.white.min(axis=2)
+    chroma = brightest - darkest
+    saturation = chroma / np.maximum(brightest, 1e-3)
+    counted = saturation[clear]
+    threshold = threshold_otsu(counted) if counted.size and np.ptp(counted) > 0 else _HIGHEST_SATURATION
+    possible = clear & (chroma > _LOWEST_CHROMA) & (thumbnail.density.mean(axis=2) > _LOWEST_DENSITY)
+    return possible & (saturation > np.clip(threshold, _LOWEST_SATURATION, _HIGHEST_SATURATION))

@@ -1,0 +1,89 @@
+"""Tissue that a user drew: a mask image or an outline of each slide, in a folder."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from comel.bag import TileGeometry
+from comel.errors import SlideError
+
+if TYPE_CHECKING:
+    from pipelines.slide import Slide
+
+__all__ = ["draw_own_tissue", "own_tissue"]
+
+_SUFFIXES = {"mask": (".png", ".tif", ".tiff"), "geojson": (".geojson", ".json")}
+_OTHERS = (".xml",)
+_MOST_CELLS = 1 << 19
+
+
+def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
+    """The user's own file of a slide's tissue.
+
+    Args:
+        folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file a slide.
+        slide_id: the slide.
+        method: ``mask`` or ``geojson`` want a file of that kind for every slide; with any other method a slide without a file
+            is left to it.
+
+    Returns:
+        The file; None where there is none and none is wanted.
+
+    Raises:
+        SlideError: the slide has no file and wants one, or has several (stage "tissue").
+    """
+    if folder is None:
+        return None
+    suffixes = _SUFFIXES.get(method, (*_SUFFIXES["mask"], *_SUFFIXES["geojson"], *_OTHERS))
+    files = [file for suffix in suffixes if (file := Path(folder) / f"{slide_id}{suffix}").is_file()]
+    if len(files) > 1:
+        names = " and ".join(file.name for file in files)
+        raise SlideError(f"{folder}: {slide_id} has {names}", "keep the one that shows its tissue", stage="tissue")
+    if not files and method in _SUFFIXES:
+        wanted = " or ".join(f"{slide_id}{suffix}" for suffix in suffixes)
+        remedy = "draw it, or take --tissue hsv-otsu or stain-density for slides without a file"
+        raise SlideError(f"{folder}: no {wanted}", remedy, stage="tissue")
+    return files[0] if files else None
+
+
+def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndarray:
+    """The tissue of a user's file as (h, w) bool: a cell of the slide is tissue where at least half of it is marked.
+
+    Outlines are cut exactly, so of large slides cells of several mask pixels are taken: half a million at most.
+
+    Args:
+        file: see :func:`pipelines.annotations.read_annotation` for what it may hold.
+        slide: the slide it belongs to.
+        shape: (h, w) of the mask.
+
+    Raises:
+        SlideError: the file is damaged, of another kind, or belongs to another slide.
+    """
+    import cv2
+
+    from pipelines.annotations import instance_labels, read_annotation
+
+    fewer = max(1.0, math.sqrt(shape[0] * shape[1] / _MOST_CELLS))
+    rows, columns = max(1, round(shape[0] / fewer)), max(1, round(shape[1] / fewer))
+    width, height = slide.dimensions
+    cell = TileGeometry(
+        patch_size=1,
+        mpp_x=width / columns * slide.mpp_x,
+        mpp_y=height / rows * slide.mpp_y,
+        level0_mpp_x=slide.mpp_x,
+        level0_mpp_y=slide.mpp_y,
+        level0_width=width,
+        level0_height=height,
+        bounds_x=slide.bounds[0] if slide.bounds else 0,
+        bounds_y=slide.bounds[1] if slide.bounds else 0,
+        has_bounds=slide.bounds is not None,
+        name=slide.path.name,
+    )
+    x, y = np.arange(columns) * cell.tile_width, np.arange(rows) * cell.tile_height
+    corners = np.stack([np.tile(x, rows), np.repeat(y, columns)], axis=1)
+    marked = instance_labels(read_annotation(file, cell), corners, cell, positive_overlap=0.5).reshape(rows, columns)
+    return cv2.resize(marked.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from pydantic import ValidationError
+from small_slides import MeanColour, tissue_picture, write_manifest, write_slide
+
+from comel.bag import read_bag
+from comel.errors import SlideError
+from pipelines.cohort import extract_cohort
+from pipelines.extract import extract_slide
+from pipelines.settings import ExtractSettings
+from pipelines.slide import open_slide
+from pipelines.tissue import find_tissue, own_tissue
+
+SQUARE = [[200, 100], [900, 100], [900, 800], [200, 800], [200, 100]]
+HOLE = [[400, 300], [400, 600], [700, 600], [700, 300], [400, 300]]
+
+
+def write_outline(path: Path, *rings: list[list[int]], name: str = "Tissue") -> Path:
+    shape = {"type": "Polygon", "coordinates": list(rings)}
+    feature = {"type": "Feature", "geometry": shape, "properties": {"classification": {"name": name}}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}), encoding="utf-8")
+    return path
+
+
+def test_outline_with_a_hole(slide_path: Path, tmp_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        found = find_tissue(slide, "geojson", file=write_outline(tmp_path / "o.geojson", SQUARE, HOLE))
+    assert found.area_mm2 == pytest.approx((700 * 700 - 300 * 300) * 0.25e-6, rel=0.03)
+    row, column = round(450 / found.scale_y), round(550 / found.scale_x)
+    assert not found.mask[row, column]
+    assert found.mask[round(200 / found.scale_y), column]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_mask_image_of_any_scale(slide_path: Path, tmp_path: Path, suffix: str) -> None:
+    values = np.zeros((300, 400), np.uint8)
+    values[25:200, 50:225] = 1
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".png":
+        Image.fromarray(values).save(path)
+    else:
+        tifffile.imwrite(path, values)
+    with open_slide(slide_path) as slide:
+        found = find_tissue(slide, "mask", file=path)
+    assert found.area_mm2 == pytest.approx(700 * 700 * 0.25e-6, rel=0.03)
+
+
+def test_outline_counts_from_the_bounds(slide_path: Path, tmp_path: Path) -> None:
+    path = write_outline(tmp_path / "o.geojson", SQUARE)
+    with open_slide(slide_path) as slide:
+        slide.bounds = (100, 50, 1200, 1000)
+        found = find_tissue(slide, file=path)
+    rows, columns = np.nonzero(found.mask)
+    assert columns.min() * found.scale_x == pytest.approx(300, abs=2 * found.scale_x)
+    assert rows.min() * found.scale_y == pytest.approx(150, abs=2 * found.scale_y)
+
+
+def test_a_large_slide_is_drawn_in_coarser_cells(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tissue.own._MOST_CELLS", 3000)
+    with open_slide(slide_path) as slide:
+        found = find_tissue(slide, file=write_outline(tmp_path / "o.geojson", SQUARE))
+    assert found.mask.shape == (192, 256)
+    assert found.area_mm2 == pytest.approx(700 * 700 * 0.25e-6, rel=0.08)
+
+
+def test_which_file_is_taken(tmp_path: Path) -> None:
+    for name in ("a.geojson", "b.png", "c.x.tif", "d.geojson", "d.png"):
+        (tmp_path / name).touch()
+    assert own_tissue(None, "a", "hsv-otsu") is None
+    assert own_tissue(tmp_path, "a", "hsv-otsu") == tmp_path / "a.geojson"
+    assert own_tissue(tmp_path, "c.x", "stain-density") == tmp_path / "c.x.tif"
+    assert own_tissue(tmp_path, "missing", "hsv-otsu") is None
+    assert own_tissue(tmp_path, "d", "mask") == tmp_path / "d.png"
+    for slide_id, method, said in (
+        ("b", "geojson", "no b.geojson or b.json"),
+        ("a", "mask", "no a.png or a.tif or a.tiff"),
+        ("d", "hsv-otsu", "d.png and d.geojson"),
+    ):
+        with pytest.raises(SlideError, match=said) as caught:
+            own_tissue(tmp_path, slide_id, method)
+        assert caught.value.stage == "tissue"
+
+
+def test_own_tissue_needs_its_folder() -> None:
+    with pytest.raises(ValidationError, match="tissue_folder"):
+        ExtractSettings(tissue="geojson")
+
+
+def test_tiles_follow_the_outline(slide_path: Path, tmp_path: Path, encoder: MeanColour) -> None:
+    write_outline(tmp_path / "s.geojson", [[0, 0], [512, 0], [512, 256], [0, 256], [0, 0]])
+    settings = ExtractSettings(tissue="geojson", tissue_folder=tmp_path)
+    bag = extract_slide(slide_path, slide_id="s", encoder=encoder, settings=settings).bag
+    assert bag.coords is not None
+    assert bag.coords.tolist() == [[0, 0], [256, 0]]
+    assert "tissue_folder" not in bag.settings
+    assert len(bag.settings["tissue_file"]) == 64
+
+
+def test_a_corrected_outline_redoes_its_slide_alone(tmp_path: Path) -> None:
+    """Look at the overlays, correct one slide's tissue, run again."""
+    box = (0, 0, 1024, 1024)
+    slides = {name: write_slide(tmp_path / f"{name}.tif", tissue_picture(1024, 1024, box)) for name in ("one", "two")}
+    manifest = write_manifest(tmp_path / "m.csv", slides)
+    folder, out = tmp_path / "corrected", tmp_path / "bags"
+    folder.mkdir()
+    settings = ExtractSettings(tissue_folder=folder)
+
+    def run() -> tuple[int, int, int]:
+        report = extract_cohort(manifest, out, settings, encoder=MeanColour())
+        return report.done, report.skipped, report.failed
+
+    assert run() == (2, 0, 0)
+    write_outline(folder / "two.geojson", [[0, 0], [256, 0], [256, 256], [0, 256], [0, 0]])
+    assert run() == (1, 1, 0)
+    assert len(read_bag(out / "two.h5")) == 1
+    assert len(read_bag(out / "one.h5")) == 16
+    write_outline(folder / "two.geojson", [[0, 0], [512, 0], [512, 256], [0, 256], [0, 0]])
+    assert run() == (1, 1, 0)
+    assert run() == (0, 2, 0)
+    moved = ExtractSettings(tissue_folder=folder.rename(tmp_path / "elsewhere"))
+    assert extract_cohort(manifest, out, moved, encoder=MeanColour()).skipped == 2
+    (tmp_path / "elsewhere" / "two.geojson").write_text("{", encoding="utf-8")
+    report = extract_cohort(manifest, out, moved, encoder=MeanColour())
+    assert (report.skipped, report.failed) == (1, 1)
+    assert "two.geojson" in report.failures[0].reason
