@@ -21,7 +21,15 @@ COMPOSITION_ROOT = {
     "demonstration.py",
     "predict_cohort.py",
 }
-OPEN_TO_PIPELINES = {"comel.bag", "comel.errors", "comel.files", "comel.manifest", "comel.progress", "comel.registry"}
+OPEN_TO_PIPELINES = {
+    "comel.bag",
+    "comel.errors",
+    "comel.files",
+    "comel.killable",
+    "comel.manifest",
+    "comel.progress",
+    "comel.registry",
+}
 COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect")
 NESTED = [
     *[("bags", name) for name in ("check", "stats", "export")],
