@@ -35,7 +35,10 @@ from pipelines.batch.work import STALL_SECONDS, Described, Job
 from pipelines.encoders import PatchEncoder
 from pipelines.settings import ExtractSettings
 
-__all__ = ["CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
+__all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
+
+RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit"}
+"""What a user says about a run, beside where it works and :class:`ExtractSettings`."""
 
 _logger = logging.getLogger(__name__)
 

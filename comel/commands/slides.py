@@ -1,4 +1,4 @@
-"""``comel synth``, ``comel extract``, ``comel inspect`` and ``comel bags``: slides and their bags."""
+"""``comel synth``, ``comel inspect`` and ``comel bags``: slides and their bags."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from comel.commands.options import Device, Json, Quiet, print_json
+from comel.commands.options import Json, Quiet, print_json
 
-__all__ = ["bags_check", "bags_export", "bags_stats", "extract", "inspect", "synth"]
+__all__ = ["bags_check", "bags_export", "bags_stats", "inspect", "synth"]
 
 
 def synth(
@@ -34,59 +34,6 @@ def synth(
         quiet=quiet,
     )
     typer.echo(f"cohort: {manifest}")
-
-
-def extract(
-    manifest: Annotated[Path, typer.Argument(help="CSV with slide_id, path, label, task.")],
-    out: Annotated[Path, typer.Option(help="Folder for bags, overlays and failures.csv.")],
-    encoder: Annotated[
-        str | None,
-        typer.Option(help="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class."),
-    ] = None,
-    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
-    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
-    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
-    min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Redo complete slides too.")] = False,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Slides to bags of tile features. Run again, it keeps what is complete and redoes the rest."""
-    from dataclasses import asdict
-
-    from comel import api
-
-    report = api.extract(
-        manifest,
-        out,
-        encoder=encoder,
-        target_mpp=target_mpp,
-        assume_mpp=assume_mpp,
-        tile_size=tile_size,
-        overlap=overlap,
-        min_tissue=min_tissue,
-        batch_size=batch_size,
-        root=root,
-        force=force,
-        device=device,
-        quiet=quiet or as_json,
-    )
-    if as_json:
-        print_json(asdict(report))
-    else:
-        typer.echo(
-            f"{report.done} done, {report.skipped} kept, {report.failed} failed; {report.tiles} tiles, {report.seconds:.0f} s"
-        )
-        for failure in report.failures:
-            typer.echo(f"  {failure.slide}: {failure.reason}; {failure.remedy}", err=True)
-        if report.failures:
-            typer.echo(f"  all failures: {out / 'failures.csv'}", err=True)
-    if report.failed:
-        raise typer.Exit(1)
 
 
 def inspect(
