@@ -25,7 +25,7 @@ from comel.manifest import ManifestRow, read_manifest
 from pipelines.batch.claims import EXPIRY_SECONDS, Claims
 from pipelines.batch.executor import Executor, InProcess, LocalPool
 from pipelines.batch.outcomes import Ledger
-from pipelines.batch.owner import this_process
+from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.plan import plan_slides
 from pipelines.batch.presence import read_present
 from pipelines.batch.record import Failure, read_failures, write_record
@@ -350,7 +350,8 @@ def _remove_stale(out: Path, claims: Claims) -> None:
         with contextlib.suppress(FileNotFoundError):
             if nobody or time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
+    read_present(out / ".extract" / "workers", claims)
     for path in (out / ".extract" / "runs").glob("*.json"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _OLD_RUN_SECONDS:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if Owner(**read_json(path)).is_gone() or time.time() - path.stat().st_mtime > _OLD_RUN_SECONDS:
                 path.unlink()

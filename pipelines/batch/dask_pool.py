@@ -84,7 +84,7 @@ class DaskPool:
         job = self._job = _absolute(job)
         self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
         losses: Counter[str] = Counter()
-        futures = as_completed(self._submit(job, task) for task in tasks)
+        futures = as_completed([self._submit(job, task) for task in tasks], loop=self._client.loop)
         try:
             for future in futures:
                 task = self._pending.pop(future)

@@ -19,6 +19,8 @@ __all__ = ["Executor", "InProcess", "LocalPool", "worker_environments"]
 
 _CORES_A_WORKER = 8
 _STOP_SECONDS = 4.0
+# A signal that another thread happens to take wakes nobody who waits without end.
+_LISTEN_SECONDS = 0.5
 
 
 class Executor(Protocol):
@@ -138,7 +140,11 @@ class LocalPool:
                 thread.start()
             ended = 0
             while ended < len(self._threads):
-                match settled.get():
+                try:
+                    found = settled.get(timeout=_LISTEN_SECONDS)
+                except queue.Empty:
+                    continue
+                match found:
                     case None:
                         ended += 1
                     case BaseException() as error:

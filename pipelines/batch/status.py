@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -125,5 +126,5 @@ def kind_of_failure(outcome: Outcome, row: ManifestRow) -> str:
     """Stage and reason without the slide's name, so that equal failures of many slides count together."""
     reason = outcome.reason
     for name in (str(row.path), row.path.name, row.slide_id):
-        reason = reason.replace(name, "")
+        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "", reason)
     return f"{outcome.stage}: {reason.lstrip(': ')}"
