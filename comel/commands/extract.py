@@ -28,6 +28,7 @@ def extract(
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
     min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float16 (default) or float32, of the stored features.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Slides at once; default one a CUDA device, else one for every eight cores.")
@@ -72,6 +73,7 @@ def extract(
         overlap=overlap,
         min_tissue=min_tissue,
         batch_size=batch_size,
+        dtype=dtype,
         root=root,
         workers=workers,
         time_limit=time_limit,

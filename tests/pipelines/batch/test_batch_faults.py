@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,7 @@ from small_cohort import (
 from small_slides import write_manifest
 
 from comel.bag import Bag
+from pipelines.batch.claims import Claims
 from pipelines.batch.outcomes import Ledger
 from pipelines.batch.owner import HOST_VARIABLE
 from pipelines.cohort import extract_cohort, read_failures
@@ -74,6 +76,14 @@ def test_a_slide_without_progress_is_stopped(tmp_path: Path) -> None:
     assert report.failures[0].reason == "no sign of progress for 6 s; it was stopped"
 
 
+def works(pid: int, out: Path) -> bool:
+    """Whether a process holds a claim."""
+    claims = Claims(out / ".extract" / "claims")
+    held = claims.live().values()
+    claims.close()
+    return any(claim.owner is not None and claim.owner.pid == pid for claim in held)
+
+
 def kill_again_and_again(cohort: tuple[Path, dict[str, Bag]], out: Path, times: int) -> None:
     """Each run is killed, supervisor and child, at a random moment of its work; then one runs to its end."""
     manifest, whole = cohort
@@ -82,7 +92,7 @@ def kill_again_and_again(cohort: tuple[Path, dict[str, Bag]], out: Path, times: 
         for name in moments.sample(sorted(whole), 3):  # so that there is always work to be killed in
             (out / f"{name}.h5").unlink(missing_ok=True)
         process = start(manifest, out, pause=0.03)
-        wait_for(lambda: any((out / ".extract" / "claims").glob("*.claim")))
+        wait_for(partial(works, process.pid, out))
         time.sleep(moments.uniform(0, 1.2))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
