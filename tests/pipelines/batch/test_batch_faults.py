@@ -130,6 +130,7 @@ def test_two_hosts_do_every_slide_once(cohort: tuple[Path, dict[str, Bag]], tmp_
     assert not leftovers(out)
 
 
+@pytest.mark.slow
 def test_the_slides_of_a_host_that_dies_are_taken_over(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path) -> None:
     """No process of the other host can be asked after, so its claim has to expire; until then the run waits."""
     manifest, whole = cohort
@@ -197,6 +198,7 @@ with _interruptible():
     assert process.wait(60) == -signal.SIGINT
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path) -> None:
     """The run ends with one line, since no slide would fare better; with room again it goes on where it was."""
     manifest, whole = cohort

@@ -66,7 +66,13 @@ print(*[number for number in range(int(sys.argv[2])) if claims.take(str(number))
 def test_one_of_many_processes_takes_a_stale_claim_over(tmp_path: Path, ended: Owner) -> None:
     count, processes = 60, 4
     for number in range(count):
-        leave_claim(tmp_path, f"{number}.claim", *((ended,) if number % 2 else (ELSEWHERE,)), age=0 if number % 2 else 90)
+        leave_claim(
+            tmp_path,
+            f"{number}.claim",
+            *((ended,) if number % 2 else (ELSEWHERE,)),
+            age=0 if number % 2 else 90,
+            token=str(number),
+        )
     command = [sys.executable, "-c", COMPETE, str(tmp_path), str(count)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     running = [

@@ -20,6 +20,22 @@ from pipelines.batch.presence import Present, read_present
 from pipelines.cohort import CohortReport, CohortRun, extract_cohort, read_failures
 
 
+def test_the_same_files_and_failures_as_without_dask(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    manifest, out = write_cohort(tmp_path, 2, crashes=CRASHES), tmp_path / "bags"
+    alone = write_cohort(tmp_path / "alone", 2)
+    assert extract_cohort(alone, tmp_path / "alone" / "bags", SETTINGS, encoder=Trapped()).done == 2
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, DaskPool(cluster.scheduler_address), encoder=Trapped())
+        report = run.run()
+    assert (report.done, report.failed) == (2, 1)
+    assert report.failures[0].reason == "the process died (signal SIGSEGV)"
+    assert read_failures(out / "failures.csv") == list(report.failures)
+    assert_same(bags(out), bags(tmp_path / "alone" / "bags"))
+    assert not leftovers(out)
+
+
+@pytest.mark.slow
 def test_a_dask_worker_is_killed_in_the_middle_of_a_slide(tmp_path: Path) -> None:
     """The same bags and the same failures as without Dask; the killed worker's slide is done by another."""
     distributed = pytest.importorskip("distributed")

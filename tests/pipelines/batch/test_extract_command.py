@@ -45,7 +45,7 @@ def test_a_cohort_from_start_to_end(tmp_path: Path) -> None:
     (tmp_path / "mean.py").write_text(ENCODER)
     write_cohort(tmp_path, 2)
     lost = tmp_path / "slides" / "s01.tif"
-    lost.rename(tmp_path / "away.tif")
+    lost.unlink()
     arguments = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp", 1, "--tile-size", 64]
     code, output, errors = comel(*arguments, folder=tmp_path)
     assert code == 1
@@ -58,14 +58,30 @@ def test_a_cohort_from_start_to_end(tmp_path: Path) -> None:
     assert code == 0
     assert re.search(r"^done +1 of 2, \d+ tiles\nremaining +0\nfailed +1\n +1  open: no such", output, re.MULTILINE)
 
-    draw_slide(lost, 1)
-    code, output, _ = comel(*arguments, "--retry-failed", "--workers", 2, "--json", folder=tmp_path)
-    assert code == 0
-    report = json.loads(output)
-    assert (report["done"], report["skipped"], report["failed"]) == (1, 0, 0)
     code, output, _ = comel("cohort.csv", "--out", "bags", "--status", "--json", folder=tmp_path)
     status = json.loads(output)
-    assert (code, status["slides"], status["done"], status["failed"], status["running"]) == (0, 2, 2, {}, [])
+    assert (code, status["slides"], status["done"], status["remaining"], status["running"]) == (0, 2, 1, 0, [])
+    assert sum(status["failed"].values()) == 1
+
+
+@pytest.mark.slow
+def test_going_on_after_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "mean.py").write_text(ENCODER)
+    write_cohort(tmp_path, 2)
+    lost = tmp_path / "slides" / "s01.tif"
+    lost.unlink()
+    arguments = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp", 1, "--tile-size", 64, "--json"]
+
+    def run(*options: object) -> tuple[int, int, int, int]:
+        code, output, _ = comel(*arguments, *options, folder=tmp_path)
+        report = json.loads(output)
+        return code, report["done"], report["skipped"], report["failed"]
+
+    assert run() == (1, 1, 0, 1)
+    draw_slide(lost, 1)
+    assert run("--retry-failed", "--workers", 2) == (0, 1, 0, 0)
+    assert run("--verify") == (0, 0, 2, 0)
+    assert run("--dtype", "float32") == (0, 2, 0, 0)
 
 
 @pytest.mark.parametrize(
