@@ -11,14 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comel.errors import ComelError
+from comel.errors import ComelError, ConfigError
 from comel.progress import progress_bar
+from comel.registry import nearest
 
 if TYPE_CHECKING:
+    from pipelines.batch.executor import Executor
+    from pipelines.batch.status import Status
     from pipelines.cohort import CohortReport
     from pipelines.inspection import Inspection
 
-__all__ = ["check_bags", "demo", "encoders", "extract", "inspect", "serve", "synth"]
+__all__ = ["check_bags", "demo", "encoders", "extract", "extract_status", "inspect", "serve", "synth"]
 
 THUMBNAIL_SIDE = 1536
 
@@ -44,8 +47,10 @@ def extract(
     out: Path,
     *,
     root: Path | None = None,
-    device: str = "auto",
-    force: bool = False,
+    workers: int | None = None,
+    engine: str = "local",
+    scheduler: str | None = None,
+    scheduler_file: Path | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> CohortReport:
@@ -55,24 +60,58 @@ def extract(
         manifest: the cohort.
         out: folder of the bags, of ``overlays/`` and of ``failures.csv``.
         root: folder that the manifest's relative paths start from; default its own.
-        device: of the patch encoder.
-        force: redo complete slides too.
+        workers: slides at once on this machine; default one a CUDA device, else one for every eight cores.
+        engine: ``local``, or ``dask``: the workers of a Dask scheduler.
+        scheduler: the Dask scheduler's address.
+        scheduler_file: the Dask scheduler's file, in place of its address.
         quiet: no progress.
-        settings: fields of :class:`pipelines.settings.ExtractSettings`: encoder, target_mpp, assume_mpp, tile_size, ...
+        settings: fields of :class:`pipelines.settings.ExtractSettings`: encoder, target_mpp, assume_mpp, tile_size, ...; and
+            options of :class:`pipelines.cohort.CohortRun`: device, force, verify, retry_failed, wait, time_limit.
     """
+    from comel.commands.extract_view import watch
     from comel.config import parse_section
     from comel.manifest import read_manifest
-    from pipelines.cohort import SlideOutcome, extract_cohort
+    from pipelines.cohort import RUN_OPTIONS, CohortRun, SlideOutcome
     from pipelines.settings import ExtractSettings
 
-    chosen = parse_section(ExtractSettings, _given(settings), "extract")
-    slides = len(read_manifest(Path(manifest), root=root).rows)
-    with progress_bar(slides, "extract", quiet=quiet) as advance:
+    given = _given(settings)
+    options = {name: given.pop(name) for name in RUN_OPTIONS & given.keys()}
+    chosen = parse_section(ExtractSettings, given, "extract")
+    rows = read_manifest(Path(manifest), root=root).rows
+    run = CohortRun(rows, Path(out), chosen, _executor(engine, workers, scheduler, scheduler_file), **options)
+    with watch(run.status, quiet=quiet) as say:
 
         def tell(outcome: SlideOutcome) -> None:
-            advance(1, text=f"{outcome.slide_id} {outcome.state}, {outcome.tiles} tiles")
+            if outcome.failure is not None:
+                say(f"{outcome.slide_id} failed, {outcome.failure.stage}: {outcome.failure.reason}")
+            elif outcome.state == "done":
+                say("; ".join([f"{outcome.slide_id} done, {outcome.tiles} tiles", *outcome.notes]))
 
-        return extract_cohort(Path(manifest), Path(out), chosen, root=root, device=device, force=force, progress=tell)
+        return run.run(tell)
+
+
+def _executor(engine: str, workers: int | None, scheduler: str | None, scheduler_file: Path | None) -> Executor:
+    if engine == "dask":
+        if workers is not None:
+            raise ConfigError("--workers is of this machine", "with --engine dask, start as many Dask workers as you want")
+        from pipelines.batch.dask_pool import DaskPool
+
+        return DaskPool(scheduler, scheduler_file=scheduler_file)
+    if engine != "local":
+        raise ConfigError(f"--engine: no '{engine}'", nearest(engine, ["local", "dask"]))
+    if scheduler is not None or scheduler_file is not None:
+        raise ConfigError("a scheduler was given, but the engine is local", "add --engine dask")
+    from pipelines.batch.executor import LocalPool
+
+    return LocalPool(workers)
+
+
+def extract_status(manifest: Path, out: Path, *, root: Path | None = None) -> Status:
+    """How far the extraction of a manifest's slides in ``out`` is, whoever works on it, with the last run's settings."""
+    from comel.manifest import read_manifest
+    from pipelines.batch.status import folder_status
+
+    return folder_status(read_manifest(Path(manifest), root=root).rows, Path(out))
 
 
 def serve(model: Path | None = None, **settings: Any) -> None:

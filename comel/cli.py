@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from comel.commands import bench, demo, encoders, inference, inspect, keys, learning, manifest, report, scales, slides
+from comel.commands import bench, demo, encoders, extract, inference, inspect, keys, learning, manifest, report, scales, slides
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -27,7 +27,7 @@ bags_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look a
 app.command(epilog="Example: comel demo --out demo")(demo.demo)
 app.command(epilog="Example: comel synth cohort --organs colon,kidney --slides 20 --seed 1")(slides.synth)
 app.add_typer(manifest.app, name="manifest")
-app.command(epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(slides.extract)
+app.command(epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(extract.extract)
 app.command(epilog="Example: comel encoders uni")(encoders.encoders)
 app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
 app.add_typer(bags_app, name="bags")

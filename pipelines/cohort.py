@@ -1,48 +1,51 @@
-"""A cohort of slides to a folder of bags; it may be stopped at any moment and started again.
+"""A cohort of slides to a folder of bags, by one machine or several; it may be stopped at any moment and started again.
 
-A bag that exists is complete (temporary name, verified, renamed), and is kept where its settings, its slide's fingerprint
-and its checksum are what they would be again. The overlay is written before the bag, so a complete bag has its overlay.
+A bag that exists is complete (temporary name, verified, renamed). It is kept where its settings, its slide's fingerprint and
+its checksum are what they would be again. That is found out once and recorded with sizes and times of the files, so the next
+run reads a bag only where one of these has changed.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import logging
+import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import FrameType
+from typing import Any, Literal
 
-from comel.bag import Bag, read_bag, read_bag_header, write_bag
-from comel.errors import BagError, ComelError, SlideError
-from comel.files import atomic_path, sha256_of_json, write_json, write_text
+from comel.errors import ConfigError
+from comel.files import read_json, write_json
 from comel.manifest import ManifestRow, read_manifest
-from pipelines.encoders import PatchEncoder, load_encoder, scale_note
-from pipelines.extract import extract_slide
-from pipelines.settings import ExtractSettings, content_settings
-from pipelines.tissue import own_tissue
+from pipelines.batch.claims import EXPIRY_SECONDS, Claims
+from pipelines.batch.executor import Executor, InProcess, LocalPool
+from pipelines.batch.outcomes import Ledger
+from pipelines.batch.owner import Owner, this_process
+from pipelines.batch.plan import plan_slides
+from pipelines.batch.presence import read_present
+from pipelines.batch.record import Failure, read_failures, write_record
+from pipelines.batch.status import Status, running_slides, seconds_left
+from pipelines.batch.supervise import Settled, SlideTask
+from pipelines.batch.work import STALL_SECONDS, Described, Job
+from pipelines.encoders import PatchEncoder
+from pipelines.settings import ExtractSettings
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
 
-__all__ = ["CohortReport", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
+RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit"}
+"""What a user says about a run, beside where it works and :class:`ExtractSettings`."""
 
 _logger = logging.getLogger(__name__)
 
 _STALE_SECONDS = 3600.0
-_DEFECT_REMEDY = "run again with the log on; if it stays, leave the slide out of the manifest"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A slide that failed: a row of ``failures.csv``."""
-
-    slide: str
-    stage: str
-    reason: str
-    remedy: str
+_OLD_RUN_SECONDS = 30 * 24 * 3600.0
+_RECORD_SECONDS = 60.0
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,26 +54,32 @@ class SlideOutcome:
 
     Attributes:
         slide_id: the slide.
-        state: done now, skipped because it was complete, or failed.
+        state: done now, skipped because it was complete, elsewhere: done meanwhile by another run, or failed.
         tiles: rows of its bag.
         notes: what a user should know about it.
+        failure: why it failed.
     """
 
     slide_id: str
-    state: Literal["done", "skipped", "failed"]
+    state: Literal["done", "skipped", "elsewhere", "failed"]
     tiles: int = 0
     notes: tuple[str, ...] = ()
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class CohortReport:
-    """What became of a cohort.
+    """What a run did.
 
     Attributes:
-        done, skipped, failed: numbers of slides.
+        done: slides extracted.
+        skipped: slides that were complete already.
+        failed: slides that failed, here or in another run on the same folder meanwhile.
         tiles: tiles encoded in this run.
         seconds: time this run took.
-        failures: the slides of this manifest that failed.
+        failures: the slides that failed.
+        elsewhere: slides that another run on the same folder extracted meanwhile.
+        left: slides that another run works on, where this one was told not to wait.
     """
 
     done: int
@@ -79,6 +88,8 @@ class CohortReport:
     tiles: int
     seconds: float
     failures: tuple[Failure, ...] = ()
+    elsewhere: int = 0
+    left: int = 0
 
 
 def extract_cohort(
@@ -87,12 +98,12 @@ def extract_cohort(
     settings: ExtractSettings,
     *,
     root: Path | None = None,
-    device: str = "auto",
-    force: bool = False,
+    workers: int | None = None,
     encoder: PatchEncoder | None = None,
     progress: Callable[[SlideOutcome], None] | None = None,
+    **options: Any,
 ) -> CohortReport:
-    """Extract every slide of a manifest to ``out``.
+    """Extract every slide of a manifest to ``out``, on this machine.
 
     Writes ``<slide_id>.h5``, ``overlays/<slide_id>.png``, ``failures.csv`` (slide, stage, reason, remedy) and
     ``extract.json``. A slide that fails stands in ``failures.csv`` and the next one follows; once it succeeds it
@@ -103,152 +114,244 @@ def extract_cohort(
         out: the folder of the bags.
         settings: see :class:`ExtractSettings`.
         root: folder that relative paths of the manifest start from.
-        device: see :func:`pipelines.encoders.load_encoder`.
-        force: do complete slides again too.
-        encoder: an encoder that is loaded already, in place of ``settings.encoder``.
-        progress: told the outcome of each slide, in the manifest's order.
+        workers: see :class:`pipelines.batch.executor.LocalPool`.
+        encoder: an encoder that is loaded already, in place of ``settings.encoder``; the work is then done in this
+            process, where no time limit holds and a crash is the end.
+        progress: told the outcome of each slide.
+        options: see :class:`CohortRun`.
 
     Raises:
         ManifestError: the manifest cannot be used.
         ConfigError: the encoder or the device cannot be used.
+        OutputFull: ``out`` takes no more; what is there is whole.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what is there is whole.
     """
-    started = time.monotonic()
     rows = read_manifest(manifest, root=root).rows
-    encoder = encoder or load_encoder(settings.encoder, device)
-    if (note := scale_note(encoder, settings.target_mpp)) is not None:
-        _logger.warning("%s", note)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _remove_stale(out)
-    failures = {failure.slide: failure for failure in read_failures(out / "failures.csv")}
-    outcomes: list[SlideOutcome] = []
-    for row in rows:
-        outcome: SlideOutcome | Failure = _one_slide(row, out, settings, encoder, force)
-        if isinstance(outcome, Failure):
-            failures[row.slide_id] = outcome
-            outcome = SlideOutcome(row.slide_id, "failed")
-        else:
-            failures.pop(row.slide_id, None)
-        _write_failures(out / "failures.csv", list(failures.values()))
-        outcomes.append(outcome)
-        if progress is not None:
-            progress(outcome)
-    count = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed")}
-    report = CohortReport(
-        **count,
-        tiles=sum(outcome.tiles for outcome in outcomes if outcome.state == "done"),
-        seconds=time.monotonic() - started,
-        failures=tuple(failures[outcome.slide_id] for outcome in outcomes if outcome.state == "failed"),
-    )
-    _write_summary(out / "extract.json", settings, encoder, outcomes, report)
-    return report
+    executor: Executor = InProcess() if encoder is not None else LocalPool(workers)
+    return CohortRun(rows, out, settings, executor, encoder=encoder, **options).run(progress)
 
 
-def read_failures(path: Path) -> list[Failure]:
-    """The rows of a ``failures.csv``; none where there is no such file or it is none of ours."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", errors="replace", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return [Failure(**row) for row in rows if set(row) == set(Failure.__dataclass_fields__)]
+class CohortRun:
+    """One run over a cohort. While :meth:`run` works in one thread, another may ask for :meth:`status`.
 
+    Args:
+        rows: the slides.
+        out: the folder of the bags.
+        settings: see :class:`ExtractSettings`.
+        executor: where the work is done; it is closed at the end.
+        device: see :func:`pipelines.encoders.load_encoder`.
+        force: do complete slides again too.
+        verify: read every bag that is there and check it, whatever is recorded.
+        retry_failed: work only on slides that failed.
+        wait: stay until slides that others work on are done, or take them over where those die.
+        time_limit: most seconds that a slide may take.
+        stall_limit: most seconds that a slide may take without a sign of progress.
+        expiry: see :class:`pipelines.batch.claims.Claims`.
+        encoder: see :func:`extract_cohort`.
+    """
 
-def _one_slide(
-    row: ManifestRow, out: Path, settings: ExtractSettings, encoder: PatchEncoder, force: bool
-) -> SlideOutcome | Failure:
-    stage = "open"
-
-    def report(name: str, done: int, total: int) -> None:
-        nonlocal stage
-        stage = name
-
-    bag_path, overlay_path = out / f"{row.slide_id}.h5", out / "overlays" / f"{row.slide_id}.png"
-    try:
-        if not force and overlay_path.is_file() and (bag := _complete_bag(row, bag_path, settings, encoder)) is not None:
-            return SlideOutcome(row.slide_id, "skipped", len(bag))
-        extracted = extract_slide(
-            row.path,
-            slide_id=row.slide_id,
-            encoder=encoder,
+    def __init__(
+        self,
+        rows: Sequence[ManifestRow],
+        out: Path,
+        settings: ExtractSettings,
+        executor: Executor,
+        *,
+        device: str = "auto",
+        force: bool = False,
+        verify: bool = False,
+        retry_failed: bool = False,
+        wait: bool = True,
+        time_limit: float | None = None,
+        stall_limit: float = STALL_SECONDS,
+        expiry: float = EXPIRY_SECONDS,
+        encoder: PatchEncoder | None = None,
+    ) -> None:
+        self._rows, self._executor = rows, executor
+        self._job = Job(
+            out=Path(out),
             settings=settings,
-            mpp=row.mpp,
-            annotation=row.annotation,
-            progress=report,
+            device=device,
+            run=secrets.token_hex(8),
+            force=force,
+            time_limit=time_limit,
+            stall_limit=stall_limit,
+            expiry=expiry,
+            encoder=encoder,
         )
-        stage = "write"
-        _write_overlay(overlay_path, extracted.overlay)
-        write_bag(bag_path, extracted.bag)
-        return SlideOutcome(row.slide_id, "done", len(extracted.bag), tuple(extracted.notes))
-    except ComelError as error:
-        return Failure(row.slide_id, error.stage if isinstance(error, SlideError) else stage, error.what, error.remedy)
-    except Exception as error:  # one slide must not stop a cohort, whatever a damaged file provokes
-        _logger.warning("slide %s failed in stage %s", row.slide_id, stage, exc_info=error)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        remedy = "free disk space and run again" if stage == "write" and isinstance(error, OSError) else _DEFECT_REMEDY
-        return Failure(row.slide_id, stage, reason, remedy)
+        self._verify, self._retry_failed, self._wait = verify, retry_failed, wait
+        self._ledger = Ledger(self._job.state_dir / "outcomes")
+        self._outcomes: dict[str, SlideOutcome] = {}
+        self._slides = len(rows)
+        self._awaited: Claims | None = None
+
+    def run(self, progress: Callable[[SlideOutcome], None] | None = None) -> CohortReport:
+        """Do it; raises as :func:`extract_cohort`."""
+        started = time.monotonic()
+        state_dir = self._job.state_dir
+        claims = Claims(state_dir / "claims", expiry=self._job.expiry)
+        marker = state_dir / "runs" / f"{self._job.run}.json"
+        try:
+            with _interruptible():
+                _remove_stale(self._job.out, claims)
+                write_json(marker, asdict(this_process()))
+                described = self._executor.describe(self._job)
+                if (note := described.encoder["note"]) is not None:
+                    _logger.warning("%s", note)
+                self._job = replace(self._job, key=described.key)
+                self._enter(described, claims)
+                try:
+                    left = self._work(claims, described, progress or (lambda outcome: None))
+                finally:
+                    self._executor.stop()
+                    self._record(described, claims)
+        finally:
+            self._executor.close()
+            marker.unlink(missing_ok=True)
+            claims.close()
+        return self._report(left, time.monotonic() - started)
+
+    def status(self) -> Status:
+        """How far this run is; what others do shows while it waits for them."""
+        outcomes = list(self._outcomes.values())
+        failed = [outcome for outcome in outcomes if outcome.failure is not None]
+        present = self._executor.present()
+        if self._awaited is not None:
+            present = read_present(self._job.state_dir / "workers", self._awaited)
+        rate = sum(process.tiles_per_second for process in present)
+        running, remaining, done = running_slides(present), self._slides - len(outcomes), len(outcomes) - len(failed)
+        tiles = sum(outcome.tiles for outcome in outcomes)
+        left = seconds_left(remaining, done, tiles, running, rate)
+        stages: dict[str, int] = {}
+        for outcome in failed:
+            assert outcome.failure is not None
+            stages[outcome.failure.stage] = stages.get(outcome.failure.stage, 0) + 1
+        return Status(self._slides, done, stages, remaining, running, tiles, rate, left)
+
+    def _enter(self, described: Described, claims: Claims) -> None:
+        """Say what this folder's bags are made with from now on, unless others make them otherwise at this moment."""
+        path = self._job.state_dir / "run.json"
+        try:
+            before = str(read_json(path)["key"])
+        except (OSError, ValueError, KeyError, TypeError):
+            before = described.key
+        if before != described.key and (live := claims.live()):
+            slide, held = next(iter(live.items()))
+            where = f"{held.owner.host}, process {held.owner.pid}" if held.owner is not None else "another process"
+            raise ConfigError(
+                f"{self._job.out}: {where} extracts {slide} with other settings",
+                "give another --out, or wait until that run has ended",
+            )
+        write_json(path, {"key": described.key, **self._facts(described)})
+
+    def _facts(self, described: Described) -> dict[str, Any]:
+        return {"settings": self._job.settings.model_dump(mode="json"), "encoder": described.encoder}
+
+    def _work(self, claims: Claims, described: Described, progress: Callable[[SlideOutcome], None]) -> int:
+        """Work until nothing is left to do; returns how many slides are left to others."""
+        again = self._job.force or self._verify
+        plan = plan_slides(self._rows, self._job.out, self._ledger, self._job.key, again=again, only_failed=self._retry_failed)
+        self._slides = len(plan.kept) + len(plan.tasks)
+        for kept in plan.kept:
+            self._note(SlideOutcome(kept.slide_id, "skipped", kept.tiles, kept.notes), progress)
+        tasks, recorded = plan.tasks, time.monotonic()
+        while tasks:
+            busy: list[SlideTask] = []
+            with contextlib.closing(self._executor.work(self._job, tasks)) as settling:
+                for settled in settling:
+                    if settled.state == "busy":
+                        busy.append(settled.task)
+                    elif (outcome := _as_outcome(settled)) is not None:
+                        self._note(outcome, progress)
+                        if outcome.failure is not None and time.monotonic() - recorded > _RECORD_SECONDS:
+                            self._record(described, claims)
+                            recorded = time.monotonic()
+            if busy and not self._wait:
+                return len(busy)
+            tasks = self._await(busy, claims)
+        return 0
+
+    def _await(self, busy: list[SlideTask], claims: Claims) -> list[SlideTask]:
+        """Wait until one of the slides is free, and return all: most will have been done by their holders."""
+        if busy:
+            names = ", ".join(task.row.slide_id for task in busy[:3]) + (", ..." if len(busy) > 3 else "")
+            _logger.warning("waiting for %d slides that other processes work on: %s", len(busy), names)
+        self._awaited = claims
+        try:
+            while busy and all(claims.is_live(task.row.slide_id) for task in busy):
+                time.sleep(_POLL_SECONDS)
+        finally:
+            self._awaited = None
+        return busy
+
+    def _record(self, described: Described, claims: Claims) -> None:
+        write_record(self._job.out, self._rows, self._facts(described), described.key, self._ledger, claims)
+
+    def _note(self, outcome: SlideOutcome, progress: Callable[[SlideOutcome], None]) -> None:
+        self._outcomes[outcome.slide_id] = outcome
+        progress(outcome)
+
+    def _report(self, left: int, seconds: float) -> CohortReport:
+        outcomes = list(self._outcomes.values())
+        states = [outcome.state for outcome in outcomes]
+        return CohortReport(
+            done=states.count("done"),
+            skipped=states.count("skipped"),
+            failed=states.count("failed"),
+            tiles=sum(outcome.tiles for outcome in outcomes if outcome.state == "done"),
+            seconds=seconds,
+            failures=tuple(outcome.failure for outcome in outcomes if outcome.failure is not None),
+            elsewhere=states.count("elsewhere"),
+            left=left,
+        )
 
 
-def _complete_bag(row: ManifestRow, bag_path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
-    """The bag that is there, where extracting the slide again would give the same; else None."""
-    if not bag_path.is_file() or not row.path.is_file():
+def _as_outcome(settled: Settled) -> SlideOutcome | None:
+    """What the user hears of it; None where there is nothing to hear yet."""
+    recorded, slide_id = settled.outcome, settled.task.row.slide_id
+    if recorded is None:
         return None
-    try:
-        tissue = own_tissue(settings.tissue_folder, row.slide_id, settings.tissue)
-        wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation, tissue=tissue)
-        if read_bag_header(bag_path).get("settings_hash") != sha256_of_json(wanted):
-            return None
-        return read_bag(bag_path, verify=True)
-    except (BagError, SlideError, OSError):
-        return None
+    if recorded.state == "failed":
+        return SlideOutcome(slide_id, "failed", failure=Failure.of(recorded))
+    state: Literal["done", "skipped", "elsewhere"] = settled.state if settled.state in ("done", "skipped") else "elsewhere"
+    return SlideOutcome(slide_id, state, recorded.tiles, recorded.notes)
 
 
-def _write_overlay(path: Path, overlay: Image) -> None:
-    with atomic_path(path) as temporary:
-        overlay.save(temporary, format="PNG")
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM is a Ctrl-C, and the second of either ends the process at once.
 
-
-def _write_failures(path: Path, failures: list[Failure]) -> None:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(Failure.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(failure) for failure in failures)
-    text = stream.getvalue()
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+    Nothing is half-written then: bags have temporary names until they are whole, the children end with their parent, and
+    claims of a process that is gone are void.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, first) for each in signals}
     try:
-        write_text(path, text)
-    except OSError as error:
-        # On a full disk the batch still goes on, and its report still names the failures.
-        _logger.warning("%s cannot be written: %s", path, error)
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
-def _write_summary(
-    path: Path, settings: ExtractSettings, encoder: PatchEncoder, outcomes: list[SlideOutcome], report: CohortReport
-) -> None:
-    summary: dict[str, Any] = {
-        "settings": settings.model_dump(mode="json"),
-        "encoder": {
-            "name": encoder.name,
-            "weights_hash": encoder.weights_hash,
-            "dimension": encoder.dimension,
-            "mpp": list(encoder.mpp),
-            "note": scale_note(encoder, settings.target_mpp),
-        },
-        "counts": {"done": report.done, "skipped": report.skipped, "failed": report.failed, "tiles": report.tiles},
-        "seconds": round(report.seconds, 3),
-        "slides": {
-            entry.slide_id: {"state": entry.state, "tiles": entry.tiles, "notes": list(entry.notes)} for entry in outcomes
-        },
-    }
-    try:
-        write_json(path, summary)
-    except OSError as error:
-        _logger.warning("%s cannot be written: %s", path, error)
-
-
-def _remove_stale(out: Path) -> None:
-    """Remove what a killed run left under temporary names, unless it is young enough to be another run's."""
-    for folder in (out, out / "overlays"):
-        for left in folder.glob(".partial-*"):
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink(missing_ok=True)
+def _remove_stale(out: Path, claims: Claims) -> None:
+    """Remove what killed runs left under temporary names: all where nobody works here, else what is older than an hour."""
+    left = [path for folder in (out, out / "overlays", out / ".extract" / "outcomes") for path in folder.glob(".partial-*")]
+    nobody = not claims.live()
+    for path in left:
+        with contextlib.suppress(FileNotFoundError):
+            if nobody or time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
+    read_present(out / ".extract" / "workers", claims)
+    for path in (out / ".extract" / "runs").glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if Owner(**read_json(path)).is_gone() or time.time() - path.stat().st_mtime > _OLD_RUN_SECONDS:
+                path.unlink()

@@ -1,4 +1,4 @@
-"""``comel synth``, ``comel extract`` and ``comel bags``: slides and their bags."""
+"""``comel synth`` and ``comel bags``: slides and their bags."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from comel.commands.options import Device, Json, Quiet, ink_colours, print_json
+from comel.commands.options import Json, Quiet, print_json
 
-__all__ = ["bags_check", "bags_export", "bags_stats", "extract", "synth"]
+__all__ = ["bags_check", "bags_export", "bags_stats", "synth"]
 
 
 def synth(
@@ -34,105 +34,6 @@ def synth(
         quiet=quiet,
     )
     typer.echo(f"cohort: {manifest}")
-
-
-def extract(
-    manifest: Annotated[Path, typer.Argument(help="CSV with slide_id, path, label, task.")],
-    out: Annotated[Path, typer.Option(help="Folder for bags, overlays and failures.csv.")],
-    encoder: Annotated[
-        str | None,
-        typer.Option(help="efficientnet-lite0, uni, ... (docs/encoders.md), NAME:FOLDER, hf:<name or folder>, file.py:Class."),
-    ] = None,
-    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
-    also_mpp: Annotated[
-        list[float] | None, typer.Option(help="A coarser scale to extract too, a whole multiple of the next finer; repeat it.")
-    ] = None,
-    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
-    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
-    min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
-    tissue: Annotated[str | None, typer.Option(help="hsv-otsu (default), stain-density, mask or geojson.")] = None,
-    tissue_folder: Annotated[Path | None, typer.Option(help="Your own tissue: <slide_id>.geojson, .png, ...")] = None,
-    ink: Annotated[str | None, typer.Option(help="Marker inks to look for: red,green,blue,black (default) or none.")] = None,
-    max_pen: Annotated[float | None, typer.Option(help="Most share of ink in a tile; default 0.25.")] = None,
-    max_fold: Annotated[float | None, typer.Option(help="Most share of folds in a tile; default 1, keeps all.")] = None,
-    regions_only: Annotated[
-        bool, typer.Option("--regions-only", help="Only tiles inside the annotations of the manifest.")
-    ] = False,
-    regions: Annotated[
-        list[str] | None, typer.Option(help="Only tiles inside this class of the annotations; repeat it.")
-    ] = None,
-    exclude_regions: Annotated[
-        list[str] | None, typer.Option(help="No tile inside this class of the annotations; repeat it.")
-    ] = None,
-    positive: Annotated[
-        list[str] | None, typer.Option(help="Class of the annotations that makes a tile positive; repeat it. Default: all.")
-    ] = None,
-    annotation_overlap: Annotated[
-        float | None, typer.Option(help="Least share of a tile inside an annotation to count as inside; default 0.25.")
-    ] = None,
-    stain_normalisation: Annotated[
-        str | None, typer.Option(help="macenko or reinhard: bring all slides to one staining; default none.")
-    ] = None,
-    stain_reference: Annotated[
-        Path | None, typer.Option(help="Image of H&E tissue with the staining to bring slides to; default a built-in one.")
-    ] = None,
-    stain: Annotated[
-        str | None, typer.Option(help="Shift the staining: light, dark, h_heavy, ... or random, another for each slide.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Redo complete slides too.")] = False,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Slides to bags of tile features. Run again, it keeps what is complete and redoes the rest."""
-    from dataclasses import asdict
-
-    from comel import api
-
-    report = api.extract(
-        manifest,
-        out,
-        encoder=encoder,
-        target_mpp=target_mpp,
-        also_mpp=also_mpp or None,
-        assume_mpp=assume_mpp,
-        tile_size=tile_size,
-        overlap=overlap,
-        min_tissue=min_tissue,
-        tissue=tissue,
-        tissue_folder=tissue_folder,
-        ink=ink_colours(ink),
-        max_pen=max_pen,
-        max_fold=max_fold,
-        regions_only=regions_only or None,
-        regions=regions or None,
-        exclude_regions=exclude_regions or None,
-        positive_classes=positive or None,
-        annotation_overlap=annotation_overlap,
-        stain_normalisation=stain_normalisation,
-        stain_reference=stain_reference,
-        stain=stain,
-        batch_size=batch_size,
-        root=root,
-        force=force,
-        device=device,
-        quiet=quiet or as_json,
-    )
-    if as_json:
-        print_json(asdict(report))
-    else:
-        typer.echo(
-            f"{report.done} done, {report.skipped} kept, {report.failed} failed; {report.tiles} tiles, {report.seconds:.0f} s"
-        )
-        for failure in report.failures:
-            typer.echo(f"  {failure.slide}: {failure.reason}; {failure.remedy}", err=True)
-        if report.failures:
-            typer.echo(f"  all failures: {out / 'failures.csv'}", err=True)
-    if report.failed:
-        raise typer.Exit(1)
 
 
 def bags_check(

@@ -25,6 +25,7 @@ OPEN_TO_PIPELINES = {
     "comel.bag",
     "comel.errors",
     "comel.files",
+    "comel.killable",
     "comel.manifest",
     "comel.progress",
     "comel.registry",

@@ -1,0 +1,243 @@
+"""Slides worked on by a Dask cluster.
+
+A task is one slide, and a few hundred bytes go through the scheduler: a manifest's row there, an outcome back. In the Dask
+worker a :class:`comel.killable.KillableWorker` does the work, so a decoder that crashes takes that child and no Dask worker. A
+Dask worker that dies is therefore nobody's fault: its slides are given out again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from comel.errors import ConfigError
+from comel.killable import CallFailed, CallKilled, KillableWorker, WorkerCrashed
+from pipelines.batch.claims import Claims
+from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
+from pipelines.batch.owner import this_process
+from pipelines.batch.presence import Presence, Present, read_present
+from pipelines.batch.supervise import Settled, SlideTask, Supervisor
+from pipelines.batch.work import Described, Job, describe
+
+__all__ = ["DaskPool"]
+
+_CONNECT_SECONDS = 30
+_STOP_SECONDS = 4.0
+_MOST_LOSSES = 3
+
+_logger = logging.getLogger(__name__)
+
+
+class DaskPool:
+    """The workers of a Dask scheduler, which all see the slides and the output folder under the same paths.
+
+    Args:
+        address: of the scheduler, such as ``tcp://10.0.0.1:8786``.
+        scheduler_file: the file that ``dask scheduler --scheduler-file`` wrote, in place of the address.
+
+    Raises:
+        ConfigError: Dask is not installed, or the scheduler does not answer.
+    """
+
+    def __init__(self, address: str | None = None, *, scheduler_file: Path | None = None) -> None:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise ConfigError("--engine dask: Dask is not installed", "run: pip install 'comel[cluster]'") from None
+        if (address is None) == (scheduler_file is None):
+            raise ConfigError("--engine dask: the scheduler is not named", "give --scheduler ADDRESS or --scheduler-file FILE")
+        if scheduler_file is not None and not scheduler_file.is_file():
+            raise ConfigError(f"{scheduler_file}: no such file", "start the scheduler with --scheduler-file, or check the path")
+        where = {"address": address} if address else {"scheduler_file": str(scheduler_file)}
+        try:
+            self._client = Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False, name="comel-extract")
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"{address or scheduler_file}: no Dask scheduler answers ({type(error).__name__})",
+                "start one with 'dask scheduler', and check the address and, for tls://, the certificates",
+            ) from None
+        self._job: Job | None = None
+        self._claims: Claims | None = None
+        self._pending: dict[Any, SlideTask] = {}
+
+    def describe(self, job: Job) -> Described:
+        """See :class:`pipelines.batch.executor.Executor`."""
+        if not self._client.scheduler_info()["workers"]:
+            _logger.warning("the Dask scheduler has no worker yet; waiting for one")
+        try:
+            described: Described = self._client.submit(_describe, _absolute(job), pure=False).result()
+        except (CallFailed, WorkerCrashed) as error:
+            raise ConfigError(f"{job.settings.encoder}: cannot be loaded on a Dask worker ({error})", "see its log") from None
+        return described
+
+    def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
+        """See :class:`pipelines.batch.executor.Executor`."""
+        from distributed import KilledWorker, as_completed
+
+        job = self._job = _absolute(job)
+        self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
+        losses: Counter[str] = Counter()
+        futures = as_completed([self._submit(job, task) for task in tasks], loop=self._client.loop)
+        try:
+            for future in futures:
+                task = self._pending.pop(future)
+                error = None if future.status == "finished" else future.exception()
+                if error is None:
+                    yield future.result()
+                elif not isinstance(error, KilledWorker):
+                    raise error
+                elif (times := losses[task.row.slide_id] + 1) < _MOST_LOSSES:
+                    losses[task.row.slide_id] = times
+                    _logger.warning("the Dask workers that had %s died; it is given out again", task.row.slide_id)
+                    futures.add(self._submit(job, task))
+                else:
+                    yield _lost(job, task, error)
+        finally:
+            if self._pending:
+                self.stop()
+            self._claims.close()
+
+    def present(self) -> list[Present]:
+        """See :class:`pipelines.batch.executor.Executor`."""
+        if self._job is None or self._claims is None:
+            return []
+        return read_present(self._job.state_dir / "workers", self._claims)
+
+    def stop(self) -> None:
+        """See :class:`pipelines.batch.executor.Executor`."""
+        if self._job is None:
+            return
+        run = self._job.run
+        pending, self._pending = list(self._pending), {}
+        self._everywhere(lambda: self._client.cancel(pending, force=True))
+        self._everywhere(lambda: self._client.run(_stop, run, on_error="ignore"))
+
+    def close(self) -> None:
+        """See :class:`pipelines.batch.executor.Executor`."""
+        if self._job is not None:
+            run = self._job.run
+            self._everywhere(lambda: self._client.run(_leave, run, on_error="ignore"))
+        self._client.close(timeout=2)
+
+    def _submit(self, job: Job, task: SlideTask) -> Any:
+        future = self._client.submit(_settle, job, task, pure=False)
+        self._pending[future] = task
+        return future
+
+    def _everywhere(self, action: Callable[[], object]) -> None:
+        """Do something on the cluster, but do not wait long for a worker that does not answer."""
+
+        def act() -> None:
+            with contextlib.suppress(OSError, TimeoutError, ValueError, RuntimeError):
+                action()
+
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        thread.join(_STOP_SECONDS / 2)
+
+
+def _lost(job: Job, task: SlideTask, error: Exception) -> Settled:
+    """A slide whose Dask workers died each time, such as one that takes more memory than their machines have."""
+    outcome = Outcome(
+        task.row.slide_id,
+        "failed",
+        job.key,
+        inputs_stamp(task.row),
+        stage="worker",
+        reason=f"all Dask workers that took it died ({type(error).__name__})",
+        remedy="look into the workers' logs; most often their machines have too little memory",
+        host=this_process().host,
+        ended=time.time(),
+    )
+    Ledger(job.state_dir / "outcomes").write(outcome)
+    return Settled(task, "failed", outcome)
+
+
+def _absolute(job: Job) -> Job:
+    """The job with paths that mean the same in whatever folder a Dask worker was started."""
+    name = job.settings.encoder
+    if ".py:" in name:
+        file, _, attribute = name.rpartition(":")
+        name = f"{Path(file).absolute()}:{attribute}"
+    elif (place := name.partition(":")[2]) and Path(place).exists():
+        name = f"{name.partition(':')[0]}:{Path(place).absolute()}"
+    settings = job.settings.model_copy(update={"encoder": name})
+    return dataclasses.replace(job, settings=settings, out=job.out.absolute())
+
+
+# From here on: what runs in a Dask worker. It keeps what a run needs there from slide to slide.
+
+
+class _Station:
+    """A run in a Dask worker's process: its presence, and a killable child for each of the worker's threads."""
+
+    def __init__(self, job: Job) -> None:
+        self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
+        self._presence = Presence(job.state_dir / "workers", self._claims, stall_limit=job.stall_limit)
+        self._lock, self._workers = threading.Lock(), dict[int, KillableWorker]()
+        self._stop = threading.Event()
+
+    def worker(self) -> KillableWorker:
+        with self._lock:
+            return self._workers.setdefault(threading.get_ident(), KillableWorker())
+
+    def settle(self, job: Job, task: SlideTask) -> Settled:
+        return Supervisor(job, self.worker(), self._claims, self._presence, self._stop).settle(task)
+
+    def stop(self) -> None:
+        self._stop.set()
+        with self._lock:
+            for worker in self._workers.values():
+                worker.kill()
+
+    def close(self) -> None:
+        self.stop()
+        self._presence.close()
+        self._claims.close()
+
+
+_stations: dict[str, _Station] = {}
+_stations_lock = threading.Lock()
+
+
+def _station(job: Job) -> _Station:
+    if not (job.state_dir / "runs" / f"{job.run}.json").is_file():
+        raise ConfigError(
+            f"{job.out}: is not the same folder on the Dask worker's machine",
+            "put slides and output on a file system that all workers see under the same path",
+        )
+    with _stations_lock:
+        if job.run not in _stations:
+            _stations[job.run] = _Station(job)
+        return _stations[job.run]
+
+
+def _describe(job: Job) -> Described:
+    try:
+        described: Described = _station(job).worker().call(describe, job)
+    except CallKilled as error:
+        raise ConfigError("the run was stopped") from error
+    return described
+
+
+def _settle(job: Job, task: SlideTask) -> Settled:
+    return _station(job).settle(job, task)
+
+
+def _stop(run: str) -> None:
+    if (station := _stations.get(run)) is not None:
+        station.stop()
+
+
+def _leave(run: str) -> None:
+    with _stations_lock:
+        station = _stations.pop(run, None)
+    if station is not None:
+        station.close()

@@ -1,0 +1,176 @@
+"""What this process does now: said in a file for others to see, with the heartbeat of the claims it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comel.files import write_json
+from pipelines.batch.claims import Claim, Claims
+from pipelines.batch.owner import Owner, this_process
+
+__all__ = ["Presence", "Present", "Running", "Watched", "read_present"]
+
+_BEAT_SECONDS = 5.0
+_RECENT_SECONDS = 120.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Running:
+    """A slide that is worked on.
+
+    Attributes:
+        slide_id: the slide.
+        stage: encoder, open, tissue, tiles, annotation, encode or write.
+        done: tiles encoded.
+        total: tiles in all, 0 where that is not known yet.
+        since: start of the work, seconds since 1970.
+    """
+
+    slide_id: str
+    stage: str = "open"
+    done: int = 0
+    total: int = 0
+    since: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class Present:
+    """A process that works on a cohort.
+
+    Attributes:
+        owner: the process.
+        tiles_per_second: tiles it encoded lately.
+        running: its slides.
+    """
+
+    owner: Owner
+    tiles_per_second: float
+    running: tuple[Running, ...]
+
+
+class Presence:
+    """The slides that this process works on, and a thread that says so every few seconds.
+
+    Args:
+        folder: for this process' file.
+        claims: of the slides.
+        stall_limit: seconds without a message after which a slide's ``stalled`` is called.
+        beat: seconds between signs of life.
+    """
+
+    def __init__(self, folder: Path, claims: Claims, *, stall_limit: float, beat: float = _BEAT_SECONDS) -> None:
+        self._claims, self._stall_limit, self._beat = claims, stall_limit, beat
+        self._path = Path(folder) / f"{secrets.token_hex(8)}.json"
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._slides: dict[str, Watched] = {}
+        self._encoded: deque[tuple[float, int]] = deque()
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def of(self, claim: Claim, stalled: Callable[[], None]) -> Iterator[Watched]:
+        """Watch the work on a claimed slide."""
+        watched = Watched(self, claim, stalled)
+        with self._lock:
+            self._slides[claim.token] = watched
+        try:
+            yield watched
+        finally:
+            with self._lock:
+                del self._slides[claim.token]
+
+    def present(self) -> Present:
+        """What this process does now."""
+        with self._lock:
+            return Present(
+                this_process(), self._tiles_per_second(), tuple(watched.running for watched in self._slides.values())
+            )
+
+    def close(self) -> None:
+        """Stop saying so."""
+        self._ended.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    def encoded(self, tiles: int) -> None:
+        with self._lock:
+            self._encoded.append((time.monotonic(), tiles))
+
+    def _tiles_per_second(self) -> float:
+        now = time.monotonic()
+        while self._encoded and now - self._encoded[0][0] > _RECENT_SECONDS:
+            self._encoded.popleft()
+        span = min(_RECENT_SECONDS, now - self._started)
+        return sum(tiles for _, tiles in self._encoded) / max(span, 1.0)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._say()
+            except OSError as error:
+                # A file server that is away for a moment must not end the heartbeat.
+                _logger.warning("%s: %s", self._path, error)
+            if self._ended.wait(self._beat):
+                return
+
+    def _say(self) -> None:
+        with self._lock:
+            slides = list(self._slides.values())
+        for watched in slides:
+            self._claims.touch(watched.claim)
+            if time.monotonic() - watched.heard > self._stall_limit:
+                watched.has_stalled = True
+                watched.stalled()
+        present = self.present()
+        said = {**asdict(present.owner), "tiles_per_second": present.tiles_per_second}
+        write_json(self._path, {**said, "running": [asdict(running) for running in present.running]})
+
+
+class Watched:
+    """The work on one slide: hears its messages, and knows when the last one came."""
+
+    def __init__(self, presence: Presence, claim: Claim, stalled: Callable[[], None]) -> None:
+        self._presence, self.claim, self.stalled = presence, claim, stalled
+        self.running = Running(claim.name)
+        self.heard, self.has_stalled = time.monotonic(), False
+
+    def hear(self, message: tuple[str, int, int]) -> None:
+        """A stage, tiles done and tiles in all."""
+        self.heard = time.monotonic()
+        stage, done, total = message
+        if stage == "encode" and done > self.running.done:
+            self._presence.encoded(done - self.running.done)
+        self.running = Running(self.claim.name, stage, done, total, self.running.since)
+
+
+def read_present(folder: Path, claims: Claims) -> list[Present]:
+    """The processes that are there now, on every host. Files of processes that ended without a word are removed."""
+    found = []
+    for path in sorted(Path(folder).glob("[!.]*.json")):
+        try:
+            with open(path, "rb") as stream:
+                said: dict[str, Any] = json.load(stream)
+            touched = path.stat().st_mtime
+            running = tuple(Running(**slide) for slide in said.pop("running"))
+            rate = float(said.pop("tiles_per_second"))
+            present = Present(Owner(**said), rate, running)
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+        if claims.is_alive(present.owner, touched):
+            found.append(present)
+        else:
+            path.unlink(missing_ok=True)
+    return found

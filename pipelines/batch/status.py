@@ -1,0 +1,130 @@
+"""How far a cohort is: read from its folder, whoever works on it at the moment."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comel.files import read_json
+from comel.manifest import ManifestRow
+from pipelines.batch.claims import Claims
+from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
+from pipelines.batch.presence import Present, read_present
+
+__all__ = ["RunningSlide", "Status", "folder_status", "running_slides", "seconds_left"]
+
+
+@dataclass(frozen=True)
+class RunningSlide:
+    """A slide that is worked on now.
+
+    Attributes:
+        slide_id: the slide.
+        host: where.
+        pid: of the process that looks after it.
+        stage: what is done with it.
+        tiles_done: tiles encoded.
+        tiles: tiles in all, 0 where that is not known yet.
+        since: start of the work, seconds since 1970.
+    """
+
+    slide_id: str
+    host: str
+    pid: int
+    stage: str
+    tiles_done: int
+    tiles: int
+    since: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a cohort is.
+
+    Attributes:
+        slides: slides of the manifest.
+        done: slides whose bag is there with the settings of the last run.
+        failed: slides that failed, by stage and reason.
+        remaining: slides still to do, those that are worked on included.
+        running: the slides that are worked on, on all hosts.
+        tiles: tiles of the slides that are done.
+        tiles_per_second: tiles encoded lately, all hosts together.
+        seconds_left: time until nothing remains, None where nothing is known to tell from.
+    """
+
+    slides: int
+    done: int
+    failed: dict[str, int]
+    remaining: int
+    running: tuple[RunningSlide, ...]
+    tiles: int
+    tiles_per_second: float
+    seconds_left: float | None
+
+
+def folder_status(rows: Sequence[ManifestRow], out: Path) -> Status:
+    """How far the slides of a manifest are in a folder; what settings they are to have is what the last run there had."""
+    state_dir = out / ".extract"
+    if not state_dir.is_dir():
+        return Status(len(rows), 0, {}, len(rows), (), 0, 0.0, None)
+    claims = Claims(state_dir / "claims")
+    try:
+        present = read_present(state_dir / "workers", claims)
+    finally:
+        claims.close()
+    running = running_slides(present)
+    busy = {slide.slide_id for slide in running}
+    try:
+        key = str(read_json(state_dir / "run.json")["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        key = ""
+    ledger = Ledger(state_dir / "outcomes")
+    done: list[Outcome] = []
+    failed: Counter[str] = Counter()
+    for row in rows:
+        outcome = ledger.read(row.slide_id)
+        if outcome is None or row.slide_id in busy:
+            continue
+        if outcome.still_holds(row, key, out):
+            done.append(outcome)
+        elif outcome.state == "failed" and outcome.key == key and outcome.inputs == inputs_stamp(row):
+            failed[kind_of_failure(outcome, row)] += 1
+    remaining, tiles = len(rows) - len(done) - failed.total(), sum(outcome.tiles for outcome in done)
+    rate = sum(process.tiles_per_second for process in present)
+    left = seconds_left(remaining, len(done), tiles, running, rate)
+    return Status(len(rows), len(done), dict(failed.most_common()), remaining, running, tiles, rate, left)
+
+
+def running_slides(present: Iterable[Present]) -> tuple[RunningSlide, ...]:
+    """The slides of all processes, the longest running first."""
+    found = [
+        RunningSlide(slide.slide_id, process.owner.host, process.owner.pid, slide.stage, slide.done, slide.total, slide.since)
+        for process in present
+        for slide in process.running
+    ]
+    return tuple(sorted(found, key=lambda slide: slide.since))
+
+
+def seconds_left(
+    remaining: int, done: int, tiles: int, running: Sequence[RunningSlide], tiles_per_second: float
+) -> float | None:
+    """Time for the remaining slides, if they have as many tiles as those that are done; None where nothing is known yet."""
+    if remaining == 0:
+        return 0.0
+    known = [slide.tiles for slide in running if slide.tiles]
+    if tiles_per_second <= 0 or done + len(known) == 0:
+        return None
+    mean = (tiles + sum(known)) / (done + len(known))
+    still = mean * (remaining - len(known)) + sum(slide.tiles - slide.tiles_done for slide in running if slide.tiles)
+    return max(still, 0.0) / tiles_per_second
+
+
+def kind_of_failure(outcome: Outcome, row: ManifestRow) -> str:
+    """Stage and reason without the slide's name, so that equal failures of many slides count together."""
+    reason = outcome.reason
+    for name in (str(row.path), row.path.name, row.slide_id):
+        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "", reason)
+    return f"{outcome.stage}: {reason.lstrip(': ')}"

@@ -1,0 +1,201 @@
+"""One slide from its claim to its outcome, whatever happens to the process that works on it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from comel.errors import ComelError, SlideError
+from comel.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
+from comel.manifest import ManifestRow
+from pipelines.batch.claims import Claims
+from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp
+from pipelines.batch.owner import this_process
+from pipelines.batch.presence import Presence, Watched
+from pipelines.batch.work import Job, OutputFull, Worked, is_full, output_full, work_on
+
+__all__ = ["InThisProcess", "Settled", "SlideTask", "State", "Supervisor", "Worker"]
+
+State = Literal["done", "skipped", "failed", "elsewhere", "busy", "stopped"]
+"""What came of a task: done now; skipped, because it was complete; failed; elsewhere, settled by somebody else since it was
+planned; busy, claimed by somebody else; stopped, to be done by the next run."""
+
+_logger = logging.getLogger(__name__)
+
+_TERM_SECONDS = 2.0
+_DEFECT_REMEDY = "run again with the log on; if it stays, leave the slide out of the manifest"
+_CRASH_REMEDY = "check the file with another viewer; a copy may be damaged. Leave the slide out, or convert it"
+_MEMORY_REMEDY = "most often the machine ran out of memory: use fewer workers or a smaller --batch-size"
+_HANG_REMEDY = "check the file and its disk; where the slide is merely large, raise --time-limit"
+
+
+class Worker(Protocol):
+    """Where functions run: a :class:`comel.killable.KillableWorker`, or this process."""
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        timeout: float | None = None,
+        tell: Callable[[Any], None] | None = None,
+    ) -> Any: ...
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class InThisProcess:
+    """For an encoder that lives in this process: nothing is protected against a crash, and no time limit holds."""
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        timeout: float | None = None,
+        tell: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Call the function here."""
+        try:
+            return function(*arguments, *([tell] if tell is not None else []))
+        except ComelError:
+            raise
+        except Exception as error:  # as the other kind of worker, which hands on what any function raises
+            _logger.warning("%s", error, exc_info=error)
+            raise CallFailed(type(error).__name__, " ".join(str(error).split())[:300], "") from error
+
+    def kill(self) -> None:
+        """Nothing can be killed here but all."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass(frozen=True)
+class SlideTask:
+    """A slide to work on, and its outcome as it was when the work was planned."""
+
+    row: ManifestRow
+    seen: Outcome | None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What came of a task.
+
+    Attributes:
+        task: the task.
+        state: see :data:`State`.
+        outcome: as it was recorded; None where the slide is busy or was stopped.
+    """
+
+    task: SlideTask
+    state: State
+    outcome: Outcome | None = None
+
+
+class Supervisor:
+    """Works on one slide after another in its worker.
+
+    Args:
+        job: what the slides have in common.
+        worker: where the work is done.
+        claims: of the slides.
+        presence: of this process.
+        stop: set when no slide may be begun and the worker is being killed.
+    """
+
+    def __init__(self, job: Job, worker: Worker, claims: Claims, presence: Presence, stop: threading.Event) -> None:
+        self._job, self._worker, self._claims, self._presence, self._stop = job, worker, claims, presence, stop
+        self._ledger = Ledger(job.state_dir / "outcomes")
+
+    def settle(self, task: SlideTask) -> Settled:
+        """Claim, work, record, release.
+
+        Raises:
+            OutputFull: nothing more can be stored.
+            OSError: claims or outcomes cannot be written for another reason.
+        """
+        try:
+            return self._settle(task)
+        except OSError as error:
+            if is_full(error):
+                raise output_full(self._job.out, error) from error
+            raise
+
+    def _settle(self, task: SlideTask) -> Settled:
+        if self._stop.is_set():
+            return Settled(task, "stopped")
+        if (found := self._settled_elsewhere(task)) is not None:
+            return found
+        claim = self._claims.take(task.row.slide_id)
+        if claim is None:
+            return Settled(task, "busy")
+        try:
+            # Its last holder may have recorded it between the look above and the claim.
+            if (found := self._settled_elsewhere(task)) is not None:
+                return found
+            with self._presence.of(claim, self._worker.kill) as watched:
+                state, outcome = self._work(task.row, watched)
+            if outcome is None:
+                return Settled(task, "stopped")
+            self._ledger.write(outcome)
+            return Settled(task, state, outcome)
+        finally:
+            self._claims.release(claim)
+
+    def _work(self, row: ManifestRow, watched: Watched) -> tuple[State, Outcome | None]:
+        started = time.monotonic()
+        blank = Outcome(row.slide_id, "failed", self._job.key, inputs_stamp(row), host=this_process().host)
+        state: State = "failed"
+        try:
+            worked: Worked = self._worker.call(work_on, self._job, row, timeout=self._job.time_limit, tell=watched.hear)
+        except OutputFull:
+            raise
+        except (ComelError, CallFailed, CallKilled, CallTimedOut, WorkerCrashed) as error:
+            if self._was_stopped(error, watched):
+                return "stopped", None
+            stage, reason, remedy = self._blame(error, watched.running.stage)
+            outcome = replace(blank, stage=stage, reason=reason, remedy=remedy)
+        else:
+            state = worked.state
+            files = files_stamp(self._job.out, row.slide_id)
+            outcome = replace(blank, state="done", files=files, tiles=worked.tiles, notes=worked.notes)
+        return state, replace(outcome, ended=time.time(), seconds=round(time.monotonic() - started, 3))
+
+    def _was_stopped(self, error: Exception, watched: Watched) -> bool:
+        if isinstance(error, CallKilled):
+            return not watched.has_stalled
+        # A cluster ends a job by SIGTERM to all its processes, and the worker may be gone before this one has noticed.
+        terminated = isinstance(error, WorkerCrashed) and error.exit_code == -signal.SIGTERM
+        return isinstance(error, WorkerCrashed) and self._stop.wait(_TERM_SECONDS if terminated else 0)
+
+    def _settled_elsewhere(self, task: SlideTask) -> Settled | None:
+        now = self._ledger.read(task.row.slide_id)
+        if now is None or now == task.seen or now.key != self._job.key:
+            return None
+        return Settled(task, "elsewhere", now)
+
+    def _blame(self, error: Exception, stage: str) -> tuple[str, str, str]:
+        """Stage, reason and remedy of a failure."""
+        match error:
+            case SlideError():
+                return error.stage, error.what, error.remedy
+            case ComelError():
+                return stage, error.what, error.remedy
+            case WorkerCrashed():
+                return stage, str(error), _MEMORY_REMEDY if error.exit_code == -signal.SIGKILL else _CRASH_REMEDY
+            case CallTimedOut():
+                return stage, f"{error}; it was stopped", _HANG_REMEDY
+            case CallKilled():
+                return stage, f"no sign of progress for {self._job.stall_limit:g} s; it was stopped", _HANG_REMEDY
+            case CallFailed(kind="MemoryError" | "OutOfMemoryError"):
+                return stage, str(error), _MEMORY_REMEDY
+        if isinstance(error, CallFailed) and error.trace:
+            _logger.warning("%s", error.trace)
+        return stage, str(error), _DEFECT_REMEDY

@@ -1,0 +1,219 @@
+"""The work on one slide, done in a process that may be killed: a bag and an overlay, or an error that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from comel.bag import Bag, read_bag, read_bag_header, write_bag
+from comel.errors import BagError, ComelError, SlideError
+from comel.files import atomic_path, sha256_of_json
+from comel.manifest import ManifestRow
+from pipelines.batch.claims import EXPIRY_SECONDS
+from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path
+from pipelines.encoders import PatchEncoder, load_encoder, scale_note
+from pipelines.settings import ExtractSettings, content_settings
+from pipelines.tissue import own_tissue
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["STALL_SECONDS", "Described", "Job", "OutputFull", "Tell", "Worked", "describe", "is_full", "output_full", "work_on"]
+
+Tell = Callable[[tuple[str, int, int]], None]
+"""Told (stage, tiles done, tiles in all)."""
+
+STALL_SECONDS = 900.0
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_encoders: dict[tuple[str, str], PatchEncoder] = {}
+
+
+class OutputFull(ComelError):
+    """The output folder takes no more: no slide is to blame, and none that follows would fare better."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the slides of a run have in common; small, and sent to whoever works on them.
+
+    Attributes:
+        out: the folder of the bags, the same on every host.
+        settings: see :class:`pipelines.settings.ExtractSettings`.
+        device: see :func:`pipelines.encoders.load_encoder`.
+        run: the run's own name.
+        key: see :func:`describe`.
+        force: do complete slides again too.
+        time_limit: most seconds that a slide may take, None for any.
+        stall_limit: most seconds without a sign of progress.
+        expiry: seconds after which a claim without a sign of life is stale.
+        encoder: one that is loaded already, for work in this very process.
+    """
+
+    out: Path
+    settings: ExtractSettings
+    device: str
+    run: str
+    key: str = ""
+    force: bool = False
+    time_limit: float | None = None
+    stall_limit: float = STALL_SECONDS
+    expiry: float = EXPIRY_SECONDS
+    encoder: PatchEncoder | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of claims, outcomes and workers."""
+        return self.out / ".extract"
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a worker says about the encoder that it loaded.
+
+    Attributes:
+        key: hash of all that decides what is in a bag, but the slide.
+        encoder: what ``extract.json`` says about the encoder.
+        devices: CUDA devices that the encoder could use.
+    """
+
+    key: str
+    encoder: dict[str, object]
+    devices: int
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What came of a slide: extracted now, or complete already."""
+
+    state: Literal["done", "skipped"]
+    tiles: int
+    notes: tuple[str, ...] = ()
+
+
+def describe(job: Job) -> Described:
+    """Load the encoder and say what it is.
+
+    Raises:
+        ConfigError: the encoder or the device cannot be used.
+    """
+    encoder = _encoder(job)
+    nothing = content_settings(job.settings, encoder, slide=Path(os.devnull), mpp=None, annotation=None)
+    said: dict[str, object] = {
+        "name": encoder.name,
+        "weights_hash": encoder.weights_hash,
+        "dimension": encoder.dimension,
+        "mpp": list(encoder.mpp),
+        "note": scale_note(encoder, job.settings.target_mpp),
+    }
+    key = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
+    return Described(key, said, _cuda_devices(encoder.device))
+
+
+def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
+    """Extract a slide to its bag and its overlay, unless what is there is complete and the same would come out again.
+
+    The overlay is written before the bag, so a complete bag has its overlay.
+
+    Raises:
+        SlideError: the slide cannot be used.
+        OutputFull: the bag or the overlay cannot be stored.
+    """
+    tell(("encoder", 0, 0))
+    encoder = _encoder(job)
+    tell(("open", 0, 0))
+    bag_file, overlay_file = bag_path(job.out, row.slide_id), overlay_path(job.out, row.slide_id)
+    if not job.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, job.settings, encoder)) is not None:
+        return Worked("skipped", len(bag))
+    from pipelines.extract import extract_slide
+
+    extracted = extract_slide(
+        row.path,
+        slide_id=row.slide_id,
+        encoder=encoder,
+        settings=job.settings,
+        mpp=row.mpp,
+        annotation=row.annotation,
+        progress=lambda stage, done, total: tell((stage, done, total)),
+    )
+    tiles = len(extracted.bag)
+    tell(("write", tiles, tiles))
+    try:
+        _write_overlay(overlay_file, extracted.overlay)
+        write_bag(bag_file, extracted.bag)
+    except OSError as error:
+        if is_full(error):
+            raise output_full(job.out, error) from error
+        reason = error.strerror or type(error).__name__
+        raise SlideError(
+            f"{job.out}: cannot be written ({reason})", "check its permissions and its disk", stage="write"
+        ) from error
+    return Worked("done", tiles, tuple(extracted.notes))
+
+
+def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
+    """The bag that is there, read whole, where extracting the slide again would give the same; else None."""
+    if not path.is_file() or not row.path.exists():
+        return None
+    try:
+        tissue = own_tissue(settings.tissue_folder, row.slide_id, settings.tissue)
+        wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation, tissue=tissue)
+        if read_bag_header(path).get("settings_hash") != sha256_of_json(wanted):
+            return None
+        return read_bag(path, verify=True)
+    except (BagError, SlideError, OSError):
+        return None
+
+
+def _stamps_of(folder: Path | None) -> list[str]:
+    """Names, sizes and times of the tissue that a user drew: where one changes, every slide is looked at again by content."""
+    files = [] if folder is None else sorted(path for path in folder.iterdir() if path.is_file())
+    return [f"{path.name} {file_stamp(path)}" for path in files]
+
+
+def _write_overlay(path: Path, overlay: Image) -> None:
+    with atomic_path(path) as temporary:
+        overlay.save(temporary, format="PNG")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk or a quota is full."""
+    return error.errno in _FULL
+
+
+def output_full(out: Path, error: OSError) -> OutputFull:
+    """That error as one that ends the run."""
+    return OutputFull(f"{out}: {error.strerror}", "free space there, then give the same command again: it goes on")
+
+
+def _encoder(job: Job) -> PatchEncoder:
+    if job.encoder is not None:
+        return job.encoder
+    key = (job.settings.encoder, job.device)
+    if key not in _encoders:
+        _be_the_first_to_go()
+        _encoders.clear()
+        _encoders[key] = load_encoder(*key)
+    return _encoders[key]
+
+
+def _be_the_first_to_go() -> None:
+    """Where memory runs out, Linux is to end this process, which costs one slide, and not the one that looks after it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
+def _cuda_devices(device: str) -> int:
+    if not device.startswith("cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

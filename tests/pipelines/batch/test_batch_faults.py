@@ -1,0 +1,248 @@
+"""What may go wrong in a cohort, each as it happens: crashes, hangs, kills, full disks, several hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from small_cohort import (
+    CRASHES,
+    HANGS,
+    ROOT,
+    Trapped,
+    assert_same,
+    bags,
+    draw_slide,
+    extract,
+    leftovers,
+    start,
+    wait_for,
+    write_cohort,
+)
+from small_slides import write_manifest
+
+from comel.bag import Bag
+from pipelines.batch.claims import Claims
+from pipelines.batch.outcomes import Ledger
+from pipelines.batch.owner import HOST_VARIABLE
+from pipelines.cohort import extract_cohort, read_failures
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Bag]]:
+    """A cohort of six, and what an undisturbed run makes of it."""
+    from small_cohort import SETTINGS
+
+    folder = tmp_path_factory.mktemp("cohort")
+    manifest = write_cohort(folder, 6)
+    assert extract_cohort(manifest, folder / "bags", SETTINGS, encoder=Trapped()).done == 6
+    return manifest, bags(folder / "bags")
+
+
+def test_only_the_slide_that_hangs_or_crashes_is_blamed(tmp_path: Path) -> None:
+    manifest, out = write_cohort(tmp_path, 3, hangs=HANGS, crashes=CRASHES), tmp_path / "bags"
+    report = extract(manifest, out, workers=2, time_limit=12)
+    assert (report.done, report.failed) == (3, 2)
+    failures = {failure.slide: failure for failure in read_failures(out / "failures.csv")}
+    assert {name: failure.stage for name, failure in failures.items()} == {"crashes": "encode", "hangs": "encode"}
+    assert failures["crashes"].reason == "the process died (signal SIGSEGV)"
+    assert failures["hangs"].reason == "it took longer than 12 s; it was stopped"
+    assert "--time-limit" in failures["hangs"].remedy
+    assert list(bags(out)) == ["s00", "s01", "s02"]
+    assert not leftovers(out)
+    for name in failures:
+        draw_slide(tmp_path / "slides" / f"{name}.tif", 5)
+    again = extract(manifest, out, retry_failed=True)
+    assert (again.done, again.skipped, again.failed) == (2, 0, 0)
+    assert read_failures(out / "failures.csv") == []
+
+
+@pytest.mark.slow
+def test_a_slide_without_progress_is_stopped(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path, 1, hangs=HANGS)
+    report = extract(manifest, tmp_path / "bags", stall_limit=6)
+    assert (report.done, report.failed) == (1, 1)
+    assert report.failures[0].reason == "no sign of progress for 6 s; it was stopped"
+
+
+def works(pid: int, out: Path) -> bool:
+    """Whether a process holds a claim."""
+    claims = Claims(out / ".extract" / "claims")
+    held = claims.live().values()
+    claims.close()
+    return any(claim.owner is not None and claim.owner.pid == pid for claim in held)
+
+
+def kill_again_and_again(cohort: tuple[Path, dict[str, Bag]], out: Path, times: int) -> None:
+    """Each run is killed, supervisor and child, at a random moment of its work; then one runs to its end."""
+    manifest, whole = cohort
+    moments = random.Random(0)
+    for _ in range(times):
+        for name in moments.sample(sorted(whole), 3):  # so that there is always work to be killed in
+            (out / f"{name}.h5").unlink(missing_ok=True)
+        process = start(manifest, out, pause=0.03)
+        wait_for(partial(works, process.pid, out))
+        time.sleep(moments.uniform(0, 1.2))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        for name, bag in bags(out).items():
+            assert_same({name: bag}, {name: whole[name]})
+    last = start(manifest, out)
+    said, errors = last.communicate(timeout=200)
+    report = json.loads(said)
+    assert report["done"] + report["skipped"] == len(whole), errors
+    assert report["failed"] == 0
+    assert_same(bags(out), whole)
+    assert {path.stem for path in (out / "overlays").iterdir()} == set(whole)
+    assert not leftovers(out)
+
+
+def test_killed_at_random_moments(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path) -> None:
+    kill_again_and_again(cohort, tmp_path / "bags", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_a_hundred_random_moments(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path) -> None:
+    kill_again_and_again(cohort, tmp_path / "bags", 100)
+
+
+def test_two_hosts_do_every_slide_once(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path) -> None:
+    manifest, whole = cohort
+    out = tmp_path / "bags"
+    hosts = [start(manifest, out, pause=0.1, environment={HOST_VARIABLE: name}) for name in ("first", "second")]
+    reports = [json.loads(host.communicate(timeout=200)[0]) for host in hosts]
+    assert sum(report["done"] for report in reports) == len(whole)
+    assert all(report["done"] + report["elsewhere"] + report["skipped"] == len(whole) for report in reports)
+    assert {outcome.host for outcome in Ledger(out / ".extract" / "outcomes").all().values()} <= {"first", "second"}
+    assert_same(bags(out), whole)
+    assert not leftovers(out)
+
+
+@pytest.mark.slow
+def test_the_slides_of_a_host_that_dies_are_taken_over(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path) -> None:
+    """No process of the other host can be asked after, so its claim has to expire; until then the run waits."""
+    manifest, whole = cohort
+    out = tmp_path / "bags"
+    first = start(manifest, out, pause=60, environment={HOST_VARIABLE: "first"})
+    wait_for(lambda: list((out / ".extract" / "claims").glob("*.claim")))
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    claim = out / ".extract" / "claims" / "s00.claim"
+    second = start(manifest, out, wait=False, environment={HOST_VARIABLE: "second"})
+    assert json.loads(second.communicate(timeout=200)[0])["left"] == 1
+    third = start(manifest, out, expiry=4, environment={HOST_VARIABLE: "third"})
+    assert third.stderr is not None
+    errors = third.stderr.fileno()
+    os.set_blocking(errors, False)
+    said = b""
+
+    def waits() -> bool:
+        nonlocal said
+        claim.touch()
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(errors, 4096)
+        return b"waiting for 1 slides that other processes work on: s00" in said
+
+    wait_for(waits)
+    os.set_blocking(errors, True)
+    assert json.loads(third.communicate(timeout=200)[0])["done"] == 1
+    assert_same(bags(out), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_stops_a_run_cleanly(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path, number: signal.Signals) -> None:
+    manifest, _ = cohort
+    out = tmp_path / "bags"
+    process = start(manifest, out, pause=60, workers=2)
+    wait_for(lambda: len(list((out / ".extract" / "claims").glob("*.claim"))) == 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+    assert not leftovers(out)
+    assert not bags(out)
+    assert Ledger(out / ".extract" / "outcomes").all() == {}
+    assert json.loads((out / "extract.json").read_text())["counts"]["remaining"] == 6
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    code = """
+import sys, time
+from pipelines.cohort import _interruptible
+with _interruptible():
+    for word in ("working", "cleaning up"):
+        try:
+            print(word, flush=True)
+            time.sleep(600)
+        except KeyboardInterrupt:
+            pass
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for word, number in (("working", signal.SIGTERM), ("cleaning up", signal.SIGINT)):
+        assert process.stdout.readline() == f"{word}\n"
+        process.send_signal(number)
+    assert process.wait(60) == -signal.SIGINT
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills(cohort: tuple[Path, dict[str, Bag]], tmp_path: Path) -> None:
+    """The run ends with one line, since no slide would fare better; with room again it goes on where it was."""
+    manifest, whole = cohort
+    out = tmp_path / "bags"
+    out.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(out)]
+    if shutil.which("mount") is None or subprocess.run(mounted, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    try:
+        _, errors = start(manifest, out).communicate(timeout=200)
+        assert "No space left on device; free space there, then give the same command again" in errors
+        assert read_failures(out / "failures.csv") == []
+        before = bags(out)
+        assert len(before) < len(whole)
+        assert_same(before, {name: whole[name] for name in before})
+        assert not list(out.rglob(".partial-*"))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
+        report = extract(manifest, out)
+        assert (report.done + report.skipped, report.failed) == (len(whole), 0)
+        assert_same(bags(out), whole)
+    finally:
+        subprocess.run(["umount", str(out)], check=False)
+
+
+def test_names_folders_and_sources(tmp_path: Path) -> None:
+    """Blanks and letters of all kinds, one file name twice, a folder that is not there; nothing is written beside a slide."""
+    source = tmp_path / "Schnitte von Müller & 山田"
+    slides = {
+        "Präparat 1, ü": draw_slide(source / "a" / "slide.tif", 1),
+        "標本 [2]": draw_slide(source / "b" / "slide.tif", 2),
+        "x" * 200: draw_slide(source / "long.tif", 3),
+        "gone": source / "no such folder" / "slide.tif",
+        "folder": source / "a",
+    }
+    if os.geteuid():
+        slides["locked"] = draw_slide(source / "locked" / "slide.tif", 4)
+        slides["locked"].parent.chmod(0)
+    before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
+    out = tmp_path / "out put"
+    report = extract(write_manifest(tmp_path / "cohort.csv", slides), out)
+    assert {failure.slide: failure.stage for failure in report.failures} == dict.fromkeys(set(slides) - set(bags(out)), "open")
+    assert report.done == 3
+    first, second, _ = (bag.coords for bag in bags(out).values())
+    assert first is not None
+    assert second is not None
+    assert first.tolist() != second.tolist()
+    assert {path: path.stat().st_mtime_ns for path in source.rglob("*")} == before

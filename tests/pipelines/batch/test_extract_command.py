@@ -1,0 +1,144 @@
+"""``comel extract`` as a user types it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_cohort import ROOT, draw_slide, write_cohort
+
+from comel.commands.extract_view import status_line, watch
+from pipelines.batch.status import RunningSlide, Status
+
+ENCODER = """
+import numpy
+class Mean:
+    name, dimension, weights_hash = "mean", 3, "0" * 64
+    def __init__(self, device):
+        pass
+    def encode(self, tiles):
+        return (tiles.mean(axis=(1, 2)) / 255).astype(numpy.float32)
+"""
+
+
+def comel(*arguments: object, folder: Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "comel.cli", "extract", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=200,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_cohort_from_start_to_end(tmp_path: Path) -> None:
+    (tmp_path / "mean.py").write_text(ENCODER)
+    write_cohort(tmp_path, 2)
+    lost = tmp_path / "slides" / "s01.tif"
+    lost.unlink()
+    arguments = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp", 1, "--tile-size", 64]
+    code, output, errors = comel(*arguments, folder=tmp_path)
+    assert code == 1
+    assert re.search(r"^1 done, 0 kept, 1 failed; \d+ tiles, \d+ s$", output, re.MULTILINE)
+    assert "extract: s00 done, " in errors
+    assert "extract: s01 failed, open: " in errors
+    assert f"all failures: {Path('bags') / 'failures.csv'}" in errors
+
+    code, output, _ = comel("cohort.csv", "--out", "bags", "--status", folder=tmp_path)
+    assert code == 0
+    assert re.search(r"^done +1 of 2, \d+ tiles\nremaining +0\nfailed +1\n +1  open: no such", output, re.MULTILINE)
+
+    code, output, _ = comel("cohort.csv", "--out", "bags", "--status", "--json", folder=tmp_path)
+    status = json.loads(output)
+    assert (code, status["slides"], status["done"], status["remaining"], status["running"]) == (0, 2, 1, 0, [])
+    assert sum(status["failed"].values()) == 1
+
+
+@pytest.mark.slow
+def test_going_on_after_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "mean.py").write_text(ENCODER)
+    write_cohort(tmp_path, 2)
+    lost = tmp_path / "slides" / "s01.tif"
+    lost.unlink()
+    arguments = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp", 1, "--tile-size", 64, "--json"]
+
+    def run(*options: object) -> tuple[int, int, int, int]:
+        code, output, _ = comel(*arguments, *options, folder=tmp_path)
+        report = json.loads(output)
+        return code, report["done"], report["skipped"], report["failed"]
+
+    assert run() == (1, 1, 0, 1)
+    draw_slide(lost, 1)
+    assert run("--retry-failed", "--workers", 2) == (0, 1, 0, 0)
+    assert run("--verify") == (0, 0, 2, 0)
+    assert run("--dtype", "float32") == (0, 2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "dusk"], "comel: --engine: no 'dusk'; did you mean 'dask'?"),
+        (["--engine", "dask"], "comel: --engine dask: the scheduler is not named; give --scheduler ADDRESS"),
+        (["--engine", "dask", "--workers", "2"], "comel: --workers is of this machine; "),
+        (["--scheduler", "tcp://127.0.0.1:1"], "comel: a scheduler was given, but the engine is local; add --engine dask"),
+    ],
+)
+def test_mistakes(
+    tmp_path: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from comel.cli import main
+
+    write_cohort(tmp_path, 1)
+    monkeypatch.setattr(
+        "sys.argv", ["comel", "extract", str(tmp_path / "cohort.csv"), "--out", str(tmp_path / "bags"), *options]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(message)
+    assert not (tmp_path / "bags").exists()
+
+
+def status() -> Status:
+    running = RunningSlide("slide-7", "ward", 4711, "encode", 120, 480, time.time() - 65)
+    return Status(10, 6, {"open": 1}, 3, (running,), 3000, 42.4, 3725.0)
+
+
+def test_the_status_in_a_line() -> None:
+    assert status_line(status()) == "6 of 10 done, 1 failed, 1 running, 42 tiles/s, 1 h 02 min left"
+
+
+def test_the_view_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with watch(status) as say:
+        say("slide-3 failed, open: no such file [in brackets]")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "slide-3 failed, open: no such file [in brackets]" in text
+    assert "6 of 10 done, 1 failed, 1 running, 42 tiles/s, 1 h 02 min left" in text
+    assert re.search(r"slide-7 +encode 120 of 480 tiles, 1 min 0\d s", text)
+
+
+def test_the_view_in_a_log_and_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with watch(status) as say:
+        say("slide-3 done")
+    assert capsys.readouterr().err.splitlines() == ["extract: slide-3 done", f"extract: {status_line(status())}"]
+    with watch(status, quiet=True) as say:
+        say("slide-3 done")
+    assert capsys.readouterr().err == ""
