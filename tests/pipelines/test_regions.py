@@ -158,7 +158,7 @@ def test_a_joined_contract_reads_slides_as_it_says(tmp_path: Path, slide: Path) 
     contract = FeatureContract("colour", "0" * 64, 9, 0.5, 256, joined_mpp=(1.0, 2.0))
     reader = ContractReader(contract, encoder=f"{tmp_path / 'colour.py'}:Colour", device="cpu")
     bag = reader.extract(slide, slide_id="s").bag
-    assert bag.contract == contract
+    assert contract.difference(bag.contract) is None
     assert bag.features.shape == (16, 9)
     assert bag.scales == ()
 
