@@ -43,7 +43,7 @@ def test_each_bag_and_all(folder: Path) -> None:
     assert a == {
         "file": str(folder / "a.h5"), "tiles": 5, "tissue_mm2": pytest.approx(3 * tile), "labelled_tiles": 4,
         "positive_tiles": 1, "positive_share": 0.25, "encoder": "toy", "mpp": 0.5, "scales": {},
-        "dimension": 32,
+        "dimension": 32, "pen_over_tenth": None, "fold_over_tenth": None, "blurred": None,
     }  # fmt: skip
     assert b["tissue_mm2"] == pytest.approx(3 * (192 * 0.5 / 1000) ** 2)
     assert (b["labelled_tiles"], b["positive_share"]) == (0, None)
@@ -54,17 +54,31 @@ def test_each_bag_and_all(folder: Path) -> None:
         "bags": 4, "unreadable": 1, "tiles": 12, "tiles_fewest": 0, "tiles_median": 3.5, "tiles_most": 5,
         "tissue_mm2": pytest.approx(a["tissue_mm2"] + b["tissue_mm2"]), "labelled_tiles": 4, "positive_tiles": 1,
         "positive_share": 0.25, "encoders": ["toy", None], "mpps": [0.5, None], "dimensions": [8, 32],
+        "pen_over_tenth": None, "fold_over_tenth": None, "blurred": None,
     }  # fmt: skip
 
 
 def test_the_table_has_a_line_a_bag_and_columns_that_stand_still(folder: Path) -> None:
     lines = statistics_table(bag_statistics([folder])).splitlines()
     assert len(lines) == 7
-    assert lines[1].split() == ["a", "5", "0.05", "0.250", "toy", "0.5", "32"]
-    assert lines[3].split() == ["c", "4", "-", "-", "not", "stated", "-", "8"]
+    assert lines[1].split() == ["a", "5", "0.05", "0.250", "-", "-", "-", "toy", "0.5", "32"]
+    assert lines[3].split() == ["c", "4", "-", "-", "-", "-", "-", "not", "stated", "-", "8"]
     assert lines[5].startswith("all 4")
     assert all(line[lines[0].index("tiles") - 1] == " " for line in lines[:6])
     assert "not HDF5" in lines[6]
+
+
+def test_spoilt_tiles_are_counted(tmp_path: Path) -> None:
+    for name, tiles, blurred in (("a", 4, 2), ("b", 12, 0)):
+        bag = make_bag(name, np.ones((tiles, 32)))
+        blur = np.where(np.arange(tiles) < blurred, 0.9, 0.2).astype(np.float32)
+        pen = np.where(np.arange(tiles) < 1, 0.2, 0.1).astype(np.float32)
+        write_bag(tmp_path / f"{name}.h5", replace(bag, quality={"blur": blur, "pen": pen}))
+    found = bag_statistics([tmp_path])
+    assert [entry["blurred"] for entry in found["bags"]] == [0.5, 0.0]
+    assert found["all"]["blurred"] == pytest.approx(2 / 16)
+    assert found["all"]["pen_over_tenth"] == pytest.approx(2 / 16)
+    assert found["all"]["fold_over_tenth"] is None
 
 
 def test_nothing_readable_and_nothing_there(tmp_path: Path) -> None:
