@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,23 +13,21 @@ import numpy as np
 from comel.bag import Bag, FeatureContract
 from comel.errors import SlideError
 from pipelines.annotations import instance_labels
+from pipelines.decode import decoded_batches
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
-from pipelines.tiles import TilePlan, plan_tiles, read_tile
+from pipelines.tiles import TilePlan, plan_tiles
 from pipelines.tissue import find_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ExtractedSlide", "Progress", "decoded_batches", "extract_slide"]
+__all__ = ["ExtractedSlide", "Progress", "extract_slide"]
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation and encode."""
-
-_DECODERS = min(4, os.cpu_count() or 1)
-_BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -121,30 +116,6 @@ def extract_slide(
     if plan.geometry.interpolated:
         notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
     return ExtractedSlide(bag, overlay, tissue.area_mm2, source, notes)
-
-
-def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[np.ndarray, None, None]:
-    """The planned tiles in order, in batches (B, tile_size, tile_size, 3) uint8, decoded ahead by background threads.
-
-    Raises:
-        SlideError: a tile cannot be read.
-    """
-
-    def decode(start: int) -> np.ndarray:
-        return np.stack([read_tile(slide, plan, index) for index in range(start, min(start + batch_size, len(plan.coords)))])
-
-    pending: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-        try:
-            for start in range(0, len(plan.coords), batch_size):
-                pending.append(pool.submit(decode, start))
-                if len(pending) > _BATCHES_AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for batch in pending:
-                batch.cancel()
 
 
 def _encode(
