@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pipelines.slide import Slide
     from pipelines.tiles import TilePlan
 
-__all__ = ["DECODERS", "PixelCount", "decoded_batches"]
+__all__ = ["CORES", "DECODERS", "PixelCount", "decoded_batches"]
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-DECODERS = min(8, _CORES)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Cores that this process may use."""
+
+DECODERS = min(8, CORES)
 """Threads that decode. The decoders run outside Python's lock."""
 
 _TILES_A_TASK = 8
