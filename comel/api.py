@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from pipelines.cohort import CohortReport
     from pipelines.inspection import Inspection
 
-__all__ = ["check_bags", "demo", "encoders", "extract", "extract_status", "inspect", "serve", "synth"]
+__all__ = [
+    "bench_extract",
+    "check_bags",
+    "demo",
+    "encoders",
+    "extract",
+    "extract_status",
+    "inspect",
+    "serve",
+    "synth",
+]
 
 THUMBNAIL_SIDE = 1536
 
@@ -112,6 +122,51 @@ def extract_status(manifest: Path, out: Path, *, root: Path | None = None) -> St
     from pipelines.batch.status import folder_status
 
     return folder_status(read_manifest(Path(manifest), root=root).rows, Path(out))
+
+
+def bench_extract(
+    slides: Sequence[Path],
+    *,
+    workers: int | None = None,
+    repeats: int = 3,
+    size: int = 4096,
+    device: str = "auto",
+    quiet: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure the extraction of ``slides``, or of a synthetic one; see :func:`pipelines.speed.measure_extraction`.
+
+    Args:
+        slides: to read; none for a synthetic slide, which is thrown away afterwards.
+        workers: decoding threads, and processes of the DataLoader it is compared with.
+        repeats: of every measurement.
+        size: side of the synthetic slide in pixels.
+        device: of the patch encoder.
+        quiet: no progress.
+        settings: fields of :class:`pipelines.settings.ExtractSettings`.
+    """
+    from tempfile import TemporaryDirectory
+
+    from comel.config import parse_section
+    from pipelines.encoders import load_encoder
+    from pipelines.settings import ExtractSettings
+    from pipelines.speed import WAYS, measure_extraction
+
+    chosen = parse_section(ExtractSettings, _given(settings), "bench extract")
+    encoder = load_encoder(chosen.encoder, device)
+    with TemporaryDirectory() as folder:
+        if not slides:
+            synth(Path(folder), organs=("colon",), slides_per_organ=2, size=size, quiet=quiet)
+            slides = [Path(folder) / "slides" / "colon-0000.tif"]
+        with progress_bar(repeats * len(WAYS), "bench extract", quiet=quiet) as advance:
+            return measure_extraction(
+                [Path(slide) for slide in slides],
+                encoder,
+                chosen,
+                workers=workers,
+                repeats=repeats,
+                progress=lambda way: advance(1, text=way),
+            )
 
 
 def serve(model: Path | None = None, **settings: Any) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from comel.bag import Bag, FeatureContract, reading_of
 from comel.errors import SlideError
 from pipelines.annotations import Annotation, instance_labels, read_annotation
 from pipelines.appearance import tile_appearance
+from pipelines.decode import decoded_batches
 from pipelines.encoders.base import PatchEncoder
 from pipelines.overlay import draw_overlay
 from pipelines.quality import MEASURED, tile_quality
@@ -24,19 +23,16 @@ from pipelines.regions import within_regions
 from pipelines.scales import plan_scales
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
-from pipelines.tiles import TilePlan, plan_tiles, read_tile
+from pipelines.tiles import TilePlan, plan_tiles
 from pipelines.tissue import TissueMask, find_tissue, own_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ExtractedSlide", "Progress", "decoded_batches", "extract_slide"]
+__all__ = ["ExtractedSlide", "Progress", "extract_slide"]
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation, stain and encode."""
-
-_DECODERS = min(4, os.cpu_count() or 1)
-_BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -139,30 +135,6 @@ def extract_slide(
         bag = replace(bags[0], scales=tuple(bags[1:]))
         overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels, bag.quality["blur"])
         return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, marked, settings))
-
-
-def decoded_batches(slide: Slide, plan: TilePlan, batch_size: int) -> Generator[np.ndarray, None, None]:
-    """The planned tiles in order, in batches (B, tile_size, tile_size, 3) uint8, decoded ahead by background threads.
-
-    Raises:
-        SlideError: a tile cannot be read.
-    """
-
-    def decode(start: int) -> np.ndarray:
-        return np.stack([read_tile(slide, plan, index) for index in range(start, min(start + batch_size, len(plan.coords)))])
-
-    pending: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-        try:
-            for start in range(0, len(plan.coords), batch_size):
-                pending.append(pool.submit(decode, start))
-                if len(pending) > _BATCHES_AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for batch in pending:
-                batch.cancel()
 
 
 def _labels(marked: Annotation, plan: TilePlan, settings: ExtractSettings) -> np.ndarray:

@@ -7,13 +7,14 @@ Label and macro images are never touched, and no picture that comes from here ca
 
 from __future__ import annotations
 
-import math
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from comel.errors import SlideError
+from pipelines.area import Area
 from pipelines.plain_image import PlainImage, is_plain_image
 from pipelines.slide_files import file_to_open
 
@@ -38,6 +39,7 @@ class Slide:
 
     Attributes:
         path: the file.
+        properties: what the file states, under OpenSlide's names.
         level_dimensions: (width, height) in pixels of every level, level 0 first.
         level_downsamples: level-0 pixels per pixel of every level.
         mpp_x, mpp_y: micrometres per pixel of level 0.
@@ -50,11 +52,11 @@ class Slide:
         self.path = path
         self._lock = threading.Lock()
         self._handle = _open_handle(path)
-        properties = self._handle.properties
+        self.properties: Mapping[str, str] = dict(self._handle.properties)
         self.level_dimensions: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
-        self.mpp_x, self.mpp_y, self.mpp_source = _resolution(path, properties, mpp, assume_mpp)
-        values = [properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        self.mpp_x, self.mpp_y, self.mpp_source = _resolution(path, self.properties, mpp, assume_mpp)
+        values = [self.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
         self.bounds: tuple[int, ...] | None = None if None in values else tuple(int(str(value)) for value in values)
 
     def __enter__(self) -> Slide:
@@ -124,8 +126,7 @@ class Slide:
     def read_area(self, level: int, box: tuple[float, float, float, float], size: tuple[int, int]) -> Image:
         """An exact area of a level, resampled to ``size``.
 
-        Shrinking twofold or more averages over the area; otherwise the filter is bilinear, widened where it shrinks
-        (neither aliases). An area of ``size`` whole pixels comes back as it is.
+        See :class:`pipelines.area.Area` on how; an area of ``size`` whole pixels comes back as it is.
 
         Args:
             level: the level to read.
@@ -135,22 +136,10 @@ class Slide:
         Raises:
             SlideError: the pixels cannot be read.
         """
-        from PIL import Image
-
-        limits = self.level_dimensions[level]
-        left, right = (min(max(edge, 0.0), float(limits[0])) for edge in (box[0], box[2]))
-        top, bottom = (min(max(edge, 0.0), float(limits[1])) for edge in (box[1], box[3]))
-        margin = 2
-        first = (max(0, math.floor(left) - margin), max(0, math.floor(top) - margin))
-        last = (min(limits[0], math.ceil(right) + margin), min(limits[1], math.ceil(bottom) + margin))
+        area = Area.of(box, size, self.level_dimensions[level])
         downsample = self.level_downsamples[level]
-        location = (round(first[0] * downsample), round(first[1] * downsample))
-        region = self.read_region(location, level, (last[0] - first[0], last[1] - first[1]))
-        area = (left - first[0], top - first[1], right - first[0], bottom - first[1])
-        if all(edge == int(edge) for edge in area) and (area[2] - area[0], area[3] - area[1]) == size:
-            return region.crop(area)
-        shrink = min((right - left) / size[0], (bottom - top) / size[1])
-        return region.resize(size, Image.Resampling.BOX if shrink >= 2 else Image.Resampling.BILINEAR, box=area)
+        location = (round(area.left * downsample), round(area.top * downsample))
+        return area.resample(self.read_region(location, level, (area.right - area.left, area.bottom - area.top)))
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
         """Pixels of a level as RGB, transparent ones white, without the slide's colour profile.

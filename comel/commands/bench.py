@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from comel.commands.options import Json, Quiet, Set, print_json
+from comel.commands.options import Device, Json, Quiet, Set, print_json
 
 __all__ = ["app"]
 
@@ -59,3 +59,46 @@ def continual(
     else:
         typer.echo(markdown(result["rows"]))
         typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")
+
+
+@app.command(epilog="Example: comel bench extract slide.svs --encoder efficientnet-lite0 --repeats 3")
+def extract(
+    slides: Annotated[list[Path] | None, typer.Argument(help="Slides; default a synthetic one.")] = None,
+    encoder: Annotated[str, typer.Option(help="As for comel extract.")] = "efficientnet-lite0",
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one a core, up to 8.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of every measurement; the median is printed.")] = 3,
+    target_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
+    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles encoded at once.")] = 32,
+    size: Annotated[int, typer.Option(help="Side of the synthetic slide in pixels.")] = 4096,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tiles a second: decoding alone, with the encoder, the encoder alone, and one read a tile in a DataLoader."""
+    from comel import api
+
+    result = api.bench_extract(
+        slides or [],
+        encoder=encoder,
+        workers=workers,
+        repeats=repeats,
+        target_mpp=target_mpp,
+        assume_mpp=assume_mpp,
+        batch_size=batch_size,
+        size=size,
+        device=device,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(f"{result['tiles']} tiles, {result['workers']} workers, {result['cores']} cores, {result['device']}\n")
+    typer.echo("| way | tiles/s | core-seconds |\n|---|---:|---:|")
+    for way, speed in result["tiles_per_second"].items():
+        spent = result["core_seconds"].get(way)
+        typer.echo(f"| {way} | {speed:.1f} | {'-' if spent is None else f'{spent:.2f}'} |")
+    typer.echo("\n| target | measured | wanted | holds |\n|---|---:|---:|---|")
+    for target in result["targets"]:
+        wanted = f"<= {target['at_most']:g}" if "at_most" in target else f">= {target['at_least']:g}"
+        typer.echo(f"| {target['name']} | {target['value']:.2f} | {wanted} | {'yes' if target['holds'] else 'no'} |")

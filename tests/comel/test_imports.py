@@ -35,6 +35,7 @@ COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report
 NESTED = [
     *[("bags", name) for name in ("check", "stats", "export", "scale", "join-scales")],
     ("bench", "continual"),
+    ("bench", "extract"),
     *[("keys", name) for name in ("add", "list", "revoke")],
     *[("manifest", name) for name in ("camelyon16", "paip", "tcga", "folder")],
 ]

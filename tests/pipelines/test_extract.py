@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,8 @@ from small_slides import MeanColour, tissue_picture, write_slide
 
 from comel.bag import read_bag, write_bag
 from comel.errors import SlideError
-from pipelines.extract import decoded_batches, extract_slide
+from pipelines.extract import extract_slide
 from pipelines.settings import ExtractSettings, content_settings
-from pipelines.slide import open_slide
-from pipelines.tiles import plan_tiles
-from pipelines.tissue import find_tissue
 
 SETTINGS = ExtractSettings(batch_size=5)
 
@@ -81,28 +77,6 @@ def test_batch_size_and_threads_do_not_change_features(slide_path: Path, encoder
     ]
     assert np.array_equal(features[0], features[1])
     assert np.array_equal(features[0], features[2])
-
-
-def test_decoding_runs_ahead_but_not_far(tmp_path: Path) -> None:
-    path = write_slide(tmp_path / "s.tif", tissue_picture(1600, 1200, (0, 0, 1600, 1200)))
-    reads = 0
-    with open_slide(path) as slide:
-        plan = plan_tiles(slide, find_tissue(slide), tile_size=64, target_mpp=0.5)
-        original = slide.read_area
-
-        def counted(*arguments: object) -> object:
-            nonlocal reads
-            reads += 1
-            return original(*arguments)  # type: ignore[arg-type]
-
-        slide.read_area = counted  # type: ignore[method-assign]
-        batches = decoded_batches(slide, plan, batch_size=4)
-        next(batches)
-        time.sleep(0.5)
-        assert 4 < reads <= 4 * 7
-        batches.close()
-        assert threading.active_count() < 20
-    assert len(plan.coords) > 300
 
 
 def test_encoder_failure_ends_the_decoders(slide_path: Path) -> None:

@@ -1,0 +1,196 @@
+"""Planned tiles as batches of pixels, decoded ahead by background threads that decode each stored tile once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.area import Area
+from pipelines.native import NativeLevel, NativeTiles
+
+if TYPE_CHECKING:
+    from pipelines.slide import Slide
+    from pipelines.tiles import TilePlan
+
+__all__ = ["CORES", "DECODERS", "PixelCount", "decoded_batches"]
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Cores that this process may use."""
+
+DECODERS = min(8, CORES)
+"""Threads that decode. The decoders run outside Python's lock."""
+
+_TILES_A_TASK = 8
+_BATCHES_AHEAD = 4
+_MOST_BYTES = 256 << 20
+
+
+@dataclass
+class PixelCount:
+    """Pixels of the level that is read.
+
+    Attributes:
+        decoded: area of the stored tiles that were decoded, as often as they were.
+        unique: area of the stored tiles that the planned tiles lie on.
+        direct: whether they were decoded here rather than by OpenSlide, whose own repetitions are not seen.
+    """
+
+    decoded: int = 0
+    unique: int = 0
+    direct: bool = False
+
+
+def decoded_batches(
+    slide: Slide, plan: TilePlan, batch_size: int, *, workers: int = DECODERS, count: PixelCount | None = None
+) -> Generator[np.ndarray, None, None]:
+    """The planned tiles in order, in batches (B, tile_size, tile_size, 3) uint8 RGB at the target resolution.
+
+    They are decoded a few batches ahead. A stored tile is kept until the last planned tile that needs it is cut, so it is
+    decoded once as long as what is kept stays under 256 MiB; beyond that the oldest are given up and decoded again.
+
+    Args:
+        slide: to read; it must stay open.
+        plan: what to read.
+        batch_size: B, of all but the last batch.
+        workers: threads.
+        count: filled with the pixels decoded.
+
+    Raises:
+        SlideError: a tile cannot be read.
+    """
+    count = count if count is not None else PixelCount()
+    side, total = plan.geometry.patch_size, len(plan.coords)
+    if not total:
+        return
+    pending: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
+    with closing(NativeTiles(slide, plan.level)) as native:
+        cutter = _Cutter(slide, plan, native, count)
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+            try:
+                for start in range(0, total, batch_size):
+                    stop = min(start + batch_size, total)
+                    batch = np.empty((stop - start, side, side, 3), np.uint8)
+                    pending.append((batch, [pool.submit(cutter.cut, *part, batch, start) for part in _parts(start, stop)]))
+                    if len(pending) > _BATCHES_AHEAD:
+                        yield _finished(*pending.popleft())
+                while pending:
+                    yield _finished(*pending.popleft())
+            finally:
+                for _, tasks in pending:
+                    for task in tasks:
+                        task.cancel()
+
+
+def _parts(start: int, stop: int) -> list[tuple[int, int]]:
+    return [(first, min(first + _TILES_A_TASK, stop)) for first in range(start, stop, _TILES_A_TASK)]
+
+
+def _finished(batch: np.ndarray, tasks: list[Future[None]]) -> np.ndarray:
+    for task in tasks:
+        task.result()
+    return batch
+
+
+class _Cutter:
+    """Cuts planned tiles out of stored ones."""
+
+    def __init__(self, slide: Slide, plan: TilePlan, native: NativeTiles, count: PixelCount) -> None:
+        self._plan, self._native = plan, native
+        self._limits = slide.level_dimensions[plan.level]
+        self._downsample = slide.level_downsamples[plan.level]
+        self._cache = _Cache(native, count)
+        touched: set[tuple[int, int]] = set()
+        for index in range(len(plan.coords)):
+            area = self._area(index)
+            self._cache.expect(_cells(native.grid, (area.left, area.top, area.right, area.bottom)))
+            touched.update(_cells(native.grid, _without_margin(area)))
+        boxes = [native.grid.box(*cell) for cell in touched]
+        count.unique = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+        count.direct = native.direct
+
+    def cut(self, first: int, last: int, batch: np.ndarray, start: int) -> None:
+        """Put the planned tiles ``first`` to ``last`` into ``batch``, whose first is ``start``."""
+        for index in range(first, last):
+            area = self._area(index)
+            region = self._region(area)
+            if area.exact:
+                batch[index - start] = region
+            else:
+                from PIL import Image
+
+                batch[index - start] = np.asarray(area.resample(Image.fromarray(region)))
+
+    def _area(self, index: int) -> Area:
+        x, y = (float(value) / self._downsample for value in self._plan.coords[index])
+        geometry = self._plan.geometry
+        right, bottom = x + geometry.tile_width / self._downsample, y + geometry.tile_height / self._downsample
+        return Area.of((x, y, right, bottom), (geometry.patch_size, geometry.patch_size), self._limits)
+
+    def _region(self, area: Area) -> np.ndarray:
+        region = np.empty((area.bottom - area.top, area.right - area.left, 3), np.uint8)
+        for cell in _cells(self._native.grid, (area.left, area.top, area.right, area.bottom)):
+            pixels = self._cache.take(cell)
+            left, top, right, bottom = self._native.grid.box(*cell)
+            x, y = max(left, area.left), max(top, area.top)
+            part = pixels[y - top : min(bottom, area.bottom) - top, x - left : min(right, area.right) - left]
+            region[y - area.top : y - area.top + part.shape[0], x - area.left : x - area.left + part.shape[1]] = part
+        return region
+
+
+class _Cache:
+    """Stored tiles between their first use and their last."""
+
+    def __init__(self, native: NativeTiles, count: PixelCount) -> None:
+        self._native, self._count = native, count
+        self._lock = threading.Lock()
+        self._uses: dict[tuple[int, int], int] = {}
+        self._kept: dict[tuple[int, int], Future[np.ndarray]] = {}
+        self._most = max(16, _MOST_BYTES // (native.grid.tile_width * native.grid.tile_height * 3))
+
+    def expect(self, cells: list[tuple[int, int]]) -> None:
+        """Each of ``cells`` will be taken once more."""
+        for cell in cells:
+            self._uses[cell] = self._uses.get(cell, 0) + 1
+
+    def take(self, cell: tuple[int, int]) -> np.ndarray:
+        """The pixels of a stored tile (column, row); where another thread is decoding it, this one waits for it."""
+        with self._lock:
+            self._uses[cell] -= 1
+            future = self._kept.get(cell)
+            mine = future is None
+            if future is None:
+                future = Future()
+                left, top, right, bottom = self._native.grid.box(*cell)
+                self._count.decoded += (right - left) * (bottom - top)
+                if self._uses[cell]:
+                    self._kept[cell] = future
+                    if len(self._kept) > self._most:
+                        self._kept.pop(next(iter(self._kept)))
+            elif not self._uses[cell]:
+                self._kept.pop(cell)
+        if mine:
+            try:
+                future.set_result(self._native.read(*cell))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
+def _without_margin(area: Area) -> tuple[int, int, int, int]:
+    left, top, right, bottom = area.box
+    return area.left + int(left), area.top + int(top), area.left - int(-right // 1), area.top - int(-bottom // 1)
+
+
+def _cells(grid: NativeLevel, box: tuple[int, int, int, int]) -> list[tuple[int, int]]:
+    """(column, row) of the stored tiles under a box (left, top, right, bottom), row by row."""
+    left, top, right, bottom = box
+    columns = range(left // grid.tile_width, -(-right // grid.tile_width))
+    return [(column, row) for row in range(top // grid.tile_height, -(-bottom // grid.tile_height)) for column in columns]

@@ -1,0 +1,57 @@
+"""``comel bench extract`` as a user types it. Which way is faster is measured, not asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_slides import tissue_picture, write_slide
+from typer.testing import CliRunner
+
+from comel.cli import app
+
+ENCODER = """
+import numpy as np
+
+class Means:
+    name, dimension, weights_hash = "means", 3, "0" * 64
+
+    def __init__(self, device):
+        pass
+
+    def encode(self, tiles):
+        return tiles.mean(axis=(1, 2)).astype(np.float32)
+"""
+
+
+@pytest.fixture
+def own_encoder(tmp_path: Path) -> str:
+    (tmp_path / "means.py").write_text(ENCODER)
+    return f"{tmp_path / 'means.py'}:Means"
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["bench", "extract", "--repeats", "1", "--workers", "1", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_table_for_a_slide_and_json_for_a_synthetic_one(slide_path: Path, own_encoder: str) -> None:
+    table = run(str(slide_path), "--encoder", own_encoder, "--device", "cpu", "--quiet")
+    assert table.startswith("12 tiles, 1 workers,")
+    for way in ("null encoder", "with encoder", "encoder alone", "DataLoader"):
+        assert f"| {way} |" in table
+    assert "| pixels decoded / unique | 1.00 | <= 1.1 | yes |" in table
+    result = json.loads(run("--size", "512", "--encoder", own_encoder, "--device", "cpu", "--json"))
+    assert result["tiles"] > 0
+    assert result["pixels"]["direct"]
+    assert all(speed > 0 for speed in result["tiles_per_second"].values())
+    assert [set(target) - {"at_most", "at_least"} for target in result["targets"]] == [{"name", "value", "holds"}] * 3
+
+
+def test_slides_without_tissue_are_refused_in_one_line(tmp_path: Path, own_encoder: str) -> None:
+    glass = write_slide(tmp_path / "glass.tif", tissue_picture(700, 700))
+    done = CliRunner().invoke(app, ["bench", "extract", str(glass), "--encoder", own_encoder, "--device", "cpu"])
+    assert done.exit_code != 0
+    assert "no slide has a tile with tissue" in str(done.exception) + done.output
