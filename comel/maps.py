@@ -19,8 +19,10 @@ from comel.raster import RasterTransform, sample_raster, score_raster
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RasterTransform", "draw_map", "sample_raster", "score_raster", "to_geojson"]
+__all__ = ["COLOUR_MAPS", "RasterTransform", "colour_table", "draw_map", "sample_raster", "score_raster", "to_geojson"]
 
+COLOUR_MAPS = ("viridis", "magma", "inferno", "cividis", "turbo")
+"""Those that a viewer offers; :func:`draw_map` takes every other that matplotlib knows as well."""
 MAX_MAP_PIXELS = 24_000_000
 MIN_MAP_WIDTH = 256
 
@@ -66,7 +68,7 @@ def draw_map(
             raise ComelError(f"{name} {value:g} is not between 0 and 1", f"give a {name} from 0 to 1")
     if width < MIN_MAP_WIDTH:
         raise ComelError(f"a map of {width} px has no room for its caption", f"give a width of at least {MIN_MAP_WIDTH}")
-    colours = _colours(colormap)
+    colours = colour_table(colormap)
     raster, transform = score_raster(prediction)
     geometry = prediction.geometry
     if geometry is not None:
@@ -181,8 +183,12 @@ def _font(size: int) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _colours(name: str) -> np.ndarray:
-    """(256, 3) float32 colours of a matplotlib colour map."""
+def colour_table(name: str) -> np.ndarray:
+    """(256, 3) float32 colours, 0 to 255, of a matplotlib colour map.
+
+    Raises:
+        ComelError: there is none of this name.
+    """
     import matplotlib
 
     if name not in matplotlib.colormaps:

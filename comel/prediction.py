@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +20,46 @@ from comel.bag import TileGeometry, geometry_from_attributes
 from comel.errors import ComelError
 from comel.files import atomic_path, write_json
 
-__all__ = ["MODES", "NOTICE", "Prediction", "check_table", "failed_row", "prediction_row", "read_prediction", "write_table"]
+__all__ = [
+    "MODES",
+    "NOTICE",
+    "OutOfDistribution",
+    "Prediction",
+    "check_table",
+    "failed_row",
+    "prediction_row",
+    "read_prediction",
+    "write_table",
+]
 
 MODES = ("class-incremental", "task-incremental", "domain-incremental")
 NOTICE = "Research use only: not a medical device, not for diagnosis."
 NO_TISSUE = "no tissue"
 
 _COLUMNS_BEFORE = ["slide_id", "task", "label", "mode", "confidence"]
-_COLUMNS_AFTER = ["instances", "positive_instances", "version", "error"]
+_COLUMNS_AFTER = ["instances", "positive_instances", "distance", "out_of_distribution", "version", "error"]
+
+
+@dataclass(frozen=True)
+class OutOfDistribution:
+    """How far a slide lies from all that the model has learned (:mod:`comel.novelty`).
+
+    Attributes:
+        score: the distance.
+        threshold: the distance from which a slide counts as of another kind, chosen on validation data.
+    """
+
+    score: float
+    threshold: float
+
+    @property
+    def flag(self) -> bool:
+        """Whether the slide is of a kind that the model has not learned: its prediction then means little."""
+        return self.score > self.threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"score": self.score, "threshold": self.threshold, "flag": self.flag}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +80,9 @@ class Prediction:
         geometry: tile size and slide extent, or None where the bag does not state them.
         model: which model said so: ``run``, ``version`` and what else identifies it; JSON values.
         notes: remarks for the reader, such as "no tissue".
+        out_of_distribution: how far the slide lies from what the model has learned, or None where the model cannot tell.
+        class_scores: (N, C) uint8, in 255ths: evidence of each tile for each class, for maps of a class of choice; None
+            where the model was not asked.
 
     Raises:
         ValueError: the arrays do not fit each other, or a value lies outside [0, 1].
@@ -65,6 +101,8 @@ class Prediction:
     geometry: TileGeometry | None
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    out_of_distribution: OutOfDistribution | None = None
+    class_scores: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.instance_scores)
@@ -74,6 +112,12 @@ class Prediction:
             raise ValueError(f"instance scores of shape {self.instance_scores.shape} must be (N,) and within [0, 1]")
         if self.coords is not None and self.coords.shape != (count, 2):
             raise ValueError(f"{count} instance scores but coords of shape {self.coords.shape}")
+        if self.class_scores is not None:
+            shape = (count, len(self.classes))
+            if self.class_scores.shape != shape or self.class_scores.dtype != np.uint8:
+                raise ValueError(
+                    f"class scores of shape {self.class_scores.shape}, {self.class_scores.dtype}: not {shape}, uint8"
+                )
         if not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"threshold {self.threshold} is not within [0, 1]")
         if (self.label is None) != (self.probabilities is None):
@@ -128,6 +172,18 @@ class Prediction:
             return None
         return float(self.probabilities[self.classes.index(self.predicted_class)])
 
+    def scores_of(self, name: str) -> np.ndarray:
+        """(N,) float32: evidence of each tile for one of ``classes``, exact to 1/510.
+
+        Raises:
+            ComelError: there is no such class, or no scores by class.
+        """
+        if name not in self.classes:
+            raise ComelError(f"{self.slide_id}: no class {name!r}", f"the classes are: {', '.join(self.classes)}")
+        if self.class_scores is None:
+            raise ComelError(f"{self.slide_id}: was predicted without scores by class", "predict the slide again")
+        return np.asarray(self.class_scores[:, self.classes.index(name)] / np.float32(255), np.float32)
+
     def tiles_from(self, minimum_score: float) -> np.ndarray:
         """(N,) bool: which tiles score at least ``minimum_score``. Compared as float32, as the scores are stored."""
         return self.instance_scores >= np.float32(minimum_score)
@@ -149,11 +205,13 @@ class Prediction:
             "classes": list(self.classes),
             "probabilities": None if self.probabilities is None else [float(value) for value in self.probabilities],
             "threshold": float(self.threshold),
+            "out_of_distribution": None if self.out_of_distribution is None else self.out_of_distribution.to_dict(),
             "instances": {
                 "count": len(self.instance_scores),
                 "positive": self.positive_instances,
                 "scores": shortest_floats(self.instance_scores),
                 "coords": None if self.coords is None else self.coords.tolist(),
+                "class_scores": None if self.class_scores is None else b64encode(self.class_scores.tobytes()).decode(),
             },
             "geometry": None if self.geometry is None else dataclasses.asdict(self.geometry),
             "model": dict(self.model),
@@ -170,6 +228,8 @@ class Prediction:
         """
         instances = value["instances"]
         probabilities, coords = value["probabilities"], instances["coords"]
+        novelty = value["out_of_distribution"]
+        scored = instances.get("class_scores")
         return cls(
             slide_id=str(value["slide_id"]),
             mode=value["mode"],
@@ -184,6 +244,12 @@ class Prediction:
             geometry=None if value["geometry"] is None else geometry_from_attributes(value["geometry"]),
             model=dict(value["model"]),
             notes=tuple(value["notes"]),
+            out_of_distribution=None
+            if novelty is None
+            else OutOfDistribution(float(novelty["score"]), float(novelty["threshold"])),
+            class_scores=None
+            if scored is None
+            else np.frombuffer(b64decode(scored, validate=True), np.uint8).reshape(-1, len(value["classes"])),
         )
 
     def save_json(self, path: Path) -> None:
@@ -218,6 +284,9 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
     row |= {f"p:{name}": value for name, value in zip(prediction.classes, probabilities, strict=True)}
     row["instances"] = len(prediction.instance_scores)
     row["positive_instances"] = prediction.positive_instances
+    novelty = prediction.out_of_distribution
+    row["distance"] = None if novelty is None else novelty.score
+    row["out_of_distribution"] = None if novelty is None else novelty.flag
     row["version"] = prediction.model.get("version")
     row["error"] = None
     return row
@@ -251,7 +320,8 @@ def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     table = pd.DataFrame(entries, columns=[*_COLUMNS_BEFORE, *classes, *_COLUMNS_AFTER])
     types = dict.fromkeys(["slide_id", "task", "label", "mode", "error"], "string")
     types |= dict.fromkeys(["instances", "positive_instances", "version"], "Int64")
-    types |= dict.fromkeys(["confidence", *classes], "float64")
+    types |= dict.fromkeys(["confidence", "distance", *classes], "float64")
+    types["out_of_distribution"] = "boolean"
     table = table.astype(types)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".csv":

@@ -10,7 +10,7 @@ import numpy as np
 from comel.bag import Bag, FeatureContract
 from comel.data import check_contract
 from comel.errors import ConfigError
-from comel.prediction import Prediction
+from comel.prediction import OutOfDistribution, Prediction
 from comel.run import RunDirectory, VersionInfo, build_model, load_state
 
 if TYPE_CHECKING:
@@ -107,11 +107,14 @@ class Predictor:
                 geometry=bag.geometry,
             )
         with torch.inference_mode():
-            output = model(make_batch(bag, self._device))
+            batch = make_batch(bag, self._device)
+            output = model(batch)
+            distance = model.distance(batch, head)
             probabilities = model.probabilities(output, head)[0]
             column = int(probabilities.argmax())
             chosen = classes.head_of(column)
             scores = model.evidence(output, chosen, given=given)[0].float().cpu().numpy()
+            by_class = output.instance_scores[0].clamp(0, 1).mul(255).round().byte().cpu().numpy()
         label = classes.heads[chosen].labels[column - classes.columns(chosen).start]
         return Prediction(
             slide_id=bag.slide_id,
@@ -126,7 +129,15 @@ class Predictor:
             coords=bag.coords,
             geometry=bag.geometry,
             model=about,
+            out_of_distribution=self._novelty(distance),
+            class_scores=by_class if by_class.shape[1] == len(probabilities) else None,
         )
+
+    def _novelty(self, distance: Any) -> OutOfDistribution | None:
+        """Against the largest threshold of all tasks: distances mean the same for every task, and a smaller threshold was
+        chosen while less was known of how bags spread."""
+        thresholds = [info.distance_threshold for info in self._info.tasks if info.distance_threshold is not None]
+        return OutOfDistribution(float(distance[0]), max(thresholds)) if thresholds and distance is not None else None
 
     def _threshold(self, head: int | None, task: str | None = None) -> float:
         """The given task's threshold; else that of the newest task with this head, else 0.5."""

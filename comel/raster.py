@@ -7,13 +7,17 @@ the slide's pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from comel.errors import ComelError
 from comel.prediction import Prediction
 
-__all__ = ["RasterTransform", "TileGrid", "sample_raster", "score_raster", "tile_corners", "tile_grid"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["RasterTransform", "TileGrid", "raster_picture", "sample_raster", "score_raster", "tile_corners", "tile_grid"]
 
 MAX_RASTER_CELLS = 1 << 26
 _OFF_GRID_SUBDIVISION = 4
@@ -53,13 +57,14 @@ class TileGrid:
     transform: RasterTransform
 
 
-def score_raster(prediction: Prediction) -> tuple[np.ndarray, RasterTransform]:
+def score_raster(prediction: Prediction, scores: np.ndarray | None = None) -> tuple[np.ndarray, RasterTransform]:
     """The tile scores as a small image, one cell a tile stride; where tiles overlap, their scores are averaged.
 
     Tiles that lie on no common grid (several regions, each with a grid of its own) get cells of a quarter stride.
 
     Args:
         prediction: N scores with coordinates; without geometry the stride is taken from the coordinates' own spacing.
+        scores: (N,) in [0, 1] in place of the prediction's own, such as those of another class.
 
     Returns:
         (rows, columns) float32, NaN where no tile lies, and the raster's place on the slide.
@@ -74,7 +79,8 @@ def score_raster(prediction: Prediction) -> tuple[np.ndarray, RasterTransform]:
     across, down = (max(1, int(span + 0.5)) for span in (grid.across, grid.down))
     shape = (int(grid.rows.max()) + down, int(grid.columns.max()) + across)
     flat = grid.rows * shape[1] + grid.columns
-    total = np.bincount(flat, prediction.instance_scores, shape[0] * shape[1]).reshape(shape)
+    scores = prediction.instance_scores if scores is None else scores
+    total = np.bincount(flat, scores, shape[0] * shape[1]).reshape(shape)
     count = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
     for axis, length in ((0, down), (1, across)):
         total, count = _trailing_sum(total, length, axis), _trailing_sum(count, length, axis)
@@ -115,6 +121,20 @@ def sample_raster(
     sampled = np.full((size[1], size[0]), np.nan, np.float32)
     sampled[np.ix_(inside_y, inside_x)] = raster[np.ix_(rows[inside_y], columns[inside_x])]
     return sampled
+
+
+def raster_picture(raster: np.ndarray) -> Image:
+    """The raster as a grey picture with alpha, a pixel a cell: score 0 to 1 as grey 1 to 255; transparent where no tile lies.
+
+    A raster without cells becomes one transparent pixel, since no picture has none.
+    """
+    from PIL import Image as Images
+
+    if not raster.size:
+        return Images.new("LA", (1, 1))
+    covered = ~np.isnan(raster)
+    grey = np.where(covered, 1 + np.rint(np.nan_to_num(raster) * 254), 0)
+    return Images.fromarray(np.stack([grey, covered * 255], axis=-1).astype(np.uint8))
 
 
 def tile_corners(prediction: Prediction) -> np.ndarray:

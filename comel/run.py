@@ -37,8 +37,9 @@ __all__ = ["RunDirectory", "TaskInfo", "VersionInfo", "build_model", "load_state
 
 
 class TaskInfo(BaseModel):
-    """A task that a version has learned: its head, the instance threshold chosen on its validation cases, and which slides
-    were in which split, so that no later evaluation takes a training slide for a test slide."""
+    """A task that a version has learned: its head, what was chosen on its validation cases (the instance threshold, the
+    temperature, the distance beyond which a bag is of another kind), and which slides were in which split, so that no later
+    evaluation takes a training slide for a test slide."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,6 +49,7 @@ class TaskInfo(BaseModel):
     threshold: float = 0.5
     threshold_chosen_on: str = "default"
     temperature: float = 1.0
+    distance_threshold: float | None = None
     training_cases: int = 0
     slides: dict[str, list[str]] = {}
 

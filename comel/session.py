@@ -25,6 +25,7 @@ from comel.files import sha256_of_file, sha256_of_json
 from comel.foreign import bag_path
 from comel.models import model_class
 from comel.models.base import MILModel, settings_of
+from comel.novelty import choose_distance_threshold, distances
 from comel.progress import progress_bar
 from comel.run import RunDirectory, TaskInfo, VersionInfo, build_model, load_state
 from comel.stage_scores import StageScorer
@@ -171,7 +172,7 @@ class Session:
                     "old_data_bytes": strategy.old_data_bytes(),
                 }
                 last = index == first_stage + len(groups) - 1
-                self._conclude(model, strategy, stage, learned, account, last=last)
+                self._conclude(model, strategy, stage, learned, bags, account, last=last)
         checkpoint.discard(folder)
         self._discard_early_stopping()
         self.scorer.finish()
@@ -268,6 +269,7 @@ class Session:
         strategy: Strategy,
         stage: Stage,
         learned: list[TaskInfo],
+        bags: StageCases,
         account: dict[str, Any],
         *,
         last: bool,
@@ -276,6 +278,9 @@ class Session:
         new = [info for info in learned if info.stage == stage.index]
         before = {info.head for info in learned if info.stage < stage.index}
         choose_on_validation(model, new, before, lambda info: self.scorer.run_model(model, info, "val"))
+        farthest = choose_distance_threshold(distances(model, (bag for bag, _ in bags.validation())))
+        for info in new:
+            info.distance_threshold = farthest
         report = strategy.report()
         version = account["version"]
         published = VersionInfo(

@@ -127,6 +127,13 @@ class MILModel(nn.Module, ABC):
     def forward(self, bags: BagBatch | Tensor) -> BagOutput:
         """See :class:`BagOutput`. A bare tensor is (B, M, D) features."""
 
+    def distance(self, bags: BagBatch, head: int | None = None) -> Tensor | None:
+        """How far bags lie from the bags of every class learned, or of one head's, (B,); see :mod:`comel.novelty`.
+
+        None where the model keeps no statistics of what it has learned.
+        """
+        return None
+
     @abstractmethod
     def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
         """The model's loss terms by name, to be summed.

@@ -193,6 +193,13 @@ class CoMEL(MILModel):
             return logits
         return with_surroundings(logits, bags.coords, self.options.neighbourhood, bags.mask)
 
+    def distance(self, bags: BagBatch, head: int | None = None) -> Tensor | None:
+        """From the statistics of task recognition; None without them."""
+        if self.recognition is None:
+            return None
+        columns = slice(0, len(self.classes)) if head is None else self.classes.columns(head)
+        return self.recognition.distance(bags.features, bags.mask, columns)
+
     def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
         """``ce``, ``bppl`` and, with an instance classifier, ``instance``, each a mean over the bags."""
         terms: dict[str, list[Tensor]] = {}

@@ -119,7 +119,14 @@ def test_table_has_a_row_a_slide_with_failures(tmp_path: Path, suffix: str) -> N
     )
     table = pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)
     assert table.columns.tolist()[:5] == ["slide_id", "task", "label", "mode", "confidence"]
-    assert table.columns.tolist()[-4:] == ["instances", "positive_instances", "version", "error"]
+    assert table.columns.tolist()[-6:] == [
+        "instances",
+        "positive_instances",
+        "distance",
+        "out_of_distribution",
+        "version",
+        "error",
+    ]
     assert [name for name in table if name.startswith("p:")] == [
         *(f"p:{name}" for name in predicted().classes),
         "p:lung/x",
