@@ -2,6 +2,8 @@
 # make test       set everything up and pass the tests
 # make test-all   with the slow tests too
 # make lint       ruff and mypy
+# make viewer     fetch what the viewer page shows slides with, by npm; the others do it where npm is present
+# make sbom       sbom.json: every package of the environment with its version and licence (CycloneDX)
 #
 # TORCH is the PyTorch to install: a CPU build here. For CUDA see docs/installation.md.
 
@@ -10,11 +12,12 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OPENSEADRAGON := node_modules/openseadragon/package.json
 # One process a core, each computing on one: two that share both would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all lint sbom install viewer clean
 
 demo: install
 	$(BIN)/comel demo --out demo
@@ -28,7 +31,18 @@ test-all: install
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-install: $(INSTALLED)
+sbom: install
+	$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible --output-file sbom.json
+
+install: $(INSTALLED) $(if $(shell command -v npm),viewer)
+
+# The page works without it but for the slide itself, so a failed download stops nothing.
+viewer:
+	@$(MAKE) --no-print-directory $(OPENSEADRAGON) || echo "the viewer shows no slides: OpenSeadragon could not be fetched"
+
+$(OPENSEADRAGON): package.json package-lock.json
+	npm ci --ignore-scripts --loglevel=error
+	@touch $@
 
 $(INSTALLED): pyproject.toml constraints/cpu.txt
 	@echo "setting up $(VENV): PyTorch for the CPU and what comel needs, about 3 minutes"
@@ -38,4 +52,4 @@ $(INSTALLED): pyproject.toml constraints/cpu.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo node_modules

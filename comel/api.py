@@ -31,6 +31,7 @@ __all__ = [
     "inspect",
     "serve",
     "synth",
+    "work",
 ]
 
 THUMBNAIL_SIDE = 1536
@@ -169,18 +170,37 @@ def bench_extract(
             )
 
 
-def serve(model: Path | None = None, **settings: Any) -> None:
+def serve(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
     """Answer predictions over HTTP until interrupted; settings are those of :class:`service.settings.ServiceSettings`.
 
     Args:
-        model: the run directory; default what the settings file or the environment says.
+        models: run directories, or ``NAME=RUN``; a run without a name is called as its folder. The first is the default.
+            Default what the settings file or the environment says.
         settings: in place of what these say.
     """
     from comel.config import parse_section
     from service.app import serve as run_service
     from service.settings import ServiceSettings
 
-    run_service(parse_section(ServiceSettings, _given({"run": model, **settings}), "serve"))
+    runs = _named_runs(models) if models is not None else None
+    run_service(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "serve"))
+
+
+def work(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
+    """Work on the jobs that :func:`serve` accepts elsewhere, until told to stop (SIGTERM or Ctrl-C); arguments are its."""
+    import signal
+    import threading
+
+    from comel.config import parse_section
+    from service.backend import work as run_worker
+    from service.logs import make_log
+    from service.settings import ServiceSettings
+
+    runs = _named_runs(models) if models is not None else None
+    until = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: until.set())
+    run_worker(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "worker"), make_log(), until)
 
 
 def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> Inspection:
@@ -236,6 +256,19 @@ def demo(out: Path, **settings: Any) -> dict[str, Any]:
     from comel.demonstration import run_demo
 
     return run_demo(Path(out), **settings)
+
+
+def _named_runs(models: Sequence[str | Path]) -> dict[str, Path]:
+    """``NAME=RUN`` or a run's folder, by name."""
+    runs: dict[str, Path] = {}
+    for model in models:
+        name, named, path = str(model).partition("=")
+        run = Path(path if named else name)
+        name = name if named else run.resolve().name
+        if name in runs:
+            raise ConfigError(f"two models are called '{name}'", f"name one of them otherwise: --model OTHER={run}")
+        runs[name] = run
+    return runs
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,22 @@ import sys
 
 import typer
 
-from comel.commands import bench, demo, encoders, extract, inference, inspect, keys, learning, manifest, report, scales, slides
+from comel.commands import (
+    bench,
+    db,
+    demo,
+    encoders,
+    extract,
+    inference,
+    inspect,
+    keys,
+    learning,
+    manifest,
+    report,
+    scales,
+    slides,
+    worker,
+)
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -44,7 +59,9 @@ app.command(epilog=learning.EPILOGS["evaluate"])(learning.evaluate)
 app.command(epilog="Example: comel report runs/owlora runs/finetune --out report.html")(report.report)
 app.command(epilog="Example: comel predict runs/owlora slide.svs --out predictions")(inference.predict)
 app.command(epilog="Example: comel serve --model runs/owlora --slides /data/slides")(inference.serve)
+app.command(epilog="Example: comel worker --model runs/owlora --state /var/lib/comel")(worker.worker)
 app.add_typer(keys.app, name="keys")
+app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")
 
 

@@ -13,7 +13,7 @@ from comel.bag import FeatureContract
 from comel.errors import ConfigError, FeatureMismatch
 from comel.scales import join_scales
 from pipelines.encoders import PatchEncoder, load_encoder
-from pipelines.extract import ExtractedSlide, extract_slide
+from pipelines.extract import ExtractedSlide, Progress, extract_slide
 from pipelines.settings import ExtractSettings
 from pipelines.slide import open_slide
 
@@ -46,8 +46,10 @@ class ContractReader:
         self._contract, self._assume_mpp, self._device, self._source = contract, assume_mpp, device, encoder
         self._encoder: PatchEncoder | None = None
 
-    def extract(self, path: Path, *, slide_id: str, mpp: float | None = None) -> ExtractedSlide:
-        """One slide; ``mpp`` overrides what the slide says.
+    def extract(
+        self, path: Path, *, slide_id: str, mpp: float | None = None, progress: Progress | None = None
+    ) -> ExtractedSlide:
+        """One slide; ``mpp`` overrides what the slide says, ``progress`` is told the stage and the tiles done.
 
         Raises:
             ConfigError: the contract does not say how features are made, or names an encoder that is not at hand.
@@ -77,7 +79,7 @@ class ContractReader:
                 "send a bag instead, made as the training bags were",
             ) from None
         encoder = self._load(contract.encoder, contract.weights_hash)
-        extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp)
+        extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp, progress=progress)
         return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
 
     def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
@@ -15,18 +16,24 @@ from comel.errors import ConfigError
 from comel.prediction import NOTICE
 from service.access import Gate
 from service.audit import AuditLog
+from service.backend import Backend, hidden, open_database
 from service.keys import private_folder
-from service.logs import make_log, route_library_logs
+from service.logs import describe_defect, make_log, route_library_logs
 from service.metrics import Metrics
 from service.middleware import RequestRecord
-from service.predictions import PredictionService, PredictorLike
+from service.models import FixedModel, ModelRegistry, PredictorLike
+from service.openapi import describe_once
 from service.problems import install_problem_handlers
-from service.routes import documentation, health, model, predictions
+from service.routes import documentation, health, jobs, prediction_parts, predictions, rasters, slides, uploads, viewer
+from service.routes import models as model_routes
 from service.settings import ServiceSettings
+from service.slide_tiles import SlidePictures
 
-__all__ = ["create_app", "open_predictor", "serve"]
+__all__ = ["create_app", "open_models", "serve"]
 
 CONCURRENT_PREDICTIONS = 2
+WATCH_SECONDS = 2.0
+"""Between two looks at whether a run has a new version."""
 
 _DESCRIPTION = f"""Predictions of a continual multiple instance learning model on whole-slide images, with maps of where the
 evidence lies.
@@ -38,12 +45,19 @@ Send an API key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`. Its scope
 asks for none."""
 
 
-def create_app(settings: ServiceSettings, *, predictor: PredictorLike | None = None, log: Any = None) -> FastAPI:
+def create_app(
+    settings: ServiceSettings,
+    *,
+    models: ModelRegistry | None = None,
+    predictor: PredictorLike | None = None,
+    log: Any = None,
+) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
         settings: see :class:`ServiceSettings`.
-        predictor: the model, or None to open the run of the settings when the application starts.
+        models: opened already, or None to open the runs of the settings when the application starts.
+        predictor: in place of these, one model that was made elsewhere.
         log: a structlog logger, or None for one that writes to standard error.
     """
     log = make_log() if log is None else log
@@ -53,11 +67,23 @@ def create_app(settings: ServiceSettings, *, predictor: PredictorLike | None = N
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         private_folder(settings.state_dir)
         app.state.audit = AuditLog(settings.state_dir)
-        service = PredictionService(predictor or open_predictor(settings), settings)
-        metrics.model(service.predictor.run_id, service.predictor.version)
+        registry = FixedModel(settings, predictor) if predictor is not None else models or open_models(settings)
+        backend = Backend(settings, registry, audit=app.state.audit, metrics=metrics, log=log)
+        app.state.models, app.state.backend = registry, backend
         app.state.work = anyio.CapacityLimiter(CONCURRENT_PREDICTIONS)
-        app.state.service = service
-        yield
+        for name in registry.names:
+            metrics.model(registry.state(name), registry.get(name).run_id)
+        pictures = SlidePictures()
+        app.state.pictures, app.state.decoding = pictures, anyio.CapacityLimiter(pictures.processes)
+        backend.start()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_watch, registry, metrics, log)
+                yield
+                group.cancel_scope.cancel()
+        finally:
+            await anyio.to_thread.run_sync(backend.stop)
+            pictures.close()
 
     app = FastAPI(
         title="CoMEL",
@@ -67,38 +93,62 @@ def create_app(settings: ServiceSettings, *, predictor: PredictorLike | None = N
         docs_url=None,
         redoc_url=None,
     )
-    app.state.gate, app.state.metrics = Gate(settings), metrics
-    hidden = [settings.run, settings.state_dir, *([settings.slide_root] if settings.slide_root else [])]
-    install_problem_handlers(app, hidden=hidden)
-    for routes in (health, documentation, model, predictions):
+    app.state.gate, app.state.metrics, app.state.settings = Gate(settings), metrics, settings
+    app.state.hidden = tuple(hidden(settings))
+    install_problem_handlers(app, hidden=app.state.hidden)
+    for routes in (health, documentation, model_routes, predictions, prediction_parts, rasters, slides, jobs, uploads, viewer):
         app.include_router(routes.router)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "Content-Type"],
-            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "Content-Type", "Idempotency-Key", "Prefer"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID", "Upload-Offset"],
         )
+    describe_once(app)
     # Added last, so it is the outermost and sees every answer.
     app.add_middleware(RequestRecord, log=log, metrics=metrics)
     return app
 
 
-def open_predictor(settings: ServiceSettings) -> PredictorLike:
-    """The model of the settings' run, after a look at the folders.
+def open_models(settings: ServiceSettings) -> ModelRegistry:
+    """The models of the settings' runs, after a look at the folders.
 
     Raises:
-        ConfigError: the slide folder does not exist, or the state folder cannot be made.
-        RunError: the run cannot be opened.
+        ConfigError: no run is named, the slide folder does not exist, or the state folder cannot be made.
+        RunError: a run cannot be opened.
     """
-    from comel.predictor import Predictor
-
-    if settings.slide_root is not None and not settings.slide_root.is_dir():
-        raise ConfigError(f"slide folder {settings.slide_root} does not exist", "give an existing folder, or none")
+    if not settings.runs:
+        raise ConfigError(
+            "no model to serve",
+            'name a run: comel serve --model runs/NAME, or set COMEL_RUNS=\'{"NAME": "runs/NAME"}\'; comel train makes one',
+        )
+    for root in settings.slide_roots:
+        if not root.is_dir():
+            raise ConfigError(f"slide folder {root} does not exist", "give an existing folder, or none")
     private_folder(settings.state_dir)
-    opened: PredictorLike = Predictor.open(settings.run, device=settings.device)
-    return opened
+    models = ModelRegistry(settings)
+    models.open()
+    return models
+
+
+async def _watch(models: ModelRegistry, metrics: Metrics, log: Any) -> None:
+    """Let new versions answer, for as long as the service runs."""
+    while True:
+        await anyio.sleep(WATCH_SECONDS)
+        try:
+            changed = await anyio.to_thread.run_sync(models.refresh)
+        except Exception as error:  # one failed look must not end all later ones
+            log.error("looking for new versions failed", **describe_defect(error))
+            continue
+        for state in changed:
+            metrics.model(state, models.get(state.name).run_id)
+            if state.refusal is None:
+                log.info("model version", model=state.name, version=state.version)
+            else:
+                refused = {"refused": state.refusal.version, "reason": state.refusal.what}
+                log.error("model version refused", model=state.name, version=state.version, **refused)
 
 
 def serve(settings: ServiceSettings) -> None:
@@ -106,14 +156,16 @@ def serve(settings: ServiceSettings) -> None:
 
     Raises:
         ConfigError: the address is reached from other machines and there is no API key; nothing listens then.
-        ComelError: the run or a folder cannot be used; nothing listens then.
+        ComelError: the run, a folder or the database cannot be used; nothing listens then.
     """
     import uvicorn
 
     gate = Gate(settings)
     gate.check_exposure()
     log = make_log()
-    app = create_app(settings, predictor=open_predictor(settings), log=log)
+    models = open_models(settings)
+    open_database(settings).close()
+    app = create_app(settings, models=models, log=log)
     route_library_logs(log)
     if gate.open:
         log.warning(
@@ -129,4 +181,5 @@ def serve(settings: ServiceSettings) -> None:
         log_config=None,
         proxy_headers=False,
         server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
     )

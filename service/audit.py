@@ -23,7 +23,7 @@ from comel.errors import ComelError, ConfigError
 
 __all__ = ["AuditLog", "outcome_of"]
 
-Action = Literal["predict", "read", "key-add", "key-revoke"]
+Action = Literal["predict", "read", "cancel", "delete", "upload", "model", "key-add", "key-revoke"]
 _PSEUDONYM_BYTES = 32
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from service.models import ModelState
 
 __all__ = ["Metrics"]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 _PREDICTION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_TILES_PER_SECOND = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 _INSTANCES = (10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
@@ -46,12 +50,31 @@ class Metrics:
         self._instances = Histogram(
             "comel_prediction_instances", "Tiles of a prediction that was made.", buckets=_INSTANCES, registry=registry
         )
+        self._speed = Histogram(
+            "comel_prediction_tiles_per_second",
+            "Tiles over the time of a prediction that was made; of a slide, reading and encoding included.",
+            ["kind"],
+            buckets=_TILES_PER_SECOND,
+            registry=registry,
+        )
+        self._jobs = Gauge("comel_jobs", "Jobs that wait (queued) and run.", ["state"], registry=registry)
+        self._gpu = Gauge("comel_gpu_memory_bytes", "Memory of a GPU in use, by whomever.", ["gpu"], registry=registry)
         self._running = Gauge("comel_predictions_running", "Predictions under way or waiting.", registry=registry)
-        self._model = Gauge("comel_model_info", "1 for the model that answers.", ["run", "version"], registry=registry)
+        self._model = Gauge(
+            "comel_model_info", "1 for the version of each model that answers.", ["model", "run", "version"], registry=registry
+        )
+        self._refused = Gauge(
+            "comel_model_refused", "1 where a model's newer or chosen version cannot be used.", ["model"], registry=registry
+        )
+        self._answers: dict[str, tuple[str, str, str]] = {}
 
-    def model(self, run: str, version: int) -> None:
-        """Say which model answers."""
-        self._model.labels(run, str(version)).set(1)
+    def model(self, state: ModelState, run: str) -> None:
+        """Say which version of a model answers, and whether another one was refused."""
+        if (before := self._answers.get(state.name)) is not None:
+            self._model.remove(*before)
+        self._answers[state.name] = labels = state.name, run, str(state.version)
+        self._model.labels(*labels).set(1)
+        self._refused.labels(state.name).set(state.refusal is not None)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer."""
@@ -65,6 +88,22 @@ class Metrics:
         if instances is not None:
             self._prediction_seconds.labels(kind).observe(seconds)
             self._instances.observe(instances)
+            if instances and seconds > 0:
+                self._speed.labels(kind).observe(instances / seconds)
+
+    def jobs(self, counts: Mapping[str, int]) -> None:
+        """Say how many jobs are in each state."""
+        for state, count in counts.items():
+            self._jobs.labels(state).set(count)
+
+    def gpus(self) -> None:
+        """Read the GPUs' memory, where this process uses any."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_available():
+            return
+        for number in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(number)
+            self._gpu.labels(str(number)).set(total - free)
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -1,221 +1,162 @@
-"""The work behind the routes: a bag or a slide in, a prediction with its maps in the state folder out.
+"""The work itself: a bag or a slide in, a prediction's folder out. Knows models and files, no HTTP and no database.
 
-A prediction is a folder ``<state_dir>/<id>/`` with ``prediction.json``, ``map.png``, ``map.geojson`` and, for a slide,
-``thumbnail.png``. It is written under another name and renamed when it is whole, and read from there, so predictions
-outlive the service. All methods block and are safe from several threads.
+The service does it in its own process for small bags, and in worker processes for jobs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import io
 import os
-import re
 import shutil
 import threading
-import uuid
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from comel.bag import Bag, FeatureContract
-from comel.errors import ComelError
-from comel.files import atomic_path, canonical_json, write_text
-from comel.maps import draw_map, to_geojson
-from comel.prediction import Prediction, read_prediction
+from comel.bag import Bag, FeatureContract, write_bag
+from comel.prediction import Prediction
 from service.hdf5_check import check_hdf5
-from service.problems import UPLOADS, NotFoundError, TooLargeError
+from service.models import PredictorLike
+from service.prediction_files import folder_bytes, read_folder, write_folder
+from service.problems import TooLargeError
 from service.received_bags import read_received_bag
 from service.settings import ServiceSettings
+from service.top_tiles import strongest, tile_pictures
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from pipelines.contract import ContractReader
 
+__all__ = ["PREDICTIONS", "TOP_TILES", "Made", "Tell", "Work", "Workbench"]
 
-__all__ = ["PredictionService", "PredictorLike", "Stored", "is_prediction_id", "resolve_slide"]
+PREDICTIONS = "predictions"
+TOP_TILES = 12
+_OPEN_READERS = 2
 
-
-class PredictorLike(Protocol):
-    """What the service needs of :class:`comel.predictor.Predictor`."""
-
-    run_id: str
-    version: int
-    mode: str
-
-    @property
-    def class_names(self) -> Sequence[str]: ...
-
-    @property
-    def tasks(self) -> list[dict[str, Any]]: ...
-
-    @property
-    def contract(self) -> FeatureContract: ...
-
-    def predict(self, bag: Bag, *, task: str | None = None) -> Prediction: ...
+Tell = Callable[[str, int, int], None]
+"""Told (stage, done, total) while the work goes on; of the stage ``encode`` in tiles."""
+OpenModel = Callable[[str, int | None], PredictorLike]
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A prediction and the folder that it lies in."""
+class Work:
+    """One prediction to be made.
+
+    Attributes:
+        id: of the prediction; its folder is called so.
+        kind: what ``path`` is.
+        path: the bag or the slide.
+        slide_id: the slide's name; of a bag only where the bag does not say.
+        model, version: what to predict with.
+        task, mpp, assume_encoder: as the client said; None where it did not.
+    """
 
     id: str
-    folder: Path
-    prediction: Prediction
+    kind: Literal["bag", "slide"]
+    path: Path
+    slide_id: str
+    model: str
+    version: int | None
+    task: str | None = None
+    mpp: float | None = None
+    assume_encoder: str | None = None
 
-    def has(self, name: str) -> bool:
-        """Whether the folder has this file."""
-        return (self.folder / name).is_file()
+
+@dataclass(frozen=True)
+class Made:
+    """What a list shows of a prediction that was made; ``size`` is its folder's in bytes, ``instances`` its tiles."""
+
+    id: str
+    slide_id: str
+    label: str | None
+    confidence: float | None
+    run: str
+    version: int
+    instances: int
+    size: int
 
 
-class PredictionService:
-    """Predicts, keeps and draws. One model, used by one request at a time."""
+class Workbench:
+    """Makes predictions; one at a time uses a model, and one at a time reads a slide.
 
-    def __init__(self, predictor: PredictorLike, settings: ServiceSettings) -> None:
-        self.predictor = predictor
-        self.settings = settings
-        self.uploads = settings.state_dir / UPLOADS
-        self._model_lock = threading.Lock()
-        self._slide_lock = threading.Lock()
+    Args:
+        settings: the service's.
+        open_model: gives the model of a name and a version; :meth:`service.models.ModelRegistry.get`.
+    """
 
-    @functools.cached_property
-    def _reader(self) -> ContractReader:
-        """Reads slides as the model wants them; made at the first slide."""
-        from pipelines.contract import ContractReader
+    def __init__(self, settings: ServiceSettings, open_model: OpenModel) -> None:
+        self.settings, self.open_model = settings, open_model
+        self._predicting, self._reading = threading.Lock(), threading.Lock()
+        self._readers: OrderedDict[FeatureContract, ContractReader] = OrderedDict()
 
-        return ContractReader(self.predictor.contract, device=self.settings.device)
-
-    def predict_bag_file(self, path: Path, *, task: str | None, assume_encoder: str | None) -> Stored:
-        """Predict from a feature file that a client sent; ``assume_encoder`` names its encoder where the file does not.
+    def perform(self, work: Work, tell: Tell = lambda stage, done, total: None) -> Made:
+        """Make the prediction; done a second time, it gives what was made the first time.
 
         Raises:
             TooLargeError: more instances than the settings allow.
-            ComelError: the file cannot be read, or its features do not fit the model.
+            ComelError: the file cannot be read, its features do not fit the model, or the model's encoder is not at hand.
         """
-        check_hdf5(path, max_bytes=self.settings.max_upload_bytes, max_instances=self.settings.max_instances)
-        bag = read_received_bag(path, assume_encoder=assume_encoder)
-        return self._store(self._predict(bag, task), None)
+        folder = self.settings.state_dir / PREDICTIONS / work.id
+        if not folder.is_dir():
+            tell("open", 0, 0)
+            predictor = self.open_model(work.model, work.version)
+            (self._from_slide if work.kind == "slide" else self._from_bag)(work, predictor, folder, tell)
+        prediction = read_folder(folder)
+        return Made(
+            work.id,
+            prediction.slide_id,
+            prediction.predicted_class,
+            prediction.confidence,
+            str(prediction.model.get("run")),
+            int(prediction.model.get("version") or 0),
+            len(prediction.instance_scores),
+            folder_bytes(folder),
+        )
 
-    def predict_slide(self, name: str, *, task: str | None, mpp: float | None) -> Stored:
-        """Extract a slide of the slide folder as the model's feature contract says, and predict from it.
+    def _from_bag(self, work: Work, predictor: PredictorLike, folder: Path, tell: Tell) -> None:
+        check_hdf5(work.path, max_bytes=self.settings.max_upload_bytes, max_instances=self.settings.max_instances)
+        bag = read_received_bag(work.path, assume_encoder=work.assume_encoder)
+        tell("predict", 0, len(bag))
+        write_folder(folder, self._predict(predictor, bag, work.task), bag=lambda place: _link(work.path, place))
 
-        Raises:
-            NotFoundError: there is no such slide.
-            ComelError: no slide folder is set, the name leads outside, the slide cannot be read, or the model's encoder is
-                not at hand.
-        """
-        path = resolve_slide(self.settings.slide_root, name)
-        with self._slide_lock:
-            extracted = self._reader.extract(path, slide_id=path.stem, mpp=mpp)
-            thumbnail = self._reader.thumbnail(path, mpp=mpp)
-        prediction = self._predict(extracted.bag, task)
-        prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *extracted.notes))
-        return self._store(prediction, thumbnail)
+    def _from_slide(self, work: Work, predictor: PredictorLike, folder: Path, tell: Tell) -> None:
+        with self._reading:
+            reader = self._reader(predictor.contract)
+            extracted = reader.extract(work.path, slide_id=work.slide_id, mpp=work.mpp, progress=tell)
+            bag = extracted.bag
+            tell("predict", len(bag), len(bag))
+            thumbnail = reader.thumbnail(work.path, mpp=work.mpp)
+            prediction = self._predict(predictor, bag, work.task)
+            prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *extracted.notes))
+            tiles = tile_pictures(work.path, prediction, strongest(prediction, TOP_TILES), mpp=work.mpp)
+        write_folder(folder, prediction, bag=lambda place: write_bag(place, bag), thumbnail=thumbnail, tiles=tiles)
 
-    def load(self, identifier: str) -> Stored:
-        """A kept prediction.
-
-        Raises:
-            NotFoundError: there is none of this name.
-        """
-        folder = self.settings.state_dir / identifier
-        if not is_prediction_id(identifier) or not folder.is_dir():
-            raise NotFoundError("there is no prediction of this id", "use the id that POST /v1/predictions gave")
-        return Stored(identifier, folder, read_prediction(folder / "prediction.json"))
-
-    def map_png(self, identifier: str, *, width: int | None, alpha: float | None, threshold: float | None) -> bytes:
-        """The map as PNG; as it was kept where nothing is asked to differ, else drawn anew.
-
-        Raises:
-            NotFoundError: there is no such prediction.
-            ComelError: the bag has no coordinates.
-        """
-        stored = self.load(identifier)
-        choices = {"width": width, "alpha": alpha, "threshold": threshold}
-        chosen: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
-        if not chosen and stored.has("map.png"):
-            return (stored.folder / "map.png").read_bytes()
-        picture = draw_map(stored.prediction, _thumbnail(stored), **chosen)
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def geojson(
-        self, identifier: str, *, origin: Literal["bounds", "level0"], minimum_score: float | None, merge: bool
-    ) -> dict[str, Any]:
-        """The map as GeoJSON; see :func:`comel.maps.to_geojson`."""
-        return to_geojson(self.load(identifier).prediction, minimum_score=minimum_score, origin=origin, merge=merge)
-
-    def _predict(self, bag: Bag, task: str | None) -> Prediction:
+    def _predict(self, predictor: PredictorLike, bag: Bag, task: str | None) -> Prediction:
         if len(bag) > self.settings.max_instances:
             raise TooLargeError(f"{bag.slide_id}: {len(bag)} instances", f"at most {self.settings.max_instances} are taken")
-        with self._model_lock:
-            prediction = self.predictor.predict(bag, task=task)
+        with self._predicting:
+            prediction = predictor.predict(bag, task=task)
         unit = bag.settings.get("coords_unit")
         if unit is not None:
             note = f"coordinates are in the file's own unit ({unit}), not level-0 pixels"
             prediction = dataclasses.replace(prediction, notes=(*prediction.notes, note))
         return prediction
 
-    def _store(self, prediction: Prediction, thumbnail: Image | None) -> Stored:
-        identifier = uuid.uuid4().hex
-        folder, partial = self.settings.state_dir / identifier, self.settings.state_dir / f".partial-{identifier}"
-        partial.mkdir(parents=True)
-        try:
-            prediction.save_json(partial / "prediction.json")
-            pictures = {} if thumbnail is None else {"thumbnail.png": thumbnail}
-            if prediction.coords is not None:
-                pictures["map.png"] = draw_map(prediction, thumbnail)
-                if prediction.geometry is not None:
-                    write_text(partial / "map.geojson", canonical_json(to_geojson(prediction)))
-            for name, picture in pictures.items():
-                with atomic_path(partial / name) as temporary:
-                    picture.save(temporary)
-            os.replace(partial, folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        return Stored(identifier, folder, prediction)
+    def _reader(self, contract: FeatureContract) -> ContractReader:
+        from pipelines.contract import ContractReader
+
+        if contract not in self._readers:
+            self._readers[contract] = ContractReader(contract, device=self.settings.device)
+            if len(self._readers) > _OPEN_READERS:
+                self._readers.popitem(last=False)
+        self._readers.move_to_end(contract)
+        return self._readers[contract]
 
 
-def is_prediction_id(text: str) -> bool:
-    """Whether ``text`` has the form of a prediction's id."""
-    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
-
-
-def resolve_slide(root: Path | None, name: str) -> Path:
-    """The slide called ``name`` under ``root``.
-
-    Raises:
-        ComelError: no root is set, or ``name`` is absolute or leads outside, by ``..`` or by a symbolic link.
-        NotFoundError: there is no such file.
-    """
-    if root is None:
-        raise ComelError(
-            "this service has no slide folder", "send a bag, or start the service with a slide folder (COMEL_SLIDE_ROOT)"
-        )
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in name or not name.isprintable():
-        raise ComelError("the slide's name is not a plain path below the slide folder", "name it relative to the slide folder")
+def _link(source: Path, place: Path) -> None:
+    """The same file under another name; a copy where the file system cannot. The first name may then go."""
     try:
-        base = root.resolve(strict=True)
-        path = (base / parts).resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise NotFoundError(f"{name}: no such slide", "name a slide that lies below the slide folder") from None
-    if not path.is_relative_to(base):
-        raise ComelError(f"{name}: leads outside the slide folder", "name a slide that lies below the slide folder")
-    if not path.is_file():
-        raise NotFoundError(f"{name}: no such slide", "name a slide that lies below the slide folder")
-    return path
-
-
-def _thumbnail(stored: Stored) -> Image | None:
-    from PIL import Image as Images
-
-    if not stored.has("thumbnail.png"):
-        return None
-    with Images.open(stored.folder / "thumbnail.png") as image:
-        return image.convert("RGB")
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)

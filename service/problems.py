@@ -19,6 +19,8 @@ from comel.errors import ComelError
 
 __all__ = [
     "RESPONSES",
+    "BusyError",
+    "ConflictError",
     "NotFoundError",
     "NotReadyError",
     "Problem",
@@ -31,6 +33,22 @@ __all__ = [
 
 MEDIA_TYPE = "application/problem+json"
 UPLOADS = "uploads"
+
+
+class BusyError(ComelError):
+    """As much waits as may. ``retry_after`` is how many seconds a client should wait."""
+
+    def __init__(self, what: str, remedy: str = "", *, retry_after: int = 30) -> None:
+        super().__init__(what, remedy)
+        self.retry_after = retry_after
+
+
+class ConflictError(ComelError):
+    """It does not fit what is there already. ``offset`` is where an upload's next part begins, None elsewhere."""
+
+    def __init__(self, what: str, remedy: str = "", *, offset: int | None = None) -> None:
+        super().__init__(what, remedy)
+        self.offset = offset
 
 
 class NotFoundError(ComelError):
@@ -59,23 +77,25 @@ class Problem(BaseModel):
     remedy: str = Field(default="", description="what the client can do about it", examples=["extract the slide again"])
 
 
-_STATUS = {NotFoundError: 404, TooLargeError: 413, WrongKindError: 415, NotReadyError: 503}
+_STATUS = {NotFoundError: 404, ConflictError: 409, TooLargeError: 413, WrongKindError: 415, BusyError: 429, NotReadyError: 503}
 _MEANINGS = {
+    400: "The request is no HTTP that makes sense: a form that cannot be read, or a body that ended early.",
     401: "No API key, or one that is not taken.",
     403: "The key's scope does not reach this.",
-    404: "There is no such prediction, slide or file.",
+    404: "There is no such prediction, job, upload, slide or file.",
+    409: "It does not fit what is there already; the problem says how.",
     413: "The body, or what it declares, is larger than the service takes.",
     415: "The body or the file is of a kind that is not taken.",
     422: "The content cannot be used; the problem says why and what to do.",
-    429: "The key asks too often; Retry-After says how many seconds to wait.",
+    429: "The key asks too often, or the queue is full; Retry-After says how many seconds to wait.",
     503: "The service cannot predict now; the problem says why.",
 }
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, meaning in _MEANINGS.items()
 }
-"""The problems of a route for its OpenAPI entry."""
+"""The problems of a route for its OpenAPI entry; :mod:`service.openapi` adds what they refer to."""
 
 
 def without_paths(text: str, roots: Iterable[Path]) -> str:
@@ -106,7 +126,13 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
     async def mistaken(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ComelError)
         request.state.refusal = type(error).__name__
-        return problem(_STATUS.get(type(error), 422), without_paths(error.what, roots), without_paths(error.remedy, roots))
+        headers = {}
+        if isinstance(error, BusyError):
+            headers["Retry-After"] = str(error.retry_after)
+        if isinstance(error, ConflictError) and error.offset is not None:
+            headers["Upload-Offset"] = str(error.offset)
+        what, remedy = without_paths(error.what, roots), without_paths(error.remedy, roots)
+        return problem(_STATUS.get(type(error), 422), what, remedy, headers)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

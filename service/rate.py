@@ -23,15 +23,16 @@ class RateLimiter:
         self._buckets: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
-    def wait(self, name: str) -> int:
-        """Take a token: 0 where there was one, else the whole seconds until there is, and none is taken."""
+    def wait(self, name: str, cost: float = 1.0) -> int:
+        """Take ``cost`` tokens: 0 where there were so many, else the whole seconds until there are, and none is taken."""
         rate = self.per_minute / 60
         with self._lock:
             now = self._clock()
             tokens, last = self._buckets.get(name, (float(self.per_minute), now))
             tokens = min(float(self.per_minute), tokens + (now - last) * rate)
-            if tokens >= 1:
-                self._buckets[name] = tokens - 1, now
+            # A client that waited as long as it was told must not be refused for a rounding.
+            if tokens >= cost - 1e-9:
+                self._buckets[name] = tokens - cost, now
                 return 0
             self._buckets[name] = tokens, now
-            return math.ceil((1 - tokens) / rate)
+            return math.ceil((cost - tokens) / rate)

@@ -13,6 +13,7 @@ __all__ = ["read_received_bag"]
 
 LONGEST_NAME = 255
 LARGEST_COORDINATE = 2**40
+LARGEST_SIDE = 2**24
 LARGEST_FEATURE = 1e6
 _REMEDY = "extract the slide again"
 
@@ -32,6 +33,8 @@ def read_received_bag(path: Path, *, assume_encoder: str | None) -> Bag:
         raise BagError(f"{path}: cannot be read ({type(error).__name__})", _REMEDY) from None
     if len(bag.slide_id) > LONGEST_NAME or not bag.slide_id.isprintable():
         raise BagError(f"{path}: the slide's name is too long, or not text", _REMEDY)
+    if bag.geometry is not None and max(bag.geometry.level0_width, bag.geometry.level0_height) > LARGEST_SIDE:
+        raise BagError(f"{path}: a side of more than {LARGEST_SIDE} level-0 pixels, which no slide has", _REMEDY)
     if not len(bag):
         return bag
     if bag.coords is not None and max(-int(bag.coords.min()), int(bag.coords.max())) > LARGEST_COORDINATE:

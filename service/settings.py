@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from comel.errors import ConfigError
+from service.jobs.settings import JobSettings
 
 __all__ = ["ServiceSettings"]
 
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
-class ServiceSettings(BaseSettings):
+
+class ServiceSettings(JobSettings, BaseSettings):
     """Settings of ``comel serve``. How slides are extracted is not set here: the run's feature contract says it.
 
     An argument wins over the environment, the environment over the file, the file over the default.
@@ -25,15 +28,31 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="COMEL_", extra="forbid", frozen=True)
 
-    settings_file: Path | None = Field(default=None, description="YAML file with any of the settings below")
-    run: Path = Field(description="run directory whose current version answers")
-    slide_root: Path | None = Field(default=None, description="folder whose slides may be named in requests; none: bags only")
+    settings_file: Path | None = Field(default=None, description="YAML file with any of the other settings")
+    runs: dict[ModelName, Path] = Field(
+        default={}, description="models by name, each a run directory; the first is the default; JSON in the environment"
+    )
+    slide_roots: tuple[Path, ...] = Field(
+        default=(),
+        description="folders whose slides may be shown and named in requests; a JSON list in the environment",
+    )
     state_dir: Path = Field(default=Path("comel-state"), description="folder of predictions, maps, keys and the audit log")
     max_upload_bytes: int = Field(
         default=2 << 30, gt=0, description="largest request body, and largest decoded array of a bag, in bytes"
     )
     max_instances: int = Field(default=500_000, gt=0, description="most tiles of one bag or slide")
     requests_per_minute: int = Field(default=120, gt=0, description="most requests of one API key in a minute")
+    oidc_issuer: str | None = Field(
+        default=None, description="OpenID Connect provider whose bearer tokens are taken beside API keys; none: keys only"
+    )
+    oidc_audience: str = Field(default="comel", description="what a token must name as its audience")
+    oidc_scope_claim: str = Field(
+        default="scope", description="claim of a token that lists scopes, roles or groups; dots lead into objects"
+    )
+    oidc_scopes: dict[str, Literal["read", "predict", "admin"]] = Field(
+        default={"comel:read": "read", "comel:predict": "predict", "comel:admin": "admin"},
+        description="what is listed there, and the scope that it stands for; JSON in the environment",
+    )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="origins whose web pages may call the service; a JSON list in the environment; none: no page"
     )
@@ -51,7 +70,14 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, file: the first that has a setting wins."""
-        return init_settings, env_settings, _FileSource(settings_cls)
+        return init_settings, _EnvironmentSource(settings_cls), _FileSource(settings_cls)
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    """Variables, each in place of what comes after it: models of an argument and of the environment do not mix."""
+
+    def __call__(self) -> dict[str, Any]:
+        return _without(super().__call__(), self.current_state)
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -76,4 +102,8 @@ class _FileSource(PydanticBaseSettingsSource):
             return {}
         if not isinstance(content, dict) or "settings_file" in content or not all(isinstance(name, str) for name in content):
             raise ConfigError(f"{path}: no mapping of settings", "write one 'setting: value' a line")
-        return content
+        return _without(content, self.current_state)
+
+
+def _without(content: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in known}

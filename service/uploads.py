@@ -1,95 +1,179 @@
-"""Request bodies of bounded size: a bag as multipart goes to disk as it arrives, a JSON body stays small."""
+"""Files that arrive in parts and go on after a break: rows of the table ``uploads``, and ``<state_dir>/uploads/<id>/<name>``.
+
+A part counts once it is on the disk and its row is committed; whoever was cut off asks for the offset and goes on there.
+"""
 
 from __future__ import annotations
 
-import re
+import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import Any
 
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from starlette.requests import Request
-from starlette.types import Message
+import anyio.to_thread
+from sqlalchemy import func, select
 
 from comel.errors import ComelError
-from service.problems import TooLargeError, WrongKindError
+from comel.files import sha256_of_file
+from service.bodies import safe_name
+from service.db.database import Database
+from service.db.tables import PredictionRow, Upload
+from service.ids import is_id, new_id
+from service.problems import UPLOADS, ConflictError, NotFoundError, TooLargeError
+from service.settings import ServiceSettings
 
-__all__ = ["ReceivedBag", "received_bag", "small_body"]
+__all__ = ["UPLOADS", "UploadStore"]
 
-MAX_SMALL_BODY = 64 << 10
-_MULTIPART_FRAME = 16 << 10
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_REMEDY = "use an id that POST /v1/uploads gave, before the upload expires"
 
 
 @dataclass(frozen=True)
-class ReceivedBag:
-    """A form's content: the file on disk, and its text fields, None where they are absent or empty."""
-
+class _Part:
+    upload: Upload
     path: Path
-    task: str | None
-    assume_encoder: str | None
+    offset: int
 
 
-def limited(request: Request, max_bytes: int) -> Request:
-    """The same request, whose body raises :class:`TooLargeError` as soon as it is longer than it may be."""
-    too_large = TooLargeError(f"the body is larger than {max_bytes} bytes", "send a smaller one, or ask for a larger limit")
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
-        raise too_large
-    received = 0
+class UploadStore:
+    """Uploads of one service. Files lie below ``folder``.
 
-    async def receive() -> Message:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise too_large
-        return message
-
-    return Request(request.scope, receive)
-
-
-async def small_body(request: Request) -> bytes:
-    """The whole body, at most 64 KiB."""
-    return await limited(request, MAX_SMALL_BODY).body()
-
-
-@asynccontextmanager
-async def received_bag(request: Request, folder: Path, max_bytes: int) -> AsyncIterator[ReceivedBag]:
-    """The content of a multipart body, its HDF5 file under ``folder``; the file is gone afterwards.
-
-    Raises:
-        TooLargeError: the body is longer than ``max_bytes``.
-        WrongKindError: the file is not HDF5.
-        ComelError: there is no file in a field called ``bag``.
+    Args:
+        database: where the rows are.
+        settings: the service's.
+        look: says what a whole file is, ``bag`` or ``slide``, or raises a ComelError.
     """
-    async with limited(request, max_bytes + _MULTIPART_FRAME).form(max_files=1, max_fields=2, max_part_size=4096) as form:
-        upload = form.get("bag")
-        if not isinstance(upload, UploadFile):
-            raise ComelError("the form has no file in a field 'bag'", "send the bag as a file in the field 'bag'")
-        if await upload.read(len(_HDF5_SIGNATURE)) != _HDF5_SIGNATURE:
-            raise WrongKindError("the file in the field 'bag' is not HDF5", "send the .h5 file that comel extract wrote")
-        await upload.seek(0)
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as private:
-            path = Path(private) / _safe_name(upload.filename)
-            await run_in_threadpool(_save, upload.file, path)
-            task, encoder = (value if isinstance(value := form.get(name), str) else "" for name in ("task", "assume_encoder"))
-            yield ReceivedBag(path, task or None, encoder or None)
 
+    def __init__(self, database: Database, settings: ServiceSettings, look: Callable[[Path], str]) -> None:
+        self._database, self._settings, self._look = database, settings, look
+        self.folder = settings.state_dir / UPLOADS
+        self._busy: set[str] = set()
 
-def _save(source: BinaryIO, path: Path) -> None:
-    with open(path, "wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
+    def create(self, filename: str, size: int, sha256: str | None, key: str | None) -> Upload:
+        """Begin an upload.
 
+        Raises:
+            TooLargeError: larger than an upload may be, or than there is room for.
+        """
+        if size > (most := self._settings.max_slide_bytes):
+            raise TooLargeError(f"an upload of {size} bytes", f"at most {most} are taken")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._database.writing() as session:
+            self._make_room(session, size)
+            now = self._database.now(session)
+            upload = Upload(
+                id=new_id(),
+                name=safe_name(filename),
+                size=size,
+                sha256=sha256,
+                offset=0,
+                key=key,
+                created=now,
+                expires=now + self._settings.upload_hours * 3600,
+            )
+            folder = self.folder / upload.id
+            folder.mkdir(mode=0o700)
+            (folder / upload.name).touch(mode=0o600)
+            session.add(upload)
+        return upload
 
-def _safe_name(filename: str | None) -> str:
-    """The client's file name, which may become the slide's name, without anything that a path could be made of."""
-    name = re.sub(r"[^\w.-]+", "_", re.split(r"[/\\]", filename or "")[-1]).strip(".")
-    stem = name.rpartition(".")[0] or name
-    return f"{stem[:100] or 'bag'}.h5"
+    async def append(self, identifier: str, offset: int, body: AsyncIterable[bytes]) -> Upload:
+        """Add a part. One that was sent before is refused with the offset where the next one begins.
+
+        Raises:
+            NotFoundError: there is no such upload.
+            ConflictError: the part does not begin where the last one ended, or another part is being received.
+            TooLargeError: the part is too long, or goes beyond the upload's size.
+            ComelError: the file is whole, but is not what was announced or is of no kind that is taken; it is removed.
+        """
+        if identifier in self._busy:
+            raise ConflictError("another part of this upload is being received", "send the parts one after the other")
+        self._busy.add(identifier)
+        try:
+            part = await anyio.to_thread.run_sync(self._begin, identifier, offset)
+            received = 0
+            most = min(self._settings.upload_part_bytes, part.upload.size - offset)
+            with open(part.path, "r+b") as file:
+                # What a part that broke off left behind is overwritten.
+                file.truncate(offset)
+                file.seek(offset)
+                async for block in body:
+                    received += len(block)
+                    if received > most:
+                        file.truncate(offset)
+                        raise TooLargeError(f"the part is longer than {most} bytes", "send a shorter one")
+                    await anyio.to_thread.run_sync(file.write, block)
+                file.flush()
+                await anyio.to_thread.run_sync(os.fsync, file.fileno())
+            return await anyio.to_thread.run_sync(self._end, part, offset + received)
+        finally:
+            self._busy.discard(identifier)
+
+    def get(self, identifier: str) -> Upload:
+        """An upload and how far it is.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._database.reading() as session:
+            upload = session.get(Upload, identifier) if is_id(identifier) else None
+            if upload is None or upload.expires < self._database.now(session):
+                raise NotFoundError("there is no upload of this id", _REMEDY)
+            return upload
+
+    def path(self, upload: Upload) -> Path:
+        """Where its file lies."""
+        return self.folder / upload.id / upload.name
+
+    def delete(self, identifier: str) -> None:
+        """Forget an upload and its file.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        upload = self.get(identifier)
+        with self._database.writing() as session:
+            session.delete(session.merge(upload))
+        shutil.rmtree(self.folder / upload.id, ignore_errors=True)
+
+    def _begin(self, identifier: str, offset: int) -> _Part:
+        upload = self.get(identifier)
+        if upload.offset != offset or upload.kind is not None:
+            said = "the upload is complete" if upload.kind is not None else f"the next part begins at {upload.offset}"
+            raise ConflictError(said, "ask for the upload to see its offset", offset=upload.offset)
+        return _Part(upload, self.path(upload), offset)
+
+    def _end(self, part: _Part, offset: int) -> Upload:
+        identifier = part.upload.id
+        kind = None
+        if offset == part.upload.size:
+            try:
+                kind = self._kind(part)
+            except ComelError:
+                self.delete(identifier)
+                raise
+        with self._database.writing() as session:
+            upload = session.get(Upload, identifier)
+            if upload is None:
+                raise NotFoundError("there is no upload of this id", _REMEDY)
+            upload.offset, upload.kind = offset, kind
+            upload.expires = self._database.now(session) + self._settings.upload_hours * 3600
+            return upload
+
+    def _kind(self, part: _Part) -> str:
+        wanted = part.upload.sha256
+        if wanted is not None and sha256_of_file(part.path) != wanted:
+            raise ComelError(f"{part.upload.name}: the content does not have the announced sha256", "send it again")
+        return self._look(part.path)
+
+    def _make_room(self, session: Any, size: int) -> None:
+        """Refuse what would not fit; what other uploads still have to receive is taken for used."""
+        announced, received = session.execute(select(func.sum(Upload.size), func.sum(Upload.offset))).one()
+        free = shutil.disk_usage(self.folder).free - (int(announced or 0) - int(received or 0))
+        if size > free:
+            raise TooLargeError("there is no room on the service's disk", "send it later, or ask its operator")
+        most = self._settings.max_state_bytes
+        used = int(announced or 0) + int(session.execute(select(func.sum(PredictionRow.size))).scalar_one() or 0)
+        if most is not None and used + size > most:
+            raise TooLargeError("the service's quota is used up", "delete uploads or predictions, or ask its operator")

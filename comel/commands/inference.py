@@ -66,19 +66,26 @@ def predict(
                 confidence = "" if result.confidence is None else f" ({result.confidence:.2f})"
                 shown = result.predicted_class or "nothing: no tissue"
                 tiles = f"{result.positive_instances} of {len(result.instance_scores)} tiles positive"
-                typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}")
+                novelty = result.out_of_distribution
+                strange = ", unlike all that the model has learned" if novelty is not None and novelty.flag else ""
+                typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}{strange}")
         typer.echo(f"maps, GeoJSON and JSON: {out}; table: {table or out / 'predictions.csv'}")
     if failed:
         raise typer.Exit(1)
 
 
 def serve(
-    model: Annotated[Path | None, typer.Option(help="Run directory whose current version answers.")] = None,
-    slides: Annotated[Path | None, typer.Option(help="Folder whose slides may be named in requests.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Run directory, or NAME=RUN; may be repeated, the first is the default.")
+    ] = None,
+    slides: Annotated[
+        list[Path] | None, typer.Option(help="Folder whose slides may be shown and named in requests; may be repeated.")
+    ] = None,
     state: Annotated[Path | None, typer.Option(help="Folder that keeps predictions; default comel-state.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default loopback.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; default 8000.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes for jobs; default one a GPU, or one.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the service's settings.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="Most requests of one API key in a minute.")] = None,
 ) -> None:
@@ -86,12 +93,13 @@ def serve(
     from comel import api
 
     api.serve(
-        model,
-        slide_root=slides,
+        model or None,
+        slide_roots=slides or None,
         state_dir=state,
         host=host,
         port=port,
         device=device,
+        workers=workers,
         settings_file=config,
         requests_per_minute=requests_per_minute,
     )

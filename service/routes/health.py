@@ -9,10 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.access import allow
+from service.backend import Backend
 from service.metrics import Metrics
-from service.predictions import PredictionService
+from service.models import ModelRegistry
 from service.problems import RESPONSES, NotReadyError
-from service.schemas import Health
+from service.schemas import Health, Readiness
+from service.settings import ServiceSettings
 
 __all__ = ["router"]
 
@@ -21,29 +23,37 @@ router = APIRouter(tags=["health"])
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}}
 
 
-@router.get("/healthz", summary="Is the service up")
+@router.get("/healthz", summary="Is the service up", operation_id="health")
 async def health() -> Health:
     """Cheap: touches neither the model nor the disk, and answers while predictions run."""
     return Health()
 
 
-@router.get("/readyz", summary="Can the service predict", responses={503: RESPONSES[503]})
-def ready(request: Request) -> Health:
-    """Whether the model is open, and the folders can be used with room for an upload."""
-    service: PredictionService = request.app.state.service
-    settings = service.settings
+@router.get("/readyz", summary="Can the service predict", operation_id="readiness", responses={503: RESPONSES[503]})
+def ready(request: Request) -> Readiness:
+    """Whether the models are open, and the folders can be used with room for an upload."""
+    settings: ServiceSettings = request.app.state.settings
     if not os.access(settings.state_dir, os.W_OK | os.X_OK):
         raise NotReadyError("the state folder cannot be written", "see to its permissions")
     if shutil.disk_usage(settings.state_dir).free < settings.max_upload_bytes:
         raise NotReadyError("the disk has no room for the largest upload", "free some, or lower max_upload_bytes")
-    if settings.slide_root is not None and not os.access(settings.slide_root, os.R_OK | os.X_OK):
-        raise NotReadyError("the slide folder cannot be read", "see whether it is mounted")
-    return Health()
+    if not all(os.access(root, os.R_OK | os.X_OK) for root in settings.slide_roots):
+        raise NotReadyError("a slide folder cannot be read", "see whether it is mounted")
+    models: ModelRegistry = request.app.state.models
+    states = [models.state(name) for name in models.names]
+    return Readiness(
+        warnings=[
+            f"model {state.name}: version {state.refusal.version} cannot be used, version {state.version} answers"
+            for state in states
+            if state.refusal is not None
+        ]
+    )
 
 
 @router.get(
     "/metrics",
     summary="Counts and times for Prometheus",
+    operation_id="metrics",
     response_class=Response,
     responses={**_TEXT, 401: RESPONSES[401], 403: RESPONSES[403], 429: RESPONSES[429]},
     dependencies=[allow("admin")],
@@ -51,4 +61,7 @@ def ready(request: Request) -> Health:
 def metrics(request: Request) -> Response:
     """Needs a key of scope admin, where the service has keys."""
     measured: Metrics = request.app.state.metrics
+    backend: Backend = request.app.state.backend
+    measured.jobs(backend.queue.counts())
+    measured.gpus()
     return Response(measured.text(), media_type=measured.content_type)

@@ -1,31 +1,45 @@
-"""Make predictions, and read them with their maps."""
+"""Ask for predictions, list them, read and delete one."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import ValidationError
 
 from comel.errors import ComelError
 from comel.prediction import Prediction, shortest_floats
 from service.access import allow
 from service.audit import AuditLog, outcome_of
+from service.backend import Backend
+from service.bodies import received_bag, small_body
+from service.ids import is_id
+from service.job_schemas import JobAnswer, job_answer, time_of
+from service.jobs.queue import Accepted
 from service.metrics import Metrics
-from service.predictions import PredictionService, Stored, is_prediction_id
+from service.prediction_files import Stored
 from service.problems import RESPONSES, WrongKindError, describe_validation
-from service.schemas import InstancesAnswer, InstancesBody, Links, PredictionAnswer, PredictionBody, SlideRequest
-from service.uploads import received_bag, small_body
+from service.routes.jobs import Cursor, Limit
+from service.schemas import (
+    InstancesBody,
+    Links,
+    OutOfDistributionBody,
+    PredictionAnswer,
+    PredictionBody,
+    PredictionEntry,
+    PredictionPage,
+    SourceRequest,
+)
+from service.submission import Asked
 
-__all__ = ["router"]
+__all__ = ["backend_of", "instances_body", "reading", "router"]
 
 MAX_INLINE_INSTANCES = 10_000
 
@@ -35,6 +49,12 @@ router = APIRouter(
     responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
 )
 
+_FIELDS = {
+    "task": "tell apart the classes of this task only",
+    "model": "name of the model; the default one if not given",
+    "assume_encoder": "the encoder that made the features, where the file does not say",
+    "webhook": "URL that is called when the job has ended; makes it a job in any case",
+}
 _UPLOAD_SCHEMA = {
     "type": "object",
     "required": ["bag"],
@@ -44,47 +64,47 @@ _UPLOAD_SCHEMA = {
             "format": "binary",
             "description": "the slide's features as HDF5, as comel extract writes them",
         },
-        "task": {"type": "string", "description": "tell apart the classes of this task only"},
-        "assume_encoder": {"type": "string", "description": "the encoder that made the features, where the file does not say"},
+        **{name: {"type": "string", "description": what} for name, what in _FIELDS.items()},
     },
 }
 _BODY = {
     "required": True,
     "content": {
-        "multipart/form-data": {"schema": _UPLOAD_SCHEMA},
+        "multipart/form-data": {"schema": _UPLOAD_SCHEMA, "encoding": {"bag": {"contentType": "application/x-hdf5"}}},
         "application/json": {
-            "schema": SlideRequest.model_json_schema(),
+            "schema": {"$ref": "#/components/schemas/SourceRequest"},
             "example": {"slide": "case-7/slide-1.svs", "task": None, "mpp": None},
         },
     },
 }
 
-Threshold = Annotated[float | None, Query(ge=0, le=1, description="instance score to outline; the model's own if not given")]
-Width = Annotated[int | None, Query(ge=256, le=4096, description="width of the picture in pixels (1024)")]
-Alpha = Annotated[float | None, Query(ge=0, le=1, description="opacity of a tile with score 1")]
-Origin = Annotated[
-    Literal["bounds", "level0"], Query(description="where (0, 0) lies: bounds as QuPath has it, level0 as OpenSlide")
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(description="the same request sent again with the same key leads to the same result", min_length=1, max_length=128),
 ]
-MinimumScore = Annotated[
-    float | None, Query(ge=0, le=1, description="leave out tiles below; the model's threshold if not given")
-]
-Merge = Annotated[bool, Query(description="join touching tiles into regions")]
+Prefer = Annotated[str | None, Header(description="respond-async: a job in any case", examples=["respond-async"])]
 
 
 @router.post(
     "",
     status_code=201,
     summary="Predict one slide",
+    operation_id="predict",
     response_model=PredictionAnswer,
-    responses={413: RESPONSES[413], 415: RESPONSES[415]},
+    responses={
+        201: {"description": "The prediction, made at once from a bag."},
+        202: {"model": JobAnswer, "description": "A job that makes the prediction; Location says where to ask how far it is."},
+        **{status: RESPONSES[status] for status in (400, 409, 413, 415)},
+    },
     openapi_extra={"requestBody": _BODY},
     dependencies=[allow("predict")],
 )
-async def predict(request: Request, response: Response) -> PredictionAnswer:
-    """Predict from a bag (multipart, a file in `bag`) or from a slide below the service's slide folder (JSON).
+async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None, prefer: Prefer = None) -> Response:
+    """Predict from a bag (multipart, a file in `bag`), or from a slide of the service's folders or an upload (JSON).
 
-    The answer carries the class with its probability and the tiles' scores with coordinates: the first 10,000 of them; all
-    are at `links.instances`. A slide is extracted first, which takes seconds to minutes.
+    A bag up to a set size is answered at once with 201: the class with its probability and the tiles' scores with coordinates,
+    the first 10,000 of them; all are at `links.instances`. Slides, uploads and larger bags become jobs, answered with 202 once
+    the job is safely written down; it survives a restart.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("multipart/form-data", "application/json"):
@@ -92,173 +112,80 @@ async def predict(request: Request, response: Response) -> PredictionAnswer:
             f"a body of type '{kind[:80]}' is not taken",
             "send multipart/form-data with a bag, or application/json with a slide",
         )
+    asked = Asked(
+        key=_key(request),
+        request=request.state.request_id,
+        idempotency_key=idempotency_key,
+        as_job="respond-async" in [part.strip().lower() for part in (prefer or "").split(",")],
+    )
     async with _accounted(request, "slide" if kind == "application/json" else "bag") as account:
-        stored = await (_predict_slide if kind == "application/json" else _predict_bag)(request, account)
-        account.stored = stored
-    answer = _answer(request, stored)
-    response.headers["Location"] = answer.links.this
-    return answer
+        account.made = await (_take_file if kind == "application/json" else _take_bag)(request, account, asked)
+    if isinstance(account.made, Accepted):
+        job = job_answer(account.made)
+        headers = {"Location": job.links.this} | ({"Preference-Applied": "respond-async"} if asked.as_job else {})
+        return Response(job.model_dump_json(by_alias=True), 202, headers, "application/json")
+    answer = _answer(request, account.made)
+    return Response(answer.model_dump_json(by_alias=True), 201, {"Location": answer.links.this}, "application/json")
 
 
-@router.get("/{identifier}", summary="Read a prediction", dependencies=[allow("read")])
+@router.get("", summary="List predictions", operation_id="list_predictions", dependencies=[allow("read")])
+def list_predictions(request: Request, limit: Limit = 50, cursor: Cursor = None) -> PredictionPage:
+    """Newest first. Predictions that come meanwhile do not shift the pages."""
+    backend = backend_of(request)
+    page = backend.predictions.list(limit=limit, cursor=cursor)
+    entries = [
+        PredictionEntry.model_validate(
+            {
+                **{name: getattr(row, name) for name in ("id", "slide_id", "label", "confidence", "model", "version")},
+                "slide": backend.slides.id_of(row.source),
+                "created": time_of(row.created),
+                "link": f"/v1/predictions/{row.id}",
+            }
+        )
+        for row in page.items
+    ]
+    return PredictionPage(items=entries, next=page.next)
+
+
+@router.get("/{identifier}", summary="Read a prediction", operation_id="read_prediction", dependencies=[allow("read")])
 def read(request: Request, identifier: str) -> PredictionAnswer:
     """As it was answered when it was made."""
-    with _reading(request, identifier, "prediction"):
-        stored = _service(request).load(identifier)
+    with reading(request, identifier, "prediction"):
+        stored = backend_of(request).predictions.load(identifier)
     return _answer(request, stored)
 
 
-@router.get("/{identifier}/instances", summary="All tiles with their scores", dependencies=[allow("read")])
-def instances(request: Request, identifier: str) -> InstancesAnswer:
-    """The instance-level map as numbers, whole."""
-    with _reading(request, identifier, "instances"):
-        stored = _service(request).load(identifier)
-    return InstancesAnswer(id=identifier, instances=_instances(stored.prediction, None))
-
-
-@router.get(
-    "/{identifier}/map.png",
-    summary="The map as a picture",
-    response_class=Response,
-    dependencies=[allow("read")],
-    responses={200: {"description": "The scores over the slide, on a scale of 0 to 1.", "content": {"image/png": {}}}},
+@router.delete(
+    "/{identifier}",
+    status_code=204,
+    summary="Delete a prediction",
+    operation_id="delete_prediction",
+    dependencies=[allow("predict")],
 )
-def map_png(
-    request: Request, identifier: str, width: Width = None, threshold: Threshold = None, alpha: Alpha = None
-) -> Response:
-    """Tile scores over the slide's thumbnail, or over a light canvas where only a bag was given."""
-    with _reading(request, identifier, "map.png"):
-        content = _service(request).map_png(identifier, width=width, alpha=alpha, threshold=threshold)
-    return Response(content, media_type="image/png")
-
-
-@router.get(
-    "/{identifier}/map.geojson",
-    summary="The map as GeoJSON",
-    response_class=JSONResponse,
-    dependencies=[allow("read")],
-    responses={200: {"description": "A FeatureCollection that QuPath opens.", "content": {"application/geo+json": {}}}},
-)
-def map_geojson(
-    request: Request, identifier: str, origin: Origin = "bounds", minimum_score: MinimumScore = None, merge: Merge = False
-) -> JSONResponse:
-    """Tiles from the threshold on, or the regions that they form, in level-0 pixels."""
-    with _reading(request, identifier, "map.geojson"):
-        collection = _service(request).geojson(identifier, origin=origin, minimum_score=minimum_score, merge=merge)
-    return JSONResponse(collection, media_type="application/geo+json")
-
-
-@dataclass
-class _Account:
-    """What the audit log and the metrics are told of one prediction, as far as it got."""
-
-    slide: str | None = None
-    stored: Stored | None = None
-
-
-@asynccontextmanager
-async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIterator[_Account]:
-    """Write the prediction that the block makes, or its failure, into the audit log and the metrics.
-
-    The line is on disk before the client has its answer: no prediction is given out that the log does not have.
-    """
+def delete(request: Request, identifier: str) -> None:
+    """With its map, its pictures and its bag. Its job stays in the list; the audit log keeps who deleted it."""
     audit: AuditLog = request.app.state.audit
-    metrics: Metrics = request.app.state.metrics
-    predictor = _service(request).predictor
-    account, started, outcome = _Account(), time.perf_counter(), {"outcome": "done"}
-    try:
-        with metrics.running():
-            yield account
-    except BaseException as error:
-        outcome = outcome_of(error)
-        raise
-    finally:
-        stored = account.stored
-        slide = account.slide if stored is None else stored.prediction.slide_id
-        model = {"run": predictor.run_id, "version": predictor.version} if stored is None else stored.prediction.model
-        facts: dict[str, Any] = {
-            "request": request.state.request_id,
-            "prediction": None if stored is None else stored.id,
-            "slide": None if slide is None else audit.pseudonym(slide),
-            "run": model.get("run"),
-            "version": model.get("version"),
-        }
-        write = partial(audit.record, "predict", key=_key(request), **outcome, **facts)
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(write)
-        tiles = None if stored is None else len(stored.prediction.instance_scores)
-        metrics.prediction(kind, outcome["outcome"], time.perf_counter() - started, tiles)
+    facts = {"request": request.state.request_id, "prediction": identifier if is_id(identifier) else None}
+    with audit.recorded("delete", key=_key(request), **facts):
+        backend_of(request).predictions.delete(identifier)
 
 
-async def _predict_bag(request: Request, account: _Account) -> Stored:
-    service = _service(request)
-    async with received_bag(request, service.uploads, service.settings.max_upload_bytes) as bag:
-        account.slide = bag.path.stem
-        work = partial(service.predict_bag_file, bag.path, task=bag.task, assume_encoder=bag.assume_encoder)
-        return await _work(request, work)
-
-
-async def _predict_slide(request: Request, account: _Account) -> Stored:
-    try:
-        asked = SlideRequest.model_validate_json(await small_body(request))
-    except ValidationError as error:
-        raise ComelError(describe_validation(error.errors()), "see the API description") from None
-    account.slide = PurePosixPath(asked.slide).stem
-    return await _work(request, partial(_service(request).predict_slide, asked.slide, task=asked.task, mpp=asked.mpp))
-
-
-def _reading(request: Request, identifier: str, part: str) -> AbstractContextManager[None]:
+def reading(request: Request, identifier: str, part: str) -> AbstractContextManager[None]:
     """Write into the audit log who reads which prediction. Of an id that cannot be one nothing is kept."""
     audit: AuditLog = request.app.state.audit
-    known = identifier if is_prediction_id(identifier) else None
+    known = identifier if is_id(identifier) else None
     facts = {"request": request.state.request_id, "prediction": known, "part": part}
     return audit.recorded("read", key=_key(request), **facts)
 
 
-def _key(request: Request) -> str | None:
-    return getattr(request.state, "key", None)
+def backend_of(request: Request) -> Backend:
+    """What the application keeps behind its routes."""
+    backend: Backend = request.app.state.backend
+    return backend
 
 
-def _service(request: Request) -> PredictionService:
-    service: PredictionService = request.app.state.service
-    return service
-
-
-async def _work(request: Request, work: partial[Stored]) -> Stored:
-    """Run blocking work in a thread of its own allowance, so that waiting predictions never keep reads from a thread."""
-    return await anyio.to_thread.run_sync(work, limiter=request.app.state.work)
-
-
-def _answer(request: Request, stored: Stored) -> PredictionAnswer:
-    prediction, name = stored.prediction, {"identifier": stored.id}
-    path = request.app.url_path_for
-    probabilities = prediction.probabilities
-    links: dict[str, Any] = {
-        "self": path("read", **name),
-        "instances": path("instances", **name),
-        "map": path("map_png", **name) if stored.has("map.png") else None,
-        "geojson": path("map_geojson", **name) if stored.has("map.geojson") else None,
-    }
-    return PredictionAnswer(
-        id=stored.id,
-        prediction=PredictionBody(
-            slide_id=prediction.slide_id,
-            mode=prediction.mode,
-            task=prediction.task,
-            label=prediction.label,
-            positive=prediction.positive,
-            confidence=prediction.confidence,
-            probabilities=None if probabilities is None else dict(zip(prediction.classes, probabilities.tolist(), strict=True)),
-            threshold=prediction.threshold,
-            model=dict(prediction.model),
-            notes=list(prediction.notes),
-        ),
-        instances=_instances(prediction, MAX_INLINE_INSTANCES),
-        links=Links(**links),
-    )
-
-
-def _instances(prediction: Prediction, limit: int | None) -> InstancesBody:
+def instances_body(prediction: Prediction, limit: int | None) -> InstancesBody:
+    """A prediction's tiles, the first ``limit`` of them; None for all."""
     scores, coords, geometry = prediction.instance_scores[:limit], prediction.coords, prediction.geometry
     return InstancesBody(
         count=len(prediction.instance_scores),
@@ -267,4 +194,117 @@ def _instances(prediction: Prediction, limit: int | None) -> InstancesBody:
         scores=shortest_floats(scores),
         coords=None if coords is None else coords[:limit].tolist(),
         tile_size=None if geometry is None else (geometry.tile_width, geometry.tile_height),
+    )
+
+
+@dataclass
+class _Account:
+    """What the audit log and the metrics are told of one request, as far as it got."""
+
+    slide: str | None = None
+    made: Stored | Accepted | None = None
+
+
+@asynccontextmanager
+async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIterator[_Account]:
+    """Write the prediction that the block makes, the job that it accepts, or its failure, into the audit log and the metrics.
+
+    The line is on disk before the client has its answer: no prediction is given out that the log does not have.
+    """
+    audit: AuditLog = request.app.state.audit
+    metrics: Metrics = request.app.state.metrics
+    account, started, outcome = _Account(), time.perf_counter(), {"outcome": "done"}
+    try:
+        with metrics.running():
+            yield account
+        if isinstance(account.made, Accepted):
+            outcome = {"outcome": "accepted"}
+    except BaseException as error:
+        outcome = outcome_of(error)
+        raise
+    finally:
+        stored = account.made if isinstance(account.made, Stored) else None
+        job = account.made.job if isinstance(account.made, Accepted) else None
+        slide = account.slide if stored is None else stored.prediction.slide_id
+        model = stored.prediction.model if stored is not None else {}
+        facts: dict[str, Any] = {
+            "request": request.state.request_id,
+            "prediction": None if stored is None else stored.id,
+            "job": None if job is None else job.id,
+            "slide": None if slide is None else audit.pseudonym(slide),
+            "run": model.get("run"),
+            "version": model.get("version") if job is None else job.version,
+        }
+        write = partial(audit.record, "predict", key=_key(request), **outcome, **facts)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(write)
+        tiles = None if stored is None else len(stored.prediction.instance_scores)
+        metrics.prediction(kind, outcome["outcome"], time.perf_counter() - started, tiles)
+
+
+async def _take_bag(request: Request, account: _Account, asked: Asked) -> Stored | Accepted:
+    backend = backend_of(request)
+    async with received_bag(request, backend.uploads.folder, backend.settings.max_upload_bytes) as bag:
+        account.slide = bag.path.stem
+        fields = {name: bag.fields.get(name) for name in _FIELDS}
+        work = partial(backend.submissions.bag, bag.path, _with(asked, fields))
+        # A thread of their own allowance, so that waiting predictions never keep reads from a thread.
+        return await anyio.to_thread.run_sync(work, limiter=request.app.state.work)
+
+
+async def _take_file(request: Request, account: _Account, asked: Asked) -> Stored | Accepted:
+    try:
+        source = SourceRequest.model_validate_json(await small_body(request))
+    except ValidationError as error:
+        raise ComelError(describe_validation(error.errors()), "see the API description") from None
+    account.slide = PurePosixPath(source.slide or "").stem or None
+    fields = {name: getattr(source, name) for name in (*_FIELDS, "mpp")}
+    return await anyio.to_thread.run_sync(backend_of(request).submissions.file, source, _with(asked, fields))
+
+
+def _with(asked: Asked, fields: dict[str, Any]) -> Asked:
+    return replace(asked, **fields)
+
+
+def _key(request: Request) -> str | None:
+    return getattr(request.state, "key", None)
+
+
+def _answer(request: Request, stored: Stored) -> PredictionAnswer:
+    prediction, this = stored.prediction, f"/v1/predictions/{stored.id}"
+    backend = backend_of(request)
+    row = backend.predictions.row(stored.id)
+    probabilities, novelty = prediction.probabilities, prediction.out_of_distribution
+    placed = prediction.coords is not None
+    links: dict[str, Any] = {
+        "self": this,
+        "instances": f"{this}/instances",
+        "map": f"{this}/map.png" if placed else None,
+        "geojson": f"{this}/map.geojson" if placed and prediction.geometry is not None else None,
+        "tiles": f"{this}/tiles",
+        "bag": f"{this}/bag.h5",
+    }
+    return PredictionAnswer.model_validate(
+        {
+            "id": stored.id,
+            "created": time_of(row.created),
+            "slide": backend.slides.id_of(row.source),
+            "prediction": PredictionBody(
+                slide_id=prediction.slide_id,
+                mode=prediction.mode,
+                task=prediction.task,
+                label=prediction.label,
+                positive=prediction.positive,
+                confidence=prediction.confidence,
+                probabilities=None
+                if probabilities is None
+                else dict(zip(prediction.classes, probabilities.tolist(), strict=True)),
+                threshold=prediction.threshold,
+                model=dict(prediction.model),
+                notes=list(prediction.notes),
+                out_of_distribution=None if novelty is None else OutOfDistributionBody(**novelty.to_dict()),
+            ),
+            "instances": instances_body(prediction, MAX_INLINE_INSTANCES),
+            "links": Links(**links),
+        }
     )

@@ -31,11 +31,25 @@ OPEN_TO_PIPELINES = {
     "comel.registry",
     "comel.scales",
 }
-COMMANDS = ("demo", "synth", "extract", "train", "add-task", "evaluate", "report", "predict", "serve", "inspect", "encoders")
+COMMANDS = (
+    "demo",
+    "synth",
+    "extract",
+    "train",
+    "add-task",
+    "evaluate",
+    "report",
+    "predict",
+    "serve",
+    "worker",
+    "inspect",
+    "encoders",
+)
 NESTED = [
     *[("bags", name) for name in ("check", "stats", "export", "scale", "join-scales")],
     ("bench", "continual"),
     ("bench", "extract"),
+    *[("db", name) for name in ("upgrade", "backup", "restore")],
     *[("keys", name) for name in ("add", "list", "revoke")],
     *[("manifest", name) for name in ("camelyon16", "paip", "tcga", "folder")],
 ]

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answers import bag_bytes
 from fastapi.testclient import TestClient
 
-from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
+from comel.bag import Bag, FeatureContract, TileGeometry
 from comel.errors import ComelError, FeatureMismatch
 from comel.prediction import Prediction
 from service.app import create_app
@@ -78,11 +79,6 @@ def a_bag(scores: Any, *, slide_id: str = "slide-1", contract: FeatureContract =
     return Bag(slide_id, features, coords, geometry, contract)
 
 
-def bag_bytes(tmp_path: Path, bag: Bag) -> bytes:
-    write_bag(tmp_path / "sent.h5", bag)
-    return (tmp_path / "sent.h5").read_bytes()
-
-
 @pytest.fixture
 def make_bag() -> Callable[..., Bag]:
     return a_bag
@@ -92,7 +88,9 @@ def make_bag() -> Callable[..., Bag]:
 def settings(tmp_path: Path) -> ServiceSettings:
     slides = tmp_path / "slides"
     slides.mkdir()
-    return ServiceSettings(run=tmp_path / "run", slide_root=slides, state_dir=tmp_path / "state", max_instances=50_000)
+    return ServiceSettings(
+        runs={"breast": tmp_path / "run"}, slide_roots=(slides,), state_dir=tmp_path / "state", max_instances=50_000
+    )
 
 
 @pytest.fixture

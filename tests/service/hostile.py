@@ -488,6 +488,95 @@ def json_slide_of_a_thousand_folders(folder: Path) -> Arguments:
     return as_json(json.dumps({"slide": "a/" * 500 + "b"}))
 
 
+SLIDES: dict[str, Callable[[Path], bytes]] = {}
+"""Hostile slides by name, for a resumable upload; the last six are a good one damaged at random."""
+
+
+def hostile_slide(builder: Callable[[Path], bytes]) -> Callable[[Path], bytes]:
+    SLIDES[builder.__name__] = builder
+    return builder
+
+
+def a_tiff(folder: Path, **how: Any) -> bytes:
+    """A pyramid-less tiled TIFF of noise that would be taken as it is."""
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    tifffile.imwrite(folder / "slide.tif", pixels, photometric="rgb", tile=(64, 64), **how)
+    return (folder / "slide.tif").read_bytes()
+
+
+def with_tags(content: bytes, **values: int) -> bytes:
+    """A little-endian classic TIFF whose first directory states other values."""
+    numbers = {"width": 256, "length": 257, "bits": 258, "compression": 259, "tile_width": 322, "tile_length": 323}
+    changed = bytearray(content)
+    (start,) = struct.unpack_from("<I", changed, 4)
+    (count,) = struct.unpack_from("<H", changed, start)
+    wanted = {numbers[name]: value for name, value in values.items()}
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from("<H", changed, place)
+        if tag in wanted:
+            struct.pack_into("<HII", changed, place + 2, 4, 1, wanted[tag])
+    return bytes(changed)
+
+
+@hostile_slide
+def slide_of_absurd_size(folder: Path) -> bytes:
+    return with_tags(a_tiff(folder), width=2**31 - 64, length=2**31 - 64)
+
+
+@hostile_slide
+def slide_of_absurd_tiles(folder: Path) -> bytes:
+    return with_tags(a_tiff(folder), tile_width=2**30, tile_length=2**30)
+
+
+@hostile_slide
+def slide_of_no_tiles(folder: Path) -> bytes:
+    return with_tags(a_tiff(folder), tile_width=0, tile_length=0)
+
+
+@hostile_slide
+def slide_without_width(folder: Path) -> bytes:
+    return with_tags(a_tiff(folder), width=0)
+
+
+@hostile_slide
+def slide_whose_directory_leads_to_itself(folder: Path) -> bytes:
+    entry = struct.pack("<HHII", 256, 4, 1, 512)
+    return b"II*\x00" + struct.pack("<I", 8) + struct.pack("<H", 1) + entry + struct.pack("<I", 8)
+
+
+@hostile_slide
+def slide_that_declares_terabytes(folder: Path) -> bytes:
+    entries = b"".join(struct.pack("<HHQQ", tag, 4, 1, 2**31 - 1) for tag in (256, 257))
+    return b"II+\x00\x08\x00\x00\x00" + struct.pack("<Q", 16) + struct.pack("<Q", 2) + entries + bytes(8)
+
+
+@hostile_slide
+def slide_cut_in_half(folder: Path) -> bytes:
+    content = a_tiff(folder)
+    return content[: len(content) // 2]
+
+
+@hostile_slide
+def slide_that_is_a_script(folder: Path) -> bytes:
+    return b"#!/bin/sh\ntouch pwned\n" * 100
+
+
+def fuzzed_slide(seed: int) -> Callable[[Path], bytes]:
+    def build(folder: Path) -> bytes:
+        content = np.frombuffer(a_tiff(folder), np.uint8).copy()
+        random = np.random.default_rng(seed)
+        (start,) = struct.unpack_from("<I", content.tobytes(), 4)
+        places = start + random.integers(0, min(len(content) - start, 400), 30)
+        content[places] = random.integers(0, 256, len(places))
+        return content.tobytes()
+
+    return build
+
+
+for number in range(6):
+    SLIDES[f"fuzzed_slide_{number}"] = fuzzed_slide(number)
+
+
 def fuzzed(seed: int) -> Builder:
     """A good bag with a fortieth of its metadata overwritten at random."""
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comel.errors import ConfigError
-from service.app import create_app, open_predictor
+from service.app import create_app, open_models
 from service.problems import without_paths
-from service.schemas import SlideRequest
+from service.schemas import SourceRequest
 from service.settings import ServiceSettings
 
 
@@ -26,11 +26,15 @@ def references(value: Any) -> list[str]:
 
 
 def test_the_model_is_described(client: TestClient) -> None:
-    body = client.get("/v1/model").json()
-    assert (body["run"], body["version"], body["classes"]) == ("run-1", 4, ["breast/normal", "breast/tumour"])
-    assert body["contract"]["encoder"] == "fake-encoder"
-    assert body["tasks"][0]["negative"] == "normal"
+    body = client.get("/v1/models").json()
+    (model,) = body["items"]
+    assert (model["name"], model["default"], model["pinned"], model["refused"]) == ("breast", True, False, None)
+    assert (model["run"], model["version"], model["classes"]) == ("run-1", 4, ["breast/normal", "breast/tumour"])
+    assert model["contract"]["encoder"] == "fake-encoder"
+    assert model["tasks"][0]["negative"] == "normal"
     assert "Research use only" in body["notice"]
+    assert client.get("/v1/models/breast").json()["version"] == 4
+    assert client.get("/v1/models/lung").status_code == 404
 
 
 def test_openapi_is_whole_and_says_what_it_is_for(client: TestClient) -> None:
@@ -41,12 +45,28 @@ def test_openapi_is_whole_and_says_what_it_is_for(client: TestClient) -> None:
         "/healthz",
         "/readyz",
         "/metrics",
-        "/v1/model",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/models/{name}/version",
         "/v1/predictions",
         "/v1/predictions/{identifier}",
         "/v1/predictions/{identifier}/instances",
         "/v1/predictions/{identifier}/map.png",
         "/v1/predictions/{identifier}/map.geojson",
+        "/v1/predictions/{identifier}/tiles",
+        "/v1/predictions/{identifier}/tiles/{rank}.jpg",
+        "/v1/predictions/{identifier}/bag.h5",
+        "/v1/predictions/{identifier}/raster.png",
+        "/v1/predictions/{identifier}/raster.json",
+        "/v1/slides",
+        "/v1/slides/{slide}",
+        "/v1/slides/{slide}/thumbnail.jpg",
+        "/v1/slides/{slide}/tiles/{level}/{column}_{row}.jpg",
+        "/v1/jobs",
+        "/v1/jobs/{identifier}",
+        "/v1/jobs/{identifier}/cancel",
+        "/v1/uploads",
+        "/v1/uploads/{identifier}",
     }
     found = references(document)
     assert found
@@ -59,7 +79,7 @@ def test_openapi_is_whole_and_says_what_it_is_for(client: TestClient) -> None:
     assert all(operation["summary"] and operation["responses"] for operation in operations)
     content = document["paths"]["/v1/predictions"]["post"]["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "application/json"}
-    SlideRequest.model_validate(content["application/json"]["example"])
+    SourceRequest.model_validate(content["application/json"]["example"])
     refused = document["paths"]["/v1/predictions"]["post"]["responses"]
     assert {"201", "404", "413", "415", "422"} <= set(refused)
     assert list(refused["422"]["content"]) == ["application/problem+json"]
@@ -70,24 +90,25 @@ def test_the_documentation_page_opens(client: TestClient) -> None:
 
 
 def test_unknown_places_and_methods_are_problems(client: TestClient) -> None:
-    for answer, status in ((client.get("/v1/nothing"), 404), (client.delete("/v1/predictions"), 405)):
+    for answer, status in ((client.get("/v1/nothing"), 404), (client.delete("/v1/jobs"), 405)):
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMEL_RUN", "runs/demo")
+    monkeypatch.setenv("COMEL_RUNS", '{"lung": "runs/demo"}')
     monkeypatch.setenv("COMEL_PORT", "9000")
     settings = ServiceSettings()
-    assert (settings.run, settings.port, settings.host) == (Path("runs/demo"), 9000, "127.0.0.1")
+    assert (settings.runs, settings.port, settings.host) == ({"lung": Path("runs/demo")}, 9000, "127.0.0.1")
 
 
 def test_folders_are_looked_at_before_anything_listens(settings: ServiceSettings, tmp_path: Path) -> None:
-    pytest.importorskip("comel.predictor", reason="the predictor is not there yet")
+    with pytest.raises(ConfigError, match=r"no model.*comel serve --model"):
+        open_models(settings.model_copy(update={"runs": {}}))
     with pytest.raises(ConfigError, match="slide folder"):
-        open_predictor(settings.model_copy(update={"slide_root": tmp_path / "missing"}))
+        open_models(settings.model_copy(update={"slide_roots": (tmp_path / "missing",)}))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="state folder"):
-        open_predictor(settings.model_copy(update={"state_dir": tmp_path / "file" / "state"}))
+        open_models(settings.model_copy(update={"state_dir": tmp_path / "file" / "state"}))
 
 
 def test_the_service_needs_its_lifespan_only_for_the_model(settings: ServiceSettings) -> None:

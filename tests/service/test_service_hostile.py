@@ -6,22 +6,46 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
+import tifffile
 from fastapi.testclient import TestClient
-from hostile import UPLOADS
+from hostile import SLIDES, UPLOADS
 from starlette.requests import Request
 
 from comel.bag import write_bag
 from comel.errors import ComelError
 from service.app import create_app
+from service.bodies import limited
 from service.hdf5_check import check_hdf5
 from service.problems import TooLargeError
 from service.settings import ServiceSettings
-from service.uploads import limited
+from service.tiff_check import check_tiff
 
 
 def test_the_corpus_is_as_large_as_it_claims() -> None:
-    assert len(UPLOADS) >= 25
+    assert len(UPLOADS) >= 40
+    assert len(SLIDES) >= 14
+
+
+def test_hostile_slides_are_refused_and_the_service_goes_on(settings: ServiceSettings, predictor: Any, tmp_path: Path) -> None:
+    """All in one service: what one of them does to the process that looks at it must not reach the next."""
+    folder = tmp_path / "sender"
+    folder.mkdir()
+    with TestClient(create_app(settings, predictor=predictor), raise_server_exceptions=False) as client:
+        for name, build in SLIDES.items():
+            content = build(folder)
+            begun = client.post("/v1/uploads", json={"filename": "slide.tif", "size": len(content)})
+            assert begun.status_code == 201, begun.text
+            answer = client.put(f"/v1/uploads/{begun.json()['id']}", params={"offset": 0}, content=content)
+            assert answer.status_code < 500, (name, answer.text[:300])
+            assert str(tmp_path) not in answer.text
+            if answer.status_code < 400:
+                assert name.startswith("fuzzed"), name  # random changes may leave a slide that can be read
+                continue
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert client.get(f"/v1/uploads/{begun.json()['id']}").status_code == 404
+        assert client.get("/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("name", UPLOADS)
@@ -41,7 +65,7 @@ def test_a_hostile_upload_is_refused(name: str, settings: ServiceSettings, predi
     assert str(tmp_path) not in answer.text
     assert "root:" not in answer.text
     left = {path.name for path in settings.state_dir.rglob("*")}
-    assert left <= {"uploads", "audit.jsonl", "pseudonym.key"}
+    assert left <= {"uploads", "audit.jsonl", "pseudonym.key", "comel.db", "comel.db-wal", "comel.db-shm"}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +98,34 @@ def test_an_honest_bag_passes(make_bag: Any, tmp_path: Path) -> None:
     check_hdf5(tmp_path / "bag.h5", max_bytes=10_000, max_instances=2)
     with pytest.raises(TooLargeError, match="2 instances"):
         check_hdf5(tmp_path / "bag.h5", max_bytes=10_000, max_instances=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("slide_of_absurd_size", "states 2147483584 x 2147483584 pixels"),
+        ("slide_of_absurd_tiles", "tiles of more than 8192"),
+        ("slide_of_no_tiles", "without width"),
+        ("slide_without_width", "without width"),
+        ("slide_whose_directory_leads_to_itself", "no end"),
+        ("slide_that_declares_terabytes", "outside the file|pixels"),
+    ],
+)
+def test_what_is_hostile_in_a_slide_is_seen_before_a_library_opens_it(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "sent").write_bytes(SLIDES[name](tmp_path))
+    with pytest.raises(ComelError, match=said):
+        check_tiff(tmp_path / "sent")
+
+
+def test_honest_slides_and_other_files_pass_the_look(tmp_path: Path) -> None:
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    for how in ({}, {"bigtiff": True}, {"byteorder": ">"}):
+        with tifffile.TiffWriter(tmp_path / "slide.tif", **how) as file:
+            for step in (1, 2, 4):
+                file.write(pixels[::step, ::step], photometric="rgb", tile=(64, 64), subfiletype=int(step > 1))
+        check_tiff(tmp_path / "slide.tif")
+    (tmp_path / "other").write_bytes(b"\x00" * 100)
+    check_tiff(tmp_path / "other")
 
 
 @pytest.mark.parametrize("declared", [b"\xb2", b"-1", b"1" * 5000, b"", b"0x10", b"00"])

@@ -25,12 +25,32 @@ from service.rate import RateLimiter
 from service.settings import ServiceSettings
 
 NEEDED = [
-    ("GET", "/v1/model", "read"),
+    ("GET", "/v1/models", "read"),
+    ("GET", "/v1/models/{name}", "read"),
+    ("POST", "/v1/models/{name}/version", "admin"),
     ("GET", "/v1/predictions/" + "0" * 32, "read"),
     ("GET", "/v1/predictions/" + "0" * 32 + "/instances", "read"),
     ("GET", "/v1/predictions/" + "0" * 32 + "/map.png", "read"),
     ("GET", "/v1/predictions/" + "0" * 32 + "/map.geojson", "read"),
+    ("GET", "/v1/predictions/" + "0" * 32 + "/tiles", "read"),
+    ("GET", "/v1/predictions/" + "0" * 32 + "/tiles/{rank}.jpg", "read"),
+    ("GET", "/v1/predictions/" + "0" * 32 + "/bag.h5", "read"),
+    ("DELETE", "/v1/predictions/" + "0" * 32, "predict"),
+    ("GET", "/v1/predictions", "read"),
     ("POST", "/v1/predictions", "predict"),
+    ("GET", "/v1/predictions/" + "0" * 32 + "/raster.png", "read"),
+    ("GET", "/v1/predictions/" + "0" * 32 + "/raster.json", "read"),
+    ("GET", "/v1/slides", "read"),
+    ("GET", "/v1/slides/{slide}", "read"),
+    ("GET", "/v1/slides/{slide}/thumbnail.jpg", "read"),
+    ("GET", "/v1/slides/{slide}/tiles/{level}/{column}_{row}.jpg", "read"),
+    ("GET", "/v1/jobs", "read"),
+    ("GET", "/v1/jobs/" + "0" * 32, "read"),
+    ("POST", "/v1/jobs/" + "0" * 32 + "/cancel", "predict"),
+    ("POST", "/v1/uploads", "predict"),
+    ("GET", "/v1/uploads/" + "0" * 32, "predict"),
+    ("PUT", "/v1/uploads/" + "0" * 32, "predict"),
+    ("DELETE", "/v1/uploads/" + "0" * 32, "predict"),
     ("GET", "/metrics", "admin"),
 ]
 OPEN = {"/healthz", "/readyz"}
@@ -111,7 +131,7 @@ def test_a_damaged_key_file_lets_nobody_in(store: KeyStore, guarded: TestClient,
     store.path.write_text(content)
     with pytest.raises(ConfigError, match="cannot be read as keys"):
         KeyStore(store.path.parent).all()
-    answer = guarded.get("/v1/model", headers=bearer(held["admin"]))
+    answer = guarded.get("/v1/models", headers=bearer(held["admin"]))
     assert answer.status_code == 503
     assert str(store.path.parent) not in answer.text
 
@@ -156,37 +176,37 @@ def test_the_body_of_a_stranger_is_not_read(guarded: TestClient) -> None:
 
 
 def test_a_revoked_key_is_refused_at_once(guarded: TestClient, held: dict[str, str], store: KeyStore) -> None:
-    assert guarded.get("/v1/model", headers=bearer(held["read"])).status_code == 200
+    assert guarded.get("/v1/models", headers=bearer(held["read"])).status_code == 200
     store.revoke("reader")
-    assert guarded.get("/v1/model", headers=bearer(held["read"])).status_code == 401
+    assert guarded.get("/v1/models", headers=bearer(held["read"])).status_code == 401
 
 
 def test_a_vanished_key_file_does_not_open_the_service(guarded: TestClient, store: KeyStore) -> None:
     store.path.unlink()
-    assert guarded.get("/v1/model").status_code == 401
+    assert guarded.get("/v1/models").status_code == 401
 
 
 def test_the_first_key_closes_an_open_service(client: TestClient, store: KeyStore) -> None:
-    assert client.get("/v1/model").status_code == 200
+    assert client.get("/v1/models").status_code == 200
     store.add("viewer", "read")
-    assert client.get("/v1/model").status_code == 401
+    assert client.get("/v1/models").status_code == 401
 
 
 def test_an_open_service_answers_to_its_own_address_only(client: TestClient) -> None:
     for name in ("localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST"):
-        assert client.get("/v1/model", headers={"host": name}).status_code == 200
+        assert client.get("/v1/models", headers={"host": name}).status_code == 200
     for name in ("evil.example", "localhost.evil.example", "10.0.0.1", "localhost@evil.example", "evil/localhost", ""):
-        assert client.get("/v1/model", headers={"host": name}).status_code == 421
+        assert client.get("/v1/models", headers={"host": name}).status_code == 421
 
 
 def test_a_key_that_asks_too_often_waits_and_others_do_not(held: Any, settings: ServiceSettings, predictor: Any) -> None:
     limited = settings.model_copy(update={"requests_per_minute": 3})
     with TestClient(create_app(limited, predictor=predictor)) as client:
-        answers = [client.get("/v1/model", headers=bearer(held["read"])) for _ in range(4)]
+        answers = [client.get("/v1/models", headers=bearer(held["read"])) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         assert answers[-1].headers["content-type"] == "application/problem+json"
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
-        assert client.get("/v1/model", headers=bearer(held["admin"])).status_code == 200
+        assert client.get("/v1/models", headers=bearer(held["admin"])).status_code == 200
 
 
 @given(st.integers(1, 200), st.lists(st.floats(0, 90), min_size=1, max_size=60))
@@ -230,7 +250,7 @@ def test_other_addresses_need_a_key_before_anything_is_opened(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr("uvicorn.run", lambda app, **options: opened.append(options["host"]))
-    monkeypatch.setattr(application, "open_predictor", lambda settings: object())
+    monkeypatch.setattr(application, "open_models", lambda settings: object())
     monkeypatch.setattr(application, "route_library_logs", lambda log: None)
     outside = settings.model_copy(update={"host": "0.0.0.0"})
     with pytest.raises(ConfigError, match=r"0\.0\.0\.0 is reached from other machines.*comel keys add"):
@@ -249,7 +269,7 @@ def test_that_no_key_is_needed_is_said_at_start(
     settings: ServiceSettings, store: KeyStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("uvicorn.run", lambda app, **options: None)
-    monkeypatch.setattr(application, "open_predictor", lambda settings: object())
+    monkeypatch.setattr(application, "open_models", lambda settings: object())
     monkeypatch.setattr(application, "route_library_logs", lambda log: None)
     serve(settings)
     line = json.loads(capsys.readouterr().err)
@@ -263,7 +283,7 @@ def test_an_application_for_others_is_closed_even_without_keys(settings: Service
     outside = settings.model_copy(update={"host": "0.0.0.0"})
     assert not Gate(outside).open
     with TestClient(create_app(outside, predictor=predictor)) as client:
-        assert client.get("/v1/model").status_code == 401
+        assert client.get("/v1/models").status_code == 401
 
 
 @pytest.fixture

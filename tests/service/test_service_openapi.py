@@ -15,12 +15,32 @@ OPERATIONS = [
     ("get", "/healthz"),
     ("get", "/readyz"),
     ("get", "/metrics"),
-    ("get", "/v1/model"),
+    ("get", "/v1/models"),
+    ("get", "/v1/models/{name}"),
+    ("post", "/v1/models/{name}/version"),
+    ("get", "/v1/predictions"),
     ("post", "/v1/predictions"),
     ("get", "/v1/predictions/{identifier}"),
+    ("delete", "/v1/predictions/{identifier}"),
     ("get", "/v1/predictions/{identifier}/instances"),
     ("get", "/v1/predictions/{identifier}/map.png"),
     ("get", "/v1/predictions/{identifier}/map.geojson"),
+    ("get", "/v1/predictions/{identifier}/tiles"),
+    ("get", "/v1/predictions/{identifier}/tiles/{rank}.jpg"),
+    ("get", "/v1/predictions/{identifier}/bag.h5"),
+    ("get", "/v1/jobs"),
+    ("get", "/v1/jobs/{identifier}"),
+    ("post", "/v1/jobs/{identifier}/cancel"),
+    ("post", "/v1/uploads"),
+    ("get", "/v1/uploads/{identifier}"),
+    ("put", "/v1/uploads/{identifier}"),
+    ("delete", "/v1/uploads/{identifier}"),
+    ("get", "/v1/predictions/{identifier}/raster.png"),
+    ("get", "/v1/predictions/{identifier}/raster.json"),
+    ("get", "/v1/slides"),
+    ("get", "/v1/slides/{slide}"),
+    ("get", "/v1/slides/{slide}/thumbnail.jpg"),
+    ("get", "/v1/slides/{slide}/tiles/{level}/{column}_{row}.jpg"),
 ]
 texts = st.text(max_size=40)
 numbers = st.one_of(st.integers(), st.floats(), st.sampled_from([0, 1, 0.5, 256, 4096, -1, 1e308, 10**400]))
@@ -71,12 +91,13 @@ def test_nothing_that_is_sent_makes_it_fail(made: Any, method: str, path: str, d
     content = data.draw(bodies, "body")
     # Slashes and dots would lead to another operation, which is asked in its own turn.
     place = path.replace("{identifier}", quote(identifier, safe="").replace(".", "%2E") or "%20")
+    place = place.replace("{name}", "breast").replace("{rank}", "1")
     answer = client.request(method, place, params=query, content=content, headers=headers)
     assert answer.status_code < 500
     if answer.status_code >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
         problem = answer.json()
         assert problem["status"] == answer.status_code
-        assert str(client.app.state.service.settings.state_dir) not in answer.text
+        assert str(client.app.state.settings.state_dir) not in answer.text
         described = document["paths"][path][method]["responses"]
         assert str(answer.status_code) in described or answer.status_code in (400, 404)

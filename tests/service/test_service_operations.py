@@ -44,18 +44,17 @@ def sample(client: TestClient, name: str, **labels: str) -> float:
 def test_ready_means_that_the_folders_can_be_used(
     client: TestClient, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client.get("/readyz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok", "warnings": []}
     usage = shutil.disk_usage(settings.state_dir)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=settings.max_upload_bytes - 1))
     answer = client.get("/readyz")
     assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
     assert "no room" in answer.json()["detail"]
     monkeypatch.undo()
-    assert settings.slide_root is not None
-    settings.slide_root.rmdir()
+    settings.slide_roots[0].rmdir()
     answer = client.get("/readyz")
     assert (answer.status_code, "slide folder" in answer.json()["detail"]) == (503, True)
-    assert str(settings.slide_root) not in answer.text
+    assert str(settings.slide_roots[0]) not in answer.text
     assert client.get("/healthz").status_code == 200
 
 
@@ -72,8 +71,11 @@ def test_metrics_count_requests_and_predictions(client: TestClient, send: Any, m
     assert sample(client, "comel_prediction_seconds_count", kind="bag") == 2
     assert sample(client, "comel_prediction_instances_sum") == 55
     assert sample(client, "comel_prediction_instances_bucket", le="10.0") == 1
+    assert sample(client, "comel_prediction_tiles_per_second_count", kind="bag") == 2
+    assert {sample(client, "comel_jobs", state=state) for state in ("queued", "running")} == {0}
     assert sample(client, "comel_predictions_running") == 0
-    assert sample(client, "comel_model_info", run="run-1", version="4") == 1
+    assert sample(client, "comel_model_info", model="breast", run="run-1", version="4") == 1
+    assert sample(client, "comel_model_refused", model="breast") == 0
 
 
 def test_no_client_makes_series_of_its_own(client: TestClient) -> None:
@@ -99,8 +101,8 @@ def answers(client: TestClient, send: Any, make_bag: Any, predictor: Any) -> lis
     """Answers of every kind, a defect's too."""
     made = send(make_bag([0.2, 0.8]))
     links = made.json()["links"].values()
-    paths = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/model", "/nothing", *links]
-    several = [made, *(client.get(path) for path in paths), client.delete("/v1/predictions"), send(b"no bag")]
+    paths = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models", "/nothing", *links]
+    several = [made, *(client.get(path) for path in paths), client.delete("/v1/jobs"), send(b"no bag")]
     predictor.predict = None
     return [*several, send(make_bag([0.5]))]
 
@@ -137,7 +139,7 @@ def test_other_origins_are_let_in_by_name_only(client: TestClient, settings: Ser
         assert answer.headers["access-control-allow-origin"] == "https://viewer.example"
         assert "access-control-allow-credentials" not in answer.headers
         assert answer.headers["x-content-type-options"] == "nosniff"
-        evil = other.get("/v1/model", headers={"Origin": "https://evil.example"})
+        evil = other.get("/v1/models", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in evil.headers
 
 
@@ -156,17 +158,18 @@ def test_a_request_gets_an_id(client: TestClient, given: Any) -> None:
 
 def test_an_argument_wins_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "service.yaml"
-    file.write_text("run: runs/file\nport: 1\nmax_instances: 7\ncors_origins: [https://a.example]\n")
+    file.write_text("runs: {lung: runs/file}\nport: 1\nmax_instances: 7\ncors_origins: [https://a.example]\n")
     monkeypatch.setenv("COMEL_SETTINGS_FILE", str(file))
     monkeypatch.setenv("COMEL_PORT", "2")
     settings = ServiceSettings()
-    assert (settings.run, settings.port, settings.max_instances) == (Path("runs/file"), 2, 7)
+    assert (settings.runs, settings.port, settings.max_instances) == ({"lung": Path("runs/file")}, 2, 7)
     assert settings.cors_origins == ("https://a.example",)
     assert ServiceSettings(port=3).port == 3
     monkeypatch.delenv("COMEL_SETTINGS_FILE")
-    assert parse_section(ServiceSettings, {"settings_file": file, "run": "runs/mine"}, "serve").run == Path("runs/mine")
+    mine = parse_section(ServiceSettings, {"settings_file": file, "runs": {"a": "runs/mine"}}, "serve")
+    assert mine.runs == {"a": Path("runs/mine")}
     monkeypatch.setenv("COMEL_CORS_ORIGINS", '["https://b.example"]')
-    assert ServiceSettings(run=Path("r")).cors_origins == ("https://b.example",)
+    assert ServiceSettings().cors_origins == ("https://b.example",)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_a_settings_file_that_cannot_be_used_is_said(tmp_path: Path, content: st
     if content is not None:
         file.write_text(content)
     with pytest.raises(ConfigError, match=said):
-        parse_section(ServiceSettings, {"run": "r", "settings_file": file}, "serve")
+        parse_section(ServiceSettings, {"settings_file": file}, "serve")
 
 
 def settings_table() -> list[str]:
@@ -195,7 +198,7 @@ def settings_table() -> list[str]:
     rows = ["| setting | environment | default | what |", "|---|---|---|---|"]
     for name, field in ServiceSettings.model_fields.items():
         value = field.default
-        default = "required" if field.is_required() else "none" if value in (None, ()) else f"`{value}`"
+        default = "required" if field.is_required() else "none" if value in (None, (), {}) else f"`{value}`"
         rows.append(f"| `{name}` | `COMEL_{name.upper()}` | {default} | {field.description} |")
     return rows
 
@@ -209,7 +212,7 @@ def test_the_documents_name_every_metric_and_header(client: TestClient) -> None:
     operations = (DOCS / "operations.md").read_text(encoding="utf-8")
     families = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
     own = {name for name in families if name.startswith("comel_") and not name.endswith("_created")}
-    assert len(own) == 7
+    assert len(own) == 11
     assert all(f"`{name}" in operations for name in own)
     security = (DOCS / "security.md").read_text(encoding="utf-8")
     assert all(name in security for name in SECURITY_HEADERS)

@@ -83,14 +83,11 @@ def test_the_state_folder_holds_whole_predictions_and_outlives_the_service(
     send: Any, make_bag: Any, settings: ServiceSettings, predictor: Any
 ) -> None:
     body = send(make_bag(SCORES)).json()
-    assert sorted(path.name for path in (settings.state_dir / body["id"]).iterdir()) == [
-        "map.geojson",
-        "map.png",
-        "prediction.json",
-    ]
-    assert sorted(path.name for path in settings.state_dir.iterdir()) == sorted(
-        [body["id"], "audit.jsonl", "pseudonym.key", "uploads"]
-    )
+    (folder,) = (settings.state_dir / "predictions").iterdir()
+    assert folder.name == body["id"]
+    assert sorted(path.name for path in folder.iterdir()) == ["bag.h5", "instances.npz", "prediction.json"]
+    names = {path.name for path in settings.state_dir.iterdir() if not path.name.startswith("comel.db")}
+    assert names == {"predictions", "audit.jsonl", "pseudonym.key", "uploads"}
     assert not list((settings.state_dir / "uploads").iterdir())
     with TestClient(create_app(settings, predictor=predictor)) as again:
         assert again.get(body["links"]["self"]).json() == body
@@ -111,7 +108,7 @@ def test_many_tiles_are_cut_inline_and_whole_at_instances(send: Any, make_bag: A
 
 def test_a_given_task_is_passed_on(send: Any, make_bag: Any) -> None:
     assert send(make_bag(SCORES), task="breast").json()["prediction"]["mode"] == "task-incremental"
-    assert is_problem(send(make_bag(SCORES), task="lung"), 422, "the tasks are: breast")
+    assert is_problem(send(make_bag(SCORES), task="lung"), 422, "it knows breast")
 
 
 def test_an_empty_bag_predicts_nothing(send: Any, make_bag: Any, client: TestClient) -> None:

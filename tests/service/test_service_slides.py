@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openslide
 import pytest
+from answers import ended
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from comel.bag import FeatureContract
 from comel.errors import ComelError
 from service.app import create_app
-from service.predictions import resolve_slide
 from service.problems import NotFoundError
 from service.settings import ServiceSettings
+from service.slides import resolve_slide
 
 REAL_SLIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wsi" / "CMU-1-Small-Region.svs"
 
@@ -30,6 +32,18 @@ class FakeEncoder:
         features = np.zeros((len(tiles), 8), np.float32)
         features[:, 0] = 1 - tiles.mean(axis=(1, 2, 3)) / 255
         return features
+
+
+def check_tiles(client: TestClient, body: dict[str, Any]) -> None:
+    """The strongest tiles' pictures are the slide's pixels at their places."""
+    tiles = client.get(body["links"]["tiles"]).json()["tiles"]
+    assert [tile["score"] for tile in tiles] == sorted(body["instances"]["scores"], reverse=True)[:12]
+    with openslide.OpenSlide(REAL_SLIDE) as slide:
+        for tile in (tiles[0], tiles[-1]):
+            picture = np.asarray(Image.open(io.BytesIO(client.get(tile["image"]).content)).convert("RGB"), float)
+            size = (round(tile["width"]), round(tile["height"]))
+            wanted = slide.read_region((tile["x"], tile["y"]), 0, size).convert("RGB").resize(picture.shape[:2])
+            assert np.abs(picture - np.asarray(wanted, float)).mean() < 8
 
 
 def ask(client: TestClient, slide: str, **more: Any) -> Any:
@@ -66,7 +80,7 @@ def test_links_that_lead_outside_are_refused_and_inside_are_not(tmp_path: Path) 
 def test_a_missing_slide_is_404_and_no_folder_is_said(client: TestClient, settings: ServiceSettings, predictor: Any) -> None:
     answer = ask(client, "case/missing.svs")
     assert (answer.status_code, answer.json()["detail"]) == (404, "case/missing.svs: no such slide")
-    with TestClient(create_app(settings.model_copy(update={"slide_root": None}), predictor=predictor)) as without:
+    with TestClient(create_app(settings.model_copy(update={"slide_roots": ()}), predictor=predictor)) as without:
         answer = ask(without, "a.svs")
         assert (answer.status_code, answer.json()["detail"]) == (422, "this service has no slide folder")
 
@@ -75,12 +89,11 @@ def test_what_is_no_slide_is_said_by_its_own_name(
     client: TestClient, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.contract.load_encoder", lambda name, device: FakeEncoder())
-    assert settings.slide_root is not None
-    (settings.slide_root / "text.svs").write_text("not a slide")
-    answer = ask(client, "text.svs")
-    assert answer.status_code == 422
-    assert answer.json()["detail"].startswith("text.svs: ")
-    assert str(settings.slide_root) not in answer.text
+    (settings.slide_roots[0] / "text.svs").write_text("not a slide")
+    job = ended(client, ask(client, "text.svs"))
+    assert job["state"] == "failed"
+    assert job["error"]["what"].startswith("text.svs: ")
+    assert str(settings.slide_roots[0]) not in str(job)
 
 
 def test_an_encoder_with_other_weights_is_refused(
@@ -89,18 +102,14 @@ def test_an_encoder_with_other_weights_is_refused(
     encoder = FakeEncoder()
     encoder.weights_hash = "b" * 64
     monkeypatch.setattr("pipelines.contract.load_encoder", lambda name, device: encoder)
-    assert settings.slide_root is not None
-    (settings.slide_root / "a.svs").write_text("x")
-    answer = ask(client, "a.svs")
-    assert answer.status_code == 422
-    assert "other weights" in answer.json()["detail"]
+    (settings.slide_roots[0] / "a.svs").write_text("x")
+    assert "other weights" in ended(client, ask(client, "a.svs"))["error"]["what"]
 
 
 def test_a_model_of_unknown_features_reads_no_slides(client: TestClient, settings: ServiceSettings, predictor: Any) -> None:
     predictor.contract = FeatureContract("fake-encoder", None, 8, None, None)
-    assert settings.slide_root is not None
-    (settings.slide_root / "a.svs").write_text("x")
-    assert "send a bag instead" in ask(client, "a.svs").json()["remedy"]
+    (settings.slide_roots[0] / "a.svs").write_text("x")
+    assert "send a bag instead" in ended(client, ask(client, "a.svs"))["error"]["remedy"]
 
 
 @pytest.mark.skipif(not REAL_SLIDE.exists(), reason="needs the real slide CMU-1-Small-Region.svs in ../shared/data/wsi")
@@ -109,13 +118,17 @@ def test_a_real_slide_is_extracted_predicted_and_mapped(
 ) -> None:
     monkeypatch.setattr("pipelines.contract.load_encoder", lambda name, device: FakeEncoder())
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 128)
-    with TestClient(create_app(settings.model_copy(update={"slide_root": REAL_SLIDE.parent}), predictor=predictor)) as client:
-        answer = ask(client, REAL_SLIDE.name)
-        assert answer.status_code == 201, answer.text
-        body = answer.json()
+    with TestClient(
+        create_app(settings.model_copy(update={"slide_roots": (REAL_SLIDE.parent,)}), predictor=predictor)
+    ) as client:
+        job = ended(client, ask(client, REAL_SLIDE.name))
+        assert job["state"] == "done", job
+        assert job["progress"]["stage"] in ("encode", "predict", None)
+        body = client.get(job["links"]["prediction"]).json()
         assert body["prediction"]["slide_id"] == "CMU-1-Small-Region"
         assert body["instances"]["count"] > 50
-        assert (settings.state_dir / body["id"] / "thumbnail.png").is_file()
+        assert body["slide"] == client.app.state.backend.slides.folders.id_of(REAL_SLIDE.resolve())  # type: ignore[attr-defined]
+        check_tiles(client, body)
         picture = Image.open(io.BytesIO(client.get(body["links"]["map"], params={"width": 512}).content))
         assert picture.width == 512
         tissue = np.asarray(picture)[: int(512 * 2967 / 2220)]

@@ -1,0 +1,152 @@
+"""Everything behind the routes, put together: the database, the models, the queue with its workers, and who cleans up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from service.audit import AuditLog
+from service.db.database import Database, database_url
+from service.db.migrate import upgrade
+from service.db.tables import Job
+from service.housekeeping import Housekeeper
+from service.jobs.executors import ChildExecutor, Executor, LocalExecutor, devices
+from service.jobs.pool import WorkerPool
+from service.jobs.queue import JobQueue
+from service.keys import private_folder
+from service.logs import describe_defect
+from service.metrics import Metrics
+from service.models import FixedModel, ModelRegistry
+from service.prediction_store import PredictionStore
+from service.predictions import Made, Workbench
+from service.settings import ServiceSettings
+from service.slide_files import SlideFiles
+from service.slides import SlideFolders
+from service.submission import Submissions
+from service.upload_kinds import FileInspector
+from service.uploads import UploadStore
+from service.webhooks.outbox import Outbox
+
+__all__ = ["Backend", "hidden", "open_database", "work"]
+
+
+class Backend:
+    """What a process that answers requests needs; :meth:`start` it, and :meth:`stop` it at the end.
+
+    Raises:
+        ConfigError: the database cannot be used.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, models: ModelRegistry, *, audit: AuditLog, metrics: Metrics, log: Any
+    ) -> None:
+        self.settings, self.models = settings, models
+        self.database = open_database(settings)
+        self.predictions = PredictionStore(self.database, settings.state_dir)
+        self.queue = JobQueue(self.database, settings)
+        self._inspector = FileInspector(settings)
+        self.uploads = UploadStore(self.database, settings, self._inspector.kind)
+        self.slides = SlideFiles(SlideFolders(settings.slide_roots, audit.pseudonym), self.uploads)
+        bench = Workbench(settings, models.get)
+        # A model that was made elsewhere cannot be opened by another process.
+        local = isinstance(models, FixedModel)
+        executors: list[Executor] = [LocalExecutor(bench)] if local else child_executors(settings)
+        self.pool = WorkerPool(self.queue, executors, Ended(audit, metrics, log), settings, log=log, hidden=hidden(settings))
+        self.submissions = Submissions(
+            settings,
+            self.database,
+            models=models,
+            bench=bench,
+            store=self.predictions,
+            queue=self.queue,
+            pool=self.pool,
+            uploads=self.uploads,
+            slides=self.slides,
+        )
+        self._others: list[Outbox | Housekeeper] = [
+            Outbox(self.database, settings, log=log),
+            Housekeeper(self.database, settings, log=log),
+        ]
+
+    def start(self) -> None:
+        """Begin to work on jobs, to call webhooks and to clean up."""
+        self.pool.start()
+        for thread in self._others:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let jobs under way end within the grace time, put the others back, and close everything."""
+        self.pool.stop()
+        for thread in self._others:
+            thread.stop()
+        self._inspector.close()
+        self.database.close()
+
+
+class Ended:
+    """Writes the end of every job into the audit log and the metrics of the process that did it."""
+
+    def __init__(self, audit: AuditLog, metrics: Metrics | None, log: Any) -> None:
+        self._audit, self._metrics, self._log = audit, metrics, log
+
+    def __call__(self, job: Job, outcome: str, made: Made | None, seconds: float) -> None:
+        try:
+            self._audit.record(
+                "predict",
+                key=job.key,
+                outcome=outcome,
+                request=job.request,
+                job=job.id,
+                prediction=None if made is None else made.id,
+                slide=self._audit.pseudonym(job.slide_id if made is None else made.slide_id),
+                model=job.model,
+                run=None if made is None else made.run,
+                version=job.version,
+            )
+        except OSError as error:
+            self._log.error("the audit log cannot be written", **describe_defect(error))
+        if self._metrics is not None:
+            self._metrics.prediction(job.kind, outcome, seconds, None if made is None else made.instances)
+
+
+def work(settings: ServiceSettings, log: Any, until: threading.Event) -> None:
+    """Work on jobs that other processes accept, until told to stop; what ``comel worker`` does.
+
+    Raises:
+        ConfigError: the database cannot be used.
+    """
+    database = open_database(settings)
+    ended = Ended(AuditLog(settings.state_dir), None, log)
+    pool = WorkerPool(
+        JobQueue(database, settings), child_executors(settings), ended, settings, log=log, hidden=hidden(settings)
+    )
+    pool.start()
+    log.info("worker started")
+    until.wait()
+    pool.stop()
+    database.close()
+
+
+def open_database(settings: ServiceSettings) -> Database:
+    """The settings' database, with this version's tables.
+
+    Raises:
+        ConfigError: it cannot be used, or a later version of comel made it.
+    """
+    private_folder(settings.state_dir)
+    secret = settings.database_url
+    database = Database(database_url(None if secret is None else secret.get_secret_value(), settings.state_dir))
+    upgrade(database)
+    return database
+
+
+def child_executors(settings: ServiceSettings) -> list[Executor]:
+    """One worker process a GPU, or as many as the settings say."""
+    return [ChildExecutor(settings, gpu=gpu) for gpu in devices(settings)]
+
+
+def hidden(settings: ServiceSettings) -> Iterable[Path]:
+    """Folders whose paths no client is told."""
+    return (*settings.runs.values(), settings.state_dir, *settings.slide_roots)

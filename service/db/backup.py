@@ -1,0 +1,88 @@
+"""The database as one file that either kind of database takes back, so a backup also moves from SQLite to PostgreSQL.
+
+The file is gzip-compressed JSON lines: first ``{"format": 1, "revision": ...}``, then one ``{"table": ..., "row": ...}`` a row,
+last ``{"rows": count}``. It is one consistent moment, taken while the service runs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, insert, select, text
+
+from comel.errors import ConfigError
+from comel.files import atomic_path
+from service.db.database import Database
+from service.db.migrate import head, revision, upgrade
+from service.db.tables import Base
+
+__all__ = ["backup", "restore"]
+
+_FORMAT = 1
+_LONGEST_LINE = 16 << 20
+_REMEDY = "give a file that comel db backup wrote"
+
+
+def backup(database: Database, path: Path) -> int:
+    """Write every row to ``path``, atomically, and return how many there are.
+
+    Raises:
+        ConfigError: the database does not answer, or has other tables than this program.
+    """
+    if (current := revision(database)) != head():
+        raise ConfigError(f"the database's tables are of {current}, not {head()}", "run comel db upgrade first")
+    count = 0
+    with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
+        _write(file, {"format": _FORMAT, "revision": head()})
+        with database.reading() as session:
+            if not database.sqlite:
+                session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            for table in Base.metadata.sorted_tables:
+                for row in session.execute(select(table)).mappings():
+                    _write(file, {"table": table.name, "row": dict(row)})
+                    count += 1
+        _write(file, {"rows": count})
+    return count
+
+
+def restore(database: Database, path: Path) -> int:
+    """Fill an empty database from a backup, wholly or not at all, and return how many rows there are.
+
+    Jobs that were running are queued again when their lease is over.
+
+    Raises:
+        ConfigError: the file cannot be read or is of another version, or the database is not empty.
+    """
+    upgrade(database)
+    tables = Base.metadata.tables
+    try:
+        with database.writing() as session:
+            if any(session.execute(select(func.count()).select_from(table)).scalar_one() for table in tables.values()):
+                raise ConfigError("the database is not empty", "restore into a new one")
+            lines = _lines(path)
+            first = next(lines, {})
+            if first.get("format") != _FORMAT or first.get("revision") != head():
+                raise ConfigError(f"{path}: is no backup of this version of comel", _REMEDY)
+            for count, line in enumerate(lines):
+                if "rows" in line:
+                    if line["rows"] != count:
+                        raise ConfigError(f"{path}: {count} rows of {line['rows']}", _REMEDY)
+                    return count
+                session.execute(insert(tables[line["table"]]), line["row"])
+            raise ConfigError(f"{path}: is cut short", _REMEDY)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a backup ({type(error).__name__})", _REMEDY) from None
+
+
+def _write(file: Any, value: dict[str, Any]) -> None:
+    file.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        while line := file.readline(_LONGEST_LINE):
+            yield json.loads(line)

@@ -1,0 +1,136 @@
+"""The tables. Times are seconds since 1970 (UTC), as floats; ids are 32 hexadecimal digits.
+
+Only names and places are here; what a prediction says lies in its folder (:mod:`service.prediction_store`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+__all__ = ["ENDED", "STATES", "Base", "Delivery", "IdempotencyKey", "Job", "PredictionRow", "Upload"]
+
+STATES = ("queued", "running", "done", "failed", "cancelled")
+ENDED = ("done", "failed", "cancelled")
+"""States that a job does not leave."""
+
+Id = String(32)
+
+
+class Base(DeclarativeBase):
+    """Names for every constraint, so that a migration can name what it changes."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+
+
+class Job(Base):
+    """One prediction to be made, and how far it is. The prediction has the job's id, so a job done twice gives one result.
+
+    Attributes:
+        kind: what it predicts from, a ``bag`` or a ``slide``.
+        source: where that lies: ``{"path": ...}`` absolute, ``{"bag": name}`` in the state folder's inbox, or
+            ``{"upload": id}``.
+        options: ``task``, ``mpp`` and ``assume_encoder`` as the client gave them.
+        model, version: what it is predicted with; chosen when the job is accepted, so that a second attempt says the same.
+        slide_id: the slide's name.
+        key: name of the API key that asked.
+        request: id of the request that asked.
+        stage, done, total: progress; of the stage ``encode`` in tiles.
+        lease_owner, lease_until: which worker has it, and until when it need not say so again.
+        error: what went wrong and what to do about it.
+        webhook: where to say that it ended.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "state", "created"), Index(None, "created", "id"))
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[str] = mapped_column(String(16))
+    source: Mapped[dict[str, Any]] = mapped_column(JSON)
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    model: Mapped[str] = mapped_column(String(128))
+    version: Mapped[int] = mapped_column(Integer)
+    slide_id: Mapped[str] = mapped_column(String(300))
+    key: Mapped[str | None] = mapped_column(String(64))
+    request: Mapped[str | None] = mapped_column(String(64))
+    created: Mapped[float] = mapped_column(Float(53))
+    started: Mapped[float | None] = mapped_column(Float(53))
+    finished: Mapped[float | None] = mapped_column(Float(53))
+    stage: Mapped[str | None] = mapped_column(String(32))
+    done: Mapped[int] = mapped_column(Integer, default=0)
+    total: Mapped[int] = mapped_column(Integer, default=0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[float | None] = mapped_column(Float(53))
+    error: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    webhook: Mapped[str | None] = mapped_column(Text)
+
+
+class PredictionRow(Base):
+    """What a list of predictions shows of one; ``size`` is its folder's in bytes."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (Index(None, "created", "id"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    slide_id: Mapped[str] = mapped_column(String(300))
+    source: Mapped[dict[str, Any]] = mapped_column(JSON)
+    label: Mapped[str | None] = mapped_column(String(300))
+    confidence: Mapped[float | None] = mapped_column(Float(53))
+    model: Mapped[str] = mapped_column(String(128))
+    version: Mapped[int] = mapped_column(Integer)
+    created: Mapped[float] = mapped_column(Float(53))
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class Upload(Base):
+    """A file that arrives in parts. ``kind`` is set when it is whole and was looked at."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "expires"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    kind: Mapped[str | None] = mapped_column(String(16))
+    key: Mapped[str | None] = mapped_column(String(64))
+    created: Mapped[float] = mapped_column(Float(53))
+    expires: Mapped[float] = mapped_column(Float(53))
+
+
+class IdempotencyKey(Base):
+    """A request that a client may send again: its body's hash, and the job or prediction that it made."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    made: Mapped[str] = mapped_column(Id)
+    created: Mapped[float] = mapped_column(Float(53))
+
+
+class Delivery(Base):
+    """A webhook call that is due, was made, or was given up; written together with the end of its job."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (Index(None, "state", "due"),)
+
+    job: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    due: Mapped[float] = mapped_column(Float(53))
+    answer: Mapped[str | None] = mapped_column(String(200))

@@ -1,0 +1,108 @@
+"""Where a job's work is done: in a child process that can be killed, or in this process for a model that only it has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from comel.killable import KillableWorker
+from service.models import ModelRegistry
+from service.predictions import Made, Tell, Work, Workbench
+from service.settings import ServiceSettings
+
+__all__ = ["ChildExecutor", "Executor", "LocalExecutor", "devices"]
+
+
+class Executor(Protocol):
+    """Does one piece of work at a time."""
+
+    def perform(self, work: Work, tell: Tell) -> Made:
+        """See :meth:`service.predictions.Workbench.perform`; and the exceptions of :meth:`KillableWorker.call`."""
+
+    def kill(self) -> bool:
+        """End the work under way; False where that is not possible."""
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+
+
+class ChildExecutor:
+    """A child process with limited memory and time; slides and bags are decoded in it and nowhere else.
+
+    Args:
+        settings: the service's.
+        gpu: the GPU that the process sees, None to see all.
+    """
+
+    def __init__(self, settings: ServiceSettings, *, gpu: str | None = None) -> None:
+        self._settings = settings
+        environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        self._child = KillableWorker(memory_bytes=settings.worker_memory_bytes, environment=environment)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None where it is not running."""
+        return self._child.pid
+
+    def perform(self, work: Work, tell: Tell) -> Made:
+        made = self._child.call(
+            _perform,
+            self._settings,
+            work,
+            timeout=self._settings.job_timeout_seconds,
+            tell=lambda message: tell(*message),
+        )
+        assert isinstance(made, Made)
+        return made
+
+    def kill(self) -> bool:
+        self._child.kill()
+        return True
+
+    def close(self) -> None:
+        self._child.close()
+
+
+class LocalExecutor:
+    """In this process, with a model that was given to it. Such work cannot be killed: its result is dropped instead."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+
+    def perform(self, work: Work, tell: Tell) -> Made:
+        return self._bench.perform(work, tell)
+
+    def kill(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        return
+
+
+def devices(settings: ServiceSettings) -> list[str | None]:
+    """One entry a worker process: the GPU that it gets, or None."""
+    gpus = 0
+    if settings.device in ("auto", "cuda"):
+        import torch
+
+        gpus = torch.cuda.device_count()
+    count = settings.workers if settings.workers is not None else max(1, gpus)
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = visible or [str(number) for number in range(gpus)]
+    return [names[index % len(names)] if gpus else None for index in range(count)]
+
+
+def _perform(settings: ServiceSettings, work: Work, tell: Callable[[tuple[str, int, int]], None]) -> Made:
+    return _bench(settings).perform(work, lambda stage, done, total: tell((stage, done, total)))
+
+
+_kept: Workbench | None = None
+
+
+def _bench(settings: ServiceSettings) -> Workbench:
+    """The child's own, kept between calls so that models and the encoder are loaded once."""
+    global _kept
+    if _kept is None or _kept.settings != settings:
+        _kept = Workbench(settings, ModelRegistry(settings).get)
+    return _kept

@@ -1,0 +1,57 @@
+"""The workers of one process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from service.jobs.executors import Executor
+from service.jobs.queue import JobQueue
+from service.jobs.worker import Ended, Worker
+from service.settings import ServiceSettings
+
+__all__ = ["WorkerPool"]
+
+
+class WorkerPool:
+    """One :class:`Worker` an executor; the arguments are the worker's."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        executors: Iterable[Executor],
+        ended: Ended,
+        settings: ServiceSettings,
+        *,
+        log: Any,
+        hidden: Iterable[Path],
+    ) -> None:
+        self._settings, hidden, executors = settings, tuple(hidden), list(executors)
+        self._woken = [threading.Event() for _ in executors]
+        self._workers = [
+            Worker(queue, executor, ended, settings, log=log, hidden=hidden, woken=woken)
+            for executor, woken in zip(executors, self._woken, strict=True)
+        ]
+
+    def start(self) -> None:
+        """Begin to claim jobs."""
+        for worker in self._workers:
+            worker.start()
+
+    def wake(self) -> None:
+        """There may be a job."""
+        for woken in self._woken:
+            woken.set()
+
+    def stop(self) -> None:
+        """Claim no further job, let those under way go on for the grace time, then put them back."""
+        for worker in self._workers:
+            worker.stop()
+        deadline = time.monotonic() + self._settings.grace_seconds
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+        for worker in self._workers:
+            worker.abandon()

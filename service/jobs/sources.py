@@ -1,0 +1,62 @@
+"""Where the file of a job lies: a slide in its folder, an upload, or a bag that was accepted with the job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from comel.errors import ComelError
+from service.db.tables import Job
+from service.uploads import UPLOADS
+
+__all__ = ["Inbox"]
+
+INBOX = "inbox"
+
+
+class Inbox:
+    """The folder ``inbox`` of the state folder: bags of accepted jobs, gone when the job has ended."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._folder = state_dir / INBOX
+
+    def accept(self, path: Path, job: str) -> dict[str, str]:
+        """Take a received bag over, flushed to disk, before its job is committed; returns the job's source."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        folder = self._folder / job
+        folder.mkdir()
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(path, folder / path.name)
+        for flushed in (folder, self._folder):
+            descriptor = os.open(flushed, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        return {"bag": path.name}
+
+    def path(self, job: Job) -> Path:
+        """The job's file.
+
+        Raises:
+            ComelError: it is gone.
+        """
+        source = job.source
+        if "bag" in source:
+            path = self._folder / job.id / source["bag"]
+        elif "upload" in source:
+            path = self._state_dir / UPLOADS / source["upload"] / source["name"]
+        else:
+            path = Path(source["path"])
+        if not path.exists():
+            raise ComelError("the job's file is gone", "send it again")
+        return path
+
+    def discard(self, job: str) -> None:
+        """Remove what was accepted for a job that is none after all."""
+        shutil.rmtree(self._folder / job, ignore_errors=True)
+
+    def remove(self, job: Job) -> None:
+        """Remove the bag of a job that has ended."""
+        self.discard(job.id)

@@ -1,0 +1,233 @@
+"""One worker: claims a job, has it done, says how it ended; again and again until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from comel.errors import ComelError
+from comel.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
+from service.db.tables import Job, PredictionRow
+from service.ids import new_id
+from service.jobs.executors import Executor
+from service.jobs.queue import JobQueue, LeaseLost
+from service.jobs.sources import Inbox
+from service.logs import describe_defect
+from service.prediction_files import remove_folder
+from service.predictions import PREDICTIONS, Made, Work
+from service.problems import without_paths
+from service.settings import ServiceSettings
+
+__all__ = ["Ended", "Worker"]
+
+Ended = Callable[[Job, str, Made | None, float], None]
+
+_POLL_SECONDS = 1.0
+_BEAT_SECONDS = 1.0
+_REPEAT_SECONDS = 0.2
+
+
+class Worker(threading.Thread):
+    """A thread that drives one executor.
+
+    Args:
+        queue: where the jobs are.
+        executor: what does the work.
+        ended: told of each attempt that ended the job: the job, the outcome, what was made, and seconds.
+        settings: the service's.
+        log: structlog's.
+        hidden: folders whose paths are cut from the errors that clients see.
+        woken: set when there may be a job, by whoever submits one in this process.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        executor: Executor,
+        ended: Ended,
+        settings: ServiceSettings,
+        *,
+        log: Any,
+        hidden: Iterable[Path],
+        woken: threading.Event,
+    ) -> None:
+        super().__init__(name="comel-worker", daemon=True)
+        self.owner = f"{socket.gethostname()[:60]}:{os.getpid()}:{new_id()}"
+        self._queue, self._executor, self._ended, self._settings = queue, executor, ended, settings
+        self._inbox = Inbox(settings.state_dir)
+        self._log, self._hidden, self._woken = log, tuple(hidden), woken
+        self._stopping = threading.Event()
+        self._current: Job | None = None
+
+    def stop(self) -> None:
+        """Claim no further job; the one under way goes on."""
+        self._stopping.set()
+        self._woken.set()
+
+    def abandon(self) -> None:
+        """End the work under way too; its job goes back to the queue, and the attempt does not count."""
+        self.stop()
+        while self.is_alive():
+            if not self._executor.kill():
+                # It goes on in vain: what it makes is dropped when it finds that the job is not its own any more.
+                if (job := self._current) is not None:
+                    with suppress(LeaseLost):
+                        self._queue.put_back(job.id, self.owner, counted=False)
+                return
+            self.join(_REPEAT_SECONDS)
+
+    def run(self) -> None:
+        """See the class."""
+        try:
+            while not self._stopping.is_set():
+                try:
+                    job = self._queue.claim(self.owner)
+                except SQLAlchemyError as error:
+                    self._log.error("the database does not answer", **describe_defect(error))
+                    job = None
+                if job is None:
+                    self._woken.wait(_POLL_SECONDS)
+                    self._woken.clear()
+                else:
+                    self._do(job)
+        finally:
+            self._executor.close()
+
+    def _do(self, job: Job) -> None:
+        started, outcome, self._current = time.monotonic(), "lost", job
+        try:
+            outcome, made = self._attempt(job)
+            if outcome in ("done", "refused", "failed"):
+                self._ended(job, outcome, made, time.monotonic() - started)
+        except LeaseLost:
+            self._forget(job)
+        except SQLAlchemyError as error:
+            # The lease runs out, and the job is done again; the prediction's folder is there then.
+            self._log.error("the end of a job could not be written down", job=job.id, **describe_defect(error))
+        self._current = None
+        about = {"job": job.id, "kind": job.kind, "attempt": job.attempts, "outcome": outcome}
+        self._log.info("job", seconds=round(time.monotonic() - started, 2), **about)
+
+    def _attempt(self, job: Job) -> tuple[str, Made | None]:
+        """Do the job once and write down its end; says what that was."""
+        error, outcome = ComelError(""), "failed"
+        beat = _Beat(self._queue, job.id, self.owner, self._executor, self._log)
+        try:
+            with beat:
+                made = self._executor.perform(self._work(job), beat.tell)
+        except CallKilled:
+            self._queue.put_back(job.id, self.owner, counted=False)
+            return "put back", None
+        except WorkerCrashed as crash:
+            self._log.warning("a worker process died", job=job.id, exit_code=crash.exit_code)
+            if job.attempts < self._settings.max_attempts:
+                self._queue.put_back(job.id, self.owner, counted=True)
+                return "put back", None
+            said = f"the worker process died at each of {job.attempts} attempts"
+            error = ComelError(said, "the file may be damaged, or need more memory than a worker has")
+        except CallTimedOut:
+            said = f"it took longer than {self._settings.job_timeout_seconds:g} s"
+            error = ComelError(said, "ask the service's operator for a longer job_timeout_seconds")
+        except CallFailed as failure:
+            self._log.error("a job failed", job=job.id, error=failure.kind, places=_places(failure.trace))
+            error = ComelError("the service failed at this job", f"ask its operator about job {job.id}")
+            if failure.kind == "MemoryError":
+                error = ComelError("it needs more memory than a worker has", "ask the operator for more worker_memory_bytes")
+        except ComelError as refused:
+            error, outcome = refused, "refused"
+        except Exception as defect:
+            self._log.error("a job failed", job=job.id, **describe_defect(defect))
+            error = ComelError("the service failed at this job", f"ask its operator about job {job.id}")
+        else:
+            self._queue.finish(job.id, self.owner, _row(job, made))
+            self._inbox.remove(job)
+            return "done", made
+        what, remedy = (without_paths(text, self._hidden) for text in (error.what, error.remedy))
+        self._queue.fail(job.id, self.owner, ComelError(what, remedy))
+        self._inbox.remove(job)
+        return outcome, None
+
+    def _work(self, job: Job) -> Work:
+        kind, options = job.kind, job.options
+        assert kind in ("bag", "slide")
+        return Work(
+            job.id,
+            "bag" if kind == "bag" else "slide",
+            self._inbox.path(job),
+            job.slide_id,
+            job.model,
+            job.version,
+            task=options.get("task"),
+            mpp=options.get("mpp"),
+            assume_encoder=options.get("assume_encoder"),
+        )
+
+    def _forget(self, job: Job) -> None:
+        """What was done for a cancelled job is removed; of a job that another worker has nothing is touched."""
+        try:
+            state = self._queue.get(job.id).job.state
+        except (ComelError, SQLAlchemyError):
+            return
+        if state == "cancelled":
+            remove_folder(self._settings.state_dir / PREDICTIONS / job.id)
+            self._inbox.remove(job)
+
+
+class _Beat:
+    """While the block runs: says once a second that the worker is there and how far; ends the work of a job that was taken."""
+
+    def __init__(self, queue: JobQueue, job: str, owner: str, executor: Executor, log: Any) -> None:
+        self._queue, self._job, self._owner, self._executor, self._log = queue, job, owner, executor, log
+        self._progress: tuple[str, int, int] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="comel-beat", daemon=True)
+
+    def __enter__(self) -> _Beat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """How far the work is; written down at the next beat."""
+        self._progress = stage, done, total
+
+    def _run(self) -> None:
+        while not self._over.wait(_BEAT_SECONDS):
+            try:
+                self._queue.beat(self._job, self._owner, self._progress)
+            except LeaseLost:
+                while not self._over.wait(_REPEAT_SECONDS):
+                    self._executor.kill()
+                return
+            except SQLAlchemyError as error:
+                self._log.error("the database does not answer", **describe_defect(error))
+
+
+def _row(job: Job, made: Made) -> PredictionRow:
+    return PredictionRow(
+        id=made.id,
+        slide_id=made.slide_id,
+        source=job.source,
+        label=made.label,
+        confidence=made.confidence,
+        model=job.model,
+        version=made.version,
+        size=made.size,
+    )
+
+
+def _places(trace: str) -> list[str]:
+    """Where in the code, without the error's text."""
+    lines = [line.strip() for line in trace.splitlines()]
+    return [" ".join(line.rsplit("/", 1)[-1].split()) for line in lines if line.startswith("File ")][-8:]

@@ -1,0 +1,142 @@
+"""The parts of a prediction: tiles as numbers and as pictures, the map, the bag."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+
+from comel.maps import COLOUR_MAPS
+from service.access import allow
+from service.problems import RESPONSES
+from service.routes.predictions import backend_of, instances_body, reading
+from service.schemas import InstancesAnswer, TileBody, TilesAnswer
+from service.top_tiles import strongest
+
+__all__ = ["router"]
+
+router = APIRouter(
+    prefix="/v1/predictions/{identifier}",
+    tags=["predictions"],
+    dependencies=[allow("read")],
+    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
+)
+
+Threshold = Annotated[float | None, Query(ge=0, le=1, description="instance score to outline; the model's own if not given")]
+Width = Annotated[int | None, Query(ge=256, le=4096, description="width of the picture in pixels (1024)")]
+Alpha = Annotated[float | None, Query(ge=0, le=1, description="opacity of a tile with score 1")]
+ColourMap = Annotated[Literal[COLOUR_MAPS] | None, Query(description="colours of the scores (viridis)")]  # type: ignore[valid-type]
+Origin = Annotated[
+    Literal["bounds", "level0"], Query(description="where (0, 0) lies: bounds as QuPath has it, level0 as OpenSlide")
+]
+MinimumScore = Annotated[
+    float | None, Query(ge=0, le=1, description="leave out tiles below; the model's threshold if not given")
+]
+Merge = Annotated[bool, Query(description="join touching tiles into regions")]
+Count = Annotated[int, Query(ge=1, le=1000, description="how many tiles")]
+Rank = Annotated[int, Path(ge=1, le=1000, description="1 is the strongest")]
+
+
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def _file(kind: str, what: str, schema: dict[str, str] = _BINARY) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": what, "content": {kind: {"schema": schema}}}}
+
+
+@router.get("/instances", summary="All tiles with their scores", operation_id="read_instances")
+def instances(request: Request, identifier: str) -> InstancesAnswer:
+    """The instance-level map as numbers, whole."""
+    with reading(request, identifier, "instances"):
+        stored = backend_of(request).predictions.load(identifier)
+    return InstancesAnswer(id=identifier, instances=instances_body(stored.prediction, None))
+
+
+@router.get(
+    "/map.png",
+    summary="The map as a picture",
+    operation_id="read_map",
+    response_class=Response,
+    responses=_file("image/png", "The scores over the slide, on a scale of 0 to 1."),
+)
+def map_png(
+    request: Request,
+    identifier: str,
+    width: Width = None,
+    threshold: Threshold = None,
+    alpha: Alpha = None,
+    colormap: ColourMap = None,
+) -> Response:
+    """Tile scores over the slide's thumbnail, or over a light canvas where only a bag was given."""
+    with reading(request, identifier, "map.png"):
+        store = backend_of(request).predictions
+        content = store.map_png(identifier, width=width, alpha=alpha, threshold=threshold, colormap=colormap)
+    return Response(content, media_type="image/png")
+
+
+@router.get(
+    "/map.geojson",
+    summary="The map as GeoJSON",
+    operation_id="read_geojson",
+    response_class=JSONResponse,
+    responses=_file("application/geo+json", "A FeatureCollection that QuPath opens.", {"type": "object"}),
+)
+def map_geojson(
+    request: Request, identifier: str, origin: Origin = "bounds", minimum_score: MinimumScore = None, merge: Merge = False
+) -> JSONResponse:
+    """Tiles from the threshold on, or the regions that they form, in level-0 pixels."""
+    with reading(request, identifier, "map.geojson"):
+        store = backend_of(request).predictions
+        collection = store.geojson(identifier, origin=origin, minimum_score=minimum_score, merge=merge)
+    return JSONResponse(collection, media_type="application/geo+json")
+
+
+@router.get("/tiles", summary="The strongest tiles", operation_id="read_tiles")
+def tiles(request: Request, identifier: str, count: Count = 12) -> TilesAnswer:
+    """Highest score first. Pictures were kept of the first 12 where the prediction was made from a slide."""
+    with reading(request, identifier, "tiles"):
+        stored = backend_of(request).predictions.load(identifier)
+    prediction, geometry = stored.prediction, stored.prediction.geometry
+    listed = []
+    for rank, index in enumerate(strongest(prediction, count), start=1):
+        x, y = (None, None) if prediction.coords is None else prediction.coords[index].tolist()
+        listed.append(
+            TileBody(
+                rank=rank,
+                index=index,
+                score=float(str(prediction.instance_scores[index])),
+                x=x,
+                y=y,
+                width=None if geometry is None else geometry.tile_width,
+                height=None if geometry is None else geometry.tile_height,
+                image=f"/v1/predictions/{identifier}/tiles/{rank}.jpg" if stored.has(f"tiles/{rank:02d}.jpg") else None,
+            )
+        )
+    return TilesAnswer(id=identifier, tiles=listed)
+
+
+@router.get(
+    "/tiles/{rank}.jpg",
+    summary="The picture of a strong tile",
+    operation_id="read_tile_picture",
+    response_class=FileResponse,
+    responses=_file("image/jpeg", "The tile as the encoder saw it."),
+)
+def tile_picture(request: Request, identifier: str, rank: Rank) -> FileResponse:
+    """Kept with the prediction where that was made from a slide."""
+    with reading(request, identifier, "tile"):
+        return FileResponse(backend_of(request).predictions.tile(identifier, rank), media_type="image/jpeg")
+
+
+@router.get(
+    "/bag.h5",
+    summary="The bag",
+    operation_id="read_bag",
+    response_class=FileResponse,
+    responses=_file("application/x-hdf5", "The features that the prediction was made from."),
+)
+def bag(request: Request, identifier: str) -> FileResponse:
+    """As it was sent, or as it was extracted from the slide."""
+    with reading(request, identifier, "bag.h5"):
+        return FileResponse(backend_of(request).predictions.bag(identifier), media_type="application/x-hdf5")

@@ -1,0 +1,83 @@
+"""Files in parts: begin, send, ask where to go on, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.access import allow
+from service.backend import Backend
+from service.bodies import limited
+from service.ids import is_id
+from service.job_schemas import UploadAnswer, UploadRequest, upload_answer
+from service.problems import RESPONSES
+from service.uploads import UploadStore
+
+__all__ = ["router"]
+
+router = APIRouter(
+    prefix="/v1/uploads",
+    tags=["uploads"],
+    dependencies=[allow("predict")],
+    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
+)
+
+Offset = Annotated[int, Query(ge=0, le=2**53, description="where the part begins: the upload's offset")]
+_PART: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "the bytes of the part, at most part_size of them",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.post("", status_code=201, summary="Begin an upload", operation_id="create_upload", responses={413: RESPONSES[413]})
+def create_upload(request: Request, response: Response, asked: UploadRequest) -> UploadAnswer:
+    """Reserves room for a bag or a slide that is then sent in parts, and can be gone on with after a break."""
+    key = getattr(request.state, "key", None)
+    with request.app.state.audit.recorded("upload", key=key, request=request.state.request_id, size=asked.size):
+        upload = _uploads(request).create(asked.filename, asked.size, asked.sha256, key)
+    response.headers["Location"] = f"/v1/uploads/{upload.id}"
+    return _answer(request, upload)
+
+
+@router.put(
+    "/{identifier}",
+    summary="Send a part",
+    operation_id="send_part",
+    responses={status: RESPONSES[status] for status in (409, 413, 415)},
+    openapi_extra=_PART,
+)
+async def send_part(request: Request, identifier: str, offset: Offset) -> UploadAnswer:
+    """Adds bytes at the upload's offset. After a break, ask for the upload and go on at its offset; a part with another offset
+    is refused with 409, and `Upload-Offset` says the right one. With the last part the file is looked at: what is neither a
+    bag nor a slide, or is not what was announced, is deleted."""
+    backend: Backend = request.app.state.backend
+    body = limited(request, backend.settings.upload_part_bytes).stream()
+    return _answer(request, await _uploads(request).append(identifier, offset, body))
+
+
+@router.get("/{identifier}", summary="How far an upload is", operation_id="read_upload")
+def read_upload(request: Request, identifier: str) -> UploadAnswer:
+    """The offset is where the next part begins."""
+    return _answer(request, _uploads(request).get(identifier))
+
+
+@router.delete("/{identifier}", status_code=204, summary="Delete an upload", operation_id="delete_upload")
+def delete_upload(request: Request, identifier: str) -> None:
+    """Its file too. Predictions that were made from it stay, without its slide."""
+    facts = {"request": request.state.request_id, "upload": identifier if is_id(identifier) else None}
+    with request.app.state.audit.recorded("delete", key=getattr(request.state, "key", None), **facts):
+        _uploads(request).delete(identifier)
+
+
+def _uploads(request: Request) -> UploadStore:
+    backend: Backend = request.app.state.backend
+    return backend.uploads
+
+
+def _answer(request: Request, upload: Any) -> UploadAnswer:
+    backend: Backend = request.app.state.backend
+    return upload_answer(upload, part_size=backend.settings.upload_part_bytes)

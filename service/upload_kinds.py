@@ -1,0 +1,77 @@
+"""What a whole uploaded file is, by its content: the name that a client gives it says nothing."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from comel.errors import ComelError
+from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
+from service.bodies import HDF5_SIGNATURE
+from service.hdf5_check import check_hdf5
+from service.problems import WrongKindError
+from service.settings import ServiceSettings
+from service.tiff_check import check_tiff
+
+__all__ = ["FileInspector", "kind_of"]
+
+_MEMORY_BYTES = 4 << 30
+_SECONDS = 60.0
+_ABSURD_PIXELS = 1 << 42
+
+
+class FileInspector:
+    """Looks at files in a child process of its own, which a hostile one may crash, hang or fill up.
+
+    One file at a time; the process is started at the first.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings, self._lock = settings, threading.Lock()
+        self._child = KillableWorker(memory_bytes=_MEMORY_BYTES)
+
+    def kind(self, path: Path) -> str:
+        """``bag`` or ``slide``.
+
+        Raises:
+            WrongKindError: neither.
+            ComelError: one of them, but damaged or hostile.
+        """
+        check_tiff(path)
+        limits = (self._settings.max_slide_bytes, self._settings.max_instances)
+        try:
+            with self._lock:
+                found = self._child.call(kind_of, path, *limits, timeout=_SECONDS)
+        except (CallFailed, CallTimedOut, WorkerCrashed):
+            raise ComelError(f"{path}: cannot be read as a slide or a bag", "check the file") from None
+        return str(found)
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._child.close()
+
+
+def kind_of(path: Path, max_bytes: int, max_instances: int) -> str:
+    """See :meth:`FileInspector.kind`; runs in the child."""
+    with open(path, "rb") as file:
+        signature = file.read(len(HDF5_SIGNATURE))
+    if signature == HDF5_SIGNATURE:
+        check_hdf5(path, max_bytes=max_bytes, max_instances=max_instances)
+        return "bag"
+    from pipelines.slide import open_slide
+
+    try:
+        # The resolution may come with the request, so any will do here.
+        with open_slide(path, mpp=1.0) as slide:
+            width, height = slide.dimensions
+            if width * height > _ABSURD_PIXELS:
+                raise ComelError(f"{path}: states {width} x {height} pixels", "send a slide as its scanner wrote it")
+            slide.thumbnail(64)
+    except ComelError as error:
+        raise WrongKindError(f"{path}: neither a bag nor a slide that can be read ({_reason(error, path)})") from None
+    return "slide"
+
+
+def _reason(error: ComelError, path: Path) -> str:
+    return error.what.removeprefix(f"{path}: ")

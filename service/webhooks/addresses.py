@@ -1,0 +1,103 @@
+"""Where a webhook may go: hosts that the settings name, and no private network unless the settings say so.
+
+The address is looked up once, checked, and then used, so a name that changes its meaning in between leads nowhere.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from comel.errors import ComelError
+from service.jobs.settings import JobSettings
+
+__all__ = ["Target", "check_url", "connect", "resolve"]
+
+LONGEST = 2000
+_REMEDY = "ask the service's operator to add the host to webhook_hosts"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A webhook's URL taken apart, and the address that its host has."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    address: str
+
+
+def check_url(url: str, settings: JobSettings) -> SplitResult:
+    """Refuse a URL that no webhook may have. Nothing is looked up.
+
+    Raises:
+        ComelError: as said.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ComelError("the webhook is not a URL", "give https://HOST/PATH") from None
+    if not settings.webhook_hosts or settings.webhook_secret is None:
+        raise ComelError("this service calls no webhooks", "poll the job, or ask its operator")
+    if len(url) > LONGEST or not url.isascii() or not url.isprintable() or " " in url:
+        raise ComelError("the webhook is not a URL", f"give https://HOST/PATH of at most {LONGEST} ASCII characters")
+    if parts.scheme not in (("https", "http") if settings.webhook_private else ("https",)):
+        raise ComelError("the webhook's URL must begin with https://", "give https://HOST/PATH")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ComelError("the webhook's URL has a user or a fragment", "give https://HOST/PATH")
+    named = host if port is None else f"{host}:{port}"
+    if not any(host == allowed.lower() or named == allowed.lower() for allowed in settings.webhook_hosts):
+        raise ComelError("the webhook's host is not one that this service may call", _REMEDY)
+    return parts
+
+
+def resolve(url: str, settings: JobSettings) -> Target:
+    """Look the host up.
+
+    Raises:
+        ComelError: see :func:`check_url`; or the host has a private address.
+        OSError: it has no address.
+    """
+    parts = check_url(url, settings)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for address in found:
+        if not settings.webhook_private and not _is_public(address):
+            raise ComelError("the webhook's host has a private address", "ask the operator about webhook_private")
+    path = parts.path or "/"
+    return Target(parts.scheme, host, port, f"{path}?{parts.query}" if parts.query else path, found[0])
+
+
+def connect(target: Target, *, timeout: float) -> http.client.HTTPConnection:
+    """A connection to the address that was checked; of https the certificate must be the host's."""
+    if target.scheme == "http":
+        return _Plain(target, timeout)
+    return _Secure(target, timeout)
+
+
+def _is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return mapped.is_global and not mapped.is_multicast
+
+
+class _Plain(http.client.HTTPConnection):
+    def __init__(self, target: Target, timeout: float) -> None:
+        super().__init__(target.host, target.port, timeout=timeout)
+        self._address = target.address
+
+    def connect(self) -> None:
+        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+
+
+class _Secure(_Plain):
+    def connect(self) -> None:
+        super().connect()
+        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)

@@ -1,0 +1,51 @@
+"""The package that users install carries the page and OpenSeadragon."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+LIBRARY = ROOT / "node_modules" / "openseadragon" / "build" / "openseadragon" / "openseadragon.min.js"
+NEEDS_LIBRARY = pytest.mark.skipif(not LIBRARY.is_file(), reason="needs OpenSeadragon: make viewer")
+
+
+def test_the_lock_pins_what_is_asked_for_and_names_no_registry() -> None:
+    wanted = json.loads((ROOT / "package.json").read_text())["dependencies"]["openseadragon"]
+    lock = json.loads((ROOT / "package-lock.json").read_text())
+    locked = lock["packages"]["node_modules/openseadragon"]
+    assert locked["version"] == wanted
+    assert locked["integrity"].startswith("sha512-")
+    assert not any("resolved" in package for package in lock["packages"].values())
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs the git checkout")
+def test_none_of_it_is_in_the_repository() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "package-lock.json" in listed
+    assert not [name for name in listed.splitlines() if "openseadragon" in name or "node_modules" in name]
+
+
+@pytest.mark.slow
+@NEEDS_LIBRARY
+def test_a_built_wheel_carries_the_page_and_openseadragon(tmp_path: Path) -> None:
+    sources = tmp_path / "sources"
+    kept = ("comel", "pipelines", "service", "configs", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+    sources.mkdir()
+    for name in (*kept, "package.json", "package-lock.json", "node_modules"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, sources / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(sources)]
+    subprocess.run(build, check=True, capture_output=True, timeout=280)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {name.removeprefix("service/viewer/") for name in archive.namelist() if name.startswith("service/viewer/")}
+        assert archive.read("service/viewer/vendor/openseadragon.min.js") == LIBRARY.read_bytes()
+    own = {path.name for path in (ROOT / "service" / "viewer").iterdir() if path.is_file()}
+    assert carried == own | {"vendor/openseadragon.min.js", "vendor/LICENSE.txt"}
