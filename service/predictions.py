@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from comel.bag import Bag, FeatureContract, write_bag
+from comel.files import canonical_json
 from comel.prediction import Prediction
 from service.hdf5_check import check_hdf5
 from service.models import PredictorLike
@@ -88,7 +89,7 @@ class Workbench:
     def __init__(self, settings: ServiceSettings, open_model: OpenModel) -> None:
         self.settings, self.open_model = settings, open_model
         self._predicting, self._reading = threading.Lock(), threading.Lock()
-        self._readers: OrderedDict[FeatureContract, ContractReader] = OrderedDict()
+        self._readers: OrderedDict[str, ContractReader] = OrderedDict()
 
     def perform(self, work: Work, tell: Tell = lambda stage, done, total: None) -> Made:
         """Make the prediction; done a second time, it gives what was made the first time.
@@ -146,12 +147,13 @@ class Workbench:
     def _reader(self, contract: FeatureContract) -> ContractReader:
         from pipelines.contract import ContractReader
 
-        if contract not in self._readers:
-            self._readers[contract] = ContractReader(contract, device=self.settings.device)
+        key = canonical_json(dataclasses.asdict(contract))
+        if key not in self._readers:
+            self._readers[key] = ContractReader(contract, device=self.settings.device)
             if len(self._readers) > _OPEN_READERS:
                 self._readers.popitem(last=False)
-        self._readers.move_to_end(contract)
-        return self._readers[contract]
+        self._readers.move_to_end(key)
+        return self._readers[key]
 
 
 def _link(source: Path, place: Path) -> None:

@@ -207,7 +207,11 @@ def test_a_backup_is_restored_into_either_kind(database: Database, tmp_path: Pat
     other.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b""), gzip.compress(b'{"format": 1, "revision": "0001"}\n')])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", gzip.compress(b""), gzip.compress(b'{"format": 1, "revision": "0001"}\n')],
+    ids=["empty", "text", "nothing inside", "a header alone"],  # a gzip file has the time in it
+)
 def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "b.gz").write_bytes(content)
     empty = Database(f"sqlite:///{tmp_path / 'empty.db'}")
