@@ -9,7 +9,7 @@ They are loaded when first used; importing this package imports no torch.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from comel.api import check_bags, demo, encoders, extract, inspect, serve, synth
+    from comel.api import bench_extract, check_bags, demo, encoders, extract, extract_status, inspect, serve, synth, worker
     from comel.bag_statistics import bag_statistics
     from comel.benchmark.continual import run_continual as bench_continual
     from comel.evaluation import evaluate
@@ -23,12 +23,14 @@ __all__ = [
     "add_task",
     "bag_statistics",
     "bench_continual",
+    "bench_extract",
     "check_bags",
     "demo",
     "encoders",
     "evaluate",
     "export_clam",
     "extract",
+    "extract_status",
     "inspect",
     "predict",
     "report",
@@ -37,6 +39,7 @@ __all__ = [
     "train",
     "train_folds",
     "train_orders",
+    "worker",
 ]
 
 _ELSEWHERE = {

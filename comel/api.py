@@ -31,7 +31,7 @@ __all__ = [
     "inspect",
     "serve",
     "synth",
-    "work",
+    "worker",
 ]
 
 THUMBNAIL_SIDE = 1536
@@ -186,7 +186,7 @@ def serve(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
     run_service(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "serve"))
 
 
-def work(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
+def worker(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
     """Work on the jobs that :func:`serve` accepts elsewhere, until told to stop (SIGTERM or Ctrl-C); arguments are its."""
     import signal
     import threading

@@ -22,4 +22,4 @@ def worker(
     """Work on the service's jobs until told to stop; a job under way is finished or put back."""
     from comel import api
 
-    api.work(model or None, state_dir=state, workers=workers, device=device, settings_file=config)
+    api.worker(model or None, state_dir=state, workers=workers, device=device, settings_file=config)

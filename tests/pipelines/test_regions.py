@@ -163,6 +163,7 @@ def test_a_joined_contract_reads_slides_as_it_says(tmp_path: Path, slide: Path) 
     assert bag.scales == ()
 
 
+@pytest.mark.slow
 def test_extract_at_several_scales_by_the_command_line(tmp_path: Path, slide: Path) -> None:
     (tmp_path / "colour.py").write_text(COLOUR)
     annotation = qupath(tmp_path / "q.geojson", ("Tumor", [square(0, 0, 512, 512)]), ("Ink", [square(768, 768, 1024, 1024)]))

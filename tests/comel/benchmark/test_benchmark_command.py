@@ -136,6 +136,7 @@ def test_what_is_finished_is_kept(bench: tuple[Path, Path, dict[str, Any]]) -> N
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_streams_and_results_are_the_same_in_processes_of_their_own(
     tmp_path: Path, bench: tuple[Path, Path, dict[str, Any]]
 ) -> None:
