@@ -154,7 +154,7 @@ def bench_extract(
     from pipelines.speed import WAYS, measure_extraction
 
     chosen = parse_section(ExtractSettings, _given(settings), "bench extract")
-    encoder = load_encoder(chosen.encoder, device)
+    encoder = load_encoder(chosen.encoder, device, chosen.precision)
     with TemporaryDirectory() as folder:
         if not slides:
             synth(Path(folder), organs=("colon",), slides_per_organ=2, size=size, quiet=quiet)

@@ -52,7 +52,17 @@ MAX_BAG_BYTES = 16 << 30
 _CHUNK_ROWS = 1024
 _MAX_SCALES = 8
 
-READING = ("tissue", "min_tissue", "overlap", "stain_normalisation", "stain_reference", "dtype")
+READING = (
+    "tissue",
+    "min_tissue",
+    "ink",
+    "max_pen",
+    "max_fold",
+    "overlap",
+    "stain_normalisation",
+    "stain_reference",
+    "dtype",
+)
 """Settings of an extraction that a model needs to read a new slide as those it was trained on were read."""
 
 

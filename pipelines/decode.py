@@ -1,15 +1,15 @@
-"""Planned tiles as batches of pixels, decoded ahead by background threads that decode each stored tile once."""
+"""Planned tiles as batches of pixels, decoded and worked on ahead by background threads; each stored tile is decoded once."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from pipelines.slide import Slide
     from pipelines.tiles import TilePlan
 
-__all__ = ["CORES", "DECODERS", "PixelCount", "decoded_batches"]
+__all__ = ["CORES", "DECODERS", "PixelCount", "decoded_batches", "worked_batches"]
+
+T = TypeVar("T")
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Cores that this process may use."""
 
 DECODERS = min(8, CORES)
-"""Threads that decode. The decoders run outside Python's lock."""
+"""Threads that decode and, on a CPU, encode. Decoders and torch run outside Python's lock."""
 
-_TILES_A_TASK = 8
-_BATCHES_AHEAD = 4
+_BATCHES_AHEAD = 2
 _MOST_BYTES = 256 << 20
 
 
@@ -51,52 +52,59 @@ class PixelCount:
 def decoded_batches(
     slide: Slide, plan: TilePlan, batch_size: int, *, workers: int = DECODERS, count: PixelCount | None = None
 ) -> Generator[np.ndarray, None, None]:
-    """The planned tiles in order, in batches (B, tile_size, tile_size, 3) uint8 RGB at the target resolution.
+    """The planned tiles in order, in batches (B, tile_size, tile_size, 3) uint8 RGB; see :func:`worked_batches`."""
+    return worked_batches(slide, plan, batch_size, lambda tiles: tiles, workers=workers, count=count)
 
-    They are decoded a few batches ahead. A stored tile is kept until the last planned tile that needs it is cut, so it is
-    decoded once as long as what is kept stays under 256 MiB; beyond that the oldest are given up and decoded again.
+
+def worked_batches(
+    slide: Slide,
+    plan: TilePlan,
+    batch_size: int,
+    work: Callable[[np.ndarray], T],
+    *,
+    workers: int = DECODERS,
+    prepare_thread: Callable[[], None] | None = None,
+    count: PixelCount | None = None,
+) -> Generator[T, None, None]:
+    """What ``work`` makes of the planned tiles, in order, batch by batch.
+
+    A batch is decoded, brought to the target resolution and worked on by one thread; the threads run a few batches ahead. A
+    stored tile is kept until the last planned tile that needs it is cut, so it is decoded once as long as what is kept stays
+    under 256 MiB; beyond that the oldest are given up and decoded again.
 
     Args:
         slide: to read; it must stay open.
         plan: what to read.
         batch_size: B, of all but the last batch.
+        work: is given (B, tile_size, tile_size, 3) uint8 RGB at the target resolution, in several threads at once.
         workers: threads.
+        prepare_thread: called by each thread at its start.
         count: filled with the pixels decoded.
 
     Raises:
         SlideError: a tile cannot be read.
     """
-    count = count if count is not None else PixelCount()
-    side, total = plan.geometry.patch_size, len(plan.coords)
+    total = len(plan.coords)
     if not total:
         return
-    pending: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
+    pending: deque[Future[T]] = deque()
     with closing(NativeTiles(slide, plan.level)) as native:
-        cutter = _Cutter(slide, plan, native, count)
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        cutter = _Cutter(slide, plan, native, count if count is not None else PixelCount())
+
+        def cut_and_work(start: int) -> T:
+            return work(cutter.cut(start, min(start + batch_size, total)))
+
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=prepare_thread) as pool:
             try:
                 for start in range(0, total, batch_size):
-                    stop = min(start + batch_size, total)
-                    batch = np.empty((stop - start, side, side, 3), np.uint8)
-                    pending.append((batch, [pool.submit(cutter.cut, *part, batch, start) for part in _parts(start, stop)]))
-                    if len(pending) > _BATCHES_AHEAD:
-                        yield _finished(*pending.popleft())
+                    pending.append(pool.submit(cut_and_work, start))
+                    if len(pending) > workers + _BATCHES_AHEAD:
+                        yield pending.popleft().result()
                 while pending:
-                    yield _finished(*pending.popleft())
+                    yield pending.popleft().result()
             finally:
-                for _, tasks in pending:
-                    for task in tasks:
-                        task.cancel()
-
-
-def _parts(start: int, stop: int) -> list[tuple[int, int]]:
-    return [(first, min(first + _TILES_A_TASK, stop)) for first in range(start, stop, _TILES_A_TASK)]
-
-
-def _finished(batch: np.ndarray, tasks: list[Future[None]]) -> np.ndarray:
-    for task in tasks:
-        task.result()
-    return batch
+                for task in pending:
+                    task.cancel()
 
 
 class _Cutter:
@@ -116,17 +124,17 @@ class _Cutter:
         count.unique = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
         count.direct = native.direct
 
-    def cut(self, first: int, last: int, batch: np.ndarray, start: int) -> None:
-        """Put the planned tiles ``first`` to ``last`` into ``batch``, whose first is ``start``."""
-        for index in range(first, last):
+    def cut(self, first: int, last: int) -> np.ndarray:
+        """The planned tiles ``first`` to ``last``, which is left out, (B, tile_size, tile_size, 3) uint8 RGB."""
+        from PIL import Image
+
+        side = self._plan.geometry.patch_size
+        batch = np.empty((last - first, side, side, 3), np.uint8)
+        for tile, index in zip(batch, range(first, last), strict=True):
             area = self._area(index)
             region = self._region(area)
-            if area.exact:
-                batch[index - start] = region
-            else:
-                from PIL import Image
-
-                batch[index - start] = np.asarray(area.resample(Image.fromarray(region)))
+            tile[:] = region if area.exact else np.asarray(area.resample(Image.fromarray(region)))
+        return batch
 
     def _area(self, index: int) -> Area:
         x, y = (float(value) / self._downsample for value in self._plan.coords[index])

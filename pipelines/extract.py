@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from comel.bag import Bag, FeatureContract, reading_of
 from comel.errors import SlideError
 from pipelines.annotations import Annotation, instance_labels, read_annotation
 from pipelines.appearance import tile_appearance
-from pipelines.decode import decoded_batches
 from pipelines.encoders.base import PatchEncoder
+from pipelines.encoding import encoded_batches
 from pipelines.overlay import draw_overlay
 from pipelines.quality import MEASURED, tile_quality
 from pipelines.regions import within_regions
@@ -66,7 +65,7 @@ def extract_slide(
 ) -> ExtractedSlide:
     """Extract one slide. Nothing is written.
 
-    Tiles are decoded in the background, a few batches ahead of the encoder, so memory does not grow with the slide.
+    Tiles are decoded in the background, a few batches ahead, so memory does not grow with the slide.
 
     Args:
         path: the slide.
@@ -163,16 +162,19 @@ def _encode(
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
     quality = {name: np.zeros(len(plan.coords), np.float32) for name in MEASURED}
     done = 0
-    with closing(decoded_batches(slide, plan, settings.batch_size)) as batches, ThreadPoolExecutor(1) as beside:
-        for tiles in batches:
-            rows = slice(done, done + len(tiles))
-            measured = beside.submit(tile_quality, tiles)
+
+    def prepare(tiles: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return appearance(tiles), tile_quality(tiles)
+
+    with closing(encoded_batches(slide, plan, encoder, settings.batch_size, prepare)) as batches:
+        for encoded, measured in batches:
+            rows = slice(done, done + len(encoded))
             with np.errstate(over="ignore"):
-                features[rows] = encoder.encode(appearance(tiles))
-            for name, values in measured.result().items():
+                features[rows] = encoded
+            for name, values in measured.items():
                 quality[name][rows] = values
-            done += len(tiles)
-            advance(len(tiles))
+            done += len(encoded)
+            advance(len(encoded))
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
         raise SlideError(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from comel.files import sha256_of_file
-from pipelines.encoders.base import PatchEncoder
+from pipelines.encoders.base import PatchEncoder, Precision
 from pipelines.normalisation import StainReference, read_reference
 from pipelines.slide import MPP_RANGE
 from pipelines.slide_files import fingerprint
@@ -63,6 +63,9 @@ class ExtractSettings(BaseModel):
         0.25, gt=0, le=1, description="least share of a tile's area that makes it count as inside an annotation"
     )
     batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
+    precision: Precision = Field(
+        "auto", description="the encoder computes in: bfloat16 or float16 by default on a CUDA device, float32 elsewhere"
+    )
     dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
     stain_normalisation: Literal["none", "macenko", "reinhard"] = Field(
         "none", description="brings every slide's staining to the reference's; measured once a slide"
@@ -130,14 +133,16 @@ def content_settings(
 ) -> dict[str, Any]:
     """Everything that decides what is in a bag: two equal dictionaries mean the same content.
 
-    The device and the batch size are left out: they change speed, and features by rounding at most. The encoder stands with
-    the hash of its weights, the slide, its annotation and its tissue's file with what identifies their content.
+    The device and the batch size are left out: they change speed, and features by rounding at most. The precision stands as
+    the encoder took it, the encoder with the hash of its weights, the slide, its annotation and its tissue's file with what
+    identifies their content.
 
     Raises:
         OSError: the slide, the annotation or the tissue's file cannot be read.
     """
     return {
         **settings.model_dump(mode="json", exclude={"batch_size", "tissue_folder"}),
+        "precision": encoder.precision,
         "encoder": encoder.name,
         "encoder_weights_hash": encoder.weights_hash,
         "encoder_recipe": encoder.recipe,

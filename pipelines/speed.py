@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,7 @@ import numpy as np
 from comel.errors import ConfigError
 from pipelines.decode import CORES, DECODERS, PixelCount, decoded_batches
 from pipelines.encoders.base import PatchEncoder
+from pipelines.encoding import encoded_batches, one_thread_each
 from pipelines.settings import ExtractSettings
 from pipelines.slide import Slide, open_slide
 from pipelines.tiles import TilePlan, plan_tiles
@@ -45,7 +47,7 @@ def measure_extraction(
         slides: to read.
         encoder: see :func:`pipelines.encoders.load_encoder`.
         settings: as for an extraction.
-        workers: decoding threads, and as many processes of the DataLoader; default one a core, up to 8.
+        workers: threads, and as many processes of the DataLoader; default one a core, up to 8.
         repeats: of all four.
         progress: told each way as it ends.
 
@@ -75,12 +77,21 @@ def measure_extraction(
                     count["unique"] += seen.unique
                     count["direct"] = bool(count["direct"] and seen.direct)
 
-        memory = _first(decoded(counted=False))
+        def encoded() -> int:
+            done = 0
+            for slide, plan in zip(opened, plans, strict=True):
+                for features, _ in encoded_batches(
+                    slide, plan, encoder, settings.batch_size, lambda tiles: (tiles, None), workers=workers
+                ):
+                    done += len(features)
+            return done
+
+        memory = _first(decoded())
         loader = _loader(slides, plans, settings.batch_size, workers)
         ways: dict[str, Callable[[], int]] = {
             "null encoder": lambda: sum(len(batch) for batch in decoded(counted=True)),
-            "with encoder": lambda: sum(len(encoder.encode(batch)) for batch in decoded()),
-            "encoder alone": lambda: sum(len(encoder.encode(batch)) for batch in memory),
+            "with encoder": encoded,
+            "encoder alone": lambda: _encode_all(encoder, memory, workers),
             "DataLoader": lambda: sum(len(batch) for batch in loader),
         }
         encoder.encode(memory[0])
@@ -100,6 +111,7 @@ def measure_extraction(
         "tiles": tiles,
         "encoder": encoder.name,
         "device": encoder.device,
+        "precision": encoder.precision,
         "workers": workers,
         "cores": CORES,
         "repeats": repeats,
@@ -139,6 +151,20 @@ def _plan(slide: Slide, settings: ExtractSettings) -> TilePlan:
         overlap=settings.overlap,
         min_tissue=settings.min_tissue,
     )
+
+
+def _encode_all(encoder: PatchEncoder, batches: Sequence[np.ndarray], workers: int) -> int:
+    """Encode tiles in memory as an extraction encodes its own."""
+    if not encoder.concurrent:
+        started: list[Callable[[], np.ndarray]] = []
+        done = 0
+        for batch in batches:
+            started.append(encoder.start(batch))
+            if len(started) > 1:
+                done += len(started.pop(0)())
+        return done + sum(len(features()) for features in started)
+    with one_thread_each() as begin, ThreadPoolExecutor(workers, initializer=begin) as pool:
+        return sum(map(len, pool.map(encoder.encode, batches)))
 
 
 def _first(batches: Iterator[np.ndarray]) -> list[np.ndarray]:

@@ -70,6 +70,7 @@ def extract(
     target_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
     assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles encoded at once.")] = 32,
+    precision: Annotated[str, typer.Option(help="As for comel extract.")] = "auto",
     size: Annotated[int, typer.Option(help="Side of the synthetic slide in pixels.")] = 4096,
     device: Device = "auto",
     as_json: Json = False,
@@ -86,6 +87,7 @@ def extract(
         target_mpp=target_mpp,
         assume_mpp=assume_mpp,
         batch_size=batch_size,
+        precision=precision,
         size=size,
         device=device,
         quiet=quiet or as_json,
@@ -93,7 +95,8 @@ def extract(
     if as_json:
         print_json(result)
         return
-    typer.echo(f"{result['tiles']} tiles, {result['workers']} workers, {result['cores']} cores, {result['device']}\n")
+    where = f"{result['cores']} cores, {result['device']}, {result['precision']}"
+    typer.echo(f"{result['tiles']} tiles, {result['workers']} workers, {where}\n")
     typer.echo("| way | tiles/s | core-seconds |\n|---|---:|---:|")
     for way, speed in result["tiles_per_second"].items():
         spent = result["core_seconds"].get(way)

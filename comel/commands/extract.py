@@ -60,6 +60,10 @@ def extract(
         str | None, typer.Option(help="Shift the staining: light, dark, h_heavy, ... or random, another for each slide.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; default 32.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16, of the encoder; default auto: by the device."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float16 (default) or float32, of the stored features.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     workers: Annotated[
@@ -119,6 +123,7 @@ def extract(
         stain_reference=stain_reference,
         stain=stain,
         batch_size=batch_size,
+        precision=precision,
         dtype=dtype,
         root=root,
         workers=workers,

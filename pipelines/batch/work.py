@@ -33,7 +33,7 @@ STALL_SECONDS = 900.0
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-_encoders: dict[tuple[str, str], PatchEncoder] = {}
+_encoders: dict[tuple[str, str, str], PatchEncoder] = {}
 
 
 class OutputFull(ComelError):
@@ -111,7 +111,7 @@ def describe(job: Job) -> Described:
         "weights_hash": encoder.weights_hash,
         "dimension": encoder.dimension,
         "mpp": list(encoder.mpp),
-        "note": scale_note(encoder, job.settings.target_mpp),
+        "note": scale_note(encoder, job.settings.target_mpp, *job.settings.also_mpp),
     }
     key = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
     return Described(key, said, _cuda_devices(encoder.device))
@@ -196,7 +196,7 @@ def output_full(out: Path, error: OSError) -> OutputFull:
 def _encoder(job: Job) -> PatchEncoder:
     if job.encoder is not None:
         return job.encoder
-    key = (job.settings.encoder, job.device)
+    key = (job.settings.encoder, job.device, job.settings.precision)
     if key not in _encoders:
         _be_the_first_to_go()
         _encoders.clear()

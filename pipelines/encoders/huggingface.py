@@ -7,14 +7,17 @@ untrained), else the model's own pooled output, else the mean over the tokens of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from comel.errors import ConfigError
 from comel.files import canonical_json, read_json, sha256_of_arrays
-from pipelines.encoders.base import PatchEncoder, resolve_device
+from pipelines.encoders.base import Precision
+from pipelines.encoders.torch_encoder import TorchEncoder
 from pipelines.encoders.weights import first_line
 
 __all__ = ["HuggingFaceEncoder"]
@@ -35,25 +38,27 @@ _PREPROCESSING = (
 )
 
 
-class HuggingFaceEncoder(PatchEncoder):
+class HuggingFaceEncoder(TorchEncoder):
     """A transformers image model, from the hub or a local folder, from safetensors and without code of its own.
 
     Args:
         source: a local folder, or a name on the hub.
         device: see :func:`pipelines.encoders.base.resolve_device`.
+        precision: see :func:`pipelines.encoders.base.resolve_precision`.
 
     Raises:
         ConfigError: the model cannot be found, is no image model, or its file lacks weights that the features need.
     """
 
-    def __init__(self, source: str, device: str = "auto") -> None:
+    def __init__(self, source: str, device: str = "auto", precision: Precision = "auto") -> None:
         folder = _local_folder(source)
         name = folder.resolve().name if Path(source).expanduser().is_dir() else source
-        self._open(folder, f"hf:{source}", f"hf:{name}", device)
+        self._open(folder, f"hf:{source}", f"hf:{name}", device, precision)
 
-    def _open(self, folder: Path, label: str, name: str, device: str) -> None:
+    def _open(self, folder: Path, label: str, name: str, device: str, precision: Precision) -> None:
         """Load the model in ``folder``; errors say ``label``, bags will say ``name``."""
-        self.device, self.name = resolve_device(device), name
+        self.name = name
+        self.run_on(device, precision)
         model, self._processor, missing = _load(label, folder)
         self._model = model.eval().requires_grad_(False).float().to(self.device)
         self._pooling = "class token" if self._has_class_token() else "pooled output"
@@ -66,34 +71,29 @@ class HuggingFaceEncoder(PatchEncoder):
         self.weights_hash = sha256_of_arrays(
             {key: value.float().cpu().numpy() for key, value in model.state_dict().items() if key not in missing}
         )
-        inputs = self._inputs(np.zeros((1, 256, 256, 3), np.uint8))
-        self.input_size = int(inputs["pixel_values"].shape[-1])
+        blank = np.zeros((1, 256, 256, 3), np.uint8)
+        self.input_size = int(self.inputs(blank)["pixel_values"].shape[-1])
         try:
-            self.dimension = int(self._features(inputs).shape[1])
+            self.dimension = int(self.encode(blank).shape[1])
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"{label}: not a model that takes images alone ({error})", "give a vision model, such as a ViT or DINOv2"
             ) from None
         self.recipe = f"{self._pooling}; {canonical_json(self._preprocessing())}"
 
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
-        """Encode tiles (B, H, W, 3) uint8 RGB to features (B, dimension) float32."""
-        return self._features(self._inputs(tiles)).cpu().numpy()
+    def inputs(self, tiles: np.ndarray) -> Mapping[str, torch.Tensor]:
+        """The tiles as the model's own processor prepares them."""
+        return self._processor(images=list(tiles), return_tensors="pt", input_data_format="channels_last")
 
-    def _inputs(self, tiles: np.ndarray) -> Any:
-        return self._processor(images=list(tiles), return_tensors="pt", input_data_format="channels_last").to(self.device)
-
-    def _features(self, inputs: Any) -> Any:
-        import torch
-
-        with torch.inference_mode():
-            output = self._model(**inputs)
+    def compute(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Vectors (B, dimension) of what the processor prepared."""
+        output = self._model(**inputs)
         if self._pooling == "class token":
-            return output.last_hidden_state[:, 0].float()
+            return output.last_hidden_state[:, 0]
         pooled = getattr(output, "pooler_output", None)
         if pooled is None:
-            pooled = output.last_hidden_state.mean(dim=1)  # (B, T, D) -> (B, D)
-        return pooled.flatten(start_dim=1).float()
+            pooled = output.last_hidden_state.float().mean(dim=1)  # (B, T, D) -> (B, D)
+        return pooled.flatten(start_dim=1)
 
     def _has_class_token(self) -> bool:
         return any(name.rsplit(".", 1)[-1] in _CLASS_TOKENS for name, _ in self._model.named_parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from comel.errors import ConfigError
+from pipelines.encoders.base import Precision
 from pipelines.encoders.facts import EncoderFacts
 from pipelines.encoders.huggingface import HuggingFaceEncoder
 from pipelines.encoders.weights import model_folder
@@ -17,14 +18,17 @@ class NamedTransformersEncoder(HuggingFaceEncoder):
         facts: of the encoder.
         folder: with the hub repository's files; None to fetch them.
         device: see :func:`pipelines.encoders.base.resolve_device`.
+        precision: see :func:`pipelines.encoders.base.resolve_precision`.
 
     Raises:
         ConfigError: the model cannot be had, or the folder holds another one.
     """
 
-    def __init__(self, facts: EncoderFacts, folder: str | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, facts: EncoderFacts, folder: str | None = None, device: str = "auto", precision: Precision = "auto"
+    ) -> None:
         label = facts.name if folder is None else f"{facts.name}:{folder}"
-        self._open(model_folder(facts, folder), label, facts.name, device)
+        self._open(model_folder(facts, folder), label, facts.name, device, precision)
         self.mpp = facts.mpp
         found = (self.dimension, self.input_size, self._pooling)
         if found != (facts.dimension, facts.input_size, facts.features):

@@ -34,7 +34,7 @@ class OwnEncoder(PatchEncoder):
     """
 
     def __init__(self, source: str, make: Callable[[str], Any], device: str = "auto", taken: tuple[str, ...] = ()) -> None:
-        self.device = resolve_device(device)
+        self.device, self.precision = resolve_device(device), "own"
         self._source = source
         try:
             self._encoder = make(self.device)

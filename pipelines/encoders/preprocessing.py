@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
 
@@ -33,12 +31,12 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
-    def apply(self, tiles: np.ndarray, device: str) -> torch.Tensor:
-        """Tiles (B, H, W, 3) uint8 RGB as (B, 3, crop, crop) float32 on ``device``."""
+    def apply(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Tiles (B, H, W, 3) uint8 RGB as (B, 3, crop, crop) float32 on the same device."""
         import torch
         from torch.nn import functional
 
-        pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+        pixels = tiles.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
         height, width = tiles.shape[1:3]
         scale = self.resize / min(height, width)
         size = (round(height * scale), round(width * scale))

@@ -1,41 +1,45 @@
 """Vision transformers of the timm library: UNI, UNI2-h, Virchow2, H-optimus-0 and -1, the tile encoder of Prov-GigaPath.
 
 The network is built from its description here, and only tensors are read from the hub's files, so no foreign code or
-configuration decides what is computed. Everything is computed in float32, on a GPU too.
+configuration decides what is computed.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from comel.errors import ConfigError
-from pipelines.encoders.base import PatchEncoder, resolve_device
+from pipelines.encoders.base import Precision
 from pipelines.encoders.facts import EncoderFacts
+from pipelines.encoders.torch_encoder import TorchEncoder
 from pipelines.encoders.weights import hash_of_weights, load_weights, read_weights
 
 __all__ = ["TimmEncoder", "TimmViT", "import_timm"]
 
 
-class TimmEncoder(PatchEncoder):
+class TimmEncoder(TorchEncoder):
     """An encoder whose network timm builds; the families say how.
 
     Args:
         facts: of the encoder.
         folder: with the hub repository's files; None to fetch them.
         device: see :func:`pipelines.encoders.base.resolve_device`.
+        precision: see :func:`pipelines.encoders.base.resolve_precision`.
 
     Raises:
         ConfigError: timm is not installed, or the weights cannot be had or do not fit.
     """
 
-    def __init__(self, facts: EncoderFacts, folder: str | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, facts: EncoderFacts, folder: str | None = None, device: str = "auto", precision: Precision = "auto"
+    ) -> None:
         assert facts.preprocessing is not None
-        self.device = resolve_device(device)
+        self.run_on(device, precision)
         timm = import_timm(facts.name)
         weights = self.translate(read_weights(facts, folder))
         network = self.build(timm, facts)
@@ -59,10 +63,9 @@ class TimmEncoder(PatchEncoder):
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, dimension) of ``pixels`` (B, 3, input_size, input_size)."""
 
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
-        """Encode tiles (B, H, W, 3) uint8 RGB to features (B, dimension) float32."""
-        with torch.inference_mode():
-            return self.features(self._network, self._preprocessing.apply(tiles, self.device)).float().cpu().numpy()
+    def compute(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Vectors (B, dimension) of tiles (B, H, W, 3) uint8."""
+        return self.features(self._network, self._preprocessing.apply(inputs["tiles"]))
 
 
 class TimmViT(TimmEncoder):
@@ -75,7 +78,7 @@ class TimmViT(TimmEncoder):
 
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, dimension) of ``pixels`` (B, 3, input_size, input_size)."""
-        tokens = network.forward_features(pixels)  # (B, 1 + registers + patches, D)
+        tokens = network.forward_features(pixels).float()  # (B, 1 + registers + patches, D)
         if self._facts.features == "class token":
             return tokens[:, 0]
         # Register tokens stand between class token and patch tokens, and belong to neither.

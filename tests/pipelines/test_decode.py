@@ -153,7 +153,7 @@ def test_nothing_is_kept_after_its_last_use(tmp_path: Path) -> None:
         plan = plan_tiles(slide, EVERYWHERE, tile_size=128, target_mpp=0.6)
         native = NativeTiles(slide, plan.level)
         cutter = decode._Cutter(slide, plan, native, PixelCount())
-        cutter.cut(0, len(plan.coords), np.empty((len(plan.coords), 128, 128, 3), np.uint8), 0)
+        cutter.cut(0, len(plan.coords))
         native.close()
     assert cutter._cache._kept == {}
     assert set(cutter._cache._uses.values()) == {0}
@@ -163,15 +163,15 @@ def test_decoding_runs_ahead_but_not_far(tmp_path: Path, monkeypatch: pytest.Mon
     cut: list[int] = []
     original = decode._Cutter.cut
 
-    def counted(self: decode._Cutter, first: int, last: int, batch: np.ndarray, start: int) -> None:
-        original(self, first, last, batch, start)
+    def counted(self: decode._Cutter, first: int, last: int) -> np.ndarray:
         cut.extend(range(first, last))
+        return original(self, first, last)
 
     monkeypatch.setattr(decode._Cutter, "cut", counted)
     before = threading.active_count()
     with open_slide(jpeg_slide(tmp_path / "s.tif", texture(1600, 1200))) as slide:
         plan = plan_tiles(slide, EVERYWHERE, tile_size=64, target_mpp=0.5)
-        batches = decoded_batches(slide, plan, batch_size=4)
+        batches = decoded_batches(slide, plan, batch_size=4, workers=2)
         next(batches)
         time.sleep(0.5)
         assert 4 < len(cut) <= 4 * 6

@@ -170,6 +170,13 @@ def test_the_note_says_both_scales() -> None:
     assert scale_note(encoder, 1.0) == f"{encoder.name} is meant for tiles at 0.25 or 0.5 um/px, these are at 1 um/px"
 
 
+def test_the_note_is_about_every_scale() -> None:
+    encoder = MeanColour()
+    encoder.mpp = (0.5,)
+    assert scale_note(encoder, 0.5, 1.0, 2.0) == f"{encoder.name} is meant for tiles at 0.5 um/px, some are at 1 and 2 um/px"
+    assert scale_note(encoder, 0.5, 0.5) is None
+
+
 def test_unknown_device() -> None:
     with pytest.raises(ConfigError, match="no device 'tpu9'"):
         load_encoder("efficientnet-lite0", "tpu9")

@@ -132,7 +132,7 @@ def test_the_docs_have_the_same_facts(facts: EncoderFacts) -> None:
 
 def test_tiles_of_the_right_size_are_only_normalised() -> None:
     tiles = TILES[:, :32, :32]
-    pixels = SMALL.apply(tiles, "cpu").numpy()
+    pixels = SMALL.apply(torch.from_numpy(tiles)).numpy()
     for channel in range(3):
         expected = (tiles[..., channel] / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
         assert np.allclose(pixels[:, channel], expected, atol=1e-5)
@@ -142,7 +142,11 @@ def test_tiles_of_the_right_size_are_only_normalised() -> None:
 def test_resizing_and_cropping_are_what_pillow_does(name: Any, resample: Image.Resampling) -> None:
     # Smooth, with black and white ends, where bicubic weights overshoot.
     ramp = np.kron(np.random.default_rng(1).integers(0, 2, (2, 8, 8, 3)) * 255, np.ones((1, 8, 8, 1))).astype(np.uint8)
-    pixels = Preprocessing(resize=48, crop=32, interpolation=name, mean=(0, 0, 0), std=(1, 1, 1)).apply(ramp, "cpu").numpy()
+    pixels = (
+        Preprocessing(resize=48, crop=32, interpolation=name, mean=(0, 0, 0), std=(1, 1, 1))
+        .apply(torch.from_numpy(ramp))
+        .numpy()
+    )
     for tile, found in zip(ramp, pixels, strict=True):
         expected = np.asarray(Image.fromarray(tile).resize((48, 48), resample))[8:40, 8:40].transpose(2, 0, 1) / 255
         assert found.shape == (3, 32, 32)
@@ -158,7 +162,7 @@ def test_class_token(timm: list[Any], tmp_path: Path, name: str) -> None:
     network = save_vit(tmp_path)
     encoder = load(small(name), tmp_path)
     features = encoder.encode(TILES)
-    expected, _ = numpy_tokens(network, SMALL.apply(TILES, "cpu").numpy())
+    expected, _ = numpy_tokens(network, SMALL.apply(torch.from_numpy(TILES)).numpy())
     assert features.dtype == np.float32
     assert np.allclose(features, expected, atol=1e-4)
     assert (encoder.name, encoder.dimension, encoder.input_size, encoder.mpp) == (name, WIDTH, 32, (0.5,))
@@ -170,7 +174,7 @@ def test_class_token(timm: list[Any], tmp_path: Path, name: str) -> None:
 def test_virchow2_puts_the_mean_of_the_patches_beside_the_class_token(timm: list[Any], tmp_path: Path) -> None:
     network = save_vit(tmp_path)
     features = load(small("virchow2", 2 * WIDTH), tmp_path).encode(TILES)
-    class_token, patches = numpy_tokens(network, SMALL.apply(TILES, "cpu").numpy())
+    class_token, patches = numpy_tokens(network, SMALL.apply(torch.from_numpy(TILES)).numpy())
     assert np.allclose(features, np.concatenate([class_token, patches.mean(axis=1)], axis=1), atol=1e-4)
     assert timm[0][0] == "vit_huge_patch14_224"
     assert timm[0][1]["mlp_layer"] == "SwiGLUPacked"
@@ -204,7 +208,7 @@ def test_ctranspath_moves_the_merging_and_averages_the_positions(timm: list[Any]
     torch.save({"model": published}, tmp_path / "ctranspath.pth")
     encoder = load(small("ctranspath"), tmp_path)
     with torch.inference_mode():
-        maps = network.forward_features(SMALL.apply(TILES, "cpu")).numpy()
+        maps = network.forward_features(SMALL.apply(torch.from_numpy(TILES))).numpy()
     assert maps.shape == (3, 8, 8, WIDTH)
     assert np.allclose(encoder.encode(TILES), maps.reshape(3, 64, WIDTH).mean(axis=1), atol=1e-4)
     assert timm[0][1]["embed_layer"] is ConvolutionalStem
@@ -269,7 +273,7 @@ def test_conch_normalises_what_its_query_finds(timm: list[Any], tmp_path: Path) 
     encoder = load(small("conch-v1.5", 16), tmp_path)
     assert isinstance(encoder, ConchV15)
     with torch.inference_mode():
-        tokens = network.trunk.forward_features(SMALL.apply(TILES, "cpu"))
+        tokens = network.trunk.forward_features(SMALL.apply(torch.from_numpy(TILES)))
     pooled = numpy_pooler(network.attn_pool_contrast, tokens.numpy())[:, 0]
     expected = (pooled - pooled.mean(axis=1, keepdims=True)) / np.sqrt(pooled.var(axis=1, keepdims=True) + 1e-5)
     assert np.allclose(encoder.encode(TILES), expected, atol=1e-4)

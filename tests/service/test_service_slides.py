@@ -15,6 +15,7 @@ from PIL import Image
 
 from comel.bag import FeatureContract
 from comel.errors import ComelError
+from pipelines.encoders.base import PatchEncoder
 from service.app import create_app
 from service.problems import NotFoundError
 from service.settings import ServiceSettings
@@ -23,7 +24,7 @@ from service.slides import resolve_slide
 REAL_SLIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wsi" / "CMU-1-Small-Region.svs"
 
 
-class FakeEncoder:
+class FakeEncoder(PatchEncoder):
     """A tile's first feature is how dark it is."""
 
     name, dimension, weights_hash, recipe, input_size, device = "fake-encoder", 8, "a" * 64, "darkness", 64, "cpu"

@@ -17,13 +17,14 @@ from known_slides import TILE, KnownSlide
 
 from comel.bag import Bag, FeatureContract
 from comel.prediction import Prediction
+from pipelines.encoders.base import PatchEncoder
 from service.app import create_app
 from service.settings import ServiceSettings
 
 CONTRACT = FeatureContract("darkness", "a" * 64, 8, 0.5, TILE)
 
 
-class Darkness:
+class Darkness(PatchEncoder):
     """An encoder whose first feature is how dark a tile is, so that the tumour's tiles score highest."""
 
     name, dimension, weights_hash, recipe, input_size, device = "darkness", 8, "a" * 64, "darkness", TILE, "cpu"
