@@ -70,6 +70,15 @@ def test_annotation_gives_labels(slide_path: Path, tmp_path: Path, encoder: Mean
     ).mean()
 
 
+def test_a_model_reads_new_slides_with_the_same_ink_and_folds(slide_path: Path, encoder: MeanColour) -> None:
+    chosen = ExtractSettings(ink=("red",), max_pen=0.1, max_fold=0.5)
+    contract = extract_slide(slide_path, slide_id="s", encoder=encoder, settings=chosen).bag.contract
+    again = ExtractSettings(**contract.reading)
+    assert (again.ink, again.max_pen, again.max_fold) == (("red",), 0.1, 0.5)
+    # The device decides it, and another machine's may lack it.
+    assert "precision" not in contract.reading
+
+
 def test_batch_size_and_threads_do_not_change_features(slide_path: Path, encoder: MeanColour) -> None:
     features = [
         extract_slide(slide_path, slide_id="s", encoder=encoder, settings=ExtractSettings(batch_size=size)).bag.features
