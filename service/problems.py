@@ -79,7 +79,7 @@ class Problem(BaseModel):
 
 _STATUS = {NotFoundError: 404, ConflictError: 409, TooLargeError: 413, WrongKindError: 415, BusyError: 429, NotReadyError: 503}
 _MEANINGS = {
-    400: "The request is no HTTP that makes sense: a form that cannot be read, or a body that ended early.",
+    400: "The body cannot be read: it ended early, or is no form or no text in UTF-8.",
     401: "No API key, or one that is not taken.",
     403: "The key's scope does not reach this.",
     404: "There is no such prediction, job, upload, slide or file.",

@@ -56,7 +56,11 @@ def model(request: Request, name: str) -> ModelAnswer:
 
 
 @router.post(
-    "/{name}/version", summary="Choose which version answers", operation_id="choose_version", dependencies=[allow("admin")]
+    "/{name}/version",
+    summary="Choose which version answers",
+    operation_id="choose_version",
+    responses={400: RESPONSES[400]},
+    dependencies=[allow("admin")],
 )
 def choose_version(request: Request, name: str, asked: VersionRequest) -> ModelAnswer:
     """Roll back to an older version, or forward; null follows the newest again.

@@ -33,7 +33,13 @@ _PART: dict[str, Any] = {
 }
 
 
-@router.post("", status_code=201, summary="Begin an upload", operation_id="create_upload", responses={413: RESPONSES[413]})
+@router.post(
+    "",
+    status_code=201,
+    summary="Begin an upload",
+    operation_id="create_upload",
+    responses={status: RESPONSES[status] for status in (400, 413)},
+)
 def create_upload(request: Request, response: Response, asked: UploadRequest) -> UploadAnswer:
     """Reserves room for a bag or a slide that is then sent in parts, and can be gone on with after a break."""
     key = getattr(request.state, "key", None)
