@@ -21,6 +21,7 @@ export function loadOpenSeadragon() {
 export class SlideView {
   #viewer;
   #plane = null;
+  #seen = "nothing";
   #listeners = [];
 
   constructor(host) {
@@ -164,7 +165,11 @@ export class SlideView {
     return this.#viewer.viewport.getContainerSize().x;
   }
 
+  // OpenSeadragon draws more often than the view changes: at each tile that arrives, and without end where there are none.
   #changed() {
+    const seen = this.isOpen ? `${Object.values(this.place)} ${this.#viewer.viewport.getContainerSize()}` : "nothing";
+    if (seen === this.#seen) return;
+    this.#seen = seen;
     for (const listener of this.#listeners) listener();
   }
 }

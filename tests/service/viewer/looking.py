@@ -7,10 +7,9 @@ import time
 from typing import Any
 
 import numpy as np
-from known_slides import TUMOUR
+from known_slides import TISSUE, TUMOUR
 from PIL import Image
-
-FEWEST_PIXELS = 24
+from scipy import ndimage
 
 Box = tuple[int, int, int, int]
 
@@ -30,29 +29,31 @@ def stage(page: Any) -> np.ndarray:
 
 
 def box_of(mask: np.ndarray) -> Box:
-    """(left, top, right, bottom) of what is large in a mask; the thin lines of the page's own parts do not count."""
-    columns = np.flatnonzero(mask.sum(axis=0) >= FEWEST_PIXELS)
-    rows = np.flatnonzero(mask.sum(axis=1) >= FEWEST_PIXELS)
-    assert len(columns)
-    assert len(rows)
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def without_navigator(pixels: np.ndarray) -> np.ndarray:
-    """The small picture of the whole slide at the lower right shows the tumour a second time."""
-    left = pixels.copy()
-    left[-160:, -150:] = 255
-    return left
+    """(left, top, right, bottom) of the largest connected part of a mask."""
+    parts, count = ndimage.label(mask)
+    assert count
+    largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())
+    rows, columns = ndimage.find_objects(parts)[largest - 1]
+    return columns.start, rows.start, columns.stop, rows.stop
 
 
 def tumour_on_screen(pixels: np.ndarray) -> Box:
-    """Where the slide shows the tumour."""
-    return box_of(np.abs(without_navigator(pixels) - np.array(TUMOUR)).sum(axis=2) < 90)
+    """Where the slide shows the tumour; its edge, blurred where it is enlarged, lies half way between the two colours."""
+    half_way = np.abs(np.array(TISSUE) - TUMOUR).sum() / 2
+    return box_of(np.abs(pixels - np.array(TUMOUR)).sum(axis=2) < half_way)
 
 
 def map_on_screen(without: np.ndarray, with_map: np.ndarray) -> Box:
     """Where the map changes the slide's pixels."""
-    return box_of(np.abs(without_navigator(with_map) - without_navigator(without)).sum(axis=2) > 60)
+    return box_of(np.abs(with_map - without).sum(axis=2) > 60)
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait until an expression of the page is true; Playwright's own waiting evaluates text, which the page forbids."""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(f"Boolean({condition})"):
+        assert time.monotonic() < deadline, f"never came true: {condition}"
+        page.wait_for_timeout(100)
 
 
 def set_range(page: Any, name: str, value: float) -> None:
@@ -63,6 +64,8 @@ def set_range(page: Any, name: str, value: float) -> None:
 
 def tumour_and_map(page: Any) -> tuple[Box, Box, tuple[int, int]]:
     """Where the tumour and the map are on the screen, and the stage's (width, height); the map at its strongest."""
+    # What lies over the slide would hide edges, or change with the map.
+    page.evaluate("document.querySelectorAll('#tools, #scale-bar, .navigator').forEach((one) => (one.style.display = 'none'))")
     set_range(page, "opacity", 1)
     if not page.locator("#hide-below").is_checked():
         page.locator("#hide-below").evaluate("(field) => field.click()")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from known_slides import TUMOUR
-from looking import set_range, stage, tumour_and_map
+from looking import set_range, stage, tumour_and_map, until
 from viewer_server import CONTRACT, Darkness, listening
 
 from comel.bag import write_bag
@@ -60,12 +60,12 @@ def test_the_map_lies_on_the_slide_at_every_zoom(open_page: Any, server: Any, na
 def test_a_slide_is_submitted_and_watched_until_it_is_done(open_page: Any, server: Any) -> None:
     page = open_page()
     page.get_by_role("link", name="plain.tif").click()
-    page.wait_for_function("location.hash.includes('zoom=')")
+    until(page, "location.hash.includes('zoom=')")
     assert page.locator("#scale-bar").is_visible()
     page.get_by_role("button", name="Predict").first.click()
     assert page.locator("#submit-slide-name").inner_text() == "plain.tif"
     page.locator("#submit-send").click()
-    page.wait_for_function("location.hash.startsWith('#/predictions/')")
+    until(page, "location.hash.startsWith('#/predictions/')")
     page.wait_for_selector("#top-tiles img[src]")
     assert "tumour" in page.locator("#verdict").inner_text()
     page.get_by_role("tab", name="Jobs").click()
@@ -80,8 +80,8 @@ def test_a_bag_is_sent_in_parts_and_shown_without_a_slide(open_page: Any, make_b
     page.keyboard.press("p")
     page.locator("#submit-file").set_input_files(path)
     page.locator("#submit-send").click()
-    page.wait_for_function("location.hash.startsWith('#/predictions/')")
-    page.wait_for_function("location.hash.includes('zoom=')")
+    until(page, "location.hash.startsWith('#/predictions/')")
+    until(page, "location.hash.includes('zoom=')")
     assert "ward-7" in page.locator("#verdict").inner_text()
     pixels = stage(page)
     set_range(page, "opacity", 0.1)
@@ -103,14 +103,14 @@ def test_opacity_threshold_colours_and_keys_change_the_map_and_the_address(open_
         change()
         seen.append(stage(page))
         assert (seen[-1] != seen[-2]).any()
-    page.wait_for_function("location.hash.includes('opacity=0.9') && location.hash.includes('colours=inferno')")
+    until(page, "location.hash.includes('opacity=0.9') && location.hash.includes('colours=inferno')")
     address = page.url
     again = open_page(address[address.index("#") :])
     again.wait_for_selector("#top-tiles img[src]")
     assert again.locator("#threshold").input_value() == "0.99"
     assert again.locator("#hide-below").is_checked()
     again.locator("#top-tiles button").first.click()
-    again.wait_for_function("!location.hash.includes('x=1536&y=1152')")
+    until(again, "!location.hash.includes('x=1536&y=1152')")
     again.keyboard.press("?")
     assert again.locator("#help-dialog").is_visible()
     assert again.locator("#keys tr").count() >= 10
@@ -132,13 +132,13 @@ def test_a_job_is_cancelled(open_page: Any, server: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(Darkness, "encode", lambda self, tiles: wait(tiles))
     page = open_page()
     page.get_by_role("link", name="plain.tif").click()
-    page.wait_for_function("location.hash.includes('zoom=')")
+    until(page, "location.hash.includes('zoom=')")
     page.keyboard.press("p")
     page.locator("#submit-send").click()
     page.wait_for_selector("#cancel-job")
     assert begun.wait(60)
     page.locator("#cancel-job").click()
-    page.wait_for_function("document.getElementById('job-state')?.textContent === 'cancelled'")
+    until(page, "document.getElementById('job-state')?.textContent === 'cancelled'")
     go_on.set()
 
 
@@ -151,7 +151,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab_only(open_page: Any, kn
         page.locator("#key-field").fill(key)
         page.locator("#key-dialog button[value=use]").click()
         page.get_by_role("link", name="bounds.scn").click()
-        page.wait_for_function("location.hash.includes('zoom=')")
+        until(page, "location.hash.includes('zoom=')")
         colours = stage(page).reshape(-1, 3)
         assert (np.abs(colours - TUMOUR).sum(axis=1) < 60).sum() > 1000
         assert page.evaluate("[sessionStorage.length, Object.values(localStorage).join()]") == [1, ""]
@@ -164,7 +164,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab_only(open_page: Any, kn
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_screen(open_page: Any, server: Any, width: int, dark: bool) -> None:
     page = open_page(f"#/predictions/{server.predicted('bounds')}", width=width, height=844, dark=dark)
-    page.wait_for_function("location.hash.includes('zoom=')")
+    until(page, "location.hash.includes('zoom=')")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("html").get_attribute("data-theme") == ("dark" if dark else "light")
     parts = ["library", "stage", "result"]
