@@ -19,10 +19,22 @@ from comel.raster import RasterTransform, sample_raster, score_raster
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["COLOUR_MAPS", "RasterTransform", "colour_table", "draw_map", "sample_raster", "score_raster", "to_geojson"]
+__all__ = [
+    "COLOUR_MAPS",
+    "PNG_EFFORT",
+    "RasterTransform",
+    "colour_table",
+    "draw_map",
+    "sample_raster",
+    "score_raster",
+    "to_geojson",
+]
 
 COLOUR_MAPS = ("viridis", "magma", "inferno", "cividis", "turbo")
 """Those that a viewer offers; :func:`draw_map` takes every other that matplotlib knows as well."""
+PNG_EFFORT = 1
+"""zlib's level for map pictures: over tissue, more effort takes four times as long and makes the file no smaller."""
+
 MAX_MAP_PIXELS = 24_000_000
 MIN_MAP_WIDTH = 256
 

@@ -123,7 +123,7 @@ def _predict_one(
 ) -> Prediction:
     from comel.foreign import read_any_bag
     from comel.geojson import to_geojson
-    from comel.maps import draw_map
+    from comel.maps import PNG_EFFORT, draw_map
 
     if entry.problem is not None:
         raise entry.problem
@@ -147,7 +147,7 @@ def _predict_one(
     if prediction.coords is not None:
         picture = draw_map(prediction, thumbnail, width=width)
         with atomic_path(out / f"{entry.name}.png") as temporary:
-            picture.save(temporary, format="PNG")
+            picture.save(temporary, format="PNG", compress_level=PNG_EFFORT)
     if prediction.coords is not None and prediction.geometry is not None:
         write_text(out / f"{entry.name}.geojson", json.dumps(to_geojson(prediction, merge=merge)) + "\n")
     prediction.save_json(out / f"{entry.name}.json")

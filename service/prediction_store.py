@@ -10,7 +10,7 @@ from sqlalchemy import delete
 
 from comel.errors import ComelError
 from comel.files import atomic_path
-from comel.maps import draw_map, to_geojson
+from comel.maps import PNG_EFFORT, draw_map, to_geojson
 from service.db.database import Database
 from service.db.pages import Page, page_of
 from service.db.tables import PredictionRow
@@ -108,7 +108,7 @@ class PredictionStore:
             return (stored.folder / "map.png").read_bytes()
         picture = draw_map(stored.prediction, _thumbnail(stored), **chosen)
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        picture.save(buffer, "PNG", compress_level=PNG_EFFORT)
         if not chosen:
             with atomic_path(stored.folder / "map.png") as temporary:
                 temporary.write_bytes(buffer.getbuffer())

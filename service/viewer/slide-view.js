@@ -32,6 +32,7 @@ export class SlideView {
       showNavigator: true,
       navigatorPosition: "BOTTOM_RIGHT",
       navigatorSizeRatio: 0.18,
+      navigatorAutoFade: false,
       navigatorBackground: "#fff",
       navigatorBorderColor: "transparent",
       navigatorDisplayRegionColor: "#0f766e",
