@@ -91,6 +91,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",  # more threads than idle cores wait for each other
     }
     steps = [["bash", "-euo", "pipefail", "-c", body] for body in blocks("sh")]
     steps += [[sys.executable, "-c", body] for body in blocks("python")]
@@ -109,5 +110,5 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
         "predictions/kidney-0003.geojson",
         "from-python/kidney-0003.json",
     }
-    assert len([path for path in written if path.startswith("bags/overlays/")]) == 32
+    assert len([path for path in written if path.startswith("bags/overlays/")]) == 24
     assert "kidney" in done.stdout
