@@ -22,7 +22,7 @@ from pipelines.regions import within_regions
 from pipelines.scales import plan_scales
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
-from pipelines.tiles import TilePlan, plan_tiles
+from pipelines.tiles import TilePlan, tiles_to_extract
 from pipelines.tissue import TissueMask, find_tissue, own_tissue
 
 if TYPE_CHECKING:
@@ -87,16 +87,7 @@ def extract_slide(
         tissue_file = own_tissue(settings.tissue_folder, slide_id, settings.tissue)
         tissue = find_tissue(slide, settings.tissue, file=tissue_file, ink_colours=settings.ink)
         report("tiles", 0, 0)
-        plan = plan_tiles(
-            slide,
-            tissue,
-            tile_size=settings.tile_size,
-            target_mpp=settings.target_mpp,
-            overlap=settings.overlap,
-            min_tissue=settings.min_tissue,
-            max_pen=settings.max_pen,
-            max_fold=settings.max_fold,
-        )
+        plan = tiles_to_extract(slide, tissue, settings)
         marked = None
         if annotation is not None:
             report("annotation", 0, len(plan.coords))

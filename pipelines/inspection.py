@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.overlay import draw_overlay
 from pipelines.settings import ExtractSettings
 from pipelines.slide import open_slide
-from pipelines.tiles import plan_tiles
+from pipelines.tiles import tiles_to_extract
 from pipelines.tissue import find_tissue, own_tissue
 from pipelines.tissue.ink import INK_COLOURS
 
@@ -47,16 +47,7 @@ def inspect_slide(path: Path, settings: ExtractSettings, *, mpp: float | None = 
     with open_slide(path, mpp=mpp, assume_mpp=settings.assume_mpp) as slide:
         file = own_tissue(settings.tissue_folder, path.stem, settings.tissue)
         tissue = find_tissue(slide, settings.tissue, file=file, ink_colours=settings.ink)
-        plan = plan_tiles(
-            slide,
-            tissue,
-            tile_size=settings.tile_size,
-            target_mpp=settings.target_mpp,
-            overlap=settings.overlap,
-            min_tissue=settings.min_tissue,
-            max_pen=settings.max_pen,
-            max_fold=settings.max_fold,
-        )
+        plan = tiles_to_extract(slide, tissue, settings)
         ink, fold = tissue.ink, tissue.fold
         said = slide.facts()
         facts = {

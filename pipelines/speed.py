@@ -18,7 +18,7 @@ from pipelines.encoders.base import PatchEncoder
 from pipelines.encoding import encoded_batches, one_thread_each
 from pipelines.settings import ExtractSettings
 from pipelines.slide import Slide, open_slide
-from pipelines.tiles import TilePlan, plan_tiles
+from pipelines.tiles import TilePlan, tiles_to_extract
 from pipelines.tissue import find_tissue
 
 __all__ = ["WAYS", "measure_extraction"]
@@ -143,14 +143,7 @@ def _targets(wall: dict[str, float], core: dict[str, float], count: dict[str, An
 
 
 def _plan(slide: Slide, settings: ExtractSettings) -> TilePlan:
-    return plan_tiles(
-        slide,
-        find_tissue(slide, settings.tissue),
-        tile_size=settings.tile_size,
-        target_mpp=settings.target_mpp,
-        overlap=settings.overlap,
-        min_tissue=settings.min_tissue,
-    )
+    return tiles_to_extract(slide, find_tissue(slide, settings.tissue, ink_colours=settings.ink), settings)
 
 
 def _encode_all(encoder: PatchEncoder, batches: Sequence[np.ndarray], workers: int) -> int:

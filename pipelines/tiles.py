@@ -12,6 +12,7 @@ from comel.errors import SlideError
 from pipelines.tissue import TissueMask, area_fraction
 
 if TYPE_CHECKING:
+    from pipelines.settings import ExtractSettings
     from pipelines.slide import Slide
 
 __all__ = ["TilePlan", "grid_axes", "grid_positions", "plan_tiles", "read_level", "read_tile", "tile_geometry", "tissue_share"]
@@ -124,6 +125,24 @@ def plan_tiles(
     for found, most in ((tissue.ink, max_pen), (tissue.fold, max_fold)):
         kept &= tissue.share(found, coords, geometry.tile_width, geometry.tile_height) <= most + 1e-6
     return plan.only(kept)
+
+
+def tiles_to_extract(slide: Slide, tissue: TissueMask, settings: ExtractSettings) -> TilePlan:
+    """:func:`plan_tiles` as an extraction with these settings does it, before its regions are looked at.
+
+    Raises:
+        SlideError: the slide is too coarse for ``target_mpp``.
+    """
+    return plan_tiles(
+        slide,
+        tissue,
+        tile_size=settings.tile_size,
+        target_mpp=settings.target_mpp,
+        overlap=settings.overlap,
+        min_tissue=settings.min_tissue,
+        max_pen=settings.max_pen,
+        max_fold=settings.max_fold,
+    )
 
 
 def tissue_share(tissue: TissueMask, coords: np.ndarray, geometry: TileGeometry) -> np.ndarray:

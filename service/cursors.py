@@ -11,7 +11,7 @@ from fastapi import Query
 
 from comel.errors import ComelError
 
-__all__ = ["Cursor", "Limit", "page_of"]
+__all__ = ["Cursor", "Limit", "no_cursor", "page_of", "read_cursor", "write_cursor"]
 
 Entry = TypeVar("Entry")
 Limit = Annotated[int, Query(ge=1, le=1000, description="most entries of a page")]
@@ -28,22 +28,33 @@ def page_of(
     Raises:
         ComelError: the cursor is none that this function gave.
     """
-    after = None if cursor is None else _read(cursor)
+    after = None if cursor is None else read_cursor(cursor)
     left = [entry for entry in entries if after is None or key(entry) > after]
     page = list(left[:limit])
     more = len(left) > limit
-    return page, _write(key(page[-1])) if more else None
+    return page, write_cursor(key(page[-1])) if more else None
 
 
-def _write(last: tuple[str, ...]) -> str:
+def write_cursor(last: tuple[str, ...]) -> str:
+    """The cursor of the page that begins after an entry, from what the list is sorted by."""
     return base64.urlsafe_b64encode(json.dumps(last).encode()).decode().rstrip("=")
 
 
-def _read(cursor: str) -> tuple[str, ...]:
+def read_cursor(cursor: str) -> tuple[str, ...]:
+    """What :func:`write_cursor` was given.
+
+    Raises:
+        ComelError: it gave no such cursor.
+    """
     try:
         last: Any = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
         last = None
     if not isinstance(last, list) or not all(isinstance(part, str) for part in last):
-        raise ComelError("the cursor is not one that this list gave", "start again without a cursor")
+        raise no_cursor()
     return tuple(last)
+
+
+def no_cursor() -> ComelError:
+    """What a client is told whose cursor is of no list, or of another."""
+    return ComelError("the cursor is not one that this list gave", "start again without a cursor")

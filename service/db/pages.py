@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
-from comel.errors import ComelError
+from service.cursors import no_cursor, read_cursor, write_cursor
 from service.ids import is_id
 
 __all__ = ["Page", "page_of"]
@@ -42,18 +40,15 @@ def page_of(
         wanted = wanted.where(or_(table.created < created, and_(table.created == created, table.id < identifier)))
     rows = list(session.execute(wanted).scalars())
     last = rows[limit - 1] if len(rows) > limit else None
-    return Page(rows[:limit], None if last is None else _cursor(last.created, last.id))
-
-
-def _cursor(created: float, identifier: str) -> str:
-    return base64.urlsafe_b64encode(f"{created!r} {identifier}".encode()).decode()
+    return Page(rows[:limit], None if last is None else write_cursor((repr(last.created), last.id)))
 
 
 def _place(cursor: str) -> tuple[float, str]:
     try:
-        created, identifier = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True).decode("ascii").split(" ")
-        if not (math.isfinite(float(created)) and is_id(identifier)):
-            raise ValueError("no place")
-        return float(created), identifier
-    except (binascii.Error, ValueError):
-        raise ComelError("the cursor is none of this list's", "use the 'next' of a page as it is") from None
+        created, identifier = read_cursor(cursor)
+        place = float(created), identifier
+    except ValueError:
+        raise no_cursor() from None
+    if not (math.isfinite(place[0]) and is_id(identifier)):
+        raise no_cursor()
+    return place
