@@ -78,7 +78,7 @@ def create_app(
         backend.start()
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_watch, registry, metrics, log)
+                group.start_soon(_watch, backend, metrics, log)
                 yield
                 group.cancel_scope.cancel()
         finally:
@@ -133,8 +133,10 @@ def open_models(settings: ServiceSettings) -> ModelRegistry:
     return models
 
 
-async def _watch(models: ModelRegistry, metrics: Metrics, log: Any) -> None:
+async def _watch(backend: Backend, metrics: Metrics, log: Any) -> None:
     """Let new versions answer, for as long as the service runs."""
+    models = backend.models
+    await _prepare(backend, log)
     while True:
         await anyio.sleep(WATCH_SECONDS)
         try:
@@ -149,6 +151,15 @@ async def _watch(models: ModelRegistry, metrics: Metrics, log: Any) -> None:
             else:
                 refused = {"refused": state.refusal.version, "reason": state.refusal.what}
                 log.error("model version refused", model=state.name, version=state.version, **refused)
+        if changed:
+            await _prepare(backend, log)
+
+
+async def _prepare(backend: Backend, log: Any) -> None:
+    try:
+        await anyio.to_thread.run_sync(backend.prepare, abandon_on_cancel=True)
+    except Exception as error:  # the first request for the version tries again, and is told
+        log.error("a model could not be loaded ahead", **describe_defect(error))
 
 
 def serve(settings: ServiceSettings) -> None:

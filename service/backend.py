@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from service.at_once import AtOnce
 from service.audit import AuditLog
 from service.db.database import Database, database_url
 from service.db.migrate import upgrade
@@ -49,16 +50,19 @@ class Backend:
         self._inspector = FileInspector(settings)
         self.uploads = UploadStore(self.database, settings, self._inspector.kind)
         self.slides = SlideFiles(SlideFolders(settings.slide_roots, audit.pseudonym), self.uploads)
-        bench = Workbench(settings, models.get)
-        # A model that was made elsewhere cannot be opened by another process.
-        local = isinstance(models, FixedModel)
-        executors: list[Executor] = [LocalExecutor(bench)] if local else child_executors(settings)
+        executors: list[Executor] = child_executors(settings)
+        self._at_once = AtOnce(ChildExecutor(settings), settings)
+        if isinstance(models, FixedModel):
+            # A model that was made elsewhere cannot be opened by another process.
+            here = LocalExecutor(Workbench(settings, models.get))
+            executors, self._at_once = [here], AtOnce(here, settings)
         self.pool = WorkerPool(self.queue, executors, Ended(audit, metrics, log), settings, log=log, hidden=hidden(settings))
         self.submissions = Submissions(
             settings,
             self.database,
             models=models,
-            bench=bench,
+            inspector=self._inspector,
+            at_once=self._at_once,
             store=self.predictions,
             queue=self.queue,
             pool=self.pool,
@@ -76,11 +80,22 @@ class Backend:
         for thread in self._others:
             thread.start()
 
+    def prepare(self) -> None:
+        """Load the models that answer where bags are predicted at once; the first requests need not wait for that.
+
+        Raises:
+            ComelError: see :meth:`service.at_once.AtOnce.prepare`.
+        """
+        if self.settings.sync_max_instances:
+            for name in self.models.names:
+                self._at_once.prepare(name, self.models.get(name).version)
+
     def stop(self) -> None:
         """Let jobs under way end within the grace time, put the others back, and close everything."""
         self.pool.stop()
         for thread in self._others:
             thread.stop()
+        self._at_once.close()
         self._inspector.close()
         self.database.close()
 

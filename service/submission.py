@@ -9,11 +9,10 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from comel.bag import read_bag_header
-from comel.errors import ComelError, ConfigError
+from comel.errors import ConfigError
 from comel.files import sha256_of_file, sha256_of_json
+from service.at_once import AtOnce
 from service.db.database import Database
-from service.hdf5_check import check_hdf5
 from service.idempotency import Reservation, Reservations
 from service.ids import new_id
 from service.jobs.pool import WorkerPool
@@ -22,11 +21,12 @@ from service.jobs.sources import Inbox
 from service.models import ModelRegistry
 from service.prediction_files import Stored
 from service.prediction_store import PredictionStore
-from service.predictions import Work, Workbench
+from service.predictions import Work
 from service.problems import ConflictError, NotFoundError
 from service.schemas import SourceRequest
 from service.settings import ServiceSettings
 from service.slide_files import SlideFiles
+from service.upload_kinds import FileInspector
 from service.uploads import UploadStore
 from service.webhooks.addresses import check_url
 
@@ -69,7 +69,8 @@ class Submissions:
         database: Database,
         *,
         models: ModelRegistry,
-        bench: Workbench,
+        inspector: FileInspector,
+        at_once: AtOnce,
         store: PredictionStore,
         queue: JobQueue,
         pool: WorkerPool,
@@ -77,7 +78,8 @@ class Submissions:
         slides: SlideFiles,
     ) -> None:
         self._settings, self._database = settings, database
-        self._models, self._bench, self._store, self._queue, self._pool = models, bench, store, queue, pool
+        self._models, self._inspector, self._at_once = models, inspector, at_once
+        self._store, self._queue, self._pool = store, queue, pool
         self._uploads, self._slides = uploads, slides
         self._inbox, self._reservations = Inbox(settings.state_dir), Reservations(database)
 
@@ -93,8 +95,8 @@ class Submissions:
         reservation = self._reservation(asked, lambda: {"bag": sha256_of_file(path)})
         if (made := self._made(reservation)) is not None:
             return made
-        check_hdf5(path, max_bytes=self._settings.max_upload_bytes, max_instances=self._settings.max_instances)
-        if asked.as_job or asked.webhook is not None or _instances(path) > self._settings.sync_max_instances:
+        instances = self._inspector.instances(path)
+        if asked.as_job or asked.webhook is not None or instances > self._settings.sync_max_instances:
             new = self._new_job(asked, "bag", path.stem, model, version)
             return self._accept(replace(new, source=self._inbox.accept(path, new.id or "")), reservation)
         return self._predict(path, asked, model, version, reservation)
@@ -143,7 +145,7 @@ class Submissions:
                 raise _under_way() from None
         try:
             work = Work(identifier, "bag", path, path.stem, model, version, asked.task, asked.mpp, asked.assume_encoder)
-            self._store.add(self._bench.perform(work), model, {"bag": path.name})
+            self._store.add(self._at_once.perform(work), model, {"bag": path.name})
         except BaseException:
             if reservation is not None:
                 self._reservations.release(reservation)
@@ -192,14 +194,6 @@ class Submissions:
             raise _under_way()
         self._reservations.release(reservation)
         return None
-
-
-def _instances(path: Path) -> int:
-    """How many tiles a checked bag has; 0 where it is none, which reading it will say better."""
-    try:
-        return int(read_bag_header(path)["instances"])
-    except ComelError:
-        return 0
 
 
 def _under_way() -> ConflictError:

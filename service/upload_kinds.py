@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from comel.bag import read_bag_header
 from comel.errors import ComelError
 from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
 from service.bodies import HDF5_SIGNATURE
@@ -13,7 +16,7 @@ from service.problems import WrongKindError
 from service.settings import ServiceSettings
 from service.tiff_check import check_tiff
 
-__all__ = ["FileInspector", "kind_of"]
+__all__ = ["FileInspector", "instances_of", "kind_of"]
 
 _MEMORY_BYTES = 4 << 30
 _SECONDS = 60.0
@@ -38,13 +41,22 @@ class FileInspector:
             ComelError: one of them, but damaged or hostile.
         """
         check_tiff(path)
-        limits = (self._settings.max_slide_bytes, self._settings.max_instances)
+        return str(self._call(kind_of, path, self._settings.max_slide_bytes))
+
+    def instances(self, path: Path) -> int:
+        """How many tiles a bag that came with its request has; 0 where it is none, which reading it says better.
+
+        Raises:
+            ComelError: it is damaged, hostile, or larger than the service takes.
+        """
+        return int(self._call(instances_of, path, self._settings.max_upload_bytes))
+
+    def _call(self, function: Callable[[Path, int, int], Any], path: Path, max_bytes: int) -> Any:
         try:
             with self._lock:
-                found = self._child.call(kind_of, path, *limits, timeout=_SECONDS)
+                return self._child.call(function, path, max_bytes, self._settings.max_instances, timeout=_SECONDS)
         except (CallFailed, CallTimedOut, WorkerCrashed):
             raise ComelError(f"{path}: cannot be read as a slide or a bag", "check the file") from None
-        return str(found)
 
     def close(self) -> None:
         """End the process."""
@@ -71,6 +83,15 @@ def kind_of(path: Path, max_bytes: int, max_instances: int) -> str:
     except ComelError as error:
         raise WrongKindError(f"{path}: neither a bag nor a slide that can be read ({_reason(error, path)})") from None
     return "slide"
+
+
+def instances_of(path: Path, max_bytes: int, max_instances: int) -> int:
+    """See :meth:`FileInspector.instances`; runs in the child."""
+    check_hdf5(path, max_bytes=max_bytes, max_instances=max_instances)
+    try:
+        return int(read_bag_header(path)["instances"])
+    except ComelError:
+        return 0
 
 
 def _reason(error: ComelError, path: Path) -> str:

@@ -17,8 +17,17 @@ __all__ = ["ChildExecutor", "Executor", "LocalExecutor", "devices"]
 class Executor(Protocol):
     """Does one piece of work at a time."""
 
-    def perform(self, work: Work, tell: Tell) -> Made:
-        """See :meth:`service.predictions.Workbench.perform`; and the exceptions of :meth:`KillableWorker.call`."""
+    def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
+        """See :meth:`service.predictions.Workbench.perform`; and the exceptions of :meth:`KillableWorker.call`.
+
+        Args:
+            work: what to do.
+            tell: told how far it is.
+            timeout: most seconds that it may take, where the work can be ended.
+        """
+
+    def prepare(self, model: str, version: int) -> None:
+        """Load a model ahead of the first work for it; the same exceptions."""
 
     def kill(self) -> bool:
         """End the work under way; False where that is not possible."""
@@ -45,16 +54,13 @@ class ChildExecutor:
         """Of the process, None where it is not running."""
         return self._child.pid
 
-    def perform(self, work: Work, tell: Tell) -> Made:
-        made = self._child.call(
-            _perform,
-            self._settings,
-            work,
-            timeout=self._settings.job_timeout_seconds,
-            tell=lambda message: tell(*message),
-        )
+    def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
+        made = self._child.call(_perform, self._settings, work, timeout=timeout, tell=lambda message: tell(*message))
         assert isinstance(made, Made)
         return made
+
+    def prepare(self, model: str, version: int) -> None:
+        self._child.call(_prepare, self._settings, model, version, timeout=self._settings.job_timeout_seconds)
 
     def kill(self) -> bool:
         self._child.kill()
@@ -70,8 +76,11 @@ class LocalExecutor:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
 
-    def perform(self, work: Work, tell: Tell) -> Made:
+    def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
         return self._bench.perform(work, tell)
+
+    def prepare(self, model: str, version: int) -> None:
+        return
 
     def kill(self) -> bool:
         return False
@@ -95,6 +104,10 @@ def devices(settings: ServiceSettings) -> list[str | None]:
 
 def _perform(settings: ServiceSettings, work: Work, tell: Callable[[tuple[str, int, int]], None]) -> Made:
     return _bench(settings).perform(work, lambda stage, done, total: tell((stage, done, total)))
+
+
+def _prepare(settings: ServiceSettings, model: str, version: int) -> None:
+    _bench(settings).open_model(model, version)
 
 
 _kept: Workbench | None = None

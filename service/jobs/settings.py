@@ -31,6 +31,7 @@ class JobSettings(BaseModel):
     sync_max_instances: int = Field(
         default=20_000, ge=0, description="most tiles of a bag that is answered at once; a larger one becomes a job"
     )
+    sync_timeout_seconds: float = Field(default=60, gt=0, description="longest that a bag that is answered at once may take")
     upload_part_bytes: int = Field(default=16 << 20, gt=0, description="largest part of a resumable upload in bytes")
     max_slide_bytes: int = Field(default=16 << 30, gt=0, description="largest resumable upload in bytes")
     upload_hours: float = Field(default=24, gt=0, description="how long an upload is kept after its last part")

@@ -122,7 +122,7 @@ class Worker(threading.Thread):
         beat = _Beat(self._queue, job.id, self.owner, self._executor, self._log)
         try:
             with beat:
-                made = self._executor.perform(self._work(job), beat.tell)
+                made = self._executor.perform(self._work(job), beat.tell, timeout=self._settings.job_timeout_seconds)
         except CallKilled:
             self._queue.put_back(job.id, self.owner, counted=False)
             return "put back", None

@@ -1,0 +1,144 @@
+"""Bags that are answered at once are read by a process of their own: whatever they do to it, the service goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from fastapi.testclient import TestClient
+from test_service_models import MODEL, TRAINER, a_bag, a_cohort
+
+import comel
+from comel.bag import write_bag
+from comel.errors import ComelError
+from comel.killable import CallFailed, KillableWorker
+from service.app import create_app
+from service.at_once import AtOnce
+from service.jobs.executors import ChildExecutor
+from service.predictions import Work
+from service.problems import TooLargeError
+from service.settings import ServiceSettings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("at once")
+    manifest = a_cohort(folder / "cohort", "colon")
+    data = {"manifest": manifest, "bags": manifest.parent / "bags"}
+    settings = {"data": data, "model": MODEL, "strategy": {"name": "owlora", "rank": 2, "tasks": 3}, "trainer": TRAINER}
+    comel.train(settings, folder / "run", quiet=True)
+    return folder / "run"
+
+
+@pytest.fixture
+def settings(run: Path, tmp_path: Path) -> ServiceSettings:
+    return ServiceSettings(runs={"colon": run}, state_dir=tmp_path / "state", device="cpu", workers=0, sync_timeout_seconds=30)
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    write_bag(tmp_path / "a.h5", a_bag("colon", "tumour", "a"))
+    return tmp_path / "a.h5"
+
+
+def test_the_process_that_answers_opens_no_bag(settings: ServiceSettings, bag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bag.read_bytes()
+    with TestClient(create_app(settings)) as client:
+
+        def refuse(*arguments: Any, **named: Any) -> None:
+            raise AssertionError("an uploaded file was opened in the process that serves")
+
+        monkeypatch.setattr(h5py, "File", refuse)
+        answer = client.post("/v1/predictions", files={"bag": ("a.h5", content)})
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["instances"]["count"] == 9
+        broken = client.post("/v1/predictions", files={"bag": ("a.h5", content[: len(content) // 2])})
+        assert (broken.status_code, broken.headers["content-type"]) == (422, "application/problem+json")
+        assert client.get(f"/v1/predictions/{answer.json()['id']}").json()["instances"]["count"] == 9
+
+
+class Doing(ChildExecutor):
+    """Its child calls another function first."""
+
+    first: tuple[Callable[..., Any], Any] | None = None
+
+    def perform(self, work: Work, tell: Any, *, timeout: float) -> Any:
+        if self.first is not None:
+            self._child.call(*self.first, timeout=timeout)
+        return super().perform(work, tell, timeout=30)
+
+
+@pytest.fixture
+def at_once(settings: ServiceSettings) -> Iterator[tuple[AtOnce, Doing]]:
+    settings.state_dir.mkdir()
+    executor = Doing(settings)
+    opened = AtOnce(executor, settings.model_copy(update={"sync_timeout_seconds": 0.5}))
+    yield opened, executor
+    opened.close()
+
+
+def test_a_bag_that_ends_the_process_costs_its_own_request_only(at_once: tuple[AtOnce, Doing], bag: Path) -> None:
+    opened, executor = at_once
+    work = Work("0" * 32, "bag", bag, "a", "colon", 1)
+    executor.first = os._exit, 11
+    with pytest.raises(ComelError, match="died of it") as crashed:
+        opened.perform(work)
+    assert "damaged" in crashed.value.remedy
+    executor.first = time.sleep, 60
+    with pytest.raises(ComelError, match=r"longer than 0\.5 s") as late:
+        opened.perform(work)
+    assert "respond-async" in late.value.remedy
+    executor.first = bytearray, 1 << 60
+    with pytest.raises(TooLargeError, match="more memory"):
+        opened.perform(work)
+    executor.first = int, "no number"
+    with pytest.raises(CallFailed, match="ValueError"):
+        opened.perform(work)
+    executor.first = None
+    assert opened.perform(work).instances == 9
+
+
+def test_a_service_that_stops_does_not_wait_for_a_bag(at_once: tuple[AtOnce, Doing], bag: Path) -> None:
+    opened, executor = at_once
+    opened = AtOnce(executor, ServiceSettings(sync_timeout_seconds=120))
+    executor.first = time.sleep, 100
+    ended: list[str] = []
+
+    def ask() -> None:
+        try:
+            opened.perform(Work("0" * 32, "bag", bag, "a", "colon", 1))
+        except Exception as error:
+            ended.append(type(error).__name__)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while executor.pid is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    opened.close()
+    asking.join(10)
+    assert ended == ["CallKilled"]
+
+
+def test_a_model_is_loaded_ahead(at_once: tuple[AtOnce, Doing], settings: ServiceSettings) -> None:
+    opened, executor = at_once
+    opened.prepare("colon", 1)
+    assert executor.pid is not None
+    with pytest.raises(ComelError, match="version"):
+        opened.prepare("colon", 7)
+
+
+def test_a_process_with_little_memory_refuses_a_large_bag(settings: ServiceSettings, bag: Path) -> None:
+    """The limit of the settings reaches the process."""
+    executor = ChildExecutor(settings.model_copy(update={"worker_memory_bytes": 3 << 30}))
+    child: KillableWorker = executor._child
+    with pytest.raises(CallFailed, match="MemoryError"):
+        child.call(bytearray, 4 << 30, timeout=30)
+    assert child.call(len, b"abc", timeout=30) == 3
+    executor.close()
