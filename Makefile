@@ -2,7 +2,7 @@
 # make test       set everything up and pass the tests
 # make test-all   with the slow tests too
 # make lint       ruff and mypy
-# make viewer     fetch what the viewer page shows slides with, by npm; the others do it where npm is present
+# make viewer     fetch what the pages of the service need, by npm; the others do it where npm is present
 # make sbom       sbom.json: every package of the environment with its version and licence (CycloneDX)
 #
 # TORCH is the PyTorch to install: a CPU build here. For CUDA see docs/installation.md.
@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-OPENSEADRAGON := node_modules/openseadragon/package.json
+LIBRARIES := node_modules/.fetched
 # One process a core, each computing on one: two that share both would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -36,12 +36,12 @@ sbom: install
 
 install: $(INSTALLED) $(if $(shell command -v npm),viewer)
 
-# The page works without it but for the slide itself, so a failed download stops nothing.
+# The viewer works without them but for the slide itself, so a failed download stops nothing.
 viewer:
-	@$(MAKE) --no-print-directory $(OPENSEADRAGON) || echo "the viewer shows no slides: OpenSeadragon could not be fetched"
+	@$(MAKE) --no-print-directory $(LIBRARIES) || echo "the viewer shows no slides: its libraries could not be fetched"
 
-$(OPENSEADRAGON): package.json package-lock.json
-	npm ci --ignore-scripts --loglevel=error
+$(LIBRARIES): package.json package-lock.json
+	npm ci --loglevel=error
 	@touch $@
 
 $(INSTALLED): pyproject.toml constraints/cpu.txt

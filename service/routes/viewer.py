@@ -1,7 +1,7 @@
 """The viewer page. It needs no key to be loaded, and asks for one when the API answers 401.
 
-OpenSeadragon, which shows the slide, is not part of this package's sources: a built wheel carries it, and in a checkout npm
-puts it beside them. Without it the page says so, and everything but the picture of the slide works.
+OpenSeadragon, which shows the slide, comes from npm (:mod:`service.vendor`). Without it the page says so, and everything but
+the picture of the slide works.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fastapi import APIRouter, Request, Response
 import service
 from comel.maps import COLOUR_MAPS, colour_table
 from service.problems import NotFoundError
+from service.vendor import vendored
 
 __all__ = ["router", "viewer_file"]
 
@@ -28,12 +29,7 @@ PAGE_POLICY = (
 """The page loads nothing but its own; blob: is how tiles arrive that were fetched with a key. Of styles within the page only
 an empty one is allowed."""
 
-_PACKAGE = Path(service.__file__).parent
-_PAGE = _PACKAGE / "viewer"
-_OPENSEADRAGON = (
-    _PAGE / "vendor" / "openseadragon.min.js",
-    _PACKAGE.parent / "node_modules" / "openseadragon" / "build" / "openseadragon" / "openseadragon.min.js",
-)
+_PAGE = Path(service.__file__).parent / "viewer"
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 router = APIRouter(include_in_schema=False)
@@ -64,9 +60,8 @@ def part(request: Request, name: str) -> Response:
 
 def viewer_file(name: str) -> Path | None:
     """Where a part of the page lies, None where there is none of this name."""
-    if name == "openseadragon.min.js":
-        return next((path for path in _OPENSEADRAGON if path.is_file()), None)
-    return next((path for path in _PAGE.iterdir() if path.name == name and path.suffix in _KINDS), None)
+    own = next((path for path in _PAGE.iterdir() if path.name == name and path.suffix in _KINDS), None)
+    return own or (vendored(name) if Path(name).suffix in _KINDS else None)
 
 
 def _answer(request: Request, content: bytes, kind: str) -> Response:

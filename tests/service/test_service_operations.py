@@ -19,7 +19,9 @@ from comel.errors import ConfigError
 from service.app import create_app
 from service.metrics import Metrics
 from service.middleware import SECURITY_HEADERS
+from service.routes import documentation
 from service.settings import ServiceSettings
+from service.vendor import vendored
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -119,15 +121,29 @@ def test_every_answer_has_the_security_headers(answers: list[Any]) -> None:
     assert "frame-ancestors 'none'" in policy
 
 
+@pytest.mark.skipif(vendored("swagger-ui-bundle.js") is None, reason="needs Swagger UI: make viewer")
 def test_the_documentation_page_may_run_its_own_script_only(client: TestClient) -> None:
     page = client.get("/docs")
+    for address in re.findall(r"""(?:src|href)="([^"]+)\"""", page.text):
+        assert address == "data:," or client.get(address).status_code == 200, address
     policy = page.headers["content-security-policy"]
     (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     scripts = next(part.strip() for part in policy.split(";") if part.strip().startswith("script-src"))
-    assert scripts == f"script-src https://cdn.jsdelivr.net 'sha256-{digest}'"
+    assert scripts == f"script-src 'self' 'sha256-{digest}'"
     assert "frame-ancestors 'none'" in policy
     assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_service_without_swagger_ui_says_where_the_description_is(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documentation, "vendored", lambda name: None)
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "make viewer" in page.text
+    assert 'href="/openapi.json"' in page.text
+    assert "<script" not in page.text
 
 
 def test_other_origins_are_let_in_by_name_only(client: TestClient, settings: ServiceSettings, predictor: Any) -> None:

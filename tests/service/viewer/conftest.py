@@ -54,7 +54,14 @@ def open_page(browser: Any, server: Server) -> Iterator[Any]:
     pages = []
 
     def open_at(
-        place: str = "", *, url: str = server.url, width: int = 1280, height: int = 800, dark: bool = False, expected: str = ""
+        place: str = "",
+        *,
+        url: str = server.url,
+        width: int = 1280,
+        height: int = 800,
+        dark: bool = False,
+        expected: str = "",
+        ready: str = "html[data-ready]",
     ) -> Any:
         page = browser.new_page(
             viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
@@ -70,7 +77,7 @@ def open_page(browser: Any, server: Server) -> Iterator[Any]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: request.url.startswith((url, "blob:", "data:")) or complaints.append(request.url))
         page.goto(f"{url}/{place}")
-        page.wait_for_selector("html[data-ready]")
+        page.wait_for_selector(ready)
         return page
 
     yield open_at

@@ -14,6 +14,7 @@ from viewer_server import CONTRACT, Darkness, listening
 
 from comel.bag import write_bag
 from service.keys import KeyStore
+from service.vendor import vendored
 
 CLOSEST = 2
 """Screen pixels by which the map's edge may lie beside the tumour's."""
@@ -174,3 +175,11 @@ def test_the_page_fits_its_screen(open_page: Any, server: Any, width: int, dark:
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.locator("#theme").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(vendored("swagger-ui-bundle.js") is None, reason="needs Swagger UI: make viewer")
+def test_the_page_of_the_api_loads_nothing_from_elsewhere(open_page: Any) -> None:
+    page = open_page("docs", ready=".opblock-summary")
+    page.get_by_text("Predict one slide").click()
+    page.wait_for_selector(".opblock-body")

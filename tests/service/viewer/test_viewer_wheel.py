@@ -1,4 +1,4 @@
-"""The package that users install carries the page and OpenSeadragon."""
+"""The package that users install carries the pages and what they need from npm."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-LIBRARY = ROOT / "node_modules" / "openseadragon" / "build" / "openseadragon" / "openseadragon.min.js"
-NEEDS_LIBRARY = pytest.mark.skipif(not LIBRARY.is_file(), reason="needs OpenSeadragon: make viewer")
+PACKAGE = json.loads((ROOT / "package.json").read_text())
+LIBRARIES = {name: ROOT / "node_modules" / place for name, place in PACKAGE["vendored"].items()}
 
 
 def test_the_lock_pins_what_is_asked_for_and_names_no_registry() -> None:
-    wanted = json.loads((ROOT / "package.json").read_text())["dependencies"]["openseadragon"]
     lock = json.loads((ROOT / "package-lock.json").read_text())
-    locked = lock["packages"]["node_modules/openseadragon"]
-    assert locked["version"] == wanted
-    assert locked["integrity"].startswith("sha512-")
+    assert set(PACKAGE["dependencies"]) == {"openseadragon", "swagger-ui-dist"}
+    for name, wanted in PACKAGE["dependencies"].items():
+        locked = lock["packages"][f"node_modules/{name}"]
+        assert locked["version"] == wanted
+        assert locked["integrity"].startswith("sha512-")
     assert not any("resolved" in package for package in lock["packages"].values())
 
 
@@ -29,12 +30,13 @@ def test_the_lock_pins_what_is_asked_for_and_names_no_registry() -> None:
 def test_none_of_it_is_in_the_repository() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
     assert "package-lock.json" in listed
-    assert not [name for name in listed.splitlines() if "openseadragon" in name or "node_modules" in name]
+    assert not [name for name in listed.splitlines() if Path(name).name in LIBRARIES or "node_modules" in name]
+    assert {str(path.relative_to(ROOT)) for path in LIBRARIES.values()} <= set((ROOT / "MANIFEST.in").read_text().split())
 
 
 @pytest.mark.slow
-@NEEDS_LIBRARY
-def test_a_built_wheel_carries_the_page_and_openseadragon(tmp_path: Path) -> None:
+@pytest.mark.skipif(not all(path.is_file() for path in LIBRARIES.values()), reason="needs the pages' libraries: make viewer")
+def test_a_built_wheel_carries_the_pages_and_their_libraries(tmp_path: Path) -> None:
     sources = tmp_path / "sources"
     kept = ("comel", "pipelines", "service", "configs", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
     sources.mkdir()
@@ -46,6 +48,7 @@ def test_a_built_wheel_carries_the_page_and_openseadragon(tmp_path: Path) -> Non
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         carried = {name.removeprefix("service/viewer/") for name in archive.namelist() if name.startswith("service/viewer/")}
-        assert archive.read("service/viewer/vendor/openseadragon.min.js") == LIBRARY.read_bytes()
+        for name, path in LIBRARIES.items():
+            assert archive.read(f"service/viewer/vendor/{name}") == path.read_bytes()
     own = {path.name for path in (ROOT / "service" / "viewer").iterdir() if path.is_file()}
-    assert carried == own | {"vendor/openseadragon.min.js", "vendor/LICENSE.txt"}
+    assert carried == own | {f"vendor/{name}" for name in LIBRARIES}
