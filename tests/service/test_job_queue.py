@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from databases import database, postgres, url  # noqa: F401
+from databases import database, other_url, postgres, url  # noqa: F401
 from sqlalchemy import text, update
 
 from comel.errors import ComelError, ConfigError
@@ -188,22 +188,28 @@ def test_a_newer_database_is_refused(database: Database) -> None:  # noqa: F811
         upgrade(database)
 
 
-def test_a_backup_is_restored_into_either_kind(database: Database, tmp_path: Path) -> None:  # noqa: F811
+def test_a_backup_of_either_kind_is_restored_into_either_kind(
+    database: Database,  # noqa: F811
+    other_url: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     queue = queue_of(database)
     jobs = [queue.submit(a_job(f"é{index}")) for index in range(3)]
     claimed = queue.claim("a")
     assert claimed is not None
     queue.finish(claimed.id, "a", a_row(claimed))
     assert backup(database, tmp_path / "b.gz") == 4
-    other = Database(f"sqlite:///{tmp_path / 'restored.db'}")
+    other = Database(other_url)
     assert restore(other, tmp_path / "b.gz") == 4
     for job in jobs:
         was, now = queue.get(job.id).job, queue_of(other).get(job.id).job
         assert [getattr(was, column.name) for column in Job.__table__.columns] == [
             getattr(now, column.name) for column in Job.__table__.columns
         ]
-    with pytest.raises(ConfigError, match="not empty"):
-        restore(database, tmp_path / "b.gz")
+    assert queue_of(other).claim("b") is not None
+    for filled in (database, other):
+        with pytest.raises(ConfigError, match="not empty"):
+            restore(filled, tmp_path / "b.gz")
     other.close()
 
 

@@ -7,10 +7,12 @@ import os
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +96,23 @@ class Server:
 
 
 @pytest.fixture
-def server(run: Path, tmp_path: Path) -> Iterator[Server]:
-    made = Server(run, tmp_path / "state")
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.kill()
+def server_of(run: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers of the run with settings of their own; those that still run at the end are killed."""
+    made: list[Server] = []
+
+    def of(**environment: str) -> Server:
+        made.append(Server(run, tmp_path / "state", **environment))
+        return made[-1]
+
+    yield of
+    for server in made:
+        if server.process is not None and server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture
+def server(server_of: Callable[..., Server]) -> Server:
+    return server_of()
 
 
 def load(folder: Path, count: int) -> list[Path]:
@@ -171,6 +185,66 @@ def test_a_job_outlives_the_server_and_its_worker(server: Server, tmp_path: Path
     assert server.stop() in (0, -signal.SIGTERM)
 
 
+def held(server: Server, bag: Path) -> tuple[str, psutil.Process]:
+    """A job that runs for as long as its worker process is stopped, and that process."""
+    first = server.send(bag, **ASYNC).json()["id"]
+    wait_for(server, first, "done")
+    (worker,) = (child for child in server.children() if any("torch" in part.path for part in child.memory_maps()))
+    worker.suspend()
+    job = server.send(bag, **ASYNC).json()["id"]
+    wait_for(server, job, "running")
+    return job, worker
+
+
+def wait_for(server: Server, job: str, state: str) -> Any:
+    deadline = time.monotonic() + 120
+    while (told := server.client.get(f"/v1/jobs/{job}").json())["state"] != state:
+        assert time.monotonic() < deadline, (told, server.log.read_text()[-3000:])
+        time.sleep(0.1)
+    return told
+
+
+def gone(process: psutil.Process) -> bool:
+    psutil.wait_procs([process], timeout=30)
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_job_that_runs_is_cancelled_and_its_process_ended(server_of: Callable[..., Server], tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.h5", a_bag("colon", "tumour", "a"))
+    server = server_of(COMEL_SYNC_MAX_INSTANCES="0")
+    server.start()
+    job, worker = held(server, tmp_path / "a.h5")
+    assert server.client.post(f"/v1/jobs/{job}/cancel").json()["state"] == "cancelled"
+    assert gone(worker)
+    assert server.client.get(f"/v1/predictions/{job}").status_code == 404
+    after = server.send(tmp_path / "a.h5", **ASYNC).json()["id"]
+    wait_for(server, after, "done")
+    assert server.client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled"
+    assert server.stop() in (0, -signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_service_told_to_stop_puts_back_what_takes_too_long(server_of: Callable[..., Server], tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.h5", a_bag("colon", "tumour", "a"))
+    server = server_of(COMEL_SYNC_MAX_INSTANCES="0", COMEL_GRACE_SECONDS="2", COMEL_MAX_ATTEMPTS="1")
+    server.start()
+    job, worker = held(server, tmp_path / "a.h5")
+    assert server.stop() in (0, -signal.SIGTERM)
+    assert gone(worker)
+    with closing(sqlite3.connect(server.state / "comel.db")) as rows:
+        assert rows.execute("SELECT state, attempts, lease_owner FROM jobs WHERE id = ?", [job]).fetchone() == (
+            "queued",
+            0,
+            None,
+        )
+    server.start()
+    wait_for(server, job, "done")
+    assert server.stop() in (0, -signal.SIGTERM)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_kills_under_load_lose_and_double_no_job(server: Server, tmp_path: Path) -> None:
@@ -180,11 +254,11 @@ def test_fifty_kills_under_load_lose_and_double_no_job(server: Server, tmp_path:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_worker_elsewhere_does_what_the_server_accepts(
-    run: Path,
+    server_of: Callable[..., Server],
     tmp_path: Path,
     postgres: str,  # noqa: F811
 ) -> None:
-    server = Server(run, tmp_path / "state", COMEL_DATABASE_URL=postgres, COMEL_WORKERS="0")
+    server = server_of(COMEL_DATABASE_URL=postgres, COMEL_WORKERS="0")
     server.start()
     write_bag(tmp_path / "a.h5", a_bag("colon", "tumour", "a"))
     identifier = server.send(tmp_path / "a.h5", **ASYNC).json()["id"]
