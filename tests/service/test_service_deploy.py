@@ -50,6 +50,14 @@ def test_the_image_runs_as_nobody_special_and_carries_what_the_package_needs() -
     assert not any((ROOT / name).is_symlink() for name in wanted)
 
 
+def test_the_compose_file_is_one_by_the_schema() -> None:
+    checker = Path(sys.executable).with_name("check-jsonschema")
+    if not checker.exists():
+        pytest.skip("check-jsonschema is not installed")
+    done = run(checker, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_compose_file_closes_what_it_can() -> None:
     content = compose()
     assert set(content) == {"name", "services", "networks", "volumes"}
