@@ -12,9 +12,8 @@ from typing import Any
 import h5py
 import pytest
 from fastapi.testclient import TestClient
-from test_service_models import MODEL, TRAINER, a_bag, a_cohort
+from runs import a_bag, a_run
 
-import comel
 from comel.bag import write_bag
 from comel.errors import ComelError
 from comel.killable import CallFailed, KillableWorker
@@ -28,12 +27,7 @@ from service.settings import ServiceSettings
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("at once")
-    manifest = a_cohort(folder / "cohort", "colon")
-    data = {"manifest": manifest, "bags": manifest.parent / "bags"}
-    settings = {"data": data, "model": MODEL, "strategy": {"name": "owlora", "rank": 2, "tasks": 3}, "trainer": TRAINER}
-    comel.train(settings, folder / "run", quiet=True)
-    return folder / "run"
+    return a_run(tmp_path_factory.mktemp("at once"), "run", "colon")
 
 
 @pytest.fixture

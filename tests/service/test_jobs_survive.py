@@ -21,9 +21,8 @@ import numpy as np
 import psutil
 import pytest
 from databases import postgres  # noqa: F401
-from test_service_models import CONTRACT, MODEL, TRAINER, a_bag, a_cohort
+from runs import CONTRACT, a_bag, a_run
 
-import comel
 from comel.bag import Bag, TileGeometry, read_bag, write_bag
 from comel.predictor import Predictor
 
@@ -34,12 +33,7 @@ ASYNC = {"Prefer": "respond-async"}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained run."""
-    folder = tmp_path_factory.mktemp("survive")
-    manifest = a_cohort(folder / "cohort", "colon")
-    data = {"manifest": manifest, "bags": manifest.parent / "bags"}
-    settings = {"data": data, "model": MODEL, "strategy": {"name": "owlora", "rank": 2, "tasks": 3}, "trainer": TRAINER}
-    comel.train(settings, folder / "run", quiet=True)
-    return folder / "run"
+    return a_run(tmp_path_factory.mktemp("survive"), "run", "colon")
 
 
 class Server:
