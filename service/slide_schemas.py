@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from service.schemas import EXAMPLE_SLIDE
+
 __all__ = ["SlideAnswer", "SlideEntry", "SlideList"]
 
-_ID = Field(description="the slide's id here", examples=["5d41402abc4b2a76b9719d911017c592"])
+_ID = Field(description="the slide's id here", examples=[EXAMPLE_SLIDE])
 
 
 class SlideEntry(BaseModel):
