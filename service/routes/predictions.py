@@ -233,7 +233,7 @@ async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIt
     finally:
         stored = account.made if isinstance(account.made, Stored) else None
         job = account.made.job if isinstance(account.made, Accepted) else None
-        slide = account.slide if stored is None else stored.prediction.slide_id
+        slide = stored.prediction.slide_id if stored is not None else job.slide_id if job is not None else account.slide
         model = stored.prediction.model if stored is not None else {}
         facts: dict[str, Any] = {
             "request": request.state.request_id,

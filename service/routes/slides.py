@@ -34,7 +34,7 @@ _JPEG: Responses = {
     **problems(404),
 }
 Prefix = Annotated[
-    str | None, Query(max_length=256, description="only slides whose file name begins so, in any case", examples=["slide-1"])
+    str | None, Query(max_length=256, description="only slides whose name begins so, in any case", examples=["slide-1"])
 ]
 SlideId = Annotated[str, PathParameter(description="a slide's id", examples=[EXAMPLE_SLIDE])]
 Level = Annotated[int, PathParameter(ge=0, le=2**31, description="DeepZoom level, 0 the coarsest", examples=[14])]
@@ -45,7 +45,10 @@ Width = Annotated[int, Query(ge=32, le=2048, description="width in pixels", exam
 
 @router.get("", summary="Slides of the slide folders", operation_id="list_slides", dependencies=[allow("read")])
 def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: Cursor = None) -> SlideList:
-    """By file name; `next` is the cursor of the page after this one. Slides whose files are symbolic links are not listed."""
+    """By file name; `next` is the cursor of the page after this one. A folder of DICOM files is one slide.
+
+    What lies behind a symbolic link is not listed.
+    """
     listed = _files(request).folders.listing()
     if prefix:
         listed = [slide for slide in listed if slide.name.casefold().startswith(prefix.casefold())]
