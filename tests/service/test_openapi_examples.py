@@ -195,8 +195,7 @@ def test_the_requests_of_the_examples_are_taken(
     case.mkdir()
     (case / "slide-1.svs").write_bytes(b"x")
     predictor.version = 1
-    allowed = settings.model_copy(update={"webhook_hosts": ("lims.example.org",)})
-    with TestClient(create_app(allowed, predictor=predictor)) as client:
+    with TestClient(create_app(settings, predictor=predictor)) as client:
         content = bag_bytes(tmp_path, make_bag([0.2]))
         for body in examples_of(document, "create_upload"):
             assert client.post("/v1/uploads", json=body).status_code == 201
