@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from service.examples import ANSWERS, REQUESTS
 from service.problems import Problem
 from service.schemas import SourceRequest
+from service.webhooks.description import WEBHOOKS, JobEnded
 
 __all__ = ["TAGS", "describe_once"]
 
@@ -27,7 +28,7 @@ TAGS = [
     {"name": "uploads", "description": "Bags and slides that are sent in parts."},
 ]
 
-_REFERRED: tuple[type[BaseModel], ...] = (Problem, SourceRequest)
+_REFERRED: tuple[type[BaseModel], ...] = (Problem, SourceRequest, JobEnded)
 _UNSAID = "Successful Response"
 """What FastAPI says of an answer of which nothing else is said."""
 
@@ -48,7 +49,9 @@ def describe_once(app: FastAPI) -> None:
 def _complete(document: dict[str, Any]) -> None:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for model in _REFERRED:
-        schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+    document["webhooks"] = WEBHOOKS
     for methods in document["paths"].values():
         for operation in methods.values():
             name = operation["operationId"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import keyword
 import re
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator, FormatChecker
 
 from service.app import create_app
+from service.db.tables import Job
 from service.keys import KeyStore
 from service.settings import ServiceSettings
+from service.webhooks.outbox import body_of
 
 BINARY = {"image/png", "image/jpeg", "application/x-hdf5", "application/octet-stream"}
 PROBLEM = "application/problem+json"
@@ -30,7 +33,7 @@ def document(settings: ServiceSettings, predictor: Any) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path, methods in document["paths"].items():
+    for path, methods in (document["paths"] | document["webhooks"]).items():
         for method, operation in methods.items():
             yield f"{method} {path}", operation
 
@@ -43,7 +46,7 @@ def bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
             for kind, content in operation["requestBody"]["content"].items():
                 yield where, kind, content
         for status, answer in operation["responses"].items():
-            assert ("content" in answer) == (status not in ("204", "304")), (where, status)
+            assert ("content" in answer) == (status not in ("204", "304", "2XX")), (where, status)
             for kind, content in answer.get("content", {}).items():
                 yield f"{where} {status}", kind, content
 
@@ -211,6 +214,20 @@ def test_the_requests_of_the_examples_are_taken(
         for path in ("/v1/jobs", "/v1/slides"):
             query = {one["name"]: one["schema"]["examples"][0] for one in document["paths"][path]["get"]["parameters"]}
             assert client.get(path, params=query).status_code == 200, path
+
+
+def test_the_call_of_a_webhook_looks_like_the_example(document: dict[str, Any]) -> None:
+    ended = {"id": "1" * 32, "finished": 1772357400.0}
+    sent = {
+        "done": Job(**ended, state="done", error=None),
+        "failed": Job(**ended, state="failed", error={"what": "w", "remedy": "r"}),
+    }
+    examples = {example["state"]: example for example in examples_of(document, "job_ended")}
+    assert set(examples) == set(sent)
+    for state, job in sent.items():
+        body = json.loads(body_of(job))
+        assert not mistakes(document, {"$ref": "#/components/schemas/JobEnded"}, body)
+        assert not shape(examples[state], body)
 
 
 def said(problem: dict[str, Any]) -> dict[str, str]:
