@@ -19,7 +19,8 @@ _ANY, _GIVEN = "p:", "given:"
 
 
 def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[str], **columns: Sequence[object]) -> None:
-    """Write each case's label, the prediction with the task unknown and with the task given, and all probabilities.
+    """Write each case's label, the prediction with the task unknown and with the task given, its distance from all that was
+    learned, and all probabilities.
 
     Args:
         path: the CSV. ``p:<class>`` holds the probability over all classes, ``given:<class>`` the one within the case's task.
@@ -38,6 +39,7 @@ def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[s
             "label": result.case.label,
             "predicted": classes[int(result.probabilities.argmax())],
             "predicted_with_task_given": classes[int(result.within.argmax())],
+            "distance": result.distance,
             **{_ANY + name: float(p) for name, p in zip(classes, result.probabilities, strict=True)},
             **{_GIVEN + name: float(p) for name, p in zip(classes, result.within, strict=True)},
         }
@@ -78,4 +80,5 @@ def _result(row: Mapping[str, str], classes: ClassSpace, head: int) -> CaseResul
         positive=classes.positive[column],
         probabilities=np.array([float(row[_ANY + name]) for name in classes.names]),
         within=np.array([float(row[_GIVEN + name]) for name in classes.names]),
+        distance=float(row["distance"]) if row.get("distance") else None,
     )

@@ -41,7 +41,8 @@ def evaluate_cases(
         advance()
         if not len(bag):
             continue
-        output = model(make_batch(bag, device))
+        batch = make_batch(bag, device)
+        output, distance = model(batch), model.distance(batch)
         probabilities = model.probabilities(output)[0]
         predicted = model.classes.head_of(int(probabilities.argmax()))
         logits = output.head_logits[0].double().cpu().numpy()
@@ -66,6 +67,7 @@ def evaluate_cases(
                 scores_given=model.evidence(output, head, given=True)[0].float().cpu().numpy(),
                 labels=None if labels is None else np.asarray(labels),
                 coords=None if bag.coords is None else np.asarray(bag.coords),
+                distance=None if distance is None else float(distance[0]),
             )
         )
     return results

@@ -134,10 +134,8 @@ class Predictor:
         )
 
     def _novelty(self, distance: Any) -> OutOfDistribution | None:
-        """Against the largest threshold of all tasks: distances mean the same for every task, and a smaller threshold was
-        chosen while less was known of how bags spread."""
-        thresholds = [info.distance_threshold for info in self._info.tasks if info.distance_threshold is not None]
-        return OutOfDistribution(float(distance[0]), max(thresholds)) if thresholds and distance is not None else None
+        threshold = self._info.distance_threshold
+        return None if threshold is None or distance is None else OutOfDistribution(float(distance[0]), threshold)
 
     def _threshold(self, head: int | None, task: str | None = None) -> float:
         """The given task's threshold; else that of the newest task with this head, else 0.5."""

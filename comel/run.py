@@ -77,6 +77,15 @@ class VersionInfo(BaseModel):
         """The contract that bags must fulfil."""
         return FeatureContract(**self.contract)
 
+    @property
+    def distance_threshold(self) -> float | None:
+        """The distance from which a slide is flagged as unlike all that was learned; None where none was chosen.
+
+        The largest of all tasks: distances mean the same for every task, and a smaller threshold was chosen while less was
+        known of how bags spread.
+        """
+        return max((info.distance_threshold for info in self.tasks if info.distance_threshold is not None), default=None)
+
 
 class RunDirectory:
     """Paths and versions of one run; opens no weights itself."""

@@ -31,6 +31,7 @@ class CaseResult:
         scores_given: (N,) instance scores with the task given.
         labels: (N,) instance labels, or None.
         coords: (N, 2) level-0 corners of the tiles, or None.
+        distance: from all that the model has learned (:mod:`comel.novelty`), or None where the model cannot tell.
     """
 
     case: Case
@@ -47,6 +48,7 @@ class CaseResult:
     scores_given: np.ndarray = field(default_factory=lambda: np.empty(0))
     labels: np.ndarray | None = None
     coords: np.ndarray | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from service.logs import describe_defect, make_log, route_library_logs
 from service.metrics import Metrics
 from service.middleware import RequestRecord
 from service.models import FixedModel, ModelRegistry, PredictorLike
-from service.openapi import describe_once
+from service.openapi import TAGS, describe_once
 from service.problems import install_problem_handlers
 from service.routes import documentation, health, jobs, prediction_parts, predictions, rasters, slides, uploads, viewer
 from service.routes import models as model_routes
@@ -89,6 +89,7 @@ def create_app(
         title="CoMEL",
         version=metadata.version("comel"),
         description=_DESCRIPTION,
+        openapi_tags=TAGS,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -14,8 +14,15 @@ from comel.errors import ComelError
 __all__ = ["Cursor", "Limit", "no_cursor", "page_of", "read_cursor", "write_cursor"]
 
 Entry = TypeVar("Entry")
-Limit = Annotated[int, Query(ge=1, le=1000, description="most entries of a page")]
-Cursor = Annotated[str | None, Query(max_length=1024, description="`next` of the page before; none: the first page")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="most entries of a page", examples=[100])]
+Cursor = Annotated[
+    str | None,
+    Query(
+        max_length=1024,
+        description="`next` of the page before; the first page if not given",
+        examples=["WyJzbGlkZS0xLnN2cyIsICI1ZDQxNDAyYWJjNGIyYTc2Yjk3MTlkOTExMDE3YzU5MiJd"],
+    ),
+]
 
 
 def page_of(

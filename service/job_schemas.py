@@ -12,7 +12,17 @@ from service.db.tables import Upload
 from service.jobs.queue import Accepted
 from service.schemas import EXAMPLE_ID, EXAMPLE_TIME, ID_PATTERN
 
-__all__ = ["JobAnswer", "JobPage", "State", "UploadAnswer", "UploadRequest", "job_answer", "time_of", "upload_answer"]
+__all__ = [
+    "JobAnswer",
+    "JobError",
+    "JobPage",
+    "State",
+    "UploadAnswer",
+    "UploadRequest",
+    "job_answer",
+    "time_of",
+    "upload_answer",
+]
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 

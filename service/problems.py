@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from comel.errors import ComelError
 
 __all__ = [
-    "RESPONSES",
+    "MEDIA_TYPE",
     "BusyError",
     "ConflictError",
     "NotFoundError",
@@ -78,24 +78,6 @@ class Problem(BaseModel):
 
 
 _STATUS = {NotFoundError: 404, ConflictError: 409, TooLargeError: 413, WrongKindError: 415, BusyError: 429, NotReadyError: 503}
-_MEANINGS = {
-    400: "The body cannot be read: it ended early, or is no form or no text in UTF-8.",
-    401: "No API key, or one that is not taken.",
-    403: "The key's scope does not reach this.",
-    404: "There is no such prediction, job, upload, slide or file.",
-    409: "It does not fit what is there already; the problem says how.",
-    413: "The body, or what it declares, is larger than the service takes.",
-    415: "The body or the file is of a kind that is not taken.",
-    422: "The content cannot be used; the problem says why and what to do.",
-    429: "The key asks too often, or the queue is full; Retry-After says how many seconds to wait.",
-    503: "The service cannot predict now; the problem says why.",
-}
-
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    for status, meaning in _MEANINGS.items()
-}
-"""The problems of a route for its OpenAPI entry; :mod:`service.openapi` adds what they refer to."""
 
 
 def without_paths(text: str, roots: Iterable[Path]) -> str:

@@ -37,6 +37,8 @@ Number = int | float
 ID_PATTERN = "^[0-9a-f]{32}$"
 EXAMPLE_ID = "9f86d081884c4d659a2feaa0c55ad015"
 EXAMPLE_TIME = "2026-03-01T09:30:00Z"
+EXAMPLE_UPLOAD = "0cc175b9c0f1b6a831c399e269772661"
+EXAMPLE_SLIDE = "5d41402abc4b2a76b9719d911017c592"
 
 
 class SourceRequest(BaseModel):
@@ -57,7 +59,7 @@ class SourceRequest(BaseModel):
         examples=["case-7/slide-1.svs"],
     )
     upload: str | None = Field(
-        default=None, pattern=ID_PATTERN, description="id of a complete upload", examples=["9f86d081884c4d659a2feaa0c55ad015"]
+        default=None, pattern=ID_PATTERN, description="id of a complete upload", examples=[EXAMPLE_UPLOAD]
     )
     model: str | None = Field(default=None, max_length=128, description="name of the model; the default one if not given")
     task: str | None = Field(

@@ -20,7 +20,7 @@ class SlideFiles:
         self.folders, self._uploads = folders, uploads
 
     def find(self, id_or_path: str) -> Path:
-        """The file of a slide; an uploaded slide has its upload's id.
+        """The file of a slide, or the folder of a DICOM slide; an uploaded slide has its upload's id.
 
         Raises:
             NotFoundError: there is none.
@@ -34,7 +34,7 @@ class SlideFiles:
         """The id of the slide that ``source`` (of a job or a prediction) names; None where it cannot be shown."""
         if "upload" in source:
             return source["upload"] if self._uploaded(source["upload"]) is not None else None
-        if "path" in source and (path := Path(source["path"])).is_file():
+        if "path" in source and (path := Path(source["path"])).exists():
             return self.folders.id_of(path)
         return None
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from service.schemas import EXAMPLE_SLIDE
+
 __all__ = ["SlideAnswer", "SlideEntry", "SlideList"]
 
-_ID = Field(description="the slide's id here", examples=["5d41402abc4b2a76b9719d911017c592"])
+_ID = Field(description="the slide's id here", examples=[EXAMPLE_SLIDE])
 
 
 class SlideEntry(BaseModel):
-    """A slide file."""
+    """A slide: a file, or a folder of DICOM files."""
 
     id: str = _ID
-    name: str = Field(description="the file's name, without its folder", examples=["slide-1.svs"])
+    name: str = Field(description="name of the file or the DICOM folder, without where it lies", examples=["slide-1.svs"])
     root: int = Field(description="number of the slide folder in the settings, from 0", examples=[0])
-    size_bytes: int = Field(description="size of the file", examples=[412_336_128])
+    size_bytes: int = Field(description="size of its files", examples=[412_336_128])
 
 
 class SlideList(BaseModel):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from comel.errors import SlideError
 from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
+from pipelines.slide_files import slide_files
 from service.problems import NotFoundError, NotReadyError
 
 if TYPE_CHECKING:
@@ -169,9 +170,14 @@ class SlidePictures:
 
 
 def version_of(path: Path) -> str:
-    """A name for what the file holds now, by its size and time of change."""
-    status = path.stat()
-    return hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns} {TILE_SIZE}".encode(), digest_size=12).hexdigest()
+    """A name for what the slide holds now, by the sizes and times of change of its files."""
+    return hashlib.blake2b(f"{_state(path)} {TILE_SIZE}".encode(), digest_size=12).hexdigest()
+
+
+def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of a slide's file; of all files of a DICOM slide's folder."""
+    parts = slide_files(path) if path.is_dir() else [path]
+    return tuple((part.name, status.st_size, status.st_mtime_ns) for part in parts for status in [part.stat()])
 
 
 def max_level(width: int, height: int) -> int:
@@ -181,7 +187,7 @@ def max_level(width: int, height: int) -> int:
 
 # What follows runs in the child processes.
 
-_opened: OrderedDict[tuple[Path, int, int], Slide] = OrderedDict()
+_opened: OrderedDict[tuple[Path, object], Slide] = OrderedDict()
 
 
 def read_facts(path: Path) -> SlideFacts:
@@ -234,8 +240,7 @@ def _source(slide: Slide, grid: TileGrid) -> tuple[int, float]:
 def _open(path: Path) -> Slide:
     from pipelines.slide import open_slide
 
-    status = path.stat()
-    key = (path, status.st_size, status.st_mtime_ns)
+    key = (path, _state(path))
     if key in _opened:
         _opened.move_to_end(key)
         return _opened[key]

@@ -1,7 +1,7 @@
 """The slides of the configured folders, by ids that say nothing of where they lie.
 
-A slide's id is a keyed hash of its folder's number and its path below it: the same after a restart, and of no use to guess
-names from. Answers and logs have the id and the file's name, never the path.
+A slide is a file, or a folder of DICOM files, as in the manifests. Its id is a keyed hash of its slide folder's number and its
+path below it: the same after a restart, and of no use to guess names from. Answers have the id and the name, never the path.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from comel.errors import ComelError
+from pipelines.slide_files import slide_files
 from service.problems import NotFoundError
 
 __all__ = ["ListedSlide", "SlideFolders", "is_slide_id", "resolve_slide"]
 
 SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .bif .svslide .czi .dcm .png .jpg .jpeg".split()  # noqa: SIM905
+    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .bif .svslide .czi .png .jpg .jpeg".split()  # noqa: SIM905
 )
+DICOM = ".dcm"
 MAX_LISTED = 100_000
 FRESH_SECONDS = 10.0
 _REMEDY = "name a slide that lies below the slide folder"
@@ -29,7 +31,7 @@ _REMEDY = "name a slide that lies below the slide folder"
 
 @dataclass(frozen=True, order=True)
 class ListedSlide:
-    """A slide file: its name, the number of its folder in the settings, its id, its size in bytes, and where it lies."""
+    """A slide: its name, the number of its folder in the settings, its id, its size in bytes, and where it lies."""
 
     name: str
     root: int
@@ -70,7 +72,9 @@ class SlideFolders:
         return self._path_of(id_or_path) if is_slide_id(id_or_path) else self._resolve(id_or_path)
 
     def id_of(self, path: Path) -> str | None:
-        """The id of a slide file, None where it lies in no slide folder."""
+        """The id of a slide, None where it lies in no slide folder; of a DICOM file it is its folder's."""
+        if path.suffix.lower() == DICOM and path.is_file():
+            path = path.parent
         for number, root in enumerate(self.roots):
             base = root.resolve()
             if path.is_relative_to(base):
@@ -83,7 +87,7 @@ class SlideFolders:
                 self._look()
             listed = self._listed.get(identifier)
         # What was a file when it was listed may have become a link that leads outside.
-        if listed is None or not listed.path.is_file() or listed.path.resolve() != listed.path:
+        if listed is None or not _is_slide(listed.path) or listed.path.resolve() != listed.path:
             raise NotFoundError("there is no slide of this id", "use an id that GET /v1/slides gives")
         return listed.path
 
@@ -103,7 +107,10 @@ class SlideFolders:
             base = root.resolve()
             for path in _slide_files(base):
                 identifier = self._id(number, path.relative_to(base))
-                size = path.stat().st_size
+                try:
+                    size = sum(part.stat().st_size for part in ([path] if path.is_file() else slide_files(path)))
+                except OSError:
+                    continue  # it went meanwhile
                 listed[identifier] = ListedSlide(path.name, number, identifier, size, path)
                 if len(listed) >= MAX_LISTED:
                     break
@@ -123,7 +130,7 @@ def resolve_slide(root: Path | None, name: str) -> Path:
 
     Raises:
         ComelError: no root is set, or ``name`` is absolute or leads outside, by ``..`` or by a symbolic link.
-        NotFoundError: there is no such file.
+        NotFoundError: there is no such file, and no such folder of DICOM files.
     """
     if root is None:
         raise ComelError(
@@ -139,23 +146,33 @@ def resolve_slide(root: Path | None, name: str) -> Path:
         raise NotFoundError(f"{name}: no such slide", _REMEDY) from None
     if not path.is_relative_to(base):
         raise ComelError(f"{name}: leads outside the slide folder", _REMEDY)
-    if not path.is_file():
+    if not _is_slide(path):
         raise NotFoundError(f"{name}: no such slide", _REMEDY)
     return path
 
 
 def _slide_files(base: Path) -> Iterator[Path]:
-    """Files with a slide's suffix, hidden ones and links left out; of a DICOM series, a folder of files, the first."""
+    """Files with a slide's suffix and folders of DICOM files; hidden ones and links are left out."""
     for folder, folders, names in os.walk(base):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        series = False
+        if any(Path(name).suffix.lower() == DICOM for name in names) and _is_slide(Path(folder)):
+            yield Path(folder)
         for name in sorted(names):
             path = Path(folder, name)
-            suffix = path.suffix.lower()
-            if suffix not in SUFFIXES or name.startswith(".") or path.is_symlink() or not name.isprintable():
-                continue
-            if suffix == ".dcm":
-                if series:
-                    continue
-                series = True
-            yield path
+            if path.suffix.lower() in SUFFIXES and not (name.startswith(".") or path.is_symlink() or not name.isprintable()):
+                yield path
+
+
+def _is_slide(path: Path) -> bool:
+    """Whether there is a file, or a folder of DICOM files of its own.
+
+    OpenSlide looks at every file beside a DICOM file, so none of them may be a link: it might lead outside.
+    """
+    folder = path.parent if path.suffix.lower() == DICOM and path.is_file() else path
+    if not folder.is_dir():
+        return path.is_file()
+    try:
+        linked = any(part.is_symlink() and part.is_file() for part in folder.iterdir())
+        return folder.name.isprintable() and bool(slide_files(folder)) and not linked
+    except OSError:  # it may not be read
+        return False

@@ -121,7 +121,7 @@ class Submissions:
             kind, name, place = upload.kind, Path(upload.name).stem, {"upload": upload.id, "name": upload.name}
         else:
             path = self._slides.find(source.slide or "")
-            kind, name, place = "slide", path.stem, {"path": str(path)}
+            kind, name, place = "slide", path.name if path.is_dir() else path.stem, {"path": str(path)}
         return self._accept(replace(self._new_job(asked, kind, name, model, version), source=place), reservation)
 
     def _model(self, asked: Asked) -> tuple[str, int]:

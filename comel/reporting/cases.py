@@ -26,6 +26,7 @@ class CaseTable:
         classes: (C,) class names: ``task/label``, or the labels alone where all tasks share one head.
         truth: (n,) column of the true class.
         probabilities: (n, C), the task not given.
+        strange: (n,) whether a case is unlike all that the version has learned, or None where that is not known.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,7 @@ class CaseTable:
     classes: tuple[str, ...]
     truth: np.ndarray
     probabilities: np.ndarray
+    strange: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,6 +79,7 @@ def read_cases(path: Path, info: VersionInfo) -> CaseTable:
             rows = list(csv.DictReader(stream))
         probabilities = np.array([[float(row[f"p:{head}/{label}"]) for head, label in columns] for row in rows], np.float64)
         truth = np.array([columns.index((head_of[row["task"]], row["label"])) for row in rows], np.int64)
+        distances = np.array([float(row.get("distance") or "nan") for row in rows])
         names, patients, tasks = (tuple(str(row[key]) for row in rows) for key in _REQUIRED[:3])
     except KeyError as error:
         raise RunError(f"{path}: damaged (no {error})", "restore the run from a copy") from None
@@ -86,7 +89,9 @@ def read_cases(path: Path, info: VersionInfo) -> CaseTable:
     if not np.isfinite(probabilities).all():
         raise RunError(f"{path}: damaged (a probability is not a number)", "restore the run from a copy")
     classes = tuple(label if len(heads) == 1 and info.mode == "domain-incremental" else f"{h}/{label}" for h, label in columns)
-    return CaseTable(names, patients, tasks, classes, truth, probabilities)
+    known = info.distance_threshold is not None and not np.isnan(distances).any()
+    strange = distances > (info.distance_threshold or 0.0) if known else None
+    return CaseTable(names, patients, tasks, classes, truth, probabilities, strange)
 
 
 def roc_curves(cases: CaseTable) -> list[Roc]:

@@ -92,6 +92,7 @@ def _slides(maps: SlideMaps) -> Markup:
 
 def _slide(entry: SlideMap, *, brief: bool) -> Markup:
     words = f"true {entry.truth} ({entry.probability:.3f}), predicted {entry.predicted}"
+    words += ", unlike all that was learned" if entry.strange else ""
     caption = tag("figcaption", tag("b", entry.case), tag("br"), words)
     if entry.picture is None:
         return tag("figure", caption, None if brief else tag("p", f"No map: {entry.reason}", class_="note"))

@@ -171,7 +171,26 @@ def test_cases(report: Report) -> Markup:
         texts=[[str(cell) for cell in row] for row in counts.tolist()],
     )
     note = f"{len(cases)} test cases of {len(set(cases.patients))} patients; the ground of a cell is its share of the row."
-    return join([_figures(figures, ""), table, tag("p", note, class_="note")])
+    return join([_figures(figures, ""), table, tag("p", note, class_="note"), _strange(cases)])
+
+
+def _strange(cases: CaseTable) -> Markup | None:
+    """How many test cases of each task are flagged as unlike all that was learned, where the run says so."""
+    if cases.strange is None:
+        return None
+    rows = []
+    for task in dict.fromkeys(cases.tasks):
+        of_task = np.array([other == task for other in cases.tasks])
+        flagged = int(cases.strange[of_task].sum())
+        rows.append((task, str(of_task.sum()), str(flagged), f"{100 * flagged / of_task.sum():.1f} %"))
+    note = (
+        "Test cases are of the kind that was learned, so about one in a hundred is flagged, or fewer. A larger share says that "
+    )
+    note += "they differ from the training cases, such as in scanner or stain."
+    table = plain_table(
+        ["task", "test cases", "flagged", "share"], rows, caption="Test cases flagged as unlike all that was learned"
+    )
+    return join([table, tag("p", note, class_="note")])
 
 
 def _reliability(cases: CaseTable) -> Markup:

@@ -24,7 +24,8 @@ _WIDTH, _TALLEST, _COLOURS = 352, 440, 64
 
 @dataclass(frozen=True)
 class SlideMap:
-    """A test case: true and predicted class, the probability of the true one, and its map as a PNG or why there is none."""
+    """A test case: true and predicted class, the probability of the true one, its map as a PNG or why there is none, and
+    whether it is unlike all that was learned."""
 
     case: str
     truth: str
@@ -32,6 +33,7 @@ class SlideMap:
     probability: float
     picture: bytes | None
     reason: str = ""
+    strange: bool = False
 
     @property
     def address(self) -> str:
@@ -78,6 +80,7 @@ def slide_maps(report: Report, advance: Callable[..., None] = lambda steps=1, te
                 float(cases.of_true_class[index]),
                 picture,
                 why,
+                cases.strange is not None and bool(cases.strange[index]),
             )
 
     best, worst = best_and_worst(cases)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,7 +11,8 @@ from service.access import allow
 from service.backend import Backend
 from service.metrics import Metrics
 from service.models import ModelRegistry
-from service.problems import RESPONSES, NotReadyError
+from service.problems import NotReadyError
+from service.responses import file_answer, guarded, problems
 from service.schemas import Health, Readiness
 from service.settings import ServiceSettings
 
@@ -20,7 +20,7 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["health"])
 
-_TEXT: dict[int | str, dict[str, Any]] = {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}}
+_TEXT = {"type": "string", "examples": ["# TYPE comel_predictions_total counter\n"]}
 
 
 @router.get("/healthz", summary="Is the service up", operation_id="health")
@@ -29,7 +29,7 @@ async def health() -> Health:
     return Health()
 
 
-@router.get("/readyz", summary="Can the service predict", operation_id="readiness", responses={503: RESPONSES[503]})
+@router.get("/readyz", summary="Can the service predict", operation_id="readiness", responses=problems(503))
 def ready(request: Request) -> Readiness:
     """Whether the models are open, and the folders can be used with room for an upload."""
     settings: ServiceSettings = request.app.state.settings
@@ -55,7 +55,7 @@ def ready(request: Request) -> Readiness:
     summary="Counts and times for Prometheus",
     operation_id="metrics",
     response_class=Response,
-    responses={**_TEXT, 401: RESPONSES[401], 403: RESPONSES[403], 429: RESPONSES[429]},
+    responses=file_answer("text/plain", "Prometheus' text format.", _TEXT) | guarded(),
     dependencies=[allow("admin")],
 )
 def metrics(request: Request) -> Response:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from service.access import allow
 from service.backend import Backend
 from service.ids import is_id
 from service.job_schemas import JobAnswer, JobPage, State, job_answer
-from service.problems import RESPONSES
+from service.responses import guarded, problems
+from service.schemas import EXAMPLE_ID
 
 __all__ = ["router"]
 
-router = APIRouter(
-    prefix="/v1/jobs", tags=["jobs"], responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)}
-)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=guarded(422))
 
-Limit = Annotated[int, Query(ge=1, le=200, description="most entries of the page")]
-Cursor = Annotated[str | None, Query(max_length=200, description="'next' of the page before; the first page if not given")]
-StateFilter = Annotated[State | None, Query(description="only jobs in this state")]
-ModelFilter = Annotated[str | None, Query(max_length=128, pattern="^[!-~]+$", description="only jobs of this model")]
+Limit = Annotated[int, Query(ge=1, le=200, description="most entries of the page", examples=[50])]
+Cursor = Annotated[
+    str | None,
+    Query(
+        max_length=200,
+        description="`next` of the page before; the first page if not given",
+        examples=["WyIxNzcyMzU3NDAwLjAiLCAiOWY4NmQwODE4ODRjNGQ2NTlhMmZlYWEwYzU1YWQwMTUiXQ"],
+    ),
+]
+StateFilter = Annotated[State | None, Query(description="only jobs in this state", examples=["running"])]
+ModelFilter = Annotated[
+    str | None, Query(max_length=128, pattern="^[!-~]+$", description="only jobs of this model", examples=["breast"])
+]
+JobId = Annotated[str, Path(description="a job's id", examples=[EXAMPLE_ID])]
 
 
 @router.get("", summary="List jobs", operation_id="list_jobs", dependencies=[allow("read")])
@@ -33,14 +42,26 @@ def list_jobs(
     return JobPage(items=[job_answer(accepted) for accepted in page.items], next=page.next)
 
 
-@router.get("/{identifier}", summary="How far a job is", operation_id="read_job", dependencies=[allow("read")])
-def read_job(request: Request, identifier: str) -> JobAnswer:
+@router.get(
+    "/{identifier}",
+    summary="How far a job is",
+    operation_id="read_job",
+    responses=problems(404),
+    dependencies=[allow("read")],
+)
+def read_job(request: Request, identifier: JobId) -> JobAnswer:
     """State, progress, and its place in the queue. Ask again every second or two, or give the job a webhook."""
     return job_answer(_backend(request).queue.get(identifier))
 
 
-@router.post("/{identifier}/cancel", summary="Cancel a job", operation_id="cancel_job", dependencies=[allow("predict")])
-def cancel_job(request: Request, identifier: str) -> JobAnswer:
+@router.post(
+    "/{identifier}/cancel",
+    summary="Cancel a job",
+    operation_id="cancel_job",
+    responses=problems(404),
+    dependencies=[allow("predict")],
+)
+def cancel_job(request: Request, identifier: JobId) -> JobAnswer:
     """A job that waits is never begun; one that runs has its worker process killed. One that has ended stays as it is."""
     known = identifier if is_id(identifier) else None
     facts = {"request": request.state.request_id, "job": known}

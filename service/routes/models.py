@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 
 from comel.errors import ComelError
 from comel.files import read_json
@@ -15,7 +15,8 @@ from service.access import allow
 from service.audit import AuditLog
 from service.metrics import Metrics
 from service.models import ModelRegistry
-from service.problems import RESPONSES, without_paths
+from service.problems import without_paths
+from service.responses import guarded, problems
 from service.schemas import (
     ModelAnswer,
     ModelsAnswer,
@@ -29,11 +30,9 @@ from service.settings import ServiceSettings
 
 __all__ = ["router"]
 
-router = APIRouter(
-    prefix="/v1/models",
-    tags=["models"],
-    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
-)
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=guarded(422))
+
+ModelName = Annotated[str, Path(description="a model's name", examples=["breast"])]
 
 
 @router.get("", summary="The models that answer", operation_id="list_models", dependencies=[allow("read")])
@@ -49,8 +48,14 @@ def models(request: Request) -> ModelsAnswer:
     )
 
 
-@router.get("/{name}", summary="One model with its versions", operation_id="read_model", dependencies=[allow("read")])
-def model(request: Request, name: str) -> ModelAnswer:
+@router.get(
+    "/{name}",
+    summary="One model with its versions",
+    operation_id="read_model",
+    responses=problems(404),
+    dependencies=[allow("read")],
+)
+def model(request: Request, name: ModelName) -> ModelAnswer:
     """The model with every version of its run, their scores and adapters."""
     return _answer(request, name)
 
@@ -59,10 +64,10 @@ def model(request: Request, name: str) -> ModelAnswer:
     "/{name}/version",
     summary="Choose which version answers",
     operation_id="choose_version",
-    responses={400: RESPONSES[400]},
+    responses=problems(400, 404),
     dependencies=[allow("admin")],
 )
-def choose_version(request: Request, name: str, asked: VersionRequest) -> ModelAnswer:
+def choose_version(request: Request, name: ModelName, asked: VersionRequest) -> ModelAnswer:
     """Roll back to an older version, or forward; null follows the newest again.
 
     The version is loaded and tried first. Where it cannot be used, or wants bags that are made otherwise, nothing changes and

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from comel.maps import COLOUR_MAPS
 from service.access import allow
-from service.problems import RESPONSES
-from service.routes.predictions import backend_of, instances_body, reading
+from service.responses import file_answer, guarded
+from service.routes.predictions import PredictionId, backend_of, instances_body, reading
 from service.schemas import InstancesAnswer, TileBody, TilesAnswer
 from service.top_tiles import strongest
 
@@ -20,33 +20,46 @@ router = APIRouter(
     prefix="/v1/predictions/{identifier}",
     tags=["predictions"],
     dependencies=[allow("read")],
-    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
+    responses=guarded(404, 422),
 )
 
-Threshold = Annotated[float | None, Query(ge=0, le=1, description="instance score to outline; the model's own if not given")]
-Width = Annotated[int | None, Query(ge=256, le=4096, description="width of the picture in pixels (1024)")]
-Alpha = Annotated[float | None, Query(ge=0, le=1, description="opacity of a tile with score 1")]
-ColourMap = Annotated[Literal[COLOUR_MAPS] | None, Query(description="colours of the scores (viridis)")]  # type: ignore[valid-type]
+Threshold = Annotated[
+    float | None, Query(ge=0, le=1, description="instance score to outline; the model's own if not given", examples=[0.5])
+]
+Width = Annotated[
+    int | None, Query(ge=256, le=4096, description="width of the picture in pixels; 1024 if not given", examples=[1024])
+]
+Alpha = Annotated[
+    float | None, Query(ge=0, le=1, description="opacity of a tile with score 1; 0.6 if not given", examples=[0.6])
+]
+ColourMap = Annotated[
+    Literal[COLOUR_MAPS] | None,  # type: ignore[valid-type]
+    Query(description="colours of the scores; viridis if not given", examples=["magma"]),
+]
 Origin = Annotated[
-    Literal["bounds", "level0"], Query(description="where (0, 0) lies: bounds as QuPath has it, level0 as OpenSlide")
+    Literal["bounds", "level0"],
+    Query(description="where (0, 0) lies: bounds as QuPath has it, level0 as OpenSlide", examples=["level0"]),
 ]
 MinimumScore = Annotated[
-    float | None, Query(ge=0, le=1, description="leave out tiles below; the model's threshold if not given")
+    float | None, Query(ge=0, le=1, description="leave out tiles below; the model's threshold if not given", examples=[0.5])
 ]
-Merge = Annotated[bool, Query(description="join touching tiles into regions")]
-Count = Annotated[int, Query(ge=1, le=1000, description="how many tiles")]
-Rank = Annotated[int, Path(ge=1, le=1000, description="1 is the strongest")]
+Merge = Annotated[bool, Query(description="join touching tiles into regions", examples=[True])]
+Count = Annotated[int, Query(ge=1, le=1000, description="how many tiles", examples=[12])]
+Rank = Annotated[int, Path(ge=1, le=1000, description="1 is the strongest", examples=[1])]
 
-
-_BINARY = {"type": "string", "format": "binary"}
-
-
-def _file(kind: str, what: str, schema: dict[str, str] = _BINARY) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": what, "content": {kind: {"schema": schema}}}}
+_COLLECTION = {
+    "type": "object",
+    "required": ["type", "features"],
+    "properties": {
+        "type": {"type": "string", "description": "always FeatureCollection"},
+        "features": {"type": "array", "items": {"type": "object"}, "description": "GeoJSON features"},
+        "notice": {"type": "string", "description": "what the answer may be used for"},
+    },
+}
 
 
 @router.get("/instances", summary="All tiles with their scores", operation_id="read_instances")
-def instances(request: Request, identifier: str) -> InstancesAnswer:
+def instances(request: Request, identifier: PredictionId) -> InstancesAnswer:
     """The instance-level map as numbers, whole."""
     with reading(request, identifier, "instances"):
         stored = backend_of(request).predictions.load(identifier)
@@ -58,11 +71,11 @@ def instances(request: Request, identifier: str) -> InstancesAnswer:
     summary="The map as a picture",
     operation_id="read_map",
     response_class=Response,
-    responses=_file("image/png", "The scores over the slide, on a scale of 0 to 1."),
+    responses=file_answer("image/png", "The scores over the slide, on a scale of 0 to 1."),
 )
 def map_png(
     request: Request,
-    identifier: str,
+    identifier: PredictionId,
     width: Width = None,
     threshold: Threshold = None,
     alpha: Alpha = None,
@@ -79,11 +92,15 @@ def map_png(
     "/map.geojson",
     summary="The map as GeoJSON",
     operation_id="read_geojson",
-    response_class=JSONResponse,
-    responses=_file("application/geo+json", "A FeatureCollection that QuPath opens.", {"type": "object"}),
+    response_class=Response,
+    responses=file_answer("application/geo+json", "A FeatureCollection that QuPath opens.", _COLLECTION),
 )
 def map_geojson(
-    request: Request, identifier: str, origin: Origin = "bounds", minimum_score: MinimumScore = None, merge: Merge = False
+    request: Request,
+    identifier: PredictionId,
+    origin: Origin = "bounds",
+    minimum_score: MinimumScore = None,
+    merge: Merge = False,
 ) -> JSONResponse:
     """Tiles from the threshold on, or the regions that they form, in level-0 pixels."""
     with reading(request, identifier, "map.geojson"):
@@ -93,7 +110,7 @@ def map_geojson(
 
 
 @router.get("/tiles", summary="The strongest tiles", operation_id="read_tiles")
-def tiles(request: Request, identifier: str, count: Count = 12) -> TilesAnswer:
+def tiles(request: Request, identifier: PredictionId, count: Count = 12) -> TilesAnswer:
     """Highest score first. Pictures were kept of the first 12 where the prediction was made from a slide."""
     with reading(request, identifier, "tiles"):
         stored = backend_of(request).predictions.load(identifier)
@@ -121,9 +138,9 @@ def tiles(request: Request, identifier: str, count: Count = 12) -> TilesAnswer:
     summary="The picture of a strong tile",
     operation_id="read_tile_picture",
     response_class=FileResponse,
-    responses=_file("image/jpeg", "The tile as the encoder saw it."),
+    responses=file_answer("image/jpeg", "The tile as the encoder saw it."),
 )
-def tile_picture(request: Request, identifier: str, rank: Rank) -> FileResponse:
+def tile_picture(request: Request, identifier: PredictionId, rank: Rank) -> FileResponse:
     """Kept with the prediction where that was made from a slide."""
     with reading(request, identifier, "tile"):
         return FileResponse(backend_of(request).predictions.tile(identifier, rank), media_type="image/jpeg")
@@ -134,9 +151,9 @@ def tile_picture(request: Request, identifier: str, rank: Rank) -> FileResponse:
     summary="The bag",
     operation_id="read_bag",
     response_class=FileResponse,
-    responses=_file("application/x-hdf5", "The features that the prediction was made from."),
+    responses=file_answer("application/x-hdf5", "The features that the prediction was made from."),
 )
-def bag(request: Request, identifier: str) -> FileResponse:
+def bag(request: Request, identifier: PredictionId) -> FileResponse:
     """As it was sent, or as it was extracted from the slide."""
     with reading(request, identifier, "bag.h5"):
         return FileResponse(backend_of(request).predictions.bag(identifier), media_type="application/x-hdf5")

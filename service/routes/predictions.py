@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import ValidationError
 
 from comel.errors import ComelError
@@ -25,9 +25,11 @@ from service.job_schemas import JobAnswer, job_answer, time_of
 from service.jobs.queue import Accepted
 from service.metrics import Metrics
 from service.prediction_files import Stored
-from service.problems import RESPONSES, WrongKindError, describe_validation
+from service.problems import WrongKindError, describe_validation
+from service.responses import created, guarded, problems
 from service.routes.jobs import Cursor, Limit
 from service.schemas import (
+    EXAMPLE_ID,
     InstancesBody,
     Links,
     OutOfDistributionBody,
@@ -39,15 +41,11 @@ from service.schemas import (
 )
 from service.submission import Asked
 
-__all__ = ["backend_of", "instances_body", "reading", "router"]
+__all__ = ["PredictionId", "backend_of", "instances_body", "reading", "router"]
 
 MAX_INLINE_INSTANCES = 10_000
 
-router = APIRouter(
-    prefix="/v1/predictions",
-    tags=["predictions"],
-    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
-)
+router = APIRouter(prefix="/v1/predictions", tags=["predictions"], responses=guarded(422))
 
 _FIELDS = {
     "task": "tell apart the classes of this task only",
@@ -71,18 +69,21 @@ _BODY = {
     "required": True,
     "content": {
         "multipart/form-data": {"schema": _UPLOAD_SCHEMA, "encoding": {"bag": {"contentType": "application/x-hdf5"}}},
-        "application/json": {
-            "schema": {"$ref": "#/components/schemas/SourceRequest"},
-            "example": {"slide": "case-7/slide-1.svs", "task": None, "mpp": None},
-        },
+        "application/json": {"schema": {"$ref": "#/components/schemas/SourceRequest"}},
     },
 }
 
 IdempotencyKeyHeader = Annotated[
     str | None,
-    Header(description="the same request sent again with the same key leads to the same result", min_length=1, max_length=128),
+    Header(
+        description="the same request sent again with the same key leads to the same result",
+        min_length=1,
+        max_length=128,
+        examples=["case-7-1"],
+    ),
 ]
 Prefer = Annotated[str | None, Header(description="respond-async: a job in any case", examples=["respond-async"])]
+PredictionId = Annotated[str, Path(description="a prediction's id", examples=[EXAMPLE_ID])]
 
 
 @router.post(
@@ -92,9 +93,9 @@ Prefer = Annotated[str | None, Header(description="respond-async: a job in any c
     operation_id="predict",
     response_model=PredictionAnswer,
     responses={
-        201: {"description": "The prediction, made at once from a bag."},
-        202: {"model": JobAnswer, "description": "A job that makes the prediction; Location says where to ask how far it is."},
-        **{status: RESPONSES[status] for status in (400, 409, 413, 415)},
+        201: created(f"/v1/predictions/{EXAMPLE_ID}", "The prediction, made at once from a bag."),
+        202: {"model": JobAnswer, **created(f"/v1/jobs/{EXAMPLE_ID}", "A job that makes the prediction.")},
+        **problems(400, 404, 409, 413, 415),
     },
     openapi_extra={"requestBody": _BODY},
     dependencies=[allow("predict")],
@@ -147,8 +148,14 @@ def list_predictions(request: Request, limit: Limit = 50, cursor: Cursor = None)
     return PredictionPage(items=entries, next=page.next)
 
 
-@router.get("/{identifier}", summary="Read a prediction", operation_id="read_prediction", dependencies=[allow("read")])
-def read(request: Request, identifier: str) -> PredictionAnswer:
+@router.get(
+    "/{identifier}",
+    summary="Read a prediction",
+    operation_id="read_prediction",
+    responses=problems(404),
+    dependencies=[allow("read")],
+)
+def read(request: Request, identifier: PredictionId) -> PredictionAnswer:
     """As it was answered when it was made."""
     with reading(request, identifier, "prediction"):
         stored = backend_of(request).predictions.load(identifier)
@@ -160,9 +167,10 @@ def read(request: Request, identifier: str) -> PredictionAnswer:
     status_code=204,
     summary="Delete a prediction",
     operation_id="delete_prediction",
+    responses=problems(404),
     dependencies=[allow("predict")],
 )
-def delete(request: Request, identifier: str) -> None:
+def delete(request: Request, identifier: PredictionId) -> None:
     """With its map, its pictures and its bag. Its job stays in the list; the audit log keeps who deleted it."""
     audit: AuditLog = request.app.state.audit
     facts = {"request": request.state.request_id, "prediction": identifier if is_id(identifier) else None}
@@ -225,7 +233,7 @@ async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIt
     finally:
         stored = account.made if isinstance(account.made, Stored) else None
         job = account.made.job if isinstance(account.made, Accepted) else None
-        slide = account.slide if stored is None else stored.prediction.slide_id
+        slide = stored.prediction.slide_id if stored is not None else job.slide_id if job is not None else account.slide
         model = stored.prediction.model if stored is not None else {}
         facts: dict[str, Any] = {
             "request": request.state.request_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from comel.prediction import Prediction
 from comel.raster import RasterTransform, raster_picture, score_raster
 from service.access import allow
-from service.problems import RESPONSES
-from service.routes.predictions import backend_of, reading
+from service.responses import file_answer, guarded
+from service.routes.predictions import PredictionId, backend_of, reading
 
 __all__ = ["router"]
 
@@ -21,15 +21,17 @@ router = APIRouter(
     prefix="/v1/predictions",
     tags=["predictions"],
     dependencies=[allow("read")],
-    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
+    responses=guarded(404, 422),
 )
 
-_PNG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Grey 1 to 255 for scores 0 to 1; transparent where no tile lies.", "content": {"image/png": {}}}
-}
 ClassName = Annotated[
     str | None,
-    Query(alias="class", max_length=512, description="scores of this class; of the predicted finding if not given"),
+    Query(
+        alias="class",
+        max_length=512,
+        description="scores of this class; of the predicted finding if not given",
+        examples=["breast/tumour"],
+    ),
 ]
 
 
@@ -56,9 +58,9 @@ class RasterAnswer(BaseModel):
     summary="The scores, a pixel a tile",
     operation_id="read_raster",
     response_class=Response,
-    responses=_PNG,
+    responses=file_answer("image/png", "Grey 1 to 255 for scores 0 to 1; transparent where no tile lies."),
 )
-def raster_png(request: Request, identifier: str, name: ClassName = None) -> Response:
+def raster_png(request: Request, identifier: PredictionId, name: ClassName = None) -> Response:
     """To be laid at the corners that raster.json gives. A score is `(grey - 1) / 254`."""
     with reading(request, identifier, "raster.png"):
         raster, _ = _raster(_load(request, identifier), name)
@@ -68,7 +70,7 @@ def raster_png(request: Request, identifier: str, name: ClassName = None) -> Res
 
 
 @router.get("/{identifier}/raster.json", summary="Where raster.png lies", operation_id="read_raster_place")
-def raster_json(request: Request, identifier: str) -> RasterAnswer:
+def raster_json(request: Request, identifier: PredictionId) -> RasterAnswer:
     """The corners of the raster, the threshold, and the classes whose scores can be asked for."""
     with reading(request, identifier, "raster.json"):
         prediction = _load(request, identifier)

@@ -13,8 +13,10 @@ from fastapi import Path as PathParameter
 from service.access import allow
 from service.audit import AuditLog
 from service.cursors import Cursor, Limit, page_of
-from service.problems import RESPONSES, NotFoundError
+from service.problems import NotFoundError
+from service.responses import Responses, file_answer, guarded, problems
 from service.routes.predictions import backend_of
+from service.schemas import EXAMPLE_SLIDE
 from service.slide_files import SlideFiles
 from service.slide_schemas import SlideAnswer, SlideEntry, SlideList
 from service.slide_tiles import OVERLAP, TILE_SIZE, SlidePictures, version_of
@@ -24,25 +26,29 @@ __all__ = ["router"]
 
 PICTURE_SECONDS = 3600
 
-router = APIRouter(
-    prefix="/v1/slides",
-    tags=["slides"],
-    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429, 503)},
-)
+router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=guarded(422))
 
-_JPEG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The picture.", "content": {"image/jpeg": {}}},
+_JPEG: Responses = {
+    **file_answer("image/jpeg", "The picture; its ETag is for `If-None-Match`."),
     304: {"description": "Not changed since the ETag that was sent."},
+    **problems(404),
 }
-Prefix = Annotated[str | None, Query(max_length=256, description="only slides whose file name begins so, in any case")]
-SlideId = Annotated[str, PathParameter(description="a slide's id", examples=["5d41402abc4b2a76b9719d911017c592"])]
-Whole = Annotated[int, PathParameter(ge=0, le=2**31)]
-Width = Annotated[int, Query(ge=32, le=2048, description="width in pixels")]
+Prefix = Annotated[
+    str | None, Query(max_length=256, description="only slides whose name begins so, in any case", examples=["slide-1"])
+]
+SlideId = Annotated[str, PathParameter(description="a slide's id", examples=[EXAMPLE_SLIDE])]
+Level = Annotated[int, PathParameter(ge=0, le=2**31, description="DeepZoom level, 0 the coarsest", examples=[14])]
+Column = Annotated[int, PathParameter(ge=0, le=2**31, description="column of the tile, from the left", examples=[3])]
+Row = Annotated[int, PathParameter(ge=0, le=2**31, description="row of the tile, from the top", examples=[5])]
+Width = Annotated[int, Query(ge=32, le=2048, description="width in pixels", examples=[256])]
 
 
 @router.get("", summary="Slides of the slide folders", operation_id="list_slides", dependencies=[allow("read")])
 def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: Cursor = None) -> SlideList:
-    """By file name; `next` is the cursor of the page after this one. Slides whose files are symbolic links are not listed."""
+    """By file name; `next` is the cursor of the page after this one. A folder of DICOM files is one slide.
+
+    What lies behind a symbolic link is not listed.
+    """
     listed = _files(request).folders.listing()
     if prefix:
         listed = [slide for slide in listed if slide.name.casefold().startswith(prefix.casefold())]
@@ -54,7 +60,13 @@ def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: 
     )
 
 
-@router.get("/{slide}", summary="What a slide is like", operation_id="read_slide", dependencies=[allow("read")])
+@router.get(
+    "/{slide}",
+    summary="What a slide is like",
+    operation_id="read_slide",
+    responses=problems(404),
+    dependencies=[allow("read")],
+)
 async def read(request: Request, slide: SlideId) -> SlideAnswer:
     """Sizes in level-0 pixels, micrometres per pixel, and the numbers of its DeepZoom tiles."""
     audit: AuditLog = request.app.state.audit
@@ -86,7 +98,7 @@ async def read(request: Request, slide: SlideId) -> SlideAnswer:
     responses=_JPEG,
     dependencies=[allow("read", cost=0.01)],
 )
-async def tile(request: Request, slide: SlideId, level: Whole, column: Whole, row: Whole) -> Response:
+async def tile(request: Request, slide: SlideId, level: Level, column: Column, row: Row) -> Response:
     """A part of the slide; `level`, `column` and `row` as DeepZoom counts them. A hundred tiles count as one request."""
     pictures = _pictures(request)
     return await _picture(request, slide, lambda path: pictures.tile(path, level, column, row))

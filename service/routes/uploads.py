@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.access import allow
 from service.backend import Backend
 from service.bodies import limited
 from service.ids import is_id
 from service.job_schemas import UploadAnswer, UploadRequest, upload_answer
-from service.problems import RESPONSES
+from service.responses import BINARY, created, guarded, problems
+from service.schemas import EXAMPLE_UPLOAD
 from service.uploads import UploadStore
 
 __all__ = ["router"]
@@ -20,15 +21,16 @@ router = APIRouter(
     prefix="/v1/uploads",
     tags=["uploads"],
     dependencies=[allow("predict")],
-    responses={status: RESPONSES[status] for status in (401, 403, 404, 422, 429)},
+    responses=guarded(422),
 )
 
-Offset = Annotated[int, Query(ge=0, le=2**53, description="where the part begins: the upload's offset")]
+Offset = Annotated[int, Query(ge=0, le=2**53, description="where the part begins: the upload's offset", examples=[16777216])]
+UploadId = Annotated[str, Path(description="an upload's id", examples=[EXAMPLE_UPLOAD])]
 _PART: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "the bytes of the part, at most part_size of them",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/octet-stream": {"schema": BINARY}},
     }
 }
 
@@ -38,7 +40,7 @@ _PART: dict[str, Any] = {
     status_code=201,
     summary="Begin an upload",
     operation_id="create_upload",
-    responses={status: RESPONSES[status] for status in (400, 413)},
+    responses={201: created(f"/v1/uploads/{EXAMPLE_UPLOAD}", "The upload, to be sent in parts."), **problems(400, 413)},
 )
 def create_upload(request: Request, response: Response, asked: UploadRequest) -> UploadAnswer:
     """Reserves room for a bag or a slide that is then sent in parts, and can be gone on with after a break."""
@@ -53,10 +55,10 @@ def create_upload(request: Request, response: Response, asked: UploadRequest) ->
     "/{identifier}",
     summary="Send a part",
     operation_id="send_part",
-    responses={status: RESPONSES[status] for status in (409, 413, 415)},
+    responses=problems(404, 409, 413, 415),
     openapi_extra=_PART,
 )
-async def send_part(request: Request, identifier: str, offset: Offset) -> UploadAnswer:
+async def send_part(request: Request, identifier: UploadId, offset: Offset) -> UploadAnswer:
     """Adds bytes at the upload's offset. After a break, ask for the upload and go on at its offset; a part with another offset
     is refused with 409, and `Upload-Offset` says the right one. With the last part the file is looked at: what is neither a
     bag nor a slide, or is not what was announced, is deleted."""
@@ -65,14 +67,20 @@ async def send_part(request: Request, identifier: str, offset: Offset) -> Upload
     return _answer(request, await _uploads(request).append(identifier, offset, body))
 
 
-@router.get("/{identifier}", summary="How far an upload is", operation_id="read_upload")
-def read_upload(request: Request, identifier: str) -> UploadAnswer:
+@router.get("/{identifier}", summary="How far an upload is", operation_id="read_upload", responses=problems(404))
+def read_upload(request: Request, identifier: UploadId) -> UploadAnswer:
     """The offset is where the next part begins."""
     return _answer(request, _uploads(request).get(identifier))
 
 
-@router.delete("/{identifier}", status_code=204, summary="Delete an upload", operation_id="delete_upload")
-def delete_upload(request: Request, identifier: str) -> None:
+@router.delete(
+    "/{identifier}",
+    status_code=204,
+    summary="Delete an upload",
+    operation_id="delete_upload",
+    responses=problems(404),
+)
+def delete_upload(request: Request, identifier: UploadId) -> None:
     """Its file too. Predictions that were made from it stay, without its slide."""
     facts = {"request": request.state.request_id, "upload": identifier if is_id(identifier) else None}
     with request.app.state.audit.recorded("delete", key=getattr(request.state, "key", None), **facts):

@@ -3,7 +3,7 @@
 import { byId, element, fill } from "./dom.js";
 
 /**
- * @param actions [[keys, words, work]]; the first key of each is shown.
+ * @param actions [[keys, words, work]]; docs/viewer.md has the same table.
  */
 export function startKeyboard(actions) {
   const rows = actions.map(([keys, words]) =>

@@ -137,6 +137,20 @@ def test_the_flag_is_kept_tabled_and_said(
     assert said_there == {"score": novelty.score, "threshold": novelty.threshold, "flag": True}
 
 
+def test_the_table_of_test_cases_has_the_distances_of_predictions(toy_run: Path, toy_stream: Stream) -> None:
+    import pandas as pd
+
+    from comel.bag import read_bag
+
+    predictor = Predictor.open(toy_run, device="cpu")
+    table = pd.read_csv(toy_run / "evaluations" / "002.csv", dtype={"case_id": str})
+    assert len(table) > 3
+    for case, distance in zip(table["case_id"], table["distance"], strict=True):
+        novelty = predictor.predict(read_bag(toy_stream.bag(case))).out_of_distribution
+        assert novelty is not None
+        assert distance == pytest.approx(novelty.score, rel=1e-4)
+
+
 def test_a_model_that_keeps_no_statistics_says_nothing(toy_stream: Stream, tmp_path: Path) -> None:
     settings = toy_stream.settings(FINETUNE, tasks=["colon"], epochs=1) | {"model": MODEL | {"recognition": "none"}}
     run = comel.train(settings, tmp_path / "run", quiet=True)

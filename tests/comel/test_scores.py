@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
         result("a, b", "", "LUSC", [1 / 3, 0.0, 0.0, 1 / 3, 1 / 3], 1),
     ]
     path = tmp_path / "cases.csv"
+    results[0] = replace(results[0], distance=1 / 3)
     write_results(path, results, CLASSES.names, fold=[0, 1])
     again = read_results(path, CLASSES, {"colon": 0, "lung": 1})
     for before, after in zip(results, again, strict=True):
@@ -98,6 +100,7 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
         assert (after.task, after.column, after.positive) == (before.task, before.column, before.positive)
         assert after.probabilities.tolist() == before.probabilities.tolist()
         assert after.within.tolist() == before.within.tolist()
+        assert after.distance == before.distance
     write_results(path, [], CLASSES.names)
     assert read_results(path, CLASSES, {}) == []
     for content in ("case_id,task\n1,colon\n", "case_id,task\n1,skin\n"):

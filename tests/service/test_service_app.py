@@ -79,7 +79,8 @@ def test_openapi_is_whole_and_says_what_it_is_for(client: TestClient) -> None:
     assert all(operation["summary"] and operation["responses"] for operation in operations)
     content = document["paths"]["/v1/predictions"]["post"]["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "application/json"}
-    SourceRequest.model_validate(content["application/json"]["example"])
+    for example in content["application/json"]["examples"].values():
+        SourceRequest.model_validate(example["value"])
     refused = document["paths"]["/v1/predictions"]["post"]["responses"]
     assert {"201", "404", "413", "415", "422"} <= set(refused)
     assert list(refused["422"]["content"]) == ["application/problem+json"]

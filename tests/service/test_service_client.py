@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -18,7 +20,6 @@ from service.app import create_app
 from service.keys import KeyStore
 from service.settings import ServiceSettings
 
-PICTURES_AND_BAGS = ("image/png", "image/jpeg", "application/x-hdf5")
 ASKING = """
 import sys
 from pathlib import Path
@@ -67,9 +68,8 @@ def test_a_generated_client_works(
     write_bag(tmp_path / "a.h5", make_bag([0.2, 0.8, 0.6]))
     app = create_app(settings, predictor=predictor)
     (tmp_path / "openapi.json").write_text(json.dumps(app.openapi()))
-    # Kinds that the generator does not know are bytes to it.
-    kinds = {"content_type_overrides": dict.fromkeys(PICTURES_AND_BAGS, "application/octet-stream")}
-    (tmp_path / "config.yaml").write_text(json.dumps(kinds))
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(dedent(re.findall(r"client\.yaml <<END\n(.*?)    END\n", guide, re.DOTALL)[0]))
     tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # ruff, which tidies what is generated
     program = generator / "bin" / "openapi-python-client"
     made = run(

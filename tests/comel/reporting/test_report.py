@@ -344,3 +344,26 @@ def test_what_cannot_be_asked_for(toy_run: Path, tmp_path: Path) -> None:
         with pytest.raises(ComelError, match="not the name of an HTML file"):
             write_report(toy_run, out, quiet=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cases_unlike_all_that_was_learned_are_counted_by_task(toy_run: Path, tmp_path: Path) -> None:
+    run = copy_of(toy_run, tmp_path / "run")
+    caption = "Test cases flagged as unlike all that was learned"
+    rows = read_rows(newest_table(run))
+    stated = json.loads((run / "versions" / "002" / "model.json").read_text())["tasks"]
+    threshold = max(task["distance_threshold"] for task in stated)
+    strange = [row["case_id"] for row in rows if row["task"] == "kidney"][:1]
+    for row in rows:
+        row["distance"] = repr(threshold * (1.01 if row["case_id"] in strange else 0.99))
+    write_rows(newest_table(run), rows)
+    set_true_probability(run, {strange[0]: 0.04})
+    page = page_of(run, tmp_path)
+    counts = {task: sum(row["task"] == task for row in rows) for task in ("colon", "kidney")}
+    assert page.table(caption)[1:] == [
+        ["colon", str(counts["colon"]), "0", "0.0 %"],
+        ["kidney", str(counts["kidney"]), "1", f"{100 / counts['kidney']:.1f} %"],
+    ]
+    shown = [figure for figure in page.figures if " predicted " in figure]
+    assert [figure.endswith("unlike all that was learned") for figure in shown] == [True, False, False, False, False, False]
+    write_rows(newest_table(run), [{name: cell for name, cell in row.items() if name != "distance"} for row in rows])
+    assert caption not in {table["caption"] for table in page_of(run, tmp_path).tables}
