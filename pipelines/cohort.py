@@ -10,13 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from comel.errors import ConfigError
@@ -24,6 +21,7 @@ from comel.files import read_json, write_json
 from comel.manifest import ManifestRow, read_manifest
 from pipelines.batch.claims import EXPIRY_SECONDS, Claims
 from pipelines.batch.executor import Executor, InProcess, LocalPool
+from pipelines.batch.interrupts import interruptible
 from pipelines.batch.outcomes import Ledger
 from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.plan import plan_slides
@@ -192,7 +190,7 @@ class CohortRun:
         claims = Claims(state_dir / "claims", expiry=self._job.expiry)
         marker = state_dir / "runs" / f"{self._job.run}.json"
         try:
-            with _interruptible():
+            with interruptible():
                 _remove_stale(self._job.out, claims)
                 write_json(marker, asdict(this_process()))
                 described = self._executor.describe(self._job)
@@ -315,31 +313,6 @@ def _as_outcome(settled: Settled) -> SlideOutcome | None:
         return SlideOutcome(slide_id, "failed", failure=Failure.of(recorded))
     state: Literal["done", "skipped", "elsewhere"] = settled.state if settled.state in ("done", "skipped") else "elsewhere"
     return SlideOutcome(slide_id, state, recorded.tiles, recorded.notes)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM is a Ctrl-C, and the second of either ends the process at once.
-
-    Nothing is half-written then: bags have temporary names until they are whole, the children end with their parent, and
-    claims of a process that is gone are void.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def first(number: int, frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {each: signal.signal(each, first) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _remove_stale(out: Path, claims: Claims) -> None:

@@ -181,8 +181,8 @@ def test_a_signal_stops_a_run_cleanly(cohort: tuple[Path, dict[str, Bag]], tmp_p
 def test_a_second_signal_ends_it_at_once() -> None:
     code = """
 import sys, time
-from pipelines.cohort import _interruptible
-with _interruptible():
+from pipelines.batch.interrupts import interruptible
+with interruptible():
     for word in ("working", "cleaning up"):
         try:
             print(word, flush=True)
