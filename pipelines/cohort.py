@@ -35,7 +35,7 @@ from pipelines.settings import ExtractSettings
 
 __all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
 
-RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit"}
+RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit", "worker_memory"}
 """What a user says about a run, beside where it works and :class:`ExtractSettings`."""
 
 _logger = logging.getLogger(__name__)
@@ -144,6 +144,7 @@ class CohortRun:
         wait: stay until slides that others work on are done, or take them over where those die.
         time_limit: most seconds that a slide may take.
         stall_limit: most seconds that a slide may take without a sign of progress.
+        worker_memory: most GiB that the process of a worker may use (Linux); a slide that needs more fails.
         expiry: see :class:`pipelines.batch.claims.Claims`.
         encoder: see :func:`extract_cohort`.
     """
@@ -162,6 +163,7 @@ class CohortRun:
         wait: bool = True,
         time_limit: float | None = None,
         stall_limit: float = STALL_SECONDS,
+        worker_memory: float | None = None,
         expiry: float = EXPIRY_SECONDS,
         encoder: PatchEncoder | None = None,
     ) -> None:
@@ -174,6 +176,7 @@ class CohortRun:
             force=force,
             time_limit=time_limit,
             stall_limit=stall_limit,
+            worker_memory=worker_memory,
             expiry=expiry,
             encoder=encoder,
         )

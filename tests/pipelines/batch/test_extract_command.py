@@ -73,6 +73,18 @@ def test_a_cohort_from_start_to_end(tmp_path: Path) -> None:
     assert sum(status["failed"].values()) == 1
 
 
+def test_an_encoder_that_no_worker_may_load_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mean.py").write_text(
+        ENCODER.replace("        pass", "        self.kept = numpy.ones(64 << 20); time.sleep(60)")
+    )
+    write_cohort(tmp_path, 1)
+    code, output, errors = comel(*RUN, "--worker-memory", 0.25, folder=tmp_path)
+    assert (code, output) == (2, "")
+    last = errors.splitlines()[-1]
+    assert last == "comel: mean.py:Mean: cannot be loaded (it used more than 0.25 GiB of memory); raise --worker-memory"
+    assert not list((tmp_path / "bags" / ".extract" / "runs").iterdir())
+
+
 @pytest.mark.slow
 def test_going_on_after_a_failure(tmp_path: Path) -> None:
     (tmp_path / "mean.py").write_text(ENCODER)
