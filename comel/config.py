@@ -57,7 +57,9 @@ class TrainerConfig(_Section):
     seed: int = Field(2021, ge=0, description="seed of weights, order, folds and orders of tasks; not of the split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward pass")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default what torch takes")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, 16 at most"
+    )
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, which come after an epoch")
 
 
