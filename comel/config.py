@@ -131,8 +131,10 @@ def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: st
         if problem["type"] == "extra_forbidden":
             known = _keys(schema, location[:-1])
             raise ConfigError(f"{where}: unknown key '{'.'.join(location)}'", nearest(location[-1], known)) from None
-        given = f" (given: {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
-        raise ConfigError(f"{where}: {'.'.join(location)}: {problem['msg']}{given}", "correct the value") from None
+        value = str(problem["input"]) if isinstance(problem["input"], Path) else problem["input"]
+        given = "" if isinstance(value, dict) else f" (given: {value!r})"
+        said = ": ".join([where, *([".".join(location)] if location else []), problem["msg"].removeprefix("Value error, ")])
+        raise ConfigError(f"{said}{given}", "correct the value") from None
 
 
 def _keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:
