@@ -77,7 +77,8 @@ def extract(
         scheduler_file: the Dask scheduler's file, in place of its address.
         quiet: no progress.
         settings: fields of :class:`pipelines.settings.ExtractSettings`: encoder, target_mpp, assume_mpp, tile_size, ...; and
-            options of :class:`pipelines.cohort.CohortRun`: device, force, verify, retry_failed, wait, time_limit.
+            options of :class:`pipelines.cohort.CohortRun`: device, force, verify, retry_failed, wait, time_limit,
+            worker_memory.
     """
     from comel.commands.extract_view import watch
     from comel.config import parse_section

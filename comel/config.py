@@ -57,7 +57,9 @@ class TrainerConfig(_Section):
     seed: int = Field(2021, ge=0, description="seed of weights, order, folds and orders of tasks; not of the split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward pass")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default what torch takes")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, 16 at most"
+    )
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, which come after an epoch")
 
 
@@ -129,8 +131,10 @@ def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: st
         if problem["type"] == "extra_forbidden":
             known = _keys(schema, location[:-1])
             raise ConfigError(f"{where}: unknown key '{'.'.join(location)}'", nearest(location[-1], known)) from None
-        given = f" (given: {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
-        raise ConfigError(f"{where}: {'.'.join(location)}: {problem['msg']}{given}", "correct the value") from None
+        value = str(problem["input"]) if isinstance(problem["input"], Path) else problem["input"]
+        given = "" if isinstance(value, dict) else f" (given: {value!r})"
+        said = ": ".join([where, *([".".join(location)] if location else []), problem["msg"].removeprefix("Value error, ")])
+        raise ConfigError(f"{said}{given}", "correct the value") from None
 
 
 def _keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from comel.errors import ComelError
 
-__all__ = ["CallFailed", "CallKilled", "CallTimedOut", "KillableWorker", "WorkerCrashed"]
+__all__ = ["CallFailed", "CallKilled", "CallOutOfMemory", "CallTimedOut", "KillableWorker", "WorkerCrashed"]
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
@@ -33,7 +33,7 @@ class CallFailed(Exception):
     """The function raised something that is not a :class:`comel.errors.ComelError`; the text has its name and message.
 
     Attributes:
-        kind: name of the exception's class.
+        kind: name of the exception's class; "MemoryError" for every kind of it.
         trace: the child's traceback.
     """
 
@@ -44,6 +44,10 @@ class CallFailed(Exception):
 
 class CallTimedOut(Exception):
     """The call took longer than it may; the child was killed."""
+
+
+class CallOutOfMemory(Exception):
+    """The call took more memory than it may; the child was killed."""
 
 
 class CallKilled(Exception):
@@ -76,12 +80,21 @@ class KillableWorker:
     not have any. Linux and macOS only.
 
     Args:
-        memory_bytes: most private memory of the child (``RLIMIT_DATA``, Linux), None for no limit.
+        memory_bytes: most private memory that the child may ask for (``RLIMIT_DATA``, Linux), None for no limit. What asks for
+            more fails in its own way, libraries in C by a crash or a wrong word about their file.
+        used_bytes: most private memory that the child may use (Linux), None for no limit. It is looked at ten times a second
+            during a call, and a child that uses more is killed.
         environment: variables that the child has beside its parent's, such as ``CUDA_VISIBLE_DEVICES``.
     """
 
-    def __init__(self, *, memory_bytes: int | None = None, environment: dict[str, str] | None = None) -> None:
-        self._memory_bytes, self._environment = memory_bytes, dict(environment or {})
+    def __init__(
+        self,
+        *,
+        memory_bytes: int | None = None,
+        used_bytes: int | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._memory_bytes, self._used_bytes, self._environment = memory_bytes, used_bytes, dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._killed = threading.Event()
@@ -116,6 +129,7 @@ class KillableWorker:
             ComelError: as the function raised it.
             CallFailed: the function raised something else.
             CallTimedOut: it took too long; the child was killed.
+            CallOutOfMemory: it used more than ``used_bytes``; the child was killed.
             CallKilled: :meth:`kill` was called meanwhile.
             WorkerCrashed: the child died.
         """
@@ -127,14 +141,16 @@ class KillableWorker:
             while True:
                 if pipe.poll(_POLL_SECONDS):
                     kind, content = pipe.recv()
-                    if kind == "told":
-                        if tell is not None:
-                            tell(content)
-                        continue
-                    break
+                    if kind != "told":
+                        break
+                    if tell is not None:
+                        tell(content)
                 if deadline is not None and time.monotonic() > deadline:
                     self._end()
                     raise CallTimedOut(f"it took longer than {timeout:g} s")
+                if self._used_bytes is not None and _used_bytes(self.pid) > self._used_bytes:
+                    self._end(at_once=True)
+                    raise CallOutOfMemory(f"it used more than {self._used_bytes / (1 << 30):g} GiB of memory")
         except (EOFError, OSError):
             exit_code = self._end()
             if self._killed.is_set():
@@ -181,15 +197,16 @@ class KillableWorker:
         self._pipe = Connection(here.detach())
         return self._pipe
 
-    def _end(self) -> int | None:
+    def _end(self, *, at_once: bool = False) -> int | None:
         process, self._process = self._process, None
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
         if process is None:
             return None
-        # A child whose pipe just broke is about to be a corpse: its own exit code says more than that of our kill.
-        _wait(process, _GRACE_SECONDS / 4)
+        if not at_once:
+            # A child whose pipe just broke is about to be a corpse: its own exit code says more than that of our kill.
+            _wait(process, _GRACE_SECONDS / 4)
         process.kill()
         return process.wait()
 
@@ -222,7 +239,8 @@ def serve(descriptor: str, parent: str, memory_bytes: str) -> None:
             return
         except Exception as error:  # whatever it is, the parent decides what becomes of it
             said = " ".join(str(error).split())[:300]
-            pipe.send(("failed", (type(error).__name__, said, traceback.format_exc())))
+            kind = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
+            pipe.send(("failed", (kind, said, traceback.format_exc())))
 
 
 def _end_with(parent: int) -> None:
@@ -237,6 +255,16 @@ def _limit_memory(size: int) -> None:
 
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def _used_bytes(pid: int | None) -> int:
+    """Private memory of a process, in use or swapped out; 0 where that cannot be known."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:
+            words = [line.split() for line in stream if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:"))]
+    except OSError:
+        return 0
+    return sum(int(kib) << 10 for _, kib, _ in words)
 
 
 def _died_of(exit_code: int | None) -> str:

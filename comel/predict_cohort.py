@@ -52,6 +52,7 @@ def predict_cohort(
     assume_mpp: float | None = None,
     assume_encoder: str | None = None,
     encoder: str | None = None,
+    tissue_folder: Path | None = None,
     width: int = 1024,
     merge: bool = False,
     device: str = "auto",
@@ -73,6 +74,8 @@ def predict_cohort(
         assume_mpp: micrometres per pixel of slides that state none.
         assume_encoder: encoder of feature files that do not name theirs.
         encoder: where the model's patch encoder comes from, such as ``uni:FOLDER``; default by its name.
+        tissue_folder: tissue that you drew, ``<slide_id>.geojson``, ``.png``, ...; of a slide that is no manifest's, by its
+            file name. Used for the slides that it has a file of.
         width: of the map picture in pixels.
         merge: GeoJSON of regions instead of tiles.
         device: of model and encoder.
@@ -81,6 +84,9 @@ def predict_cohort(
     Returns:
         In the order of the inputs a prediction, or the error that kept one of several from being predicted. The error of a
         single input is raised.
+
+    Raises:
+        ConfigError: an option or an input does not fit, or there are slides and the model cannot read any.
     """
     from comel.predictor import Predictor
     from pipelines.contract import ContractReader
@@ -90,7 +96,11 @@ def predict_cohort(
     check_table(table)
     wanted = list(_inputs(inputs, bags, slide, root, mpp))
     predictor = Predictor.open(run, version=version, device=device)
-    reader = ContractReader(predictor.contract, assume_mpp=assume_mpp, device=device, encoder=encoder)
+    reader = ContractReader(
+        predictor.contract, assume_mpp=assume_mpp, device=device, encoder=encoder, tissue_folder=tissue_folder
+    )
+    if any(entry.bag is None and entry.slide is not None for entry in wanted):
+        reader.settings()
     out.mkdir(parents=True, exist_ok=True)
     results: list[Prediction | ComelError] = []
     rows: list[dict[str, Any]] = []

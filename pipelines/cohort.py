@@ -10,13 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from comel.errors import ConfigError
@@ -24,6 +21,7 @@ from comel.files import read_json, write_json
 from comel.manifest import ManifestRow, read_manifest
 from pipelines.batch.claims import EXPIRY_SECONDS, Claims
 from pipelines.batch.executor import Executor, InProcess, LocalPool
+from pipelines.batch.interrupts import interruptible
 from pipelines.batch.outcomes import Ledger
 from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.plan import plan_slides
@@ -37,7 +35,7 @@ from pipelines.settings import ExtractSettings
 
 __all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
 
-RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit"}
+RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit", "worker_memory"}
 """What a user says about a run, beside where it works and :class:`ExtractSettings`."""
 
 _logger = logging.getLogger(__name__)
@@ -146,6 +144,7 @@ class CohortRun:
         wait: stay until slides that others work on are done, or take them over where those die.
         time_limit: most seconds that a slide may take.
         stall_limit: most seconds that a slide may take without a sign of progress.
+        worker_memory: most GiB that the process of a worker may use (Linux); a slide that needs more fails.
         expiry: see :class:`pipelines.batch.claims.Claims`.
         encoder: see :func:`extract_cohort`.
     """
@@ -164,6 +163,7 @@ class CohortRun:
         wait: bool = True,
         time_limit: float | None = None,
         stall_limit: float = STALL_SECONDS,
+        worker_memory: float | None = None,
         expiry: float = EXPIRY_SECONDS,
         encoder: PatchEncoder | None = None,
     ) -> None:
@@ -176,6 +176,7 @@ class CohortRun:
             force=force,
             time_limit=time_limit,
             stall_limit=stall_limit,
+            worker_memory=worker_memory,
             expiry=expiry,
             encoder=encoder,
         )
@@ -192,7 +193,7 @@ class CohortRun:
         claims = Claims(state_dir / "claims", expiry=self._job.expiry)
         marker = state_dir / "runs" / f"{self._job.run}.json"
         try:
-            with _interruptible():
+            with interruptible():
                 _remove_stale(self._job.out, claims)
                 write_json(marker, asdict(this_process()))
                 described = self._executor.describe(self._job)
@@ -315,31 +316,6 @@ def _as_outcome(settled: Settled) -> SlideOutcome | None:
         return SlideOutcome(slide_id, "failed", failure=Failure.of(recorded))
     state: Literal["done", "skipped", "elsewhere"] = settled.state if settled.state in ("done", "skipped") else "elsewhere"
     return SlideOutcome(slide_id, state, recorded.tiles, recorded.notes)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM is a Ctrl-C, and the second of either ends the process at once.
-
-    Nothing is half-written then: bags have temporary names until they are whole, the children end with their parent, and
-    claims of a process that is gone are void.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def first(number: int, frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {each: signal.signal(each, first) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _remove_stale(out: Path, claims: Claims) -> None:

@@ -16,6 +16,7 @@ from pipelines.encoders import PatchEncoder, load_encoder
 from pipelines.extract import ExtractedSlide, Progress, extract_slide
 from pipelines.settings import ExtractSettings
 from pipelines.slide import open_slide
+from pipelines.tissue import OWN_TISSUE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +34,8 @@ class ContractReader:
         assume_mpp: micrometres per pixel of slides that state none.
         device: of the encoder.
         encoder: where the contract's encoder comes from, such as ``uni:FOLDER`` or ``file.py:Class``; default its name.
+        tissue_folder: tissue that a user drew, see :func:`pipelines.tissue.own_tissue`; used for the slides that it has a file
+            of, and needed where the model was trained on tissue of the user's own.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class ContractReader:
         assume_mpp: float | None = None,
         device: str = "auto",
         encoder: str | None = None,
+        tissue_folder: Path | None = None,
     ) -> None:
         self._contract, self._assume_mpp, self._device, self._source = contract, assume_mpp, device, encoder
+        self._tissue_folder = tissue_folder
         self._encoder: PatchEncoder | None = None
 
     def extract(
@@ -52,9 +57,23 @@ class ContractReader:
         """One slide; ``mpp`` overrides what the slide says, ``progress`` is told the stage and the tiles done.
 
         Raises:
-            ConfigError: the contract does not say how features are made, or names an encoder that is not at hand.
-            FeatureMismatch: the encoder at hand has other weights, or this version cannot read slides as the contract says.
+            ConfigError: see :meth:`settings`; or the contract names an encoder that is not at hand.
+            FeatureMismatch: see :meth:`settings`; or the encoder at hand has other weights.
             SlideError: the slide cannot be used.
+        """
+        settings, contract = self.settings(), self._contract
+        assert contract.encoder is not None
+        encoder = self._load(contract.encoder, contract.weights_hash)
+        extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp, progress=progress)
+        return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
+
+    def settings(self) -> ExtractSettings:
+        """How slides are read; the encoder is not loaded for it.
+
+        Raises:
+            ConfigError: the contract does not say how features are made, or wants tissue that a user drew and no folder of it
+                was given.
+            FeatureMismatch: this version cannot read slides as the contract says.
         """
         contract = self._contract
         if contract.encoder is None or contract.mpp is None or contract.tile_size is None:
@@ -62,6 +81,13 @@ class ContractReader:
                 "the model was trained on features that do not say how they were made, so it cannot read slides",
                 "send a bag instead, made by the same tool",
             )
+        if (tissue := contract.reading.get("tissue")) in OWN_TISSUE and self._tissue_folder is None:
+            raise ConfigError(
+                f"the model reads slides only where their tissue was drawn (it was trained with --tissue {tissue})",
+                "draw this slide's and give the folder as --tissue-folder (of the service: tissue_folder), or send a bag",
+            )
+        if self._tissue_folder is not None and not self._tissue_folder.is_dir():
+            raise ConfigError(f"{self._tissue_folder}: no such folder", "check --tissue-folder")
         known: dict[str, Any] = {
             **contract.reading,
             "encoder": self._source or contract.encoder,
@@ -69,18 +95,16 @@ class ContractReader:
             "tile_size": contract.tile_size,
             "assume_mpp": self._assume_mpp,
             "also_mpp": contract.joined_mpp,
+            "tissue_folder": self._tissue_folder,
         }
         try:
-            settings = ExtractSettings.model_validate(known)
+            return ExtractSettings.model_validate(known)
         except ValidationError as error:
             problem = error.errors()[0]
             raise FeatureMismatch(
                 f"slides cannot be read as the model's were: {'.'.join(map(str, problem['loc']))}: {problem['msg']}",
                 "send a bag instead, made as the training bags were",
             ) from None
-        encoder = self._load(contract.encoder, contract.weights_hash)
-        extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp, progress=progress)
-        return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
 
     def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:
         """The whole slide as a picture of at most 1,536 pixels a side."""

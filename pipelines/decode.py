@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from comel.cores import available_cores
 from pipelines.area import Area
 from pipelines.native import NativeLevel, NativeTiles
 
@@ -24,7 +24,7 @@ __all__ = ["CORES", "DECODERS", "PixelCount", "decoded_batches", "worked_batches
 
 T = TypeVar("T")
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = available_cores()
 """Cores that this process may use."""
 
 DECODERS = min(8, CORES)

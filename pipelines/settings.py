@@ -79,6 +79,13 @@ class ExtractSettings(BaseModel):
         "as-scanned", description="shifts the staining, to extract a cohort again as if from elsewhere; random: by slide_id"
     )
 
+    @field_validator("tissue_folder")
+    @classmethod
+    def _is_a_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"{value}: no such folder")
+        return value
+
     @field_validator("stain_reference", mode="before")
     @classmethod
     def _measured(cls, value: Any, info: ValidationInfo) -> Any:

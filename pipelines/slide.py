@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from comel.errors import SlideError
 from pipelines.area import Area
 from pipelines.plain_image import PlainImage, is_plain_image
+from pipelines.scanned import picture_pieces, scanned_areas
 from pipelines.slide_files import file_to_open
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ MPP_RANGE = (0.05, 20.0)
 
 _MPP_REMEDY = "state it in the manifest column 'mpp'"
 _ASSUME_REMEDY = f"{_MPP_REMEDY}, or give --assume-mpp for all slides that state none"
-_STRIP_PIXELS = 16 << 20
 _CACHE_BYTES = 128 << 20
 
 MppSource = Literal["manifest", "slide", "assumed"]
@@ -103,7 +103,8 @@ class Slide:
     def thumbnail(self, max_side: int) -> Image:
         """The whole slide as an RGB image whose longer side is at most ``max_side`` pixels; nothing is enlarged.
 
-        It is read in strips, so that a slide with a single huge level takes no more memory than a strip of it.
+        Only what was scanned is read, the rest is white. It is read in pieces, so that a slide with a single huge level
+        takes no more memory than a piece of it.
 
         Raises:
             SlideError: the slide's pixels cannot be read.
@@ -114,13 +115,13 @@ class Slide:
         scale = max(1.0, max(width, height) / max_side)
         size = (max(1, round(width / scale)), max(1, round(height / scale)))
         level = self.level_for(min(width / size[0], height / size[1]))
-        level_width, level_height = self.level_dimensions[level]
-        rows_each = max(1, int(_STRIP_PIXELS / level_width / (level_height / size[1])))
+        of_level = self.level_dimensions[level]
         thumbnail = Image.new("RGB", size, "white")
-        for row in range(0, size[1], rows_each):
-            rows = min(rows_each, size[1] - row)
-            top, bottom = row * level_height / size[1], (row + rows) * level_height / size[1]
-            thumbnail.paste(self.read_area(level, (0.0, top, level_width, bottom), (size[0], rows)), (0, row))
+        areas = scanned_areas(self.properties, self.dimensions)
+        for left, top, right, bottom in picture_pieces(areas, self.dimensions, of_level, size):
+            x0, x1 = (column * of_level[0] / size[0] for column in (left, right))
+            y0, y1 = (row * of_level[1] / size[1] for row in (top, bottom))
+            thumbnail.paste(self.read_area(level, (x0, y0, x1, y1), (right - left, bottom - top)), (left, top))
         return thumbnail
 
     def read_area(self, level: int, box: tuple[float, float, float, float], size: tuple[int, int]) -> Image:

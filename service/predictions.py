@@ -149,7 +149,9 @@ class Workbench:
 
         key = canonical_json(dataclasses.asdict(contract))
         if key not in self._readers:
-            self._readers[key] = ContractReader(contract, device=self.settings.device)
+            self._readers[key] = ContractReader(
+                contract, device=self.settings.device, tissue_folder=self.settings.tissue_folder
+            )
             if len(self._readers) > _OPEN_READERS:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(key)

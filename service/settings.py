@@ -36,6 +36,10 @@ class ServiceSettings(JobSettings, BaseSettings):
         default=(),
         description="folders whose slides may be shown and named in requests; a JSON list in the environment",
     )
+    tissue_folder: Path | None = Field(
+        default=None,
+        description="folder of tissue that you drew, <name of the slide>.geojson, .png, ...; for models that were trained so",
+    )
     state_dir: Path = Field(default=Path("comel-state"), description="folder of predictions, maps, keys and the audit log")
     max_upload_bytes: int = Field(
         default=2 << 30, gt=0, description="largest request body, and largest decoded array of a bag, in bytes"

@@ -73,6 +73,10 @@ def extract(
         float | None,
         typer.Option(min=1, help="Most seconds a slide may take; one that shows no progress for 15 minutes is stopped anyway."),
     ] = None,
+    worker_memory: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="GIB", help="Most memory of one worker in GiB; a slide that needs more fails."),
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Only say how far the last run's extraction is.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Work only on slides that failed.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read every bag that is there and check it.")] = False,
@@ -128,6 +132,7 @@ def extract(
         root=root,
         workers=workers,
         time_limit=time_limit,
+        worker_memory=worker_memory,
         retry_failed=retry_failed,
         verify=verify,
         force=force,

@@ -26,6 +26,9 @@ def predict(
     assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
     assume_encoder: Annotated[str | None, typer.Option(help="Encoder of feature files that do not name theirs.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Where the patch encoder is: NAME:FOLDER or file.py:Class.")] = None,
+    tissue_folder: Annotated[
+        Path | None, typer.Option(help="Your own tissue of slides: <slide_id>.geojson, .png, ...; needed where trained so.")
+    ] = None,
     width: Annotated[int, typer.Option(help="Width of the map picture in pixels.")] = 1024,
     merge: Annotated[bool, typer.Option("--merge", help="GeoJSON of regions instead of tiles.")] = False,
     version: Version = None,
@@ -50,6 +53,7 @@ def predict(
         assume_mpp=assume_mpp,
         assume_encoder=assume_encoder,
         encoder=encoder,
+        tissue_folder=tissue_folder,
         width=width,
         merge=merge,
         device=device,

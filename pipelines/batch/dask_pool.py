@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from comel.errors import ConfigError
-from comel.killable import CallFailed, CallKilled, KillableWorker, WorkerCrashed
+from comel.killable import CallKilled, KillableWorker
 from pipelines.batch.claims import Claims
+from pipelines.batch.executor import describe_in
 from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Present, read_present
 from pipelines.batch.supervise import Settled, SlideTask, Supervisor
-from pipelines.batch.work import Described, Job, describe
+from pipelines.batch.work import Described, Job
 
 __all__ = ["DaskPool"]
 
@@ -71,10 +72,7 @@ class DaskPool:
         """See :class:`pipelines.batch.executor.Executor`."""
         if not self._client.scheduler_info()["workers"]:
             _logger.warning("the Dask scheduler has no worker yet; waiting for one")
-        try:
-            described: Described = self._client.submit(_describe, _absolute(job), pure=False).result()
-        except (CallFailed, WorkerCrashed) as error:
-            raise ConfigError(f"{job.settings.encoder}: cannot be loaded on a Dask worker ({error})", "see its log") from None
+        described: Described = self._client.submit(_describe, _absolute(job), pure=False).result()
         return described
 
     def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
@@ -181,12 +179,12 @@ class _Station:
     def __init__(self, job: Job) -> None:
         self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
         self._presence = Presence(job.state_dir / "workers", self._claims, stall_limit=job.stall_limit)
-        self._lock, self._workers = threading.Lock(), dict[int, KillableWorker]()
+        self._lock, self._workers, self._used_bytes = threading.Lock(), dict[int, KillableWorker](), job.worker_bytes
         self._stop = threading.Event()
 
     def worker(self) -> KillableWorker:
         with self._lock:
-            return self._workers.setdefault(threading.get_ident(), KillableWorker())
+            return self._workers.setdefault(threading.get_ident(), KillableWorker(used_bytes=self._used_bytes))
 
     def settle(self, job: Job, task: SlideTask) -> Settled:
         return Supervisor(job, self.worker(), self._claims, self._presence, self._stop).settle(task)
@@ -221,10 +219,9 @@ def _station(job: Job) -> _Station:
 
 def _describe(job: Job) -> Described:
     try:
-        described: Described = _station(job).worker().call(describe, job)
+        return describe_in(_station(job).worker(), job)
     except CallKilled as error:
         raise ConfigError("the run was stopped") from error
-    return described
 
 
 def _settle(job: Job, task: SlideTask) -> Settled:

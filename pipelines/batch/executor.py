@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -9,13 +10,17 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
-from comel.killable import KillableWorker
+from comel.cores import available_cores
+from comel.errors import ConfigError
+from comel.killable import CallFailed, CallOutOfMemory, KillableWorker, WorkerCrashed
 from pipelines.batch.claims import Claims
 from pipelines.batch.presence import Presence, Present
 from pipelines.batch.supervise import InThisProcess, Settled, SlideTask, Supervisor
 from pipelines.batch.work import Described, Job, describe
 
-__all__ = ["Executor", "InProcess", "LocalPool", "worker_environments"]
+__all__ = ["Executor", "InProcess", "LocalPool", "describe_in", "worker_environments"]
+
+_logger = logging.getLogger(__name__)
 
 _CORES_A_WORKER = 8
 _STOP_SECONDS = 4.0
@@ -99,15 +104,17 @@ class LocalPool:
 
     def describe(self, job: Job) -> Described:
         """See :class:`Executor`."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores, machine = available_cores(), os.cpu_count() or 1
         count = self._wanted or max(1, cores // _CORES_A_WORKER)
-        first = KillableWorker(environment=worker_environments(count, 0, cores, os.environ)[0])
+        first = KillableWorker(
+            used_bytes=job.worker_bytes, environment=worker_environments(count, 0, cores, machine, os.environ)[0]
+        )
         self._workers = [first]
-        described: Described = first.call(describe, job)
+        described = describe_in(first, job)
         if described.devices and self._wanted is None:
             count = described.devices
-        for environment in worker_environments(count, described.devices, cores, os.environ)[1:]:
-            self._workers.append(KillableWorker(environment=environment))
+        for environment in worker_environments(count, described.devices, cores, machine, os.environ)[1:]:
+            self._workers.append(KillableWorker(used_bytes=job.worker_bytes, environment=environment))
         return described
 
     def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
@@ -176,22 +183,43 @@ class LocalPool:
             worker.close()
 
 
-def worker_environments(workers: int, devices: int, cores: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
+def describe_in(worker: KillableWorker, job: Job) -> Described:
+    """:func:`pipelines.batch.work.describe` in a worker.
+
+    Raises:
+        ConfigError: the encoder or the device cannot be used, or loading the encoder breaks the worker.
+    """
+    try:
+        described: Described = worker.call(describe, job)
+    except CallOutOfMemory as error:
+        raise ConfigError(f"{job.settings.encoder}: cannot be loaded ({error})", "raise --worker-memory") from None
+    except (CallFailed, WorkerCrashed) as error:
+        if isinstance(error, CallFailed):
+            _logger.warning("%s", error.trace)
+        raise ConfigError(f"{job.settings.encoder}: cannot be loaded ({error})", "see the worker's log") from None
+    return described
+
+
+def worker_environments(
+    workers: int, devices: int, cores: int, machine: int, environment: Mapping[str, str]
+) -> list[dict[str, str]]:
     """The variables that each worker has beside those of this process.
 
     With CUDA each worker sees one device, in turn; the first keeps the environment as it is, since it uses the first device
-    anyway. Without, the cores are shared out, so that two workers do not start two threads a core.
+    anyway. Without, the cores are shared out, so that two workers do not start two threads a core, nor one as many threads as
+    the machine has cores where it may use fewer.
 
     Args:
         workers: how many there are.
         devices: CUDA devices that can be seen.
-        cores: processor cores that can be used.
+        cores: processor cores that may be used.
+        machine: those that there are.
         environment: the variables of this process.
     """
     if devices:
         names = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         names = names or [str(number) for number in range(devices)]
         return [{}, *[{"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(1, workers)]]
-    if workers == 1 or "OMP_NUM_THREADS" in environment:
+    if (workers == 1 and cores >= machine) or "OMP_NUM_THREADS" in environment:
         return [{} for _ in range(workers)]
     return [{"OMP_NUM_THREADS": str(max(1, cores // workers))} for _ in range(workers)]

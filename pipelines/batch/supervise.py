@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from comel.errors import ComelError, SlideError
-from comel.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
+from comel.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp
@@ -31,6 +31,7 @@ _TERM_SECONDS = 2.0
 _DEFECT_REMEDY = "run again with the log on; if it stays, leave the slide out of the manifest"
 _CRASH_REMEDY = "check the file with another viewer; a copy may be damaged. Leave the slide out, or convert it"
 _MEMORY_REMEDY = "most often the machine ran out of memory: use fewer workers or a smaller --batch-size"
+_LIMIT_REMEDY = "raise --worker-memory, or use a smaller --batch-size; where neither helps, leave the slide out"
 _HANG_REMEDY = "check the file and its disk; where the slide is merely large, raise --time-limit"
 
 
@@ -157,7 +158,7 @@ class Supervisor:
             worked: Worked = self._worker.call(work_on, self._job, row, timeout=self._job.time_limit, tell=watched.hear)
         except OutputFull:
             raise
-        except (ComelError, CallFailed, CallKilled, CallTimedOut, WorkerCrashed) as error:
+        except (ComelError, CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed) as error:
             if self._was_stopped(error, watched):
                 return "stopped", None
             stage, reason, remedy = self._blame(error, watched.running.stage)
@@ -190,6 +191,8 @@ class Supervisor:
                 return stage, error.what, error.remedy
             case WorkerCrashed():
                 return stage, str(error), _MEMORY_REMEDY if error.exit_code == -signal.SIGKILL else _CRASH_REMEDY
+            case CallOutOfMemory():
+                return stage, f"{error}; it was stopped", _LIMIT_REMEDY
             case CallTimedOut():
                 return stage, f"{error}; it was stopped", _HANG_REMEDY
             case CallKilled():

@@ -53,6 +53,7 @@ class Job:
         force: do complete slides again too.
         time_limit: most seconds that a slide may take, None for any.
         stall_limit: most seconds without a sign of progress.
+        worker_memory: most GiB that the process of a worker may use, None for any.
         expiry: seconds after which a claim without a sign of life is stale.
         encoder: one that is loaded already, for work in this very process.
     """
@@ -65,8 +66,14 @@ class Job:
     force: bool = False
     time_limit: float | None = None
     stall_limit: float = STALL_SECONDS
+    worker_memory: float | None = None
     expiry: float = EXPIRY_SECONDS
     encoder: PatchEncoder | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def worker_bytes(self) -> int | None:
+        """``worker_memory`` in bytes."""
+        return None if self.worker_memory is None else int(self.worker_memory * (1 << 30))
 
     @property
     def state_dir(self) -> Path:

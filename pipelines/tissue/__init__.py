@@ -2,6 +2,6 @@
 
 from pipelines.tissue.find import TISSUE_METHODS, find_tissue
 from pipelines.tissue.mask import TissueMask, area_fraction
-from pipelines.tissue.own import own_tissue
+from pipelines.tissue.own import OWN_TISSUE, own_tissue
 
-__all__ = ["TISSUE_METHODS", "TissueMask", "area_fraction", "find_tissue", "own_tissue"]
+__all__ = ["OWN_TISSUE", "TISSUE_METHODS", "TissueMask", "area_fraction", "find_tissue", "own_tissue"]

@@ -14,9 +14,11 @@ from comel.errors import SlideError
 if TYPE_CHECKING:
     from pipelines.slide import Slide
 
-__all__ = ["draw_own_tissue", "own_tissue"]
+__all__ = ["OWN_TISSUE", "draw_own_tissue", "own_tissue"]
 
 _SUFFIXES = {"mask": (".png", ".tif", ".tiff"), "geojson": (".geojson", ".json")}
+OWN_TISSUE = frozenset(_SUFFIXES)
+"""Methods that find no tissue but take a user's own."""
 _OTHERS = (".xml",)
 _MOST_CELLS = 1 << 19
 
@@ -45,7 +47,7 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
         raise SlideError(f"{folder}: {slide_id} has {names}", "keep the one that shows its tissue", stage="tissue")
     if not files and method in _SUFFIXES:
         wanted = " or ".join(f"{slide_id}{suffix}" for suffix in suffixes)
-        remedy = "draw it, or take --tissue hsv-otsu or stain-density for slides without a file"
+        remedy = "draw it, or extract with --tissue hsv-otsu or stain-density, for slides without a file"
         raise SlideError(f"{folder}: no {wanted}", remedy, stage="tissue")
     return files[0] if files else None
 

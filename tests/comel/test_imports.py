@@ -25,6 +25,7 @@ COMPOSITION_ROOT = {
 }
 OPEN_TO_PIPELINES = {
     "comel.bag",
+    "comel.cores",
     "comel.errors",
     "comel.files",
     "comel.killable",

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from comel.errors import SlideError
-from comel.killable import CallFailed, CallKilled, CallTimedOut, KillableWorker, WorkerCrashed
+from comel.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, KillableWorker, WorkerCrashed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,6 +121,42 @@ def test_memory_has_a_limit() -> None:
         with pytest.raises(CallFailed, match="MemoryError"):
             small.call(allocate, 1 << 30)
         assert small.call(allocate, 1 << 20) == 1 << 20
+
+
+def hoard(size: int, tell: Callable[[int], None]) -> None:
+    """Take memory in small pieces, which no allocator refuses, and keep talking."""
+    kept = []
+    while len(kept) << 20 < size:
+        kept.append(b"x" * (1 << 20))
+        tell(len(kept))
+        time.sleep(0.002)
+
+
+def tell_for_ever(tell: Callable[[int], None]) -> None:
+    while True:
+        tell(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is known on Linux only")
+def test_a_call_that_uses_too_much_memory_is_ended() -> None:
+    with KillableWorker(used_bytes=128 << 20) as small:
+        child = small.call(os.getpid)
+        assert small.call(hoard, 8 << 20, tell=lambda _: None) is None
+        with pytest.raises(CallOutOfMemory, match=r"^it used more than 0\.125 GiB of memory$"):
+            small.call(hoard, 2 << 30, tell=lambda _: None)
+        assert small.call(os.getpid) != child
+
+
+def test_every_kind_of_memory_error_is_told_as_one(worker: KillableWorker) -> None:
+    """NumPy's is a class of its own."""
+    with pytest.raises(CallFailed, match="Unable to allocate") as caught:
+        worker.call(np.ones, 1 << 50)
+    assert caught.value.kind == "MemoryError"
+
+
+def test_a_call_that_keeps_talking_is_timed_out(worker: KillableWorker) -> None:
+    with pytest.raises(CallTimedOut):
+        worker.call(tell_for_ever, timeout=1, tell=lambda _: None)
 
 
 def test_the_environment_is_there_from_the_start() -> None:

@@ -10,9 +10,10 @@ from PIL import Image
 from pydantic import ValidationError
 from small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 
-from comel.bag import read_bag
-from comel.errors import SlideError
+from comel.bag import FeatureContract, read_bag
+from comel.errors import ConfigError, SlideError
 from pipelines.cohort import extract_cohort
+from pipelines.contract import ContractReader
 from pipelines.extract import extract_slide
 from pipelines.settings import ExtractSettings
 from pipelines.slide import open_slide
@@ -88,9 +89,34 @@ def test_which_file_is_taken(tmp_path: Path) -> None:
         assert caught.value.stage == "tissue"
 
 
-def test_own_tissue_needs_its_folder() -> None:
+def test_own_tissue_needs_its_folder(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="tissue_folder"):
         ExtractSettings(tissue="geojson")
+    with pytest.raises(ValidationError, match="nowhere: no such folder"):
+        ExtractSettings(tissue_folder=tmp_path / "nowhere")
+
+
+def test_a_model_reads_a_slide_as_it_was_drawn(
+    slide_path: Path, tmp_path: Path, encoder: MeanColour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With tissue that has to be drawn, and with a method whose faults were corrected on some slides."""
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    write_outline(folder / "s.geojson", [[0, 0], [512, 0], [512, 256], [0, 256], [0, 0]])
+    monkeypatch.setattr("pipelines.contract.load_encoder", lambda name, device: encoder)
+    for method in ("geojson", "hsv-otsu"):
+        settings = ExtractSettings(encoder="mean-colour", tissue=method, tissue_folder=folder)
+        bag = extract_slide(slide_path, slide_id="s", encoder=encoder, settings=settings).bag
+        stored = FeatureContract(**json.loads(json.dumps(bag.contract.__dict__)))  # as model.json keeps it
+        read = ContractReader(stored, tissue_folder=folder).extract(slide_path, slide_id="s").bag
+        assert np.array_equal(read.features, bag.features)
+        assert np.array_equal(read.coords, bag.coords)
+        assert read.contract == bag.contract
+        if method == "geojson":
+            with pytest.raises(ConfigError, match=r"trained with --tissue geojson.*--tissue-folder"):
+                ContractReader(stored).extract(slide_path, slide_id="s")
+        else:
+            assert len(ContractReader(stored).extract(slide_path, slide_id="s").bag) > len(bag)
 
 
 def test_tiles_follow_the_outline(slide_path: Path, tmp_path: Path, encoder: MeanColour) -> None:

@@ -96,7 +96,7 @@ def test_tiles_measure_the_same_on_oblong_pixels(tmp_path: Path, encoder: MeanCo
 
 
 def test_bounds_of_a_slide_that_states_them(tmp_path: Path) -> None:
-    with open_slide(write_leica(tmp_path / "s.scn", PIXELS, offset=(2000, 1000))) as slide:
+    with open_slide(write_leica(tmp_path / "s.scn", PIXELS, (2000, 1000))) as slide:
         assert slide.bounds == (2000, 1000, 1024, 768)
         assert slide.dimensions == (6000, 3000)
 

@@ -129,7 +129,7 @@ def test_thumbnail_in_strips_equals_one_piece(tmp_path: Path, monkeypatch: pytes
     with open_slide(path) as slide:
         whole = np.asarray(slide.thumbnail(300), int)
         assert sizes == [1500 * 1000]
-        monkeypatch.setattr("pipelines.slide._STRIP_PIXELS", 20_000)
+        monkeypatch.setattr("pipelines.scanned._PIECE_PIXELS", 20_000)
         strips = np.asarray(slide.thumbnail(300), int)
     assert whole.shape == (300, 200, 3)
     assert np.abs(whole - strips).max() <= 1

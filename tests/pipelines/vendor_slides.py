@@ -92,29 +92,53 @@ def write_philips(path: Path, pixels: np.ndarray, mpp: tuple[float, float] = (0.
     return path
 
 
-def write_leica(path: Path, pixels: np.ndarray, mpp: float = 0.5, offset: tuple[int, int] = (2000, 1000)) -> Path:
-    """SCN: one scanned area, placed in nanometres on a slide (of 3 x 1.5 mm here); a BigTIFF whose XML lists the levels."""
-    levels = levels_of(pixels)
-    sizes = "".join(
-        f'<dimension sizeX="{level.shape[1]}" sizeY="{level.shape[0]}" r="{number}" ifd="{number}"/>'
-        for number, level in enumerate(levels)
-    )
+def write_leica(
+    path: Path,
+    pixels: np.ndarray,
+    *offsets: tuple[int, int],
+    mpp: float = 0.5,
+    canvas: tuple[int, int] = (6000, 3000),
+    levels: int = 2,
+) -> Path:
+    """SCN: scanned areas, placed in nanometres on a slide, and a macro image of it; a BigTIFF whose XML lists their levels.
+
+    Each of ``offsets``, in pixels of level 0 of the slide of (width, height) ``canvas``, has the picture; one where none is
+    given.
+    """
+    pyramid = levels_of(pixels, levels)
     height, width = pixels.shape[:2]
-    nanometres = [round(side * mpp * 1000) for side in (width, height, *offset)]
-    about = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
-        '<collection name="c" sizeX="3000000" sizeY="1500000"><image name="scan">'
-        f'<device model="Leica SCN400"/><pixels sizeX="{width}" sizeY="{height}">{sizes}</pixels>'
-        f'<view sizeX="{nanometres[0]}" sizeY="{nanometres[1]}" offsetX="{nanometres[2]}" offsetY="{nanometres[3]}"/>'
+    nanometres = round(mpp * 1000)
+    how = (
         "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
         "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
-        "</illuminationSettings></scanSettings></image></collection></scn>"
+        "</illuminationSettings></scanSettings>"
+    )
+    images = ""
+    for area, (left, top) in enumerate(offsets or [(2000, 1000)]):
+        sizes = "".join(
+            f'<dimension sizeX="{level.shape[1]}" sizeY="{level.shape[0]}" r="{number}" ifd="{area * levels + number}"/>'
+            for number, level in enumerate(pyramid)
+        )
+        images += (
+            f'<image name="scan {area}"><device model="Leica SCN400"/><pixels sizeX="{width}" sizeY="{height}">{sizes}</pixels>'
+            f'<view sizeX="{width * nanometres}" sizeY="{height * nanometres}" offsetX="{left * nanometres}" '
+            f'offsetY="{top * nanometres}"/>'
+            f"{how}</image>"
+        )
+    slide = f'sizeX="{canvas[0] * nanometres}" sizeY="{canvas[1] * nanometres}"'
+    macro = (
+        f'<image name="macro"><pixels sizeX="{width}" sizeY="{height}"><dimension sizeX="{width}" sizeY="{height}" r="0" '
+        f'ifd="{max(1, len(offsets)) * levels}"/></pixels><view {slide} offsetX="0" offsetY="0"/>{how}</image>'
+    )
+    about = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        f'<collection name="c" {slide}>{macro}{images}</collection></scn>'
     )
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
-        for number, level in enumerate(levels):
-            per_cm = 10_000 / mpp / 2**number
+        for number in range(max(1, len(offsets)) * levels + 1):
+            per_cm = 10_000 / mpp / 2 ** (number % levels)
             tiff.write(
-                level,
+                pyramid[number % levels],
                 tile=(TILE, TILE),
                 photometric="rgb",
                 compression="jpeg",

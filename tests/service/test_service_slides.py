@@ -113,6 +113,15 @@ def test_a_model_of_unknown_features_reads_no_slides(client: TestClient, setting
     assert "send a bag instead" in ended(client, ask(client, "a.svs"))["error"]["remedy"]
 
 
+def test_a_model_of_drawn_tissue_says_what_it_needs(client: TestClient, settings: ServiceSettings, predictor: Any) -> None:
+    predictor.contract = FeatureContract("fake-encoder", None, 8, 0.5, 128, {"tissue": "mask"})
+    (settings.slide_roots[0] / "a.svs").write_text("x")
+    error = ended(client, ask(client, "a.svs"))["error"]
+    assert "only where their tissue was drawn" in error["what"]
+    assert "tissue_folder" in error["remedy"]
+    assert "send a bag" in error["remedy"]
+
+
 @pytest.mark.skipif(not REAL_SLIDE.exists(), reason="needs the real slide CMU-1-Small-Region.svs in ../shared/data/wsi")
 def test_a_real_slide_is_extracted_predicted_and_mapped(
     settings: ServiceSettings, predictor: Any, monkeypatch: pytest.MonkeyPatch

@@ -25,11 +25,11 @@ from pipelines.settings import ExtractSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = ExtractSettings(target_mpp=1.0, tile_size=64, batch_size=2)
-HANGS, CRASHES, STAIN = (150, 25, 140), (150, 55, 140), (170, 85, 160)
+EATS, HANGS, CRASHES, STAIN = (150, 0, 140), (150, 28, 140), (150, 55, 140), (170, 85, 160)
 
 
 class Trapped(MeanColour):
-    """An encoder that sleeps at every batch, hangs on one colour of tissue and takes its process down at another."""
+    """An encoder that sleeps at every batch, and on colours of tissue eats memory, hangs or takes its process down."""
 
     def __init__(self, pause: float = 0.0) -> None:
         super().__init__()
@@ -38,7 +38,12 @@ class Trapped(MeanColour):
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         time.sleep(self._pause)
         green = tiles[..., 1].mean(axis=(1, 2)).min()
-        if green < sum((HANGS[1], CRASHES[1])) / 2:
+        if green < sum((EATS[1], HANGS[1])) / 2:
+            eaten = []
+            while len(eaten) < 64:  # 2 GiB, where nobody stops it
+                eaten.append(np.ones(4 << 20))
+                time.sleep(0.02)
+        elif green < sum((HANGS[1], CRASHES[1])) / 2:
             time.sleep(600)
         elif green < sum((CRASHES[1], STAIN[1])) / 2:
             ctypes.string_at(0)

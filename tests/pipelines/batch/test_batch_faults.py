@@ -18,6 +18,7 @@ import psutil
 import pytest
 from small_cohort import (
     CRASHES,
+    EATS,
     HANGS,
     ROOT,
     Trapped,
@@ -66,6 +67,21 @@ def test_only_the_slide_that_hangs_or_crashes_is_blamed(tmp_path: Path) -> None:
     again = extract(manifest, out, retry_failed=True)
     assert (again.done, again.skipped, again.failed) == (2, 0, 0)
     assert read_failures(out / "failures.csv") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is known on Linux only")
+def test_only_the_slide_that_takes_too_much_memory_is_blamed(tmp_path: Path) -> None:
+    manifest, out = write_cohort(tmp_path, 2, eats=EATS), tmp_path / "bags"
+    report = extract(manifest, out, worker_memory=0.5)
+    assert (report.done, report.failed) == (2, 1)
+    [failure] = read_failures(out / "failures.csv")
+    assert (failure.slide, failure.stage) == ("eats", "encode")
+    assert failure.reason == "it used more than 0.5 GiB of memory; it was stopped"
+    assert failure.remedy.startswith("raise --worker-memory")
+    assert list(bags(out)) == ["s00", "s01"]
+    assert not leftovers(out)
+    draw_slide(tmp_path / "slides" / "eats.tif", 5)
+    assert extract(manifest, out, worker_memory=0.5, retry_failed=True).done == 1
 
 
 @pytest.mark.slow
@@ -181,8 +197,8 @@ def test_a_signal_stops_a_run_cleanly(cohort: tuple[Path, dict[str, Bag]], tmp_p
 def test_a_second_signal_ends_it_at_once() -> None:
     code = """
 import sys, time
-from pipelines.cohort import _interruptible
-with _interruptible():
+from pipelines.batch.interrupts import interruptible
+with interruptible():
     for word in ("working", "cleaning up"):
         try:
             print(word, flush=True)

@@ -185,6 +185,7 @@ def test_a_stalled_slide_is_told(tmp_path: Path) -> None:
     [
         (1, 0, {}, [{}]),
         (3, 0, {}, [{"OMP_NUM_THREADS": "2"}] * 3),
+        (9, 0, {}, [{"OMP_NUM_THREADS": "1"}] * 9),
         (2, 0, {"OMP_NUM_THREADS": "1"}, [{}, {}]),
         (2, 2, {}, [{}, {"CUDA_VISIBLE_DEVICES": "1"}]),
         (3, 2, {"CUDA_VISIBLE_DEVICES": "5,7"}, [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
@@ -193,7 +194,12 @@ def test_a_stalled_slide_is_told(tmp_path: Path) -> None:
 def test_each_worker_has_its_device_or_its_cores(
     workers: int, devices: int, environment: dict[str, str], expected: list[dict[str, str]]
 ) -> None:
-    assert worker_environments(workers, devices, 8, environment) == expected
+    assert worker_environments(workers, devices, 8, 8, environment) == expected
+
+
+def test_a_lone_worker_starts_no_more_threads_than_it_may_use() -> None:
+    assert worker_environments(1, 0, 2, 64, {}) == [{"OMP_NUM_THREADS": "2"}]
+    assert worker_environments(1, 0, 2, 64, {"OMP_NUM_THREADS": "9"}) == [{}]
 
 
 def test_outcomes_are_plain_json(tmp_path: Path) -> None:

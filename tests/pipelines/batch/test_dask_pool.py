@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_cohort import CRASHES, SETTINGS, Trapped, assert_same, bags, leftovers, wait_for, write_cohort
+from small_cohort import CRASHES, EATS, SETTINGS, Trapped, assert_same, bags, leftovers, wait_for, write_cohort
 
 from comel.errors import ConfigError
 from comel.manifest import read_manifest
@@ -22,15 +22,19 @@ from pipelines.cohort import CohortReport, CohortRun, extract_cohort, read_failu
 
 def test_the_same_files_and_failures_as_without_dask(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    manifest, out = write_cohort(tmp_path, 2, crashes=CRASHES), tmp_path / "bags"
+    manifest, out = write_cohort(tmp_path, 2, crashes=CRASHES, eats=EATS), tmp_path / "bags"
     alone = write_cohort(tmp_path / "alone", 2)
     assert extract_cohort(alone, tmp_path / "alone" / "bags", SETTINGS, encoder=Trapped()).done == 2
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
-        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, DaskPool(cluster.scheduler_address), encoder=Trapped())
+        pool = DaskPool(cluster.scheduler_address)
+        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, pool, encoder=Trapped(), worker_memory=0.5)
         report = run.run()
-    assert (report.done, report.failed) == (2, 1)
-    assert report.failures[0].reason == "the process died (signal SIGSEGV)"
-    assert read_failures(out / "failures.csv") == list(report.failures)
+    assert (report.done, report.failed) == (2, 2)
+    assert {failure.slide: failure.reason for failure in report.failures} == {
+        "crashes": "the process died (signal SIGSEGV)",
+        "eats": "it used more than 0.5 GiB of memory; it was stopped",
+    }
+    assert {failure.slide for failure in read_failures(out / "failures.csv")} == {"crashes", "eats"}
     assert_same(bags(out), bags(tmp_path / "alone" / "bags"))
     assert not leftovers(out)
 

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from small_cohort import ROOT, draw_slide, write_cohort
+from small_cohort import ROOT, draw_slide, leftovers, wait_for, write_cohort
 
 from comel.commands.extract_view import status_line, watch
 from pipelines.batch.status import RunningSlide, Status
 
 ENCODER = """
+import os, time
 import numpy
 class Mean:
     name, dimension, weights_hash = "mean", 3, "0" * 64
     def __init__(self, device):
         pass
     def encode(self, tiles):
+        if tiles.shape[1] == 64:  # no probe
+            time.sleep(float(os.environ.get("PAUSE", 0)))
         return (tiles.mean(axis=(1, 2)) / 255).astype(numpy.float32)
 """
+
+
+RUN = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp", "1", "--tile-size", "64"]
 
 
 def comel(*arguments: object, folder: Path) -> tuple[int, str, str]:
@@ -46,8 +56,7 @@ def test_a_cohort_from_start_to_end(tmp_path: Path) -> None:
     write_cohort(tmp_path, 2)
     lost = tmp_path / "slides" / "s01.tif"
     lost.unlink()
-    arguments = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp", 1, "--tile-size", 64]
-    code, output, errors = comel(*arguments, folder=tmp_path)
+    code, output, errors = comel(*RUN, folder=tmp_path)
     assert code == 1
     assert re.search(r"^1 done, 0 kept, 1 failed; \d+ tiles, \d+ s$", output, re.MULTILINE)
     assert "extract: s00 done, " in errors
@@ -64,16 +73,27 @@ def test_a_cohort_from_start_to_end(tmp_path: Path) -> None:
     assert sum(status["failed"].values()) == 1
 
 
+def test_an_encoder_that_no_worker_may_load_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mean.py").write_text(
+        ENCODER.replace("        pass", "        self.kept = numpy.ones(64 << 20); time.sleep(60)")
+    )
+    write_cohort(tmp_path, 1)
+    code, output, errors = comel(*RUN, "--worker-memory", 0.25, folder=tmp_path)
+    assert (code, output) == (2, "")
+    last = errors.splitlines()[-1]
+    assert last == "comel: mean.py:Mean: cannot be loaded (it used more than 0.25 GiB of memory); raise --worker-memory"
+    assert not list((tmp_path / "bags" / ".extract" / "runs").iterdir())
+
+
 @pytest.mark.slow
 def test_going_on_after_a_failure(tmp_path: Path) -> None:
     (tmp_path / "mean.py").write_text(ENCODER)
     write_cohort(tmp_path, 2)
     lost = tmp_path / "slides" / "s01.tif"
     lost.unlink()
-    arguments = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp", 1, "--tile-size", 64, "--json"]
 
     def run(*options: object) -> tuple[int, int, int, int]:
-        code, output, _ = comel(*arguments, *options, folder=tmp_path)
+        code, output, _ = comel(*RUN, "--json", *options, folder=tmp_path)
         report = json.loads(output)
         return code, report["done"], report["skipped"], report["failed"]
 
@@ -82,6 +102,73 @@ def test_going_on_after_a_failure(tmp_path: Path) -> None:
     assert run("--retry-failed", "--workers", 2) == (0, 1, 0, 0)
     assert run("--verify") == (0, 0, 2, 0)
     assert run("--dtype", "float32") == (0, 2, 0, 0)
+
+
+@pytest.fixture
+def under_way(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A run that works on two slides for as long as it lives, in a process group of its own as a terminal gives it one."""
+    (tmp_path / "mean.py").write_text(ENCODER)
+    write_cohort(tmp_path, 2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "comel.cli", "extract", *RUN, "--workers", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PAUSE": "600"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    out = tmp_path / "bags"
+    try:
+        wait_for(lambda: len(list((out / ".extract" / "claims").glob("*.claim"))) == 2)
+        yield process, out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_stops_within_five_seconds_and_the_same_command_goes_on(under_way: tuple[subprocess.Popen[str], Path]) -> None:
+    process, out = under_way
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "comel: interrupted; the same command goes on where it stopped"
+    assert "Traceback" not in errors
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert not leftovers(out)
+    assert not list(out.glob("*.h5"))
+    code, output, _ = comel(*RUN, folder=out.parent)
+    assert (code, output.split(";")[0]) == (0, "2 done, 0 kept, 0 failed")
+    assert not leftovers(out)
+
+
+def test_a_second_ctrl_c_ends_it_at_once(under_way: tuple[subprocess.Popen[str], Path]) -> None:
+    """It comes while the run cleans up after the first, held up by a file that it cannot read to its end."""
+    process, out = under_way
+    children = psutil.Process(process.pid).children(recursive=True)
+    endless = out / ".extract" / "outcomes" / "endless.json"
+    endless.parent.mkdir(exist_ok=True)
+    os.mkfifo(endless)
+    os.killpg(process.pid, signal.SIGINT)
+    writers: list[int] = []
+
+    def is_being_read() -> bool:
+        with contextlib.suppress(OSError):
+            writers.append(os.open(endless, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    wait_for(is_being_read)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=5) == -signal.SIGINT
+    os.close(writers[0])
+    endless.unlink()
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert not list(out.rglob(".partial-*"))
+    code, output, _ = comel(*RUN, folder=out.parent)
+    assert (code, output.split(";")[0]) == (0, "2 done, 0 kept, 0 failed")
+    assert not leftovers(out)
 
 
 @pytest.mark.parametrize(

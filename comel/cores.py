@@ -1,0 +1,59 @@
+"""How many processor cores this process may use: a container or a batch system may allow far fewer than the machine has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["available_cores", "quota_of"]
+
+_GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def available_cores() -> int:
+    """Those of the process' affinity, or its cgroup's share of processor time where that is less; whole cores, 1 at least."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = quota_of(_GROUPS, _MOUNTED)
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def quota_of(groups: Path, mounted: Path) -> float | None:
+    """The cores' worth of processor time that cgroups leave to a process: the least of its group and the groups above it.
+
+    Args:
+        groups: the process' ``/proc/PID/cgroup``.
+        mounted: where cgroups are mounted, of version 2 or 1, or both as many systems have them.
+
+    Returns:
+        None where nothing limits it, or nothing can be read.
+    """
+    try:
+        lines = groups.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    quotas = []
+    for controllers, path in (line.split(":", 2)[1:] for line in lines if line.count(":") >= 2):
+        if controllers == "":
+            places = [mounted, mounted / "unified"]
+        elif "cpu" in controllers.split(","):
+            places = [mounted / "cpu", mounted / controllers]
+        else:
+            continue
+        # In a container the path may be the host's, of which only the top is seen here.
+        inside = path.strip("/")
+        steps = [inside, *map(str, Path(inside).parents)] if inside else ["."]
+        quotas += [_quota_in(place / step) for place in places for step in steps]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_in(folder: Path) -> float | None:
+    """Of one group: ``cpu.max`` is of version 2, the other two files are of version 1."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        limit = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return limit if limit > 0 else None
