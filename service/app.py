@@ -31,7 +31,8 @@ from service.slide_tiles import SlidePictures
 
 __all__ = ["create_app", "open_models", "serve"]
 
-CONCURRENT_PREDICTIONS = 2
+WAITING_PREDICTIONS = 64
+"""Requests with a bag that hold a thread of their own while they wait for their turn; others wait without."""
 WATCH_SECONDS = 2.0
 """Between two looks at whether a run has a new version."""
 
@@ -70,7 +71,7 @@ def create_app(
         registry = FixedModel(settings, predictor) if predictor is not None else models or open_models(settings)
         backend = Backend(settings, registry, audit=app.state.audit, metrics=metrics, log=log)
         app.state.models, app.state.backend = registry, backend
-        app.state.work = anyio.CapacityLimiter(CONCURRENT_PREDICTIONS)
+        app.state.work = anyio.CapacityLimiter(WAITING_PREDICTIONS)
         for name in registry.names:
             metrics.model(registry.state(name), registry.get(name).run_id)
         pictures = SlidePictures()

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from comel.killable import CallFailed
+
 __all__ = ["describe_defect", "make_log", "route_library_logs"]
 
 
@@ -32,7 +34,14 @@ def make_log(stream: TextIO | None = None) -> Any:
 
 
 def describe_defect(error: BaseException) -> dict[str, Any]:
-    """What failed and where in the code. The error's text is left out: it may hold a path or a patient's name."""
+    """What failed and where in the code, here or in a child process.
+
+    The error's text is left out: it may hold a path or a patient's name.
+    """
+    if isinstance(error, CallFailed):
+        lines = [line.strip() for line in error.trace.splitlines()]
+        places = [" ".join(line.rsplit("/", 1)[-1].split()) for line in lines if line.startswith("File ")]
+        return {"error": error.kind, "places": places[-8:]}
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{'/'.join(frame.filename.rsplit('/', 3)[1:])}:{frame.lineno} {frame.name}" for frame in frames]
     return {"error": type(error).__name__, "places": places[-8:]}

@@ -243,7 +243,9 @@ class ModelRegistry:
             self._loaded[name, version] = predictor
             self._loaded.move_to_end((name, version))
             spare = [key for key in self._loaded if self._answering.get(key[0]) != key[1]]
-            for key in spare[: max(0, len(spare) - SPARE_VERSIONS)]:
+            # A process that only works knows of no version that it answers: it keeps one of each model beside the spare ones.
+            kept = SPARE_VERSIONS + len(self._runs) - len(self._answering)
+            for key in spare[: max(0, len(spare) - kept)]:
                 del self._loaded[key]
 
     def _wanted(self, name: str) -> int:

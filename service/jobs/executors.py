@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from comel.killable import KillableWorker
+from comel.killable import CallFailed, KillableWorker
 from service.models import ModelRegistry
 from service.predictions import Made, Tell, Work, Workbench
 from service.settings import ServiceSettings
 
-__all__ = ["ChildExecutor", "Executor", "LocalExecutor", "devices"]
+__all__ = ["ChildExecutor", "Executor", "LocalExecutor", "devices", "ran_out_of_memory"]
 
 
 class Executor(Protocol):
@@ -26,8 +26,8 @@ class Executor(Protocol):
             timeout: most seconds that it may take, where the work can be ended.
         """
 
-    def prepare(self, model: str, version: int) -> None:
-        """Load a model ahead of the first work for it; the same exceptions."""
+    def prepare(self, model: str, version: int | None, *, timeout: float) -> None:
+        """Load a model ahead of work for it, which costs nothing where it is loaded; the same exceptions."""
 
     def kill(self) -> bool:
         """End the work under way; False where that is not possible."""
@@ -59,8 +59,8 @@ class ChildExecutor:
         assert isinstance(made, Made)
         return made
 
-    def prepare(self, model: str, version: int) -> None:
-        self._child.call(_prepare, self._settings, model, version, timeout=self._settings.job_timeout_seconds)
+    def prepare(self, model: str, version: int | None, *, timeout: float) -> None:
+        self._child.call(_prepare, self._settings, model, version, timeout=timeout)
 
     def kill(self) -> bool:
         self._child.kill()
@@ -79,7 +79,7 @@ class LocalExecutor:
     def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
         return self._bench.perform(work, tell)
 
-    def prepare(self, model: str, version: int) -> None:
+    def prepare(self, model: str, version: int | None, *, timeout: float) -> None:
         return
 
     def kill(self) -> bool:
@@ -106,7 +106,14 @@ def _perform(settings: ServiceSettings, work: Work, tell: Callable[[tuple[str, i
     return _bench(settings).perform(work, lambda stage, done, total: tell((stage, done, total)))
 
 
-def _prepare(settings: ServiceSettings, model: str, version: int) -> None:
+def ran_out_of_memory(failure: CallFailed) -> bool:
+    """Whether that is why a call failed: Python, torch on a CPU and torch on a GPU each say it their own way."""
+    return failure.kind in ("MemoryError", "OutOfMemoryError") or (
+        failure.kind == "RuntimeError" and "allocate memory" in str(failure)
+    )
+
+
+def _prepare(settings: ServiceSettings, model: str, version: int | None) -> None:
     _bench(settings).open_model(model, version)
 
 

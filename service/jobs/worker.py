@@ -17,7 +17,7 @@ from comel.errors import ComelError
 from comel.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
 from service.db.tables import Job, PredictionRow
 from service.ids import new_id
-from service.jobs.executors import Executor
+from service.jobs.executors import Executor, ran_out_of_memory
 from service.jobs.queue import JobQueue, LeaseLost
 from service.jobs.sources import Inbox
 from service.logs import describe_defect
@@ -137,9 +137,9 @@ class Worker(threading.Thread):
             said = f"it took longer than {self._settings.job_timeout_seconds:g} s"
             error = ComelError(said, "ask the service's operator for a longer job_timeout_seconds")
         except CallFailed as failure:
-            self._log.error("a job failed", job=job.id, error=failure.kind, places=_places(failure.trace))
+            self._log.error("a job failed", job=job.id, **describe_defect(failure))
             error = ComelError("the service failed at this job", f"ask its operator about job {job.id}")
-            if failure.kind == "MemoryError":
+            if ran_out_of_memory(failure):
                 error = ComelError("it needs more memory than a worker has", "ask the operator for more worker_memory_bytes")
         except ComelError as refused:
             error, outcome = refused, "refused"
@@ -225,9 +225,3 @@ def _row(job: Job, made: Made) -> PredictionRow:
         version=made.version,
         size=made.size,
     )
-
-
-def _places(trace: str) -> list[str]:
-    """Where in the code, without the error's text."""
-    lines = [line.strip() for line in trace.splitlines()]
-    return [" ".join(line.rsplit("/", 1)[-1].split()) for line in lines if line.startswith("File ")][-8:]

@@ -20,8 +20,9 @@ from comel.killable import CallFailed, KillableWorker
 from service.app import create_app
 from service.at_once import AtOnce
 from service.jobs.executors import ChildExecutor
+from service.models import ModelRegistry
 from service.predictions import Work
-from service.problems import TooLargeError
+from service.problems import BusyError, TooLargeError
 from service.settings import ServiceSettings
 
 
@@ -65,7 +66,7 @@ class Doing(ChildExecutor):
     def perform(self, work: Work, tell: Any, *, timeout: float) -> Any:
         if self.first is not None:
             self._child.call(*self.first, timeout=timeout)
-        return super().perform(work, tell, timeout=30)
+        return super().perform(work, tell, timeout=timeout)
 
 
 @pytest.fixture
@@ -115,9 +116,36 @@ def test_a_service_that_stops_does_not_wait_for_a_bag(at_once: tuple[AtOnce, Doi
     while executor.pid is None:
         time.sleep(0.05)
     time.sleep(0.5)
+    waiting = threading.Thread(target=ask)
+    waiting.start()
     opened.close()
-    asking.join(10)
-    assert ended == ["CallKilled"]
+    for thread in (asking, waiting):
+        thread.join(10)
+    assert ended == ["NotReadyError"] * 2
+    assert executor.pid is None
+
+
+def test_who_waits_too_long_for_a_turn_is_told_to_come_back(at_once: tuple[AtOnce, Doing], bag: Path) -> None:
+    opened, _ = at_once
+    with opened._turns.turn(1, remedy=""), pytest.raises(BusyError, match="before this request") as busy:
+        opened.perform(Work("0" * 32, "bag", bag, "a", "colon", 1))
+    assert "respond-async" in busy.value.remedy
+
+
+def test_after_a_process_died_its_start_does_not_count_as_the_prediction(at_once: tuple[AtOnce, Doing], bag: Path) -> None:
+    """Importing torch and loading the model takes longer than the half second that a bag may."""
+    opened, executor = at_once
+    for number in range(2):
+        executor._child.kill()
+        while executor.pid is not None:
+            time.sleep(0.01)
+        assert opened.perform(Work(f"{number:032x}", "bag", bag, "a", "colon", 1)).instances == 9
+
+
+def test_a_working_process_keeps_every_model(settings: ServiceSettings, run: Path) -> None:
+    models = ModelRegistry(settings.model_copy(update={"runs": dict.fromkeys("abcde", run)}))
+    opened = [models.get(name, 1) for name in "abcde"]
+    assert [models.get(name, 1) for name in "abcde"] == opened
 
 
 def test_a_model_is_loaded_ahead(at_once: tuple[AtOnce, Doing], settings: ServiceSettings) -> None:
