@@ -10,7 +10,7 @@ import { Library } from "./library.js";
 import { MapControls } from "./map-controls.js";
 import { numberIn, readPlace, writePlace } from "./place.js";
 import { Raster } from "./raster.js";
-import { showExports, showTiles, showVerdict } from "./result.js";
+import { clearResult, showExports, showTiles, showVerdict } from "./result.js";
 import { drawScaleBar } from "./scale-bar.js";
 import { ScoreLayer } from "./score-layer.js";
 import { SlideView, loadOpenSeadragon } from "./slide-view.js";
@@ -55,6 +55,7 @@ class App {
     this.#slide = null;
     this.view?.close();
     this.layer?.clear();
+    clearResult();
     this.#library.mark(kind, id);
     this.#mode(kind ?? "nothing");
     this.#say("");
@@ -78,7 +79,6 @@ class App {
     const answer = await getJson(`predictions/${id}`, { signal });
     showVerdict(answer);
     showExports(id, answer.prediction.slide_id, () => this.#mapLook(), (error) => this.#say(error.message));
-    showTiles([], null);
     byId("map-part").hidden = !answer.links.map || !this.view;
     if (!answer.links.map) return this.#say("This prediction has no map: the bag has no coordinates.");
     const raster = await Raster.load(id, view.class);
@@ -97,13 +97,14 @@ class App {
       const slide = await getJson(`slides/${answer.slide}`, { signal });
       return { ...slide, mpp_x: slide.mpp_x ?? place.mpp_x };
     } catch (error) {
+      if (signal.aborted) throw error;
       this.#say(`The slide cannot be shown: ${error.message}`);
       return plane;
     }
   }
 
   async #openPlane(slide, view, signal) {
-    if (!this.view) return false;
+    if (!this.view || signal.aborted) return false;
     await this.view.open(slide);
     if (signal.aborted) return false;
     this.#slide = slide;

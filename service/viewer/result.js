@@ -7,6 +7,13 @@ import { share } from "./words.js";
 
 const MOST_CLASSES = 8;
 
+/** Empties the panel, so that nothing of one slide stands beside another while that loads, or where it cannot be shown. */
+export function clearResult() {
+  for (const part of ["verdict", "probabilities", "facts", "exports", "job"]) fill(byId(part));
+  byId("map-part").hidden = true;
+  showTiles([], null);
+}
+
 /** The verdict: label, probability, whether the slide is one that the model knows the like of. */
 export function showVerdict(answer) {
   const { prediction } = answer;

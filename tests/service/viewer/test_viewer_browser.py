@@ -38,6 +38,18 @@ def test_the_map_lies_on_a_slide_with_bounds(open_page: Any, server: Any) -> Non
     assert_aligned(page)
 
 
+def test_no_result_stays_beside_what_cannot_be_shown(open_page: Any, server: Any) -> None:
+    page = open_page(f"#/predictions/{server.predicted('plain')}", expected="404")
+    page.wait_for_selector("#top-tiles img[src]")
+    assert "tumour" in page.locator("#result").inner_text()
+    for kind, missing in (("predictions", "prediction"), ("slides", "slide")):
+        page.evaluate(f"location.hash = '#/{kind}/{'0' * 32}'")
+        until(page, f"document.getElementById('said').textContent.startsWith('there is no {missing} of this id')")
+        assert "tumour" not in page.locator("#result").inner_text()
+        assert page.locator("#top-tiles img").count() == 0
+        assert not page.locator("#exports button").count()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "bounds"])
 def test_the_map_lies_on_the_slide_at_every_zoom(open_page: Any, server: Any, name: str) -> None:
