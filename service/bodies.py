@@ -97,4 +97,6 @@ def safe_name(filename: str | None, suffix: str | None = None) -> str:
     stem, _, own = name.rpartition(".")
     if not stem:
         stem, own = own, ""
-    return f"{stem[:100] or 'file'}.{(suffix or own)[:16] or 'bin'}"
+    # File systems count bytes.
+    stem, ending = (text.encode()[:most].decode(errors="ignore") for text, most in ((stem, 180), (suffix or own, 16)))
+    return f"{stem or 'file'}.{ending or 'bin'}"

@@ -43,4 +43,5 @@ class SlideFiles:
             upload = self._uploads.get(identifier)
         except NotFoundError:
             return None
-        return self._uploads.path(upload) if upload.kind == "slide" else None
+        path = self._uploads.path(upload)
+        return path if upload.kind == "slide" and path.is_file() else None

@@ -82,6 +82,7 @@ class Submissions:
         self._store, self._queue, self._pool = store, queue, pool
         self._uploads, self._slides = uploads, slides
         self._inbox, self._reservations = Inbox(settings.state_dir), Reservations(database)
+        self._under_way: set[str] = set()
 
     def bag(self, path: Path, asked: Asked) -> Stored | Accepted:
         """Predict from a received bag at once, or accept a job for it; ``path`` may be moved away.
@@ -137,19 +138,23 @@ class Submissions:
 
     def _predict(self, path: Path, asked: Asked, model: str, version: int, reservation: Reservation | None) -> Stored:
         identifier = new_id()
-        if reservation is not None:
-            try:
-                with self._database.writing() as session:
-                    self._reservations.reserve(reservation, "prediction", identifier, session)
-            except IntegrityError:
-                raise _under_way() from None
+        self._under_way.add(identifier)
         try:
+            if reservation is not None:
+                try:
+                    with self._database.writing() as session:
+                        self._reservations.reserve(reservation, "prediction", identifier, session)
+                except IntegrityError:
+                    reservation = None  # another's, and not to be released
+                    raise _under_way() from None
             work = Work(identifier, "bag", path, path.stem, model, version, asked.task, asked.mpp, asked.assume_encoder)
             self._store.add(self._at_once.perform(work), model, {"bag": path.name})
         except BaseException:
             if reservation is not None:
                 self._reservations.release(reservation)
             raise
+        finally:
+            self._under_way.discard(identifier)
         return self._store.load(identifier)
 
     def _new_job(self, asked: Asked, kind: str, slide_id: str, model: str, version: int) -> NewJob:
@@ -189,9 +194,11 @@ class Submissions:
             with contextlib.suppress(NotFoundError):
                 return self._queue.get(identifier)
         else:
+            if identifier in self._under_way:
+                raise _under_way()
             with contextlib.suppress(NotFoundError):
                 return self._store.load(identifier)
-            raise _under_way()
+            # It was deleted since, or the process that was to make it ended before it could.
         self._reservations.release(reservation)
         return None
 

@@ -5,6 +5,7 @@ A part counts once it is on the disk and its row is committed; whoever was cut o
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import AsyncIterable, Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from sqlalchemy import func, select
 
@@ -19,13 +21,16 @@ from comel.errors import ComelError
 from comel.files import sha256_of_file
 from service.bodies import safe_name
 from service.db.database import Database
-from service.db.tables import PredictionRow, Upload
+from service.db.tables import Upload
 from service.ids import is_id, new_id
 from service.problems import UPLOADS, ConflictError, NotFoundError, TooLargeError
 from service.settings import ServiceSettings
 
 __all__ = ["UPLOADS", "UploadStore"]
 
+SILENT_SECONDS = 30.0
+"""How long a client that sends a part may say nothing."""
+_ROOM_LOCK = 7_023_103
 _REMEDY = "use an id that POST /v1/uploads gave, before the upload expires"
 
 
@@ -60,6 +65,7 @@ class UploadStore:
             raise TooLargeError(f"an upload of {size} bytes", f"at most {most} are taken")
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._database.writing() as session:
+            self._database.lock(session, _ROOM_LOCK)
             self._make_room(session, size)
             now = self._database.now(session)
             upload = Upload(
@@ -88,27 +94,46 @@ class UploadStore:
             ComelError: the file is whole, but is not what was announced or is of no kind that is taken; it is removed.
         """
         if identifier in self._busy:
-            raise ConflictError("another part of this upload is being received", "send the parts one after the other")
+            begun = await anyio.to_thread.run_sync(self.get, identifier)
+            said = "another part of this upload is being received"
+            raise ConflictError(said, f"send it again in {SILENT_SECONDS:g} s", offset=begun.offset)
         self._busy.add(identifier)
         try:
             part = await anyio.to_thread.run_sync(self._begin, identifier, offset)
-            received = 0
-            most = min(self._settings.upload_part_bytes, part.upload.size - offset)
-            with open(part.path, "r+b") as file:
-                # What a part that broke off left behind is overwritten.
-                file.truncate(offset)
-                file.seek(offset)
-                async for block in body:
-                    received += len(block)
-                    if received > most:
-                        file.truncate(offset)
-                        raise TooLargeError(f"the part is longer than {most} bytes", "send a shorter one")
-                    await anyio.to_thread.run_sync(file.write, block)
-                file.flush()
-                await anyio.to_thread.run_sync(os.fsync, file.fileno())
+            received = await self._receive(part, body)
             return await anyio.to_thread.run_sync(self._end, part, offset + received)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TooLargeError("there is no room on the service's disk", "send it later, or ask its operator") from None
         finally:
             self._busy.discard(identifier)
+
+    async def _receive(self, part: _Part, body: AsyncIterable[bytes]) -> int:
+        """Write a part's bytes where they belong; how many there were."""
+        received, most = 0, min(self._settings.upload_part_bytes, part.upload.size - part.offset)
+        blocks = aiter(body)
+        with open(part.path, "r+b") as file:
+            # What a part that broke off left behind is overwritten.
+            file.truncate(part.offset)
+            file.seek(part.offset)
+            while True:
+                # A client whose network went away says nothing, and must not lock its upload against its own return.
+                with anyio.move_on_after(SILENT_SECONDS) as patience:
+                    block = await anext(blocks, b"")
+                if patience.cancelled_caught:
+                    said = f"nothing of the part arrived for {SILENT_SECONDS:g} s"
+                    raise ConflictError(said, "send it again", offset=part.offset)
+                if not block:
+                    break
+                received += len(block)
+                if received > most:
+                    file.truncate(part.offset)
+                    raise TooLargeError(f"the part is longer than {most} bytes", "send a shorter one")
+                await anyio.to_thread.run_sync(file.write, block)
+            file.flush()
+            await anyio.to_thread.run_sync(os.fsync, file.fileno())
+        return received
 
     def get(self, identifier: str) -> Upload:
         """An upload and how far it is.
@@ -142,7 +167,12 @@ class UploadStore:
         if upload.offset != offset or upload.kind is not None:
             said = "the upload is complete" if upload.kind is not None else f"the next part begins at {upload.offset}"
             raise ConflictError(said, "ask for the upload to see its offset", offset=upload.offset)
-        return _Part(upload, self.path(upload), offset)
+        path = self.path(upload)
+        if not path.is_file():
+            # A restored database knows uploads whose files no backup has.
+            self.delete(identifier)
+            raise NotFoundError("there is no upload of this id", _REMEDY)
+        return _Part(upload, path, offset)
 
     def _end(self, part: _Part, offset: int) -> Upload:
         identifier = part.upload.id
@@ -154,9 +184,13 @@ class UploadStore:
                 self.delete(identifier)
                 raise
         with self._database.writing() as session:
-            upload = session.get(Upload, identifier)
+            upload = session.get(Upload, identifier, with_for_update=True)
             if upload is None:
                 raise NotFoundError("there is no upload of this id", _REMEDY)
+            if upload.offset != part.offset:
+                # Another process of the service took a part at the same place.
+                said = f"the next part begins at {upload.offset}"
+                raise ConflictError(said, "ask for the upload to see its offset", offset=upload.offset)
             upload.offset, upload.kind = offset, kind
             upload.expires = self._database.now(session) + self._settings.upload_hours * 3600
             return upload
@@ -173,7 +207,7 @@ class UploadStore:
         free = shutil.disk_usage(self.folder).free - (int(announced or 0) - int(received or 0))
         if size > free:
             raise TooLargeError("there is no room on the service's disk", "send it later, or ask its operator")
+        # Predictions make room for uploads: the housekeeper removes the oldest.
         most = self._settings.max_state_bytes
-        used = int(announced or 0) + int(session.execute(select(func.sum(PredictionRow.size))).scalar_one() or 0)
-        if most is not None and used + size > most:
-            raise TooLargeError("the service's quota is used up", "delete uploads or predictions, or ask its operator")
+        if most is not None and int(announced or 0) + size > most:
+            raise TooLargeError("the service's quota is used up by uploads", "delete some, or ask its operator")

@@ -20,9 +20,12 @@ __all__ = ["router"]
 router = APIRouter(
     prefix="/v1/uploads",
     tags=["uploads"],
-    dependencies=[allow("predict")],
     responses=guarded(422),
 )
+
+_MAY_UPLOAD = [allow("predict")]
+# A part is much smaller than the request that it is a part of.
+_MAY_SEND_A_PART = [allow("predict", cost=0.1)]
 
 Offset = Annotated[int, Query(ge=0, le=2**53, description="where the part begins: the upload's offset", examples=[16777216])]
 UploadId = Annotated[str, Path(description="an upload's id", examples=[EXAMPLE_UPLOAD])]
@@ -41,6 +44,7 @@ _PART: dict[str, Any] = {
     summary="Begin an upload",
     operation_id="create_upload",
     responses={201: created(f"/v1/uploads/{EXAMPLE_UPLOAD}", "The upload, to be sent in parts."), **problems(400, 413)},
+    dependencies=_MAY_UPLOAD,
 )
 def create_upload(request: Request, response: Response, asked: UploadRequest) -> UploadAnswer:
     """Reserves room for a bag or a slide that is then sent in parts, and can be gone on with after a break."""
@@ -57,6 +61,7 @@ def create_upload(request: Request, response: Response, asked: UploadRequest) ->
     operation_id="send_part",
     responses=problems(404, 409, 413, 415),
     openapi_extra=_PART,
+    dependencies=_MAY_SEND_A_PART,
 )
 async def send_part(request: Request, identifier: UploadId, offset: Offset) -> UploadAnswer:
     """Adds bytes at the upload's offset. After a break, ask for the upload and go on at its offset; a part with another offset
@@ -67,7 +72,13 @@ async def send_part(request: Request, identifier: UploadId, offset: Offset) -> U
     return _answer(request, await _uploads(request).append(identifier, offset, body))
 
 
-@router.get("/{identifier}", summary="How far an upload is", operation_id="read_upload", responses=problems(404))
+@router.get(
+    "/{identifier}",
+    summary="How far an upload is",
+    operation_id="read_upload",
+    responses=problems(404),
+    dependencies=_MAY_UPLOAD,
+)
 def read_upload(request: Request, identifier: UploadId) -> UploadAnswer:
     """The offset is where the next part begins."""
     return _answer(request, _uploads(request).get(identifier))
@@ -79,6 +90,7 @@ def read_upload(request: Request, identifier: UploadId) -> UploadAnswer:
     summary="Delete an upload",
     operation_id="delete_upload",
     responses=problems(404),
+    dependencies=_MAY_UPLOAD,
 )
 def delete_upload(request: Request, identifier: UploadId) -> None:
     """Its file too. Predictions that were made from it stay, without its slide."""

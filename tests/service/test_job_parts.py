@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from answers import bag_bytes, ended
 from fastapi.testclient import TestClient
@@ -18,12 +21,15 @@ from pydantic import SecretStr
 from sqlalchemy import update
 
 from comel.errors import ComelError
+from service import uploads
 from service.app import create_app
-from service.backend import Backend
-from service.db.tables import Delivery, PredictionRow, Upload
+from service.backend import Backend, open_database
+from service.db.tables import Delivery, IdempotencyKey, PredictionRow, Upload
 from service.housekeeping import clean
 from service.jobs.settings import JobSettings
+from service.problems import ConflictError
 from service.settings import ServiceSettings
+from service.uploads import UploadStore
 from service.webhooks.addresses import check_url, resolve
 from service.webhooks.outbox import Outbox, wait_before
 from service.webhooks.signature import sign, verify
@@ -101,6 +107,86 @@ def test_the_same_request_again_leads_to_the_same_result(client: TestClient, mak
         assert client.post("/v1/predictions", files=other, headers=headers).status_code == 409
     assert client.post("/v1/predictions", files={"bag": ("a.h5", b"x")}, headers={"Idempotency-Key": "k"}).status_code == 415
     assert client.post("/v1/predictions", files=files, headers={"Idempotency-Key": "k"}).status_code == 201
+
+
+def test_a_key_whose_prediction_is_gone_may_be_used_again(client: TestClient, make_bag: Any, tmp_path: Path) -> None:
+    """Deleted by somebody, or never made since the process ended in the middle of it."""
+    files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1, 0.9])))}
+    headers = {"Idempotency-Key": "order-7"}
+    first = client.post("/v1/predictions", files=files, headers=headers).json()["id"]
+    assert client.delete(f"/v1/predictions/{first}").status_code == 204
+    second = client.post("/v1/predictions", files=files, headers=headers)
+    assert second.status_code == 201
+    assert second.json()["id"] != first
+    with backend_of(client).database.writing() as session:
+        session.execute(update(IdempotencyKey).values(made="0" * 32))
+    assert client.post("/v1/predictions", files=files, headers=headers).status_code == 201
+
+
+def test_the_first_of_two_that_come_together_makes_the_prediction(
+    client: TestClient, predictor: Any, make_bag: Any, tmp_path: Path
+) -> None:
+    predictor.delay = 1.0
+    files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1, 0.9])))}
+    headers = {"Idempotency-Key": "order-8"}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/predictions", files=files, headers=headers)
+        assert predictor.started.wait(30)
+        assert client.post("/v1/predictions", files=files, headers=headers).status_code == 409
+        made = first.result()
+    assert made.status_code == 201
+    assert client.post("/v1/predictions", files=files, headers=headers).json()["id"] == made.json()["id"]
+
+
+def test_predictions_leave_room_for_uploads(settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path) -> None:
+    small = settings.model_copy(update={"max_state_bytes": 10_000})
+    files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1] * 200)))}
+    with TestClient(create_app(small, predictor=predictor)) as client:
+        assert client.post("/v1/predictions", files=files).status_code == 201
+        assert client.post("/v1/uploads", json={"filename": "a", "size": 9_000}).status_code == 201
+        assert client.post("/v1/uploads", json={"filename": "a", "size": 9_000}).status_code == 413
+
+
+def test_a_client_that_goes_silent_does_not_lock_its_upload(settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "SILENT_SECONDS", 0.3)
+    database = open_database(settings)
+    store = UploadStore(database, settings, lambda path: "bag")
+    identifier = store.create("a.h5", 8, None, None).id
+
+    async def body(*blocks: bytes, silent: float = 0.0) -> AsyncIterator[bytes]:
+        for block in blocks:
+            yield block
+        await anyio.sleep(silent)
+
+    async def talk() -> None:
+        async with anyio.create_task_group() as group:
+            ended: list[ConflictError] = []
+
+            async def vanish() -> None:
+                with pytest.raises(ConflictError, match="nothing of the part arrived") as silent:
+                    await store.append(identifier, 0, body(b"12", silent=60))
+                ended.append(silent.value)
+
+            group.start_soon(vanish)
+            await anyio.sleep(0.1)
+            with pytest.raises(ConflictError, match="another part") as busy:
+                await store.append(identifier, 0, body(b"1234"))
+            assert busy.value.offset == 0
+            await anyio.sleep(0.5)
+            assert ended[0].offset == 0
+        assert (await store.append(identifier, 0, body(b"1234"))).offset == 4
+        assert (await store.append(identifier, 4, body(b"5678"))).kind == "bag"
+
+    anyio.run(talk)
+    assert store.path(store.get(identifier)).read_bytes() == b"12345678"
+    database.close()
+
+
+def test_an_upload_whose_file_is_gone_is_gone(client: TestClient, settings: ServiceSettings) -> None:
+    place = client.post("/v1/uploads", json={"filename": "語" * 100 + ".h5", "size": 900}).headers["location"]
+    shutil.rmtree(settings.state_dir / "uploads" / place.rsplit("/", 1)[1])
+    assert client.put(place, params={"offset": 0}, content=b"12").status_code == 404
+    assert client.get(place).status_code == 404
 
 
 def test_a_larger_bag_becomes_a_job_and_a_full_queue_says_when_to_come_again(
