@@ -194,14 +194,16 @@ def worker(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
 
     from comel.config import parse_section
     from service.backend import work as run_worker
-    from service.logs import make_log
+    from service.logs import make_log, route_library_logs
     from service.settings import ServiceSettings
 
     runs = _named_runs(models) if models is not None else None
     until = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: until.set())
-    run_worker(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "worker"), make_log(), until)
+    log = make_log()
+    route_library_logs(log)
+    run_worker(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "worker"), log, until)
 
 
 def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> Inspection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,17 +28,24 @@ _TEMPORARY_PREFIX = ".partial-"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, mode: int = 0o666, parents: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the target's folder; on success flush it to disk and rename it to ``path``.
 
     On any error the temporary file is removed and ``path`` is left as it was, so a file that exists under its final
     name is complete.
+
+    Args:
+        path: the final name.
+        mode: the file's permissions, less what the umask takes.
+        parents: make the folder where there is none.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{_TEMPORARY_PREFIX}{path.stem[:80]}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # File systems count a name's bytes.
+    stem = path.stem.encode()[:80].decode(errors="ignore")
+    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{stem}-{secrets.token_hex(6)}{path.suffix}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     try:
         yield temporary
         descriptor = os.open(temporary, os.O_RDONLY)
@@ -46,24 +53,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically, UTF-8."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write ``text`` to ``path`` atomically, UTF-8; ``mode`` as of :func:`atomic_path`."""
+    with atomic_path(path, mode=mode) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
     """Write ``value`` as indented JSON to ``path`` atomically. NaN and infinity are refused: write None instead."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
 
 
 def read_json(path: Path) -> Any:

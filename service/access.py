@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 from fastapi import Depends, Request
@@ -71,11 +72,13 @@ class Gate:
         """The name of the request's key, None where the gate is open. ``cost`` is how many requests it counts as.
 
         Raises:
-            HTTPException: 401 without a valid key, 403 where its scope does not reach, 421 where an open service is called
+            HTTPException: 401 without a valid key, 403 where its scope does not reach or a page of another
+                origin asks an open service, 421 where an open service is called
                 by a foreign name, 429 where it asks too often.
         """
         if self.open:
             _check_host(request)
+            _check_origin(request)
             return None
         key = None if presented is None else self._identify(presented)
         if key is None:
@@ -130,6 +133,16 @@ def _check_host(request: Request) -> None:
     arrived_at = str((request.scope.get("server") or ("", None))[0]).lower()
     if not name or not (is_loopback(name) or name == arrived_at):
         raise _refusal(421, "without API keys this service answers to localhost only", {})
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse what a page of another origin sends: a form of it needs nobody's leave to reach an open service."""
+    origin = request.headers.get("origin")
+    allowed: tuple[str, ...] = request.app.state.settings.cors_origins
+    if origin is None or origin in allowed:
+        return
+    if urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+        raise _refusal(403, "without API keys this service takes nothing from pages of other origins", {})
 
 
 def _refusal(status: int, said: str, headers: dict[str, str]) -> HTTPException:

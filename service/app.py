@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import metadata
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -185,8 +188,21 @@ def serve(settings: ServiceSettings) -> None:
             "no API keys: everyone on this machine may predict and read",
             remedy=f"comel keys add NAME --scope predict --state {settings.state_dir}",
         )
+    # Bodies that are too large for memory go where there is room for them; the system's folder may be in memory.
+    tempfile.tempdir = str(settings.state_dir / "incoming")
+    private_folder(settings.state_dir / "incoming")
+
+    class Server(uvicorn.Server):
+        """Begins no job from the moment on that it is told to stop; requests under way still end."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            backend: Backend | None = getattr(app.state, "backend", None)
+            if backend is not None:
+                backend.pool.drain()
+            super().handle_exit(sig, frame)
+
     # uvicorn's own access log would have paths and queries; forwarded headers are not used, so none is believed.
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -196,3 +212,8 @@ def serve(settings: ServiceSettings) -> None:
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
     )
+    server = Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(3)  # the log says why

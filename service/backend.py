@@ -15,7 +15,8 @@ from service.db.tables import Job
 from service.housekeeping import Housekeeper
 from service.jobs.executors import ChildExecutor, Executor, LocalExecutor, devices
 from service.jobs.pool import WorkerPool
-from service.jobs.queue import JobQueue
+from service.jobs.queue import Accepted, JobQueue
+from service.jobs.sources import Inbox
 from service.keys import private_folder
 from service.logs import describe_defect
 from service.metrics import Metrics
@@ -69,6 +70,7 @@ class Backend:
             uploads=self.uploads,
             slides=self.slides,
         )
+        self.unprepared: set[str] = set()
         self._others: list[Outbox | Housekeeper] = [
             Outbox(self.database, settings, log=log),
             Housekeeper(self.database, settings, log=log),
@@ -88,7 +90,21 @@ class Backend:
         """
         if self.settings.sync_max_instances:
             for name in self.models.names:
+                self.unprepared.add(name)
                 self._at_once.prepare(name, self.models.get(name).version)
+                self.unprepared.discard(name)
+
+    def cancel(self, job: str) -> Accepted:
+        """Cancel a job that has not ended, and remove what was accepted with it where no worker has it in hand.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        waits = self.queue.get(job).job.state == "queued"
+        cancelled = self.queue.cancel(job)
+        if waits:
+            Inbox(self.settings.state_dir).discard(job)
+        return cancelled
 
     def stop(self) -> None:
         """Let jobs under way end within the grace time, put the others back, and close everything."""

@@ -146,17 +146,12 @@ class KeyStore:
 
         private_folder(self.path.parent)
         lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        umask = None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # write_json gives a file the mode that the umask leaves; with this one nobody else reads it at any moment.
-            umask = os.umask(0o077)
             keys = self.all()
             yield keys
-            write_json(self.path, {"format": _FORMAT, "keys": [asdict(key) for key in keys]})
+            write_json(self.path, {"format": _FORMAT, "keys": [asdict(key) for key in keys]}, mode=0o600)
         finally:
-            if umask is not None:
-                os.umask(umask)
             os.close(lock)
 
     def _load(self) -> list[Key]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,7 +111,8 @@ class PredictionStore:
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", compress_level=PNG_EFFORT)
         if not chosen:
-            with atomic_path(stored.folder / "map.png") as temporary:
+            # Who deleted the prediction meanwhile must not find its map there again.
+            with suppress(FileNotFoundError), atomic_path(stored.folder / "map.png", parents=False) as temporary:
                 temporary.write_bytes(buffer.getbuffer())
         return buffer.getvalue()
 

@@ -1,6 +1,6 @@
 """The work itself: a bag or a slide in, a prediction's folder out. Knows models and files, no HTTP and no database.
 
-The service does it in its own process for small bags, and in worker processes for jobs.
+Done in worker processes; in the service's own only for a model that was made there (:class:`service.models.FixedModel`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -116,6 +117,10 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
         what, remedy = without_paths(error.what, roots), without_paths(error.remedy, roots)
         return problem(_STATUS.get(type(error), 422), what, remedy, headers)
 
+    async def away(request: Request, error: Exception) -> JSONResponse:
+        request.state.refusal = type(error).__name__
+        return problem(503, "the service's database does not answer", "send it again in a minute")
+
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         return problem(422, describe_validation(error.errors()), "see the API description")
@@ -129,6 +134,7 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
 
     for kind, handler in (
         (ComelError, mistaken),
+        (OperationalError, away),
         (RequestValidationError, invalid),
         (HTTPException, refused),
         (ClientDisconnect, gone),

@@ -26,6 +26,7 @@ SUFFIXES = frozenset(
 DICOM = ".dcm"
 MAX_LISTED = 100_000
 FRESH_SECONDS = 10.0
+AGAIN_SECONDS = 1.0
 _REMEDY = "name a slide that lies below the slide folder"
 
 
@@ -83,7 +84,8 @@ class SlideFolders:
 
     def _path_of(self, identifier: str) -> Path:
         with self._lock:
-            if identifier not in self._listed:
+            # Whoever asks again and again for what is not there must not have the folders walked each time.
+            if identifier not in self._listed and time.monotonic() - self._looked >= AGAIN_SECONDS:
                 self._look()
             listed = self._listed.get(identifier)
         # What was a file when it was listed may have become a link that leads outside.

@@ -12,14 +12,14 @@ import json
 import re
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from comel.errors import ConfigError
+from comel.errors import ComelError, ConfigError
 from service.keys import SCOPES, Scope, is_loopback
 
 __all__ = ["Bearer", "ProviderUnreachable", "TokenVerifier"]
@@ -72,7 +72,9 @@ class TokenVerifier:
         self._jwt, self._issuer, self._audience = jwt, issuer, audience
         self._claim, self._scopes = claim.split("."), dict(scopes)
         self._lock = threading.Lock()
-        self._keys: dict[str, Any] = {}
+        self._keys: dict[str, dict[str, Any]] = {}
+        self._idle = threading.Event()
+        self._idle.set()
         self._fetched = self._tried = -1e9
 
     @staticmethod
@@ -89,13 +91,15 @@ class TokenVerifier:
         jwt = self._jwt
         try:
             header = jwt.get_unverified_header(token)
-            key = self._key(str(header.get("kid", "")))
-            if key is None:
+            algorithm = header["alg"]
+            entry = self._key(str(header.get("kid", ""))) if algorithm in _ALGORITHMS else None
+            # A provider may leave open which of the algorithms of its kind a key is for.
+            if entry is None or entry.get("alg", algorithm) != algorithm:
                 return None
             claims = jwt.decode(
                 token,
-                key,
-                algorithms=_ALGORITHMS,
+                jwt.PyJWK(entry, algorithm=algorithm),
+                algorithms=[algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=_LEEWAY_SECONDS,
@@ -113,34 +117,51 @@ class TokenVerifier:
         reached = [self._scopes[name] for name in listed if isinstance(name, str) and name in self._scopes]
         return max(reached, key=SCOPES.index, default=None)
 
-    def _key(self, kid: str) -> Any:
-        """The provider's public key of this id, None where it has none."""
+    def _key(self, kid: str) -> dict[str, Any] | None:
+        """The provider's public key of this id, None where it has none.
+
+        One request at a time fetches keys. The others go on with those that are known, and wait only where there are none.
+        """
         with self._lock:
             now = time.monotonic()
             stale = now - self._fetched > _KEYS_SECONDS
-            if (stale or kid not in self._keys) and now - self._tried > _AGAIN_SECONDS:
+            mine = (stale or kid not in self._keys) and now - self._tried > _AGAIN_SECONDS
+            if mine:
                 self._tried = now
-                try:
-                    self._keys = self._fetch()
-                    self._fetched = now
-                except (OSError, ValueError, KeyError, TypeError, AttributeError, self._jwt.PyJWTError):
-                    # Known keys stay good while the provider is away for a while: they are its own.
-                    if not self._keys:
-                        raise ProviderUnreachable from None
-            elif not self._keys:
+                self._idle.clear()
+        if mine:
+            try:
+                keys = self._fetch()
+                with self._lock:
+                    self._keys, self._fetched = keys, now
+            except (OSError, HTTPException, ComelError, ValueError, KeyError, TypeError, AttributeError):
+                pass  # known keys stay good while the provider is away for a while: they are its own
+            finally:
+                self._idle.set()
+        elif not self._keys:
+            self._idle.wait(3 * _TIMEOUT_SECONDS)
+        with self._lock:
+            if not self._keys:
                 raise ProviderUnreachable
             return self._keys.get(kid)
 
-    def _fetch(self) -> dict[str, Any]:
+    def _fetch(self) -> dict[str, dict[str, Any]]:
         about = _get_json(self._issuer.rstrip("/") + "/.well-known/openid-configuration")
         if about["issuer"] != self._issuer:
             raise ValueError("the configuration is another issuer's")
         _check_address(about["jwks_uri"], "jwks_uri")
-        keys = {}
-        for entry in _get_json(about["jwks_uri"])["keys"]:
-            if entry.get("kty") in ("RSA", "EC", "OKP") and entry.get("use", "sig") == "sig":
-                keys[str(entry.get("kid", ""))] = self._jwt.PyJWK(entry)
-        return keys
+        listed = _get_json(about["jwks_uri"])["keys"]
+        return {str(entry.get("kid", "")): entry for entry in listed if self._signs(entry)}
+
+    def _signs(self, entry: Any) -> bool:
+        """Whether this is a public key for signatures of a kind that is known; of one that is not, the others still count."""
+        if entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":
+            return False
+        try:
+            self._jwt.PyJWK(entry)
+        except (self._jwt.PyJWTError, ValueError, KeyError, TypeError):
+            return False
+        return True
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -166,6 +187,6 @@ def _check_address(address: str, what: str) -> None:
 
 
 def _name(subject: str) -> str:
-    """The token's subject for the log; one that holds other characters than a plain id, such as a mail address, as a hash."""
-    plain = re.fullmatch(r"[A-Za-z0-9_.:|-]{1,80}", subject)
+    """The token's subject for the log; as a hash where it is long or more than a plain id, such as a mail address."""
+    plain = re.fullmatch(r"[A-Za-z0-9_.:|-]{1,59}", subject)
     return "oidc:" + (subject if plain else hashlib.blake2b(subject.encode("utf-8", "replace"), digest_size=12).hexdigest())

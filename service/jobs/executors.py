@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from comel.killable import CallFailed, KillableWorker
+from service.logs import make_log, route_library_logs
 from service.models import ModelRegistry
 from service.predictions import Made, Tell, Work, Workbench
 from service.settings import ServiceSettings
@@ -124,5 +125,7 @@ def _bench(settings: ServiceSettings) -> Workbench:
     """The child's own, kept between calls so that models and the encoder are loaded once."""
     global _kept
     if _kept is None or _kept.settings != settings:
+        # What libraries say here may name a file, as it may in the process that serves.
+        route_library_logs(make_log())
         _kept = Workbench(settings, ModelRegistry(settings).get)
     return _kept

@@ -30,6 +30,7 @@ class WorkerPool:
         hidden: Iterable[Path],
     ) -> None:
         self._settings, hidden, executors = settings, tuple(hidden), list(executors)
+        self._deadline: float | None = None
         self._woken = [threading.Event() for _ in executors]
         self._workers = [
             Worker(queue, executor, ended, settings, log=log, hidden=hidden, woken=woken)
@@ -46,12 +47,17 @@ class WorkerPool:
         for woken in self._woken:
             woken.set()
 
-    def stop(self) -> None:
-        """Claim no further job, let those under way go on for the grace time, then put them back."""
+    def drain(self) -> None:
+        """Claim no further job; the grace time of those under way begins."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._settings.grace_seconds
         for worker in self._workers:
             worker.stop()
-        deadline = time.monotonic() + self._settings.grace_seconds
+
+    def stop(self) -> None:
+        """Claim no further job, let those under way go on until their grace time is over, then put them back."""
+        self.drain()
         for worker in self._workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
+            worker.join(max(0.0, (self._deadline or 0.0) - time.monotonic()))
         for worker in self._workers:
             worker.abandon()

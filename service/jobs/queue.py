@@ -7,7 +7,7 @@ to have it one is told that it has not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,11 +97,18 @@ class JobQueue:
         session.flush()
         return job
 
-    def claim(self, owner: str) -> Job | None:
+    def claim(self, owner: str, *, given_up: Callable[[Job], None] = lambda job: None) -> Job | None:
         """The oldest job that waits, or whose worker has gone silent, now leased to ``owner``; None where there is none.
 
-        A job whose worker went silent at its last attempt fails here.
+        A job whose worker went silent at its last attempt fails here, and ``given_up`` is told of it.
         """
+        over: list[Job] = []
+        claimed = self._claim(owner, over)
+        for job in over:
+            given_up(job)
+        return claimed
+
+    def _claim(self, owner: str, over: list[Job]) -> Job | None:
         with self.database.writing() as session:
             now = self.database.now(session)
             silent = and_(Job.state == "running", Job.lease_until < now)
@@ -110,6 +117,7 @@ class JobQueue:
                 if job.attempts >= self.settings.max_attempts:
                     self._end(session, job, "failed", now, ComelError(*_worn_out(job.attempts)))
                     session.flush()
+                    over.append(job)
                     continue
                 job.state, job.lease_owner, job.lease_until = "running", owner, now + self.settings.lease_seconds
                 job.attempts += 1

@@ -49,6 +49,9 @@ class Inbox:
             path = self._state_dir / UPLOADS / source["upload"] / source["name"]
         else:
             path = Path(source["path"])
+            # What was a file when the job was accepted may have become a link that leads outside.
+            if path.resolve() != path:
+                raise ComelError("the job's slide is not the file that was named", "name it again")
         if not path.exists():
             raise ComelError("the job's file is gone", "send it again")
         return path

@@ -89,7 +89,7 @@ class Worker(threading.Thread):
         try:
             while not self._stopping.is_set():
                 try:
-                    job = self._queue.claim(self.owner)
+                    job = self._queue.claim(self.owner, given_up=self._give_up)
                 except SQLAlchemyError as error:
                     self._log.error("the database does not answer", **describe_defect(error))
                     job = None
@@ -169,6 +169,11 @@ class Worker(threading.Thread):
             mpp=options.get("mpp"),
             assume_encoder=options.get("assume_encoder"),
         )
+
+    def _give_up(self, job: Job) -> None:
+        """Its last worker went silent; nobody else says that it has ended."""
+        self._inbox.discard(job.id)
+        self._ended(job, "failed", None, 0.0)
 
     def _forget(self, job: Job) -> None:
         """What was done for a cancelled job is removed; of a job that another worker has nothing is touched."""

@@ -7,6 +7,7 @@ import shutil
 
 from fastapi import APIRouter, Request, Response
 
+from comel.errors import ConfigError
 from service.access import allow
 from service.backend import Backend
 from service.metrics import Metrics
@@ -31,7 +32,7 @@ async def health() -> Health:
 
 @router.get("/readyz", summary="Can the service predict", operation_id="readiness", responses=problems(503))
 def ready(request: Request) -> Readiness:
-    """Whether the models are open, and the folders can be used with room for an upload."""
+    """Whether the models are open, the database answers, and the folders can be used with room for an upload."""
     settings: ServiceSettings = request.app.state.settings
     if not os.access(settings.state_dir, os.W_OK | os.X_OK):
         raise NotReadyError("the state folder cannot be written", "see to its permissions")
@@ -39,14 +40,20 @@ def ready(request: Request) -> Readiness:
         raise NotReadyError("the disk has no room for the largest upload", "free some, or lower max_upload_bytes")
     if not all(os.access(root, os.R_OK | os.X_OK) for root in settings.slide_roots):
         raise NotReadyError("a slide folder cannot be read", "see whether it is mounted")
+    backend: Backend = request.app.state.backend
     models: ModelRegistry = request.app.state.models
-    states = [models.state(name) for name in models.names]
+    try:
+        backend.database.check()
+        states = [models.state(name) for name in models.names]
+    except ConfigError as error:
+        raise NotReadyError(error.what, error.remedy) from None
     return Readiness(
         warnings=[
             f"model {state.name}: version {state.refusal.version} cannot be used, version {state.version} answers"
             for state in states
             if state.refusal is not None
         ]
+        + [f"model {name}: cannot be loaded where bags are answered at once" for name in sorted(backend.unprepared)]
     )
 
 

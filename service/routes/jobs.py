@@ -66,7 +66,7 @@ def cancel_job(request: Request, identifier: JobId) -> JobAnswer:
     known = identifier if is_id(identifier) else None
     facts = {"request": request.state.request_id, "job": known}
     with request.app.state.audit.recorded("cancel", key=getattr(request.state, "key", None), **facts):
-        return job_answer(_backend(request).queue.cancel(identifier))
+        return job_answer(_backend(request).cancel(identifier))
 
 
 def _backend(request: Request) -> Backend:

@@ -132,8 +132,9 @@ async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None
 @router.get("", summary="List predictions", operation_id="list_predictions", dependencies=[allow("read")])
 def list_predictions(request: Request, limit: Limit = 50, cursor: Cursor = None) -> PredictionPage:
     """Newest first. Predictions that come meanwhile do not shift the pages."""
-    backend = backend_of(request)
-    page = backend.predictions.list(limit=limit, cursor=cursor)
+    backend, audit = backend_of(request), request.app.state.audit
+    with audit.recorded("read", key=_key(request), request=request.state.request_id, prediction=None, part="list"):
+        page = backend.predictions.list(limit=limit, cursor=cursor)
     entries = [
         PredictionEntry.model_validate(
             {

@@ -6,10 +6,12 @@ A receiver may be called twice with the same ``Comel-Delivery``: where it took t
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from sqlalchemy import select
@@ -55,6 +57,9 @@ class Outbox(threading.Thread):
             except SQLAlchemyError as error:
                 self._log.error("the database does not answer", **describe_defect(error))
                 sent = False
+            except Exception as error:  # one call that fails in a new way must not end all later ones
+                self._log.error("a webhook failed", **describe_defect(error))
+                sent = False
             if not sent:
                 self._stopping.wait(_POLL_SECONDS)
 
@@ -88,16 +93,26 @@ class Outbox(threading.Thread):
         try:
             target = resolve(job.webhook or "", self._settings)
             connection = connect(target, timeout=_TIMEOUT_SECONDS)
+            # The timeout is of each step; a receiver that sends a byte now and then must not hold up the others either.
+            over = threading.Timer(_TIMEOUT_SECONDS, _cut, [connection])
+            over.start()
             try:
                 connection.request("POST", target.path, body, headers | {HEADER: sign(secret, body, at=at)})
                 status = connection.getresponse().status
             finally:
+                over.cancel()
                 connection.close()
         except ComelError as error:
             return False, error.what
         except (OSError, HTTPException) as error:
             return False, type(error).__name__
         return 200 <= status < 300, f"status {status}"
+
+
+def _cut(connection: HTTPConnection) -> None:
+    with suppress(OSError):
+        if connection.sock is not None:
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def wait_before(attempt: int) -> float:

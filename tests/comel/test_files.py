@@ -56,6 +56,19 @@ def test_a_process_killed_while_writing_leaves_what_was_there(tmp_path: Path) ->
     assert target.read_text() == "old"
 
 
+def test_a_name_of_many_bytes_is_written(tmp_path: Path) -> None:
+    target = tmp_path / ("語" * 80 + ".json")
+    write_json(target, {"a": 1}, mode=0o600)
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_no_folder_is_made_where_none_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "gone" / "a.txt", parents=False):
+        pass
+    assert tree(tmp_path) == {}
+
+
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

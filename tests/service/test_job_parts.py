@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,15 @@ from comel.errors import ComelError
 from service import uploads
 from service.app import create_app
 from service.backend import Backend, open_database
-from service.db.tables import Delivery, IdempotencyKey, PredictionRow, Upload
+from service.db.tables import Delivery, IdempotencyKey, Job, PredictionRow, Upload
 from service.housekeeping import clean
+from service.jobs.queue import JobQueue
 from service.jobs.settings import JobSettings
+from service.jobs.sources import Inbox
 from service.problems import ConflictError
 from service.settings import ServiceSettings
 from service.uploads import UploadStore
+from service.webhooks import outbox
 from service.webhooks.addresses import check_url, resolve
 from service.webhooks.outbox import Outbox, wait_before
 from service.webhooks.signature import sign, verify
@@ -280,21 +286,82 @@ def test_the_end_of_a_job_is_told_signed_and_again_until_it_is_taken(
         assert refused.status_code == 422
         job = ended(client, client.post("/v1/predictions", files=files, data={"webhook": target}))
         database = backend_of(client).database
-        outbox = Outbox(database, chosen, log=FakeLog())
-        assert outbox.send_one()
-        assert not outbox.send_one()  # due again only later
+        calls_due = Outbox(database, chosen, log=FakeLog())
+        assert calls_due.send_one()
+        assert not calls_due.send_one()  # due again only later
         with database.writing() as session:
             row = session.get_one(Delivery, job["id"])
             assert (row.state, row.attempts, row.answer) == ("due", 1, "status 500")
             assert row.due > time.time() + 5
             session.execute(update(Delivery).values(due=0.0))
-        assert outbox.send_one()
+        assert calls_due.send_one()
         with database.reading() as session:
             assert session.get_one(Delivery, job["id"]).state == "taken"
     assert len(calls) == 2
     body, signature = calls[1]
     assert verify("s", body, signature, now=time.time())
     assert json.loads(body)["prediction"] == job["links"]["prediction"]
+
+
+def test_a_receiver_that_drips_is_cut_off(settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_TIMEOUT_SECONDS", 0.6)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                for letter in itertools.cycle(b"HTTP/1.1 2"):
+                    connection.sendall(bytes([letter]))
+                    if over.wait(0.1):
+                        return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        job = Job(id="0" * 32, state="done", webhook=f"http://127.0.0.1:{server.getsockname()[1]}/")
+        chosen = settings.model_copy(update={**HOSTS, "webhook_private": True})
+        started = time.monotonic()
+        taken, said = Outbox(None, chosen, log=FakeLog())._call(job)  # type: ignore[arg-type]
+        over.set()
+        dripping.join(10)
+    assert not taken, said
+    assert time.monotonic() - started < 30
+
+
+def test_a_slide_that_became_a_link_is_not_read(settings: ServiceSettings, tmp_path: Path) -> None:
+    secret, slide = tmp_path / "secret.tif", settings.slide_roots[0].resolve() / "a.tif"
+    secret.touch()
+    slide.touch()
+    job = Job(id="0" * 32, source={"path": str(slide)})
+    assert Inbox(settings.state_dir).path(job) == slide
+    slide.unlink()
+    slide.symlink_to(secret)
+    with pytest.raises(ComelError, match="not the file that was named"):
+        Inbox(settings.state_dir).path(job)
+
+
+def test_the_bag_of_a_job_that_is_cancelled_while_it_waits_goes_with_it(
+    settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JobQueue, "claim", lambda self, owner, given_up: None)
+    files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1])))}
+    with TestClient(create_app(settings, predictor=predictor)) as client:
+        job = client.post("/v1/predictions", files=files, headers={"Prefer": "respond-async"}).json()
+        assert len(list((settings.state_dir / "inbox").iterdir())) == 1
+        assert client.post(job["links"]["cancel"]).json()["state"] == "cancelled"
+        assert list((settings.state_dir / "inbox").iterdir()) == []
+
+
+def test_a_pool_that_drains_begins_nothing_more(
+    settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
+) -> None:
+    files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1])))}
+    with TestClient(create_app(settings, predictor=predictor)) as client:
+        ended(client, client.post("/v1/predictions", files=files, headers={"Prefer": "respond-async"}))
+        backend_of(client).pool.drain()
+        job = client.post("/v1/predictions", files=files, headers={"Prefer": "respond-async"}).json()
+        time.sleep(1.5)
+        assert client.get(job["links"]["self"]).json()["state"] == "queued"
 
 
 class FakeLog:

@@ -102,7 +102,9 @@ def test_a_job_that_wears_out_its_workers_fails(database: Database) -> None:  # 
     for owner in "ab":
         assert queue.claim(owner) is not None
         expire(database, job)
-    assert queue.claim("c") is None
+    told: list[Job] = []
+    assert queue.claim("c", given_up=told.append) is None
+    assert [one.id for one in told] == [job.id]
     ended = queue.get(job.id).job
     assert ended.state == "failed"
     assert ended.error is not None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,6 +201,22 @@ def test_an_open_service_answers_to_its_own_address_only(client: TestClient) -> 
         assert client.get("/v1/models", headers={"host": name}).status_code == 421
 
 
+def test_a_page_of_another_origin_gets_nothing_from_an_open_service(
+    client: TestClient, settings: ServiceSettings, predictor: Any, send: Any, make_bag: Any
+) -> None:
+    """A form needs no leave of the service to be sent, and a browser sends it from any page."""
+    made = send(make_bag([0.5])).json()["id"]
+    for origin in ("https://evil.example", "http://localhost:81", "null"):
+        for method in ("GET", "POST"):
+            assert client.request(method, "/v1/predictions", headers={"origin": origin}).status_code == 403
+        assert client.delete(f"/v1/predictions/{made}", headers={"origin": origin}).status_code == 403
+    own = {"host": "localhost:8000", "origin": "http://localhost:8000"}
+    assert client.get("/v1/predictions", headers=own).status_code == 200
+    opened = settings.model_copy(update={"cors_origins": ("https://viewer.example",)})
+    with TestClient(create_app(opened, predictor=predictor)) as other:
+        assert other.get("/v1/models", headers={"origin": "https://viewer.example"}).status_code == 200
+
+
 def test_a_key_that_asks_too_often_waits_and_others_do_not(held: Any, settings: ServiceSettings, predictor: Any) -> None:
     limited = settings.model_copy(update={"requests_per_minute": 3})
     with TestClient(create_app(limited, predictor=predictor)) as client:
@@ -245,13 +263,25 @@ def test_what_is_loopback(host: str, inside: bool) -> None:
     assert is_loopback(host) == inside
 
 
+def listening_to_nothing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let ``serve`` do all but listen; the hosts that it would listen on."""
+    opened: list[str] = []
+
+    def run(server: uvicorn.Server) -> None:
+        opened.append(server.config.host)
+        server.started = True
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(application, "open_models", lambda settings: object())
+    monkeypatch.setattr(application, "route_library_logs", lambda log: None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return opened
+
+
 def test_other_addresses_need_a_key_before_anything_is_opened(
     settings: ServiceSettings, store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: opened.append(options["host"]))
-    monkeypatch.setattr(application, "open_models", lambda settings: object())
-    monkeypatch.setattr(application, "route_library_logs", lambda log: None)
+    opened = listening_to_nothing(monkeypatch)
     outside = settings.model_copy(update={"host": "0.0.0.0"})
     with pytest.raises(ConfigError, match=r"0\.0\.0\.0 is reached from other machines.*comel keys add"):
         serve(outside)
@@ -268,9 +298,7 @@ def test_other_addresses_need_a_key_before_anything_is_opened(
 def test_that_no_key_is_needed_is_said_at_start(
     settings: ServiceSettings, store: KeyStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: None)
-    monkeypatch.setattr(application, "open_models", lambda settings: object())
-    monkeypatch.setattr(application, "route_library_logs", lambda log: None)
+    listening_to_nothing(monkeypatch)
     serve(settings)
     line = json.loads(capsys.readouterr().err)
     assert (line["level"], "no API keys" in line["event"]) == ("warning", True)

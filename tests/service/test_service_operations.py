@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from comel.config import parse_section
 from comel.errors import ConfigError
@@ -58,6 +60,23 @@ def test_ready_means_that_the_folders_can_be_used(
     assert (answer.status_code, "slide folder" in answer.json()["detail"]) == (503, True)
     assert str(settings.slide_roots[0]) not in answer.text
     assert client.get("/healthz").status_code == 200
+
+
+def test_a_service_without_its_database_or_its_choices_is_not_ready(
+    client: TestClient, settings: ServiceSettings, send: Any, make_bag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("no connection"))
+
+    made = send(make_bag([0.5])).json()["id"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "connect", away)
+        answer = client.get("/readyz")
+        assert (answer.status_code, "database" in answer.json()["detail"]) == (503, True)
+        asked = client.get(f"/v1/predictions/{made}")
+        assert (asked.status_code, asked.headers["content-type"]) == (503, "application/problem+json")
+    (settings.state_dir / "models.json").write_text("[")
+    assert client.get("/readyz").status_code == 503
 
 
 def test_metrics_count_requests_and_predictions(client: TestClient, send: Any, make_bag: Any) -> None:

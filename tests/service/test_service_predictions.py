@@ -17,6 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from service import prediction_store
 from service.app import create_app
 from service.settings import ServiceSettings
 
@@ -290,3 +291,18 @@ def test_a_defect_is_a_500_without_details(
         answer = client.post("/v1/predictions", files={"bag": ("a.h5", (tmp_path / "sent.h5").read_bytes())})
     assert is_problem(answer, 500)
     assert "secret" not in json.dumps(answer.json())
+
+
+def test_a_map_that_is_drawn_while_its_prediction_is_deleted_does_not_stay(
+    client: TestClient, send: Any, make_bag: Any, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = send(make_bag([0.2, 0.8])).json()
+    drawn = prediction_store.draw_map
+
+    def draw(*arguments: Any, **choices: Any) -> Any:
+        assert client.delete(made["links"]["self"]).status_code == 204
+        return drawn(*arguments, **choices)
+
+    monkeypatch.setattr(prediction_store, "draw_map", draw)
+    assert client.get(made["links"]["map"]).status_code == 200
+    assert list((settings.state_dir / "predictions").iterdir()) == []

@@ -52,9 +52,10 @@ def test_the_audit_log_says_who_predicted_what_with_which_model(
         for link in made["links"].values():
             assert client.get(link, headers=headers).status_code == 200
         client.get(f"/v1/predictions/{PATIENT}", headers=headers)
+        client.get("/v1/predictions", headers=headers)
     lines = audit_lines(settings)
     assert all(line["key"] == "ward-7" and line["request"] == "asked-1" for line in lines)
-    done, refused, *reads, unknown = lines
+    done, refused, *reads, unknown, listed = lines
     assert (done["action"], done["outcome"], done["prediction"]) == ("predict", "done", made["id"])
     assert (done["run"], done["version"]) == ("run-1", 4)
     assert done["slide"] == refused["slide"] == pseudonym(settings, PATIENT)
@@ -64,6 +65,7 @@ def test_the_audit_log_says_who_predicted_what_with_which_model(
     ]
     assert {line["prediction"] for line in reads} == {made["id"]}
     assert (unknown["outcome"], unknown["prediction"]) == ("refused", None)
+    assert (listed["action"], listed["part"], listed["outcome"]) == ("read", "list", "done")
     text = (settings.state_dir / "audit.jsonl").read_text()
     assert PATIENT not in text
     assert key not in text

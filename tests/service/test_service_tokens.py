@@ -164,6 +164,63 @@ def test_keys_are_kept_and_new_ones_found_without_asking_at_every_token(
     assert verifier.identify(provider.token("second")) is not None  # a provider that is away for a while stops nobody
 
 
+def test_one_key_of_an_unknown_kind_does_not_spoil_the_others(provider: Provider, verifier: TokenVerifier) -> None:
+    answer = provider.answer
+
+    def with_more(path: str) -> Any:
+        said = answer(path)
+        if "keys" in said:
+            said["keys"] += [{"kty": "OKP", "crv": "X25519", "x": "AAAA", "kid": "x"}, {"kty": "EC", "crv": "P-1", "kid": "y"}]
+        return said
+
+    provider.answer = with_more  # type: ignore[method-assign]
+    assert verifier.identify(provider.token()) is not None
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS256"])
+def test_a_key_that_leaves_its_algorithm_open_signs_with_any_of_its_kind(
+    algorithm: str, provider: Provider, verifier: TokenVerifier
+) -> None:
+    answer = provider.answer
+    key = provider.keys["first"][1]
+    provider.answer = lambda path: _without_algorithm(answer(path))  # type: ignore[method-assign]
+    assert verifier.identify(provider.token(key=key, algorithm=algorithm)) is not None
+
+
+def _without_algorithm(said: Any) -> Any:
+    for entry in said.get("keys", ()):
+        entry.pop("alg", None)
+    return said
+
+
+def test_a_provider_that_hangs_keeps_no_known_token_waiting(provider: Provider, verifier: TokenVerifier) -> None:
+    known = provider.token()
+    assert verifier.identify(known) is not None
+    hanging, go_on, answer = threading.Event(), threading.Event(), provider.answer
+
+    def hang(path: str) -> Any:
+        hanging.set()
+        go_on.wait(30)
+        return answer(path)
+
+    provider.answer = hang  # type: ignore[method-assign]
+    verifier._tried = -1e9
+    stranger = provider.token("made-up", key=provider.keys["first"][1], algorithm="RS256")
+    asking = threading.Thread(target=verifier.identify, args=[stranger])
+    asking.start()
+    assert hanging.wait(10)
+    assert verifier.identify(known) is not None
+    assert asking.is_alive()
+    go_on.set()
+    asking.join(10)
+
+
+def test_a_long_subject_fits_the_columns_that_keep_it(provider: Provider, verifier: TokenVerifier) -> None:
+    found = verifier.identify(provider.token(sub="u" * 80))
+    assert found is not None
+    assert len(found.name) <= 64
+
+
 @pytest.mark.parametrize("how", ["down", "another"])
 def test_a_provider_that_cannot_be_asked_is_no_way_in(how: str, provider: Provider, verifier: TokenVerifier) -> None:
     provider.up, provider.names_itself = how != "down", how != "another"
