@@ -240,6 +240,30 @@ def test_a_service_told_to_stop_puts_back_what_takes_too_long(server_of: Callabl
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_service_told_to_stop_begins_no_job_while_requests_end(server_of: Callable[..., Server], tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.h5", a_bag("colon", "tumour", "a"))
+    server = server_of(COMEL_SYNC_MAX_INSTANCES="0", COMEL_GRACE_SECONDS="6")
+    server.start()
+    running, worker = held(server, tmp_path / "a.h5")
+    waiting = [server.send(tmp_path / "a.h5", **ASYNC).json()["id"] for _ in range(2)]
+    begun = server.client.post("/v1/uploads", json={"filename": "a.h5", "size": 1000}).json()
+    with socket.create_connection(("127.0.0.1", server.port)) as stalled:
+        place = f"/v1/uploads/{begun['id']}?offset=0"
+        stalled.sendall(f"PUT {place} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab".encode())
+        time.sleep(0.5)
+        assert server.process is not None
+        server.process.terminate()
+        time.sleep(0.5)
+        worker.resume()
+        assert server.process.wait(60) in (0, -signal.SIGTERM)
+    with closing(sqlite3.connect(server.state / "comel.db")) as rows:
+        states = dict(rows.execute("SELECT id, state FROM jobs").fetchall())
+    assert states[running] == "done"
+    assert [states[job] for job in waiting] == ["queued", "queued"]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_kills_under_load_lose_and_double_no_job(server: Server, tmp_path: Path) -> None:
     kill_again_and_again(server, tmp_path, kills=50, bags=150)
