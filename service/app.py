@@ -141,8 +141,8 @@ def open_models(settings: ServiceSettings) -> ModelRegistry:
 async def _watch(backend: Backend, metrics: Metrics, log: Any) -> None:
     """Let new versions answer, for as long as the service runs."""
     models = backend.models
-    await _prepare(backend, log)
     while True:
+        await _prepare(backend, log)
         await anyio.sleep(WATCH_SECONDS)
         try:
             changed = await anyio.to_thread.run_sync(models.refresh)
@@ -156,8 +156,6 @@ async def _watch(backend: Backend, metrics: Metrics, log: Any) -> None:
             else:
                 refused = {"refused": state.refusal.version, "reason": state.refusal.what}
                 log.error("model version refused", model=state.name, version=state.version, **refused)
-        if changed:
-            await _prepare(backend, log)
 
 
 async def _prepare(backend: Backend, log: Any) -> None:

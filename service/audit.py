@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from comel.errors import ComelError, ConfigError
 
-__all__ = ["AuditLog", "outcome_of"]
+__all__ = ["Action", "AuditLog", "outcome_of"]
 
 Action = Literal["predict", "read", "cancel", "delete", "upload", "model", "key-add", "key-revoke"]
 _PSEUDONYM_BYTES = 32

@@ -71,6 +71,7 @@ class Backend:
             slides=self.slides,
         )
         self.unprepared: set[str] = set()
+        self._prepared: dict[str, int] = {}
         self._others: list[Outbox | Housekeeper] = [
             Outbox(self.database, settings, log=log),
             Housekeeper(self.database, settings, log=log),
@@ -83,16 +84,19 @@ class Backend:
             thread.start()
 
     def prepare(self) -> None:
-        """Load the models that answer where bags are predicted at once; the first requests need not wait for that.
+        """Load the models that answer where bags are predicted at once, each version once; requests need not wait for that.
 
         Raises:
             ComelError: see :meth:`service.at_once.AtOnce.prepare`.
         """
         if self.settings.sync_max_instances:
             for name in self.models.names:
-                self.unprepared.add(name)
-                self._at_once.prepare(name, self.models.get(name).version)
-                self.unprepared.discard(name)
+                version = self.models.get(name).version
+                if self._prepared.get(name) != version:
+                    self._prepared[name] = version
+                    self.unprepared.add(name)
+                    self._at_once.prepare(name, version)
+                    self.unprepared.discard(name)
 
     def cancel(self, job: str) -> Accepted:
         """Cancel a job that has not ended, and remove what was accepted with it where no worker has it in hand.

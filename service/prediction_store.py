@@ -23,7 +23,7 @@ from service.problems import NotFoundError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PredictionStore"]
+__all__ = ["PredictionStore", "row_of"]
 
 
 class PredictionStore:
@@ -36,19 +36,9 @@ class PredictionStore:
     def add(self, made: Made, model: str, source: dict[str, Any]) -> None:
         """Put a prediction whose folder is there into the list."""
         with self._database.writing() as session:
-            session.add(
-                PredictionRow(
-                    id=made.id,
-                    slide_id=made.slide_id,
-                    source=source,
-                    label=made.label,
-                    confidence=made.confidence,
-                    model=model,
-                    version=made.version,
-                    created=self._database.now(session),
-                    size=made.size,
-                )
-            )
+            row = row_of(made, model, source)
+            row.created = self._database.now(session)
+            session.add(row)
 
     def row(self, identifier: str) -> PredictionRow:
         """What the list says of a prediction.
@@ -145,6 +135,12 @@ class PredictionStore:
         if not path.is_file():
             raise NotFoundError("the prediction has no such file", "only predictions made from a slide have pictures")
         return path
+
+
+def row_of(made: Made, model: str, source: dict[str, Any]) -> PredictionRow:
+    """What the list says of a prediction that was made; when, the database's clock says."""
+    told = {name: getattr(made, name) for name in ("id", "slide_id", "label", "confidence", "version", "size")}
+    return PredictionRow(model=model, source=source, **told)
 
 
 def _unknown() -> ComelError:

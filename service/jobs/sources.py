@@ -57,9 +57,5 @@ class Inbox:
         return path
 
     def discard(self, job: str) -> None:
-        """Remove what was accepted for a job that is none after all."""
+        """Remove what was accepted with a job that has ended, or that is none after all."""
         shutil.rmtree(self._folder / job, ignore_errors=True)
-
-    def remove(self, job: Job) -> None:
-        """Remove the bag of a job that has ended."""
-        self.discard(job.id)

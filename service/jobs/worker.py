@@ -15,13 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from comel.errors import ComelError
 from comel.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
-from service.db.tables import Job, PredictionRow
+from service.db.tables import Job
 from service.ids import new_id
 from service.jobs.executors import Executor, ran_out_of_memory
 from service.jobs.queue import JobQueue, LeaseLost
 from service.jobs.sources import Inbox
 from service.logs import describe_defect
 from service.prediction_files import remove_folder
+from service.prediction_store import row_of
 from service.predictions import PREDICTIONS, Made, Work
 from service.problems import without_paths
 from service.settings import ServiceSettings
@@ -147,12 +148,12 @@ class Worker(threading.Thread):
             self._log.error("a job failed", job=job.id, **describe_defect(defect))
             error = ComelError("the service failed at this job", f"ask its operator about job {job.id}")
         else:
-            self._queue.finish(job.id, self.owner, _row(job, made))
-            self._inbox.remove(job)
+            self._queue.finish(job.id, self.owner, row_of(made, job.model, job.source))
+            self._inbox.discard(job.id)
             return "done", made
         what, remedy = (without_paths(text, self._hidden) for text in (error.what, error.remedy))
         self._queue.fail(job.id, self.owner, ComelError(what, remedy))
-        self._inbox.remove(job)
+        self._inbox.discard(job.id)
         return outcome, None
 
     def _work(self, job: Job) -> Work:
@@ -183,7 +184,7 @@ class Worker(threading.Thread):
             return
         if state == "cancelled":
             remove_folder(self._settings.state_dir / PREDICTIONS / job.id)
-            self._inbox.remove(job)
+            self._inbox.discard(job.id)
 
 
 class _Beat:
@@ -217,16 +218,3 @@ class _Beat:
                 return
             except SQLAlchemyError as error:
                 self._log.error("the database does not answer", **describe_defect(error))
-
-
-def _row(job: Job, made: Made) -> PredictionRow:
-    return PredictionRow(
-        id=made.id,
-        slide_id=made.slide_id,
-        source=job.source,
-        label=made.label,
-        confidence=made.confidence,
-        model=job.model,
-        version=made.version,
-        size=made.size,
-    )

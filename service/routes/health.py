@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request, Response
 
 from comel.errors import ConfigError
 from service.access import allow
-from service.backend import Backend
 from service.metrics import Metrics
 from service.models import ModelRegistry
 from service.problems import NotReadyError
+from service.request_state import backend_of
 from service.responses import file_answer, guarded, problems
 from service.schemas import Health, Readiness
 from service.settings import ServiceSettings
@@ -40,7 +40,7 @@ def ready(request: Request) -> Readiness:
         raise NotReadyError("the disk has no room for the largest upload", "free some, or lower max_upload_bytes")
     if not all(os.access(root, os.R_OK | os.X_OK) for root in settings.slide_roots):
         raise NotReadyError("a slide folder cannot be read", "see whether it is mounted")
-    backend: Backend = request.app.state.backend
+    backend = backend_of(request)
     models: ModelRegistry = request.app.state.models
     try:
         backend.database.check()
@@ -68,7 +68,7 @@ def ready(request: Request) -> Readiness:
 def metrics(request: Request) -> Response:
     """Needs a key of scope admin, where the service has keys."""
     measured: Metrics = request.app.state.metrics
-    backend: Backend = request.app.state.backend
+    backend = backend_of(request)
     measured.jobs(backend.queue.counts())
     measured.gpus()
     return Response(measured.text(), media_type=measured.content_type)

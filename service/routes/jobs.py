@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 
 from service.access import allow
-from service.backend import Backend
 from service.ids import is_id
 from service.job_schemas import JobAnswer, JobPage, State, job_answer
+from service.request_state import audited, backend_of
 from service.responses import guarded, problems
 from service.schemas import EXAMPLE_ID
 
@@ -38,7 +38,7 @@ def list_jobs(
     request: Request, state: StateFilter = None, model: ModelFilter = None, limit: Limit = 50, cursor: Cursor = None
 ) -> JobPage:
     """Newest first. Jobs that come meanwhile do not shift the pages."""
-    page = _backend(request).queue.list(state=state, model=model, limit=limit, cursor=cursor)
+    page = backend_of(request).queue.list(state=state, model=model, limit=limit, cursor=cursor)
     return JobPage(items=[job_answer(accepted) for accepted in page.items], next=page.next)
 
 
@@ -51,7 +51,7 @@ def list_jobs(
 )
 def read_job(request: Request, identifier: JobId) -> JobAnswer:
     """State, progress, and its place in the queue. Ask again every second or two, or give the job a webhook."""
-    return job_answer(_backend(request).queue.get(identifier))
+    return job_answer(backend_of(request).queue.get(identifier))
 
 
 @router.post(
@@ -64,11 +64,5 @@ def read_job(request: Request, identifier: JobId) -> JobAnswer:
 def cancel_job(request: Request, identifier: JobId) -> JobAnswer:
     """A job that waits is never begun; one that runs has its worker process killed. One that has ended stays as it is."""
     known = identifier if is_id(identifier) else None
-    facts = {"request": request.state.request_id, "job": known}
-    with request.app.state.audit.recorded("cancel", key=getattr(request.state, "key", None), **facts):
-        return job_answer(_backend(request).cancel(identifier))
-
-
-def _backend(request: Request) -> Backend:
-    backend: Backend = request.app.state.backend
-    return backend
+    with audited(request, "cancel", job=known):
+        return job_answer(backend_of(request).cancel(identifier))

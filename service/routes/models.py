@@ -12,10 +12,10 @@ from comel.errors import ComelError
 from comel.files import read_json
 from comel.run import RunDirectory
 from service.access import allow
-from service.audit import AuditLog
 from service.metrics import Metrics
 from service.models import ModelRegistry
 from service.problems import without_paths
+from service.request_state import audited
 from service.responses import guarded, problems
 from service.schemas import (
     ModelAnswer,
@@ -75,10 +75,8 @@ def choose_version(request: Request, name: ModelName, asked: VersionRequest) -> 
     """
     registry: ModelRegistry = request.app.state.models
     metrics: Metrics = request.app.state.metrics
-    audit: AuditLog = request.app.state.audit
     registry.run(name)
-    facts = {"request": request.state.request_id, "model": name, "version": asked.version}
-    with audit.recorded("model", key=getattr(request.state, "key", None), **facts):
+    with audited(request, "model", model=name, version=asked.version):
         state = registry.choose(name, asked.version)
     metrics.model(state, registry.get(name).run_id)
     return _answer(request, name)

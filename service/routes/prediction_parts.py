@@ -9,8 +9,9 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from comel.maps import COLOUR_MAPS
 from service.access import allow
+from service.request_state import backend_of
 from service.responses import file_answer, guarded
-from service.routes.predictions import PredictionId, backend_of, instances_body, reading
+from service.routes.predictions import PredictionId, instances_body, reading
 from service.schemas import InstancesAnswer, TileBody, TilesAnswer
 from service.top_tiles import strongest
 

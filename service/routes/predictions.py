@@ -18,7 +18,6 @@ from comel.errors import ComelError
 from comel.prediction import Prediction, shortest_floats
 from service.access import allow
 from service.audit import AuditLog, outcome_of
-from service.backend import Backend
 from service.bodies import received_bag, small_body
 from service.ids import is_id
 from service.job_schemas import JobAnswer, job_answer, time_of
@@ -26,6 +25,7 @@ from service.jobs.queue import Accepted
 from service.metrics import Metrics
 from service.prediction_files import Stored
 from service.problems import WrongKindError, describe_validation
+from service.request_state import audited, backend_of, key_of
 from service.responses import created, guarded, problems
 from service.routes.jobs import Cursor, Limit
 from service.schemas import (
@@ -41,7 +41,7 @@ from service.schemas import (
 )
 from service.submission import Asked
 
-__all__ = ["PredictionId", "backend_of", "instances_body", "reading", "router"]
+__all__ = ["PredictionId", "instances_body", "reading", "router"]
 
 MAX_INLINE_INSTANCES = 10_000
 
@@ -114,7 +114,7 @@ async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None
             "send multipart/form-data with a bag, or application/json with a slide",
         )
     asked = Asked(
-        key=_key(request),
+        key=key_of(request),
         request=request.state.request_id,
         idempotency_key=idempotency_key,
         as_job="respond-async" in [part.strip().lower() for part in (prefer or "").split(",")],
@@ -132,8 +132,8 @@ async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None
 @router.get("", summary="List predictions", operation_id="list_predictions", dependencies=[allow("read")])
 def list_predictions(request: Request, limit: Limit = 50, cursor: Cursor = None) -> PredictionPage:
     """Newest first. Predictions that come meanwhile do not shift the pages."""
-    backend, audit = backend_of(request), request.app.state.audit
-    with audit.recorded("read", key=_key(request), request=request.state.request_id, prediction=None, part="list"):
+    backend = backend_of(request)
+    with audited(request, "read", prediction=None, part="list"):
         page = backend.predictions.list(limit=limit, cursor=cursor)
     entries = [
         PredictionEntry.model_validate(
@@ -173,24 +173,13 @@ def read(request: Request, identifier: PredictionId) -> PredictionAnswer:
 )
 def delete(request: Request, identifier: PredictionId) -> None:
     """With its map, its pictures and its bag. Its job stays in the list; the audit log keeps who deleted it."""
-    audit: AuditLog = request.app.state.audit
-    facts = {"request": request.state.request_id, "prediction": identifier if is_id(identifier) else None}
-    with audit.recorded("delete", key=_key(request), **facts):
+    with audited(request, "delete", prediction=identifier if is_id(identifier) else None):
         backend_of(request).predictions.delete(identifier)
 
 
 def reading(request: Request, identifier: str, part: str) -> AbstractContextManager[None]:
     """Write into the audit log who reads which prediction. Of an id that cannot be one nothing is kept."""
-    audit: AuditLog = request.app.state.audit
-    known = identifier if is_id(identifier) else None
-    facts = {"request": request.state.request_id, "prediction": known, "part": part}
-    return audit.recorded("read", key=_key(request), **facts)
-
-
-def backend_of(request: Request) -> Backend:
-    """What the application keeps behind its routes."""
-    backend: Backend = request.app.state.backend
-    return backend
+    return audited(request, "read", prediction=identifier if is_id(identifier) else None, part=part)
 
 
 def instances_body(prediction: Prediction, limit: int | None) -> InstancesBody:
@@ -244,7 +233,7 @@ async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIt
             "run": model.get("run"),
             "version": model.get("version") if job is None else job.version,
         }
-        write = partial(audit.record, "predict", key=_key(request), **outcome, **facts)
+        write = partial(audit.record, "predict", key=key_of(request), **outcome, **facts)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(write)
         tiles = None if stored is None else len(stored.prediction.instance_scores)
@@ -273,10 +262,6 @@ async def _take_file(request: Request, account: _Account, asked: Asked) -> Store
 
 def _with(asked: Asked, fields: dict[str, Any]) -> Asked:
     return replace(asked, **fields)
-
-
-def _key(request: Request) -> str | None:
-    return getattr(request.state, "key", None)
 
 
 def _answer(request: Request, stored: Stored) -> PredictionAnswer:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 from comel.prediction import Prediction
 from comel.raster import RasterTransform, raster_picture, score_raster
 from service.access import allow
+from service.request_state import backend_of
 from service.responses import file_answer, guarded
-from service.routes.predictions import PredictionId, backend_of, reading
+from service.routes.predictions import PredictionId, reading
 
 __all__ = ["router"]
 

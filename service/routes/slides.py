@@ -11,11 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 
 from service.access import allow
-from service.audit import AuditLog
 from service.cursors import Cursor, Limit, page_of
 from service.problems import NotFoundError
+from service.request_state import audited, backend_of
 from service.responses import Responses, file_answer, guarded, problems
-from service.routes.predictions import backend_of
 from service.schemas import EXAMPLE_SLIDE
 from service.slide_files import SlideFiles
 from service.slide_schemas import SlideAnswer, SlideEntry, SlideList
@@ -69,10 +68,7 @@ def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: 
 )
 async def read(request: Request, slide: SlideId) -> SlideAnswer:
     """Sizes in level-0 pixels, micrometres per pixel, and the numbers of its DeepZoom tiles."""
-    audit: AuditLog = request.app.state.audit
-    known = slide if is_slide_id(slide) else None
-    key = getattr(request.state, "key", None)
-    with audit.recorded("read", key=key, request=request.state.request_id, slide=known, part="slide"):
+    with audited(request, "read", slide=slide if is_slide_id(slide) else None, part="slide"):
         path = await anyio.to_thread.run_sync(_find, request, slide)
         facts = await _work(request, partial(_pictures(request).facts, path))
     return SlideAnswer(

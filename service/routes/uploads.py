@@ -7,13 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.access import allow
-from service.backend import Backend
 from service.bodies import limited
 from service.ids import is_id
 from service.job_schemas import UploadAnswer, UploadRequest, upload_answer
+from service.request_state import audited, backend_of, key_of
 from service.responses import BINARY, created, guarded, problems
 from service.schemas import EXAMPLE_UPLOAD
-from service.uploads import UploadStore
 
 __all__ = ["router"]
 
@@ -48,9 +47,8 @@ _PART: dict[str, Any] = {
 )
 def create_upload(request: Request, response: Response, asked: UploadRequest) -> UploadAnswer:
     """Reserves room for a bag or a slide that is then sent in parts, and can be gone on with after a break."""
-    key = getattr(request.state, "key", None)
-    with request.app.state.audit.recorded("upload", key=key, request=request.state.request_id, size=asked.size):
-        upload = _uploads(request).create(asked.filename, asked.size, asked.sha256, key)
+    with audited(request, "upload", size=asked.size):
+        upload = backend_of(request).uploads.create(asked.filename, asked.size, asked.sha256, key_of(request))
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
     return _answer(request, upload)
 
@@ -67,9 +65,9 @@ async def send_part(request: Request, identifier: UploadId, offset: Offset) -> U
     """Adds bytes at the upload's offset. After a break, ask for the upload and go on at its offset; a part with another offset
     is refused with 409, and `Upload-Offset` says the right one. With the last part the file is looked at: what is neither a
     bag nor a slide, or is not what was announced, is deleted."""
-    backend: Backend = request.app.state.backend
+    backend = backend_of(request)
     body = limited(request, backend.settings.upload_part_bytes).stream()
-    return _answer(request, await _uploads(request).append(identifier, offset, body))
+    return _answer(request, await backend.uploads.append(identifier, offset, body))
 
 
 @router.get(
@@ -81,7 +79,7 @@ async def send_part(request: Request, identifier: UploadId, offset: Offset) -> U
 )
 def read_upload(request: Request, identifier: UploadId) -> UploadAnswer:
     """The offset is where the next part begins."""
-    return _answer(request, _uploads(request).get(identifier))
+    return _answer(request, backend_of(request).uploads.get(identifier))
 
 
 @router.delete(
@@ -94,16 +92,9 @@ def read_upload(request: Request, identifier: UploadId) -> UploadAnswer:
 )
 def delete_upload(request: Request, identifier: UploadId) -> None:
     """Its file too. Predictions that were made from it stay, without its slide."""
-    facts = {"request": request.state.request_id, "upload": identifier if is_id(identifier) else None}
-    with request.app.state.audit.recorded("delete", key=getattr(request.state, "key", None), **facts):
-        _uploads(request).delete(identifier)
-
-
-def _uploads(request: Request) -> UploadStore:
-    backend: Backend = request.app.state.backend
-    return backend.uploads
+    with audited(request, "delete", upload=identifier if is_id(identifier) else None):
+        backend_of(request).uploads.delete(identifier)
 
 
 def _answer(request: Request, upload: Any) -> UploadAnswer:
-    backend: Backend = request.app.state.backend
-    return upload_answer(upload, part_size=backend.settings.upload_part_bytes)
+    return upload_answer(upload, part_size=backend_of(request).settings.upload_part_bytes)
