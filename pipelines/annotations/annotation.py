@@ -45,7 +45,7 @@ class Annotation(Protocol):
         ...
 
 
-def read_annotation(path: Path, geometry: TileGeometry) -> Annotation:
+def read_annotation(path: Path, geometry: TileGeometry, *, any_class: bool = False) -> Annotation:
     """Read an annotation; its kind is told by the file's suffix.
 
     - ``.png``, ``.tif``, ``.tiff``: a mask image of the whole level 0 at any scale; every pixel that is neither zero nor
@@ -60,6 +60,8 @@ def read_annotation(path: Path, geometry: TileGeometry) -> Annotation:
     Args:
         path: the file.
         geometry: of any tiles of the slide it belongs to.
+        any_class: of outlines take every class but ``Ignore*``, ``Exclusion``, ``Exclude`` and ``Hole``, which with negative
+            areas stay cut out.
 
     Raises:
         SlideError: the file is missing, damaged, of another kind, or belongs to another slide (stage "annotation").
@@ -76,8 +78,8 @@ def read_annotation(path: Path, geometry: TileGeometry) -> Annotation:
     marked = read_xml(path) if suffix == ".xml" else read_geojson(path, _origin(geometry))
     slide = shapely.box(0, 0, geometry.level0_width, geometry.level0_height)
     if marked and not any(shapely.intersects(area.shape, slide) for area in marked):
-        raise annotation_error(path, "nothing of it lies on the slide", "give the annotation of this slide, in level-0 pixels")
-    return MarkedShapes(marked)
+        raise annotation_error(path, "nothing of it lies on the slide", "give the file of this slide, in level-0 pixels")
+    return MarkedShapes(marked, any_class=any_class)
 
 
 def instance_labels(

@@ -14,7 +14,8 @@ from pipelines.annotations.problems import annotation_error
 
 __all__ = ["MarkedArea", "MarkedShapes", "check_size", "marked_areas"]
 
-_CUT_OUT = ("_2", "exclusion", "none", "normal", "negative", "hole", "exclude", "ignore", "ignore*")
+_LEFT_OUT = ("exclusion", "exclude", "hole", "ignore", "ignore*")
+_CUT_OUT = ("_2", "none", "normal", "negative", *_LEFT_OUT)
 _COLLECTIONS = ("MultiPolygon", "GeometryCollection")
 _MAX_VECTOR_BYTES = 512 << 20
 
@@ -33,11 +34,17 @@ class MarkedArea:
 
 
 class MarkedShapes:
-    """Outlines of a slide; see :class:`pipelines.annotations.Annotation`."""
+    """Outlines of a slide; see :class:`pipelines.annotations.Annotation`.
 
-    def __init__(self, areas: Sequence[MarkedArea]) -> None:
+    Args:
+        areas: the outlines.
+        any_class: take areas of every class, but those that are to be left out by their own words: of a slide's tissue what
+            is normal or a region is a part.
+    """
+
+    def __init__(self, areas: Sequence[MarkedArea], *, any_class: bool = False) -> None:
         self.classes = tuple(sorted({area.name for area in areas if area.name}))
-        self._areas = areas
+        self._areas, self._any_class = areas, any_class
         self._regions: dict[tuple[str, ...], shapely.Geometry] = {}
 
     def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
@@ -50,12 +57,13 @@ class MarkedShapes:
         """The union of what counts, less the union of what is cut out and not asked for."""
         counted: list[shapely.Geometry] = []
         cut: list[shapely.Geometry] = []
+        cut_out = _LEFT_OUT if self._any_class else _CUT_OUT
         for area in self._areas:
             if wanted and _is_one_of(area.name, wanted):
                 counted.append(area.shape)
-            elif _is_one_of(area.name, _CUT_OUT):
+            elif _is_one_of(area.name, cut_out):
                 cut.append(area.shape)
-            elif not wanted and not area.name.strip().endswith("*"):
+            elif not wanted and (self._any_class or not area.name.strip().endswith("*")):
                 counted.append(area.shape)
         return shapely.difference(shapely.union_all(counted), shapely.union_all(cut))
 

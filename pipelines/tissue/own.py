@@ -55,6 +55,8 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
 def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndarray:
     """The tissue of a user's file as (h, w) bool: a cell of the slide is tissue where at least half of it is marked.
 
+    Outlines of every class are tissue, also ``Normal`` and ``Region*``; see :func:`pipelines.annotations.read_annotation`.
+
     Outlines are cut exactly, so of large slides cells of several mask pixels are taken: half a million at most.
 
     Args:
@@ -63,7 +65,7 @@ def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndar
         shape: (h, w) of the mask.
 
     Raises:
-        SlideError: the file is damaged, of another kind, or belongs to another slide.
+        SlideError: the file is damaged, of another kind, or belongs to another slide (stage "tissue").
     """
     import cv2
 
@@ -87,5 +89,9 @@ def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndar
     )
     x, y = np.arange(columns) * cell.tile_width, np.arange(rows) * cell.tile_height
     corners = np.stack([np.tile(x, rows), np.repeat(y, columns)], axis=1)
-    marked = instance_labels(read_annotation(file, cell), corners, cell, positive_overlap=0.5).reshape(rows, columns)
+    try:
+        drawn = read_annotation(file, cell, any_class=True)
+    except SlideError as error:
+        raise SlideError(error.what, f"in the tissue folder {file.parent}: {error.remedy}", stage="tissue") from None
+    marked = instance_labels(drawn, corners, cell, positive_overlap=0.5).reshape(rows, columns)
     return cv2.resize(marked.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)

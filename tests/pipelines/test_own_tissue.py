@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from annotation_files import asap, imagescope, qupath
 from PIL import Image
 from pydantic import ValidationError
 from small_slides import MeanColour, tissue_picture, write_manifest, write_slide
@@ -19,8 +21,8 @@ from pipelines.settings import ExtractSettings
 from pipelines.slide import open_slide
 from pipelines.tissue import find_tissue, own_tissue
 
-SQUARE = [[200, 100], [900, 100], [900, 800], [200, 800], [200, 100]]
-HOLE = [[400, 300], [400, 600], [700, 600], [700, 300], [400, 300]]
+SQUARE: list[Any] = [[200, 100], [900, 100], [900, 800], [200, 800], [200, 100]]
+HOLE: list[Any] = [[400, 300], [400, 600], [700, 600], [700, 300], [400, 300]]
 
 
 def write_outline(path: Path, *rings: list[list[int]], name: str = "Tissue") -> Path:
@@ -37,6 +39,45 @@ def test_outline_with_a_hole(slide_path: Path, tmp_path: Path) -> None:
     row, column = round(450 / found.scale_y), round(550 / found.scale_x)
     assert not found.mask[row, column]
     assert found.mask[round(200 / found.scale_y), column]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_tissue"),
+    [
+        *[(name, True) for name in ("", "Tissue", "Normal", "Region*", "None", "Negative", "_2", "Tumor*")],
+        *[(name, False) for name in ("Ignore*", "ignore", "Hole", "Exclude", "Exclusion")],
+    ],
+)
+def test_areas_of_every_class_are_tissue_but_those_left_out(
+    slide_path: Path, tmp_path: Path, name: str, is_tissue: bool
+) -> None:
+    """A second area within the first and one beside it: what is left out cuts the first, what is tissue adds to it."""
+    beside = [[1000, 100], [1400, 100], [1400, 500], [1000, 500]]
+    files = [
+        qupath(tmp_path / "o.geojson", ("Tissue", [SQUARE[:-1]]), (name, [HOLE[:-1]]), (name, [beside])),
+        asap(tmp_path / "o.xml", ("Tissue", SQUARE[:-1]), (name, HOLE[:-1]), (name, beside)),
+    ]
+    area = 700 * 700 + 400 * 400 if is_tissue else 700 * 700 - 300 * 300
+    for file in files:
+        with open_slide(slide_path) as slide:
+            assert find_tissue(slide, file=file).area_mm2 == pytest.approx(area * 0.25e-6, rel=0.03)
+
+
+def test_negative_regions_are_no_tissue(slide_path: Path, tmp_path: Path) -> None:
+    regions = [("", SQUARE[:-1]), ('NegativeROA="1"', HOLE[:-1])]
+    with open_slide(slide_path) as slide:
+        found = find_tissue(slide, file=imagescope(tmp_path / "o.xml", ('Name="Normal"', regions)))
+    assert found.area_mm2 == pytest.approx((700 * 700 - 300 * 300) * 0.25e-6, rel=0.03)
+
+
+def test_a_wrong_file_is_said_of_the_tissue_folder(slide_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corrected"
+    folder.mkdir()
+    Image.new("L", (300, 300), 1).save(folder / "s.png")
+    with open_slide(slide_path) as slide, pytest.raises(SlideError, match=r"s\.png: a mask of 300 x 300 px") as caught:
+        find_tissue(slide, file=folder / "s.png")
+    assert caught.value.stage == "tissue"
+    assert caught.value.remedy.startswith(f"in the tissue folder {folder}: give the mask of this slide")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
