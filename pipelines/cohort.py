@@ -32,6 +32,7 @@ from pipelines.batch.supervise import Settled, SlideTask
 from pipelines.batch.work import STALL_SECONDS, Described, Job
 from pipelines.encoders import PatchEncoder
 from pipelines.settings import ExtractSettings
+from pipelines.tissue.own import unclaimed_tissue
 
 __all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
 
@@ -200,6 +201,7 @@ class CohortRun:
                 if (note := described.encoder["note"]) is not None:
                     _logger.warning("%s", note)
                 self._job = replace(self._job, key=described.key)
+                self._warn_of_unclaimed_tissue()
                 self._enter(described, claims)
                 try:
                     left = self._work(claims, described, progress or (lambda outcome: None))
@@ -211,6 +213,14 @@ class CohortRun:
             marker.unlink(missing_ok=True)
             claims.close()
         return self._report(left, time.monotonic() - started)
+
+    def _warn_of_unclaimed_tissue(self) -> None:
+        """A correction under a name that is no slide's changes nothing, which is easily overlooked."""
+        folder = self._job.settings.tissue_folder
+        with contextlib.suppress(OSError):  # then the slides say so
+            if folder is not None and (names := unclaimed_tissue(folder, {row.slide_id for row in self._rows})):
+                shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+                _logger.warning("%s: %d files are of no slide_id of the manifest: %s", folder, len(names), shown)
 
     def status(self) -> Status:
         """How far this run is; what others do shows while it waits for them."""

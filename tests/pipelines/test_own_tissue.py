@@ -120,6 +120,10 @@ def test_which_file_is_taken(tmp_path: Path) -> None:
     assert own_tissue(tmp_path, "c.x", "stain-density") == tmp_path / "c.x.tif"
     assert own_tissue(tmp_path, "missing", "hsv-otsu") is None
     assert own_tissue(tmp_path, "d", "mask") == tmp_path / "d.png"
+    (tmp_path / "e.GeoJSON").touch()
+    (tmp_path / "f.PNG").touch()
+    assert own_tissue(tmp_path, "e", "geojson") == tmp_path / "e.GeoJSON"
+    assert own_tissue(tmp_path, "f", "hsv-otsu") == tmp_path / "f.PNG"
     for slide_id, method, said in (
         ("b", "geojson", "no b.geojson or b.json"),
         ("a", "mask", "no a.png or a.tif or a.tiff"),
@@ -128,6 +132,21 @@ def test_which_file_is_taken(tmp_path: Path) -> None:
         with pytest.raises(SlideError, match=said) as caught:
             own_tissue(tmp_path, slide_id, method)
         assert caught.value.stage == "tissue"
+
+
+def test_files_of_no_slide_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slides = {
+        name: write_slide(tmp_path / f"{name}.tif", tissue_picture(512, 512, (0, 0, 512, 512))) for name in ("one", "two")
+    }
+    folder = tmp_path / "corrected"
+    folder.mkdir()
+    for name in ("two.geojson", "one.svs.PNG", "One.json", "three.xml", "four.tif", "notes.txt", ".hidden.png"):
+        write_outline(folder / name, SQUARE)
+    manifest = write_manifest(tmp_path / "m.csv", slides)
+    settings = ExtractSettings(tissue_folder=folder)
+    assert extract_cohort(manifest, tmp_path / "bags", settings, encoder=MeanColour()).done == 2
+    [said] = [record.getMessage() for record in caplog.records if "no slide_id" in record.getMessage()]
+    assert said == f"{folder}: 4 files are of no slide_id of the manifest: One.json, four.tif, one.svs.PNG, ..."
 
 
 def test_own_tissue_needs_its_folder(tmp_path: Path) -> None:
