@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 
 from comel.bag import FeatureContract, read_bag
 from comel.errors import ConfigError, SlideError
+from pipelines.batch.work import Job, describe
 from pipelines.cohort import extract_cohort
 from pipelines.contract import ContractReader
 from pipelines.extract import extract_slide
@@ -154,6 +156,23 @@ def test_own_tissue_needs_its_folder(tmp_path: Path) -> None:
         ExtractSettings(tissue="geojson")
     with pytest.raises(ValidationError, match="nowhere: no such folder"):
         ExtractSettings(tissue_folder=tmp_path / "nowhere")
+
+
+def test_a_relative_folder_means_the_same_in_a_worker_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "drawn").mkdir(parents=True)
+    write_outline(tmp_path / "here" / "drawn" / "s.geojson", SQUARE)
+    monkeypatch.chdir(tmp_path / "here")
+    sent = pickle.dumps(Job(tmp_path, ExtractSettings(tissue_folder=Path("drawn")), "cpu", "run", encoder=MeanColour()))
+    monkeypatch.chdir(tmp_path)
+    job = pickle.loads(sent)
+    assert own_tissue(job.settings.tissue_folder, "s", "hsv-otsu") == tmp_path / "here" / "drawn" / "s.geojson"
+    assert describe(job).encoder["name"] == "mean-colour"
+    (tmp_path / "here").rename(tmp_path / "gone")
+    with pytest.raises(ConfigError, match="drawn: the tissue folder cannot be read"):
+        describe(job)
+    with pytest.raises(SlideError, match="drawn: the tissue folder cannot be read") as caught:
+        own_tissue(job.settings.tissue_folder, "s", "hsv-otsu")
+    assert caught.value.stage == "tissue"
 
 
 def test_a_model_reads_a_slide_as_it_was_drawn(
