@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from comel.errors import SlideError
 from pipelines.area import Area
-from pipelines.plain_image import PlainImage, is_plain_image
+from pipelines.plain_image import COPY_OR_CONVERT, PlainImage, is_plain_image
 from pipelines.scanned import picture_pieces, scanned_areas
-from pipelines.slide_files import file_to_open
+from pipelines.slide_files import file_to_open, slide_files
+from pipelines.unreadable import unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -185,8 +186,8 @@ def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None
         assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
 
     Raises:
-        SlideError: no such file, empty, not a slide, a folder of several (stage "open"); no resolution, or one outside
-            :data:`MPP_RANGE` (stage "mpp").
+        SlideError: no such file, empty, not to be read, not a slide, a folder of several (stage "open"); no resolution, or
+            one outside :data:`MPP_RANGE` (stage "mpp").
     """
     return Slide(Path(path), mpp, assume_mpp)
 
@@ -194,22 +195,28 @@ def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None
 def _open_handle(path: Path) -> Any:
     import openslide
 
-    if not path.exists():
-        raise SlideError(f"{path}: no such file", "check the path in the manifest")
-    file = file_to_open(path)
-    if file.stat().st_size == 0:
-        raise SlideError(f"{path}: the file is empty", "copy it again")
+    try:
+        if not path.exists():
+            raise SlideError(f"{path}: no such file", "check the path in the manifest")
+        # OpenSlide and Pillow take a file that may not be read for one of another format.
+        for part in slide_files(path):
+            open(part, "rb").close()
+        file = file_to_open(path)
+        if file.stat().st_size == 0:
+            raise SlideError(f"{path}: the file is empty", "copy it again")
+    except OSError as error:
+        raise unreadable(path, error) from None
     try:
         handle = openslide.OpenSlide(file)
         handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     except openslide.OpenSlideUnsupportedFormatError:
         if is_plain_image(path):
             return PlainImage(path)
-        raise SlideError(f"{path}: not a slide that OpenSlide reads", "convert it to a tiled pyramidal TIFF") from None
+        raise SlideError(f"{path}: not a slide that OpenSlide reads", COPY_OR_CONVERT) from None
     except openslide.OpenSlideError as error:
         raise SlideError(f"{path}: cannot be opened ({_first_line(error)})", "the file is damaged: copy it again") from None
     except OSError as error:
-        raise SlideError(f"{path}: cannot be read ({error.strerror or error})", "check its permissions") from None
+        raise unreadable(path, error) from None
     return handle
 
 

@@ -15,6 +15,7 @@ from pipelines.annotations.problems import annotation_error
 from pipelines.annotations.qupath import read_geojson
 from pipelines.annotations.vector import MarkedShapes
 from pipelines.annotations.vendor_xml import read_xml
+from pipelines.unreadable import unreadable
 
 __all__ = ["Annotation", "instance_labels", "read_annotation"]
 
@@ -67,8 +68,17 @@ def read_annotation(path: Path, geometry: TileGeometry, *, any_class: bool = Fal
         SlideError: the file is missing, damaged, of another kind, or belongs to another slide (stage "annotation").
     """
     path = Path(path)
+    try:
+        return _read(path, geometry, any_class)
+    except OSError as error:
+        raise unreadable(path, error, stage="annotation") from None
+
+
+def _read(path: Path, geometry: TileGeometry, any_class: bool) -> Annotation:
     if not path.is_file():
         raise annotation_error(path, "no such file", "check the manifest column 'annotation'")
+    # Image libraries take a file that may not be read for a damaged one.
+    open(path, "rb").close()
     suffix = path.suffix.lower()
     if suffix in MASK_SUFFIXES:
         return MarkedMask(path, geometry.level0_width, geometry.level0_height)

@@ -167,9 +167,9 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
 
 def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
     """The bag that is there, read whole, where extracting the slide again would give the same; else None."""
-    if not path.is_file() or not row.path.exists():
-        return None
     try:
+        if not path.is_file() or not row.path.exists():
+            return None
         tissue = own_tissue(settings.tissue_folder, row.slide_id, settings.tissue)
         wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation, tissue=tissue)
         if read_bag_header(path).get("settings_hash") != sha256_of_json(wanted):

@@ -11,6 +11,7 @@ import numpy as np
 
 from comel.bag import TileGeometry
 from comel.errors import SlideError
+from pipelines.unreadable import unreadable
 
 if TYPE_CHECKING:
     from pipelines.slide import Slide
@@ -46,11 +47,7 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
     try:
         named = [file for file in Path(folder).iterdir() if file.stem == slide_id and _is_of(file, suffixes) and file.is_file()]
     except OSError as error:
-        raise SlideError(
-            f"{folder}: the tissue folder cannot be read ({error.strerror or error})",
-            "check its path and permissions",
-            stage="tissue",
-        ) from None
+        raise unreadable(folder, error, stage="tissue") from None
     files = sorted(named, key=lambda file: (suffixes.index(file.suffix.lower()), file.name))
     if len(files) > 1:
         names = " and ".join(file.name for file in files)
