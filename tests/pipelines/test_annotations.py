@@ -316,6 +316,43 @@ def test_bare_geometries_and_features_of_every_kind(tmp_path: Path, geometry: di
         assert positives(path) == {(0, 0)}
 
 
+@pytest.mark.parametrize(
+    "rings",
+    [
+        [],
+        [[]],
+        [[[500, 500]]],
+        [[[500, 500], [900, 700]]],
+        [[[500, 500], [900, 700], [500, 500]]],
+        [[[500, 500], [900, 700], [900, 700], [500, 500]]],
+        [[[500, 500], [700, 500], [900, 500], [500, 500]]],
+    ],
+)
+@pytest.mark.parametrize("kind", ["Polygon", "MultiPolygon"])
+def test_outlines_of_too_few_points_have_no_area(tmp_path: Path, rings: list[Any], kind: str) -> None:
+    """A click by mistake; the file's other outlines count, and a hole of two points is none."""
+    whole = [[[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]], [[10, 10], [20, 20]]]
+    clicked = {"type": kind, "coordinates": rings if kind == "Polygon" else [whole, rings]}
+    drawn = [{"type": "Polygon", "coordinates": whole}, clicked, {"type": "LineString", "coordinates": [[5, 5]]}]
+    path = tmp_path / "q.geojson"
+    path.write_text(json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in drawn]))
+    assert read_annotation(path, GEOMETRY).share(COORDS, GEOMETRY).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("ring", [[1, 2], [[1], [2]], [["a", "b"], [1, 2]], 7, [[0, 0], [9, 0], [9, "a"], [0, 9], [0, 0]]])
+def test_rings_that_are_no_points_are_an_error(tmp_path: Path, ring: Any) -> None:
+    path = tmp_path / "q.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    with pytest.raises(SlideError, match=r"q\.geojson: not a usable GeoJSON file"):
+        read_annotation(path, GEOMETRY)
+
+
+def test_a_triangle_that_is_not_closed_counts(tmp_path: Path) -> None:
+    path = tmp_path / "q.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [100, 0], [0, 100]]]}))
+    assert read_annotation(path, GEOMETRY).share(COORDS, GEOMETRY).sum() == pytest.approx(0.5)
+
+
 def test_points_alone_make_nothing_positive(tmp_path: Path) -> None:
     path = tmp_path / "q.geojson"
     path.write_text(json.dumps({"type": "MultiPoint", "coordinates": [[10, 10], [20, 20]]}))
