@@ -12,7 +12,7 @@ import shapely
 from comel.bag import TileGeometry
 from pipelines.annotations.problems import annotation_error
 
-__all__ = ["MarkedArea", "MarkedShapes", "check_size", "marked_areas"]
+__all__ = ["MarkedArea", "MarkedShapes", "check_size", "is_one_of", "marked_areas"]
 
 _LEFT_OUT = ("exclusion", "exclude", "hole", "ignore", "ignore*")
 _CUT_OUT = ("_2", "none", "normal", "negative", *_LEFT_OUT)
@@ -48,7 +48,7 @@ class MarkedShapes:
         self._regions: dict[tuple[str, ...], shapely.Geometry] = {}
 
     def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
-        wanted = tuple(name.strip().lower() for name in classes)
+        wanted = tuple(classes)
         if wanted not in self._regions:
             self._regions[wanted] = self._region(wanted)
         return _covered_share(self._regions[wanted], coords, geometry)
@@ -59,9 +59,9 @@ class MarkedShapes:
         cut: list[shapely.Geometry] = []
         cut_out = _LEFT_OUT if self._any_class else _CUT_OUT
         for area in self._areas:
-            if wanted and _is_one_of(area.name, wanted):
+            if wanted and is_one_of(area.name, wanted):
                 counted.append(area.shape)
-            elif _is_one_of(area.name, cut_out):
+            elif is_one_of(area.name, cut_out):
                 cut.append(area.shape)
             elif not wanted and (self._any_class or not area.name.strip().endswith("*")):
                 counted.append(area.shape)
@@ -111,10 +111,10 @@ def _polygons(shape: shapely.Geometry) -> list[shapely.Geometry]:
     return found
 
 
-def _is_one_of(name: str, classes: Sequence[str]) -> bool:
+def is_one_of(name: str, classes: Sequence[str]) -> bool:
     """Whether a class is among others, in any case of letters; ``Tumor: Positive`` is one of ``Tumor``, as in QuPath."""
-    own = name.strip().lower()
-    return any(own == wanted or own.startswith(f"{wanted}:") for wanted in classes)
+    own, others = name.strip().lower(), [other.strip().lower() for other in classes]
+    return any(own == other or own.startswith(f"{other}:") for other in others)
 
 
 def _covered_share(region: shapely.Geometry, coords: np.ndarray, geometry: TileGeometry) -> np.ndarray:
