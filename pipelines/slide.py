@@ -23,7 +23,7 @@ from pipelines.unreadable import unreadable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MPP_RANGE", "Slide", "open_slide"]
+__all__ = ["MPP_RANGE", "Slide", "open_handle", "open_slide"]
 
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel that a light microscope's slide can have; a file that states 264 carries a screen's 96 dpi."""
@@ -52,7 +52,7 @@ class Slide:
     def __init__(self, path: Path, mpp: float | None, assume_mpp: float | None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._handle = _open_handle(path)
+        self._handle = self._opened()
         self.properties: Mapping[str, str] = dict(self._handle.properties)
         self.level_dimensions: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
@@ -164,7 +164,7 @@ class Slide:
             try:
                 with self._lock:
                     if self._handle is handle:
-                        self._handle = _open_handle(self.path)
+                        self._handle = self._opened()
                     handle = self._handle
                 pixels = handle.read_region(location, level, size)
             except openslide.OpenSlideError as error:
@@ -174,6 +174,14 @@ class Slide:
                     stage="tiles",
                 ) from None
         return _on_white(pixels)
+
+    def _opened(self) -> Any:
+        import openslide
+
+        handle = open_handle(self.path)
+        if isinstance(handle, openslide.OpenSlide):
+            handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        return handle
 
 
 def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None = None) -> Slide:
@@ -192,7 +200,12 @@ def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None
     return Slide(Path(path), mpp, assume_mpp)
 
 
-def _open_handle(path: Path) -> Any:
+def open_handle(path: Path) -> Any:
+    """The slide behind OpenSlide's own interface, or a plain image behind the part of it that is used here.
+
+    Raises:
+        SlideError: it cannot be opened (stage "open").
+    """
     import openslide
 
     try:
@@ -207,8 +220,7 @@ def _open_handle(path: Path) -> Any:
     except OSError as error:
         raise unreadable(path, error) from None
     try:
-        handle = openslide.OpenSlide(file)
-        handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        return openslide.OpenSlide(file)
     except openslide.OpenSlideUnsupportedFormatError:
         if is_plain_image(path):
             return PlainImage(path)
@@ -217,7 +229,6 @@ def _open_handle(path: Path) -> Any:
         raise SlideError(f"{path}: cannot be opened ({_first_line(error)})", "the file is damaged: copy it again") from None
     except OSError as error:
         raise unreadable(path, error) from None
-    return handle
 
 
 def _resolution(path: Path, properties: Any, mpp: float | None, assume_mpp: float | None) -> tuple[float, float, MppSource]:

@@ -17,7 +17,7 @@ from pipelines.decode import CORES, DECODERS, PixelCount, decoded_batches
 from pipelines.encoders.base import PatchEncoder
 from pipelines.encoding import encoded_batches, one_thread_each
 from pipelines.settings import ExtractSettings
-from pipelines.slide import Slide, open_slide
+from pipelines.slide import Slide, open_handle, open_slide
 from pipelines.tiles import TilePlan, tiles_to_extract
 from pipelines.tissue import find_tissue
 
@@ -182,12 +182,11 @@ class _Tiles:
         return len(self._where)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        import openslide
         from PIL import Image
 
         number, x, y = self._where[index]
         if number not in self._open:
-            self._open[number] = openslide.OpenSlide(self._slides[number])
+            self._open[number] = open_handle(self._slides[number])
         handle, level = self._open[number], self._level[number]
         width, height = (max(1, round(side / handle.level_downsamples[level])) for side in self._extent[number])
         tile = handle.read_region((x, y), level, (width, height)).convert("RGB")

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small_slides import tissue_picture, write_slide
 from typer.testing import CliRunner
+from vendor_slides import write_dicom
 
 from comel.cli import app
 
@@ -48,6 +50,17 @@ def test_table_for_a_slide_and_json_for_a_synthetic_one(slide_path: Path, own_en
     assert result["pixels"]["direct"]
     assert all(speed > 0 for speed in result["tiles_per_second"].values())
     assert [set(target) - {"at_most", "at_least"} for target in result["targets"]] == [{"name", "value", "holds"}] * 3
+
+
+def test_whatever_an_extraction_reads_is_measured(tmp_path: Path, own_encoder: str) -> None:
+    """A picture that OpenSlide does not open, and the folder of a DICOM slide, in one call."""
+    pixels = tissue_picture(768, 512, (0, 0, 768, 512))
+    Image.fromarray(pixels).save(tmp_path / "s.png")
+    write_dicom(tmp_path / "series", [pixels], (0.5, 0.5))
+    sources = (str(tmp_path / "s.png"), str(tmp_path / "series"))
+    result = json.loads(run(*sources, "--assume-mpp", "0.5", "--encoder", own_encoder, "--device", "cpu", "--json"))
+    assert (result["slides"], result["tiles"]) == (2, 12)
+    assert all(speed > 0 for speed in result["tiles_per_second"].values())
 
 
 def test_slides_without_tissue_are_refused_in_one_line(tmp_path: Path, own_encoder: str) -> None:
