@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from small_slides import tissue_picture, write_slide
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 from vendor_slides import write_dicom
 
 from comel.cli import app
+from comel.errors import ConfigError
+from pipelines import speed
 
 ENCODER = """
 import numpy as np
@@ -61,6 +65,25 @@ def test_whatever_an_extraction_reads_is_measured(tmp_path: Path, own_encoder: s
     result = json.loads(run(*sources, "--assume-mpp", "0.5", "--encoder", own_encoder, "--device", "cpu", "--json"))
     assert (result["slides"], result["tiles"]) == (2, 12)
     assert all(speed > 0 for speed in result["tiles_per_second"].values())
+
+
+class Stuck:
+    """A map-style dataset whose worker never gives a tile."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        time.sleep(600)
+        return np.zeros(3)
+
+
+def test_processes_that_are_stuck_end_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_Tiles", lambda slides, plans: Stuck())
+    monkeypatch.setattr(speed, "_MOST_SECONDS_A_BATCH", 8)
+    with pytest.raises(ConfigError, match="the DataLoader does not go on") as caught:
+        speed._load_all(speed._loader([], [], 1, 1))
+    assert "\n" not in str(caught.value)
 
 
 def test_slides_without_tissue_are_refused_in_one_line(tmp_path: Path, own_encoder: str) -> None:
