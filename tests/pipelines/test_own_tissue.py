@@ -156,6 +156,8 @@ def test_own_tissue_needs_its_folder(tmp_path: Path) -> None:
         ExtractSettings(tissue="geojson")
     with pytest.raises(ValidationError, match="nowhere: no such folder"):
         ExtractSettings(tissue_folder=tmp_path / "nowhere")
+    with pytest.raises(ValidationError, match=r"cannot be read \(File name too long\)"):
+        ExtractSettings(tissue_folder=tmp_path / ("x" * 300))
 
 
 def test_a_relative_folder_means_the_same_in_a_worker_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
