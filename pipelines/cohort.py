@@ -221,8 +221,8 @@ class CohortRun:
         folder = self._job.settings.tissue_folder
         with contextlib.suppress(OSError):  # then the slides say so
             if folder is not None and (names := unclaimed_tissue(folder, {row.slide_id for row in self._rows})):
-                shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                _logger.warning("%s: %d files are of no slide_id of the manifest: %s", folder, len(names), shown)
+                shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+                _logger.warning("%s: not used, since no slide_id of the manifest is so called: %s", folder, shown)
 
     def _warn_of_absent_classes(self) -> None:
         """One slide without an area of a class is nothing strange; where all are, its name may be misspelt."""
