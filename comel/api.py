@@ -34,8 +34,6 @@ __all__ = [
     "worker",
 ]
 
-THUMBNAIL_SIDE = 1536
-
 
 def synth(out: Path, *, quiet: bool = False, **settings: Any) -> Path:
     """Generate a synthetic cohort; returns its manifest.

@@ -16,6 +16,7 @@ or ``coords_unit: um`` with ``tile_size_um`` where coordinates are micrometres.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +33,8 @@ from comel.hdf5 import open_hdf5, plain, read_dataset
 __all__ = ["bag_path", "feature_files", "read_any_bag"]
 
 _KEPT = ("patch_size", "patch_size_level0", "overlap", "level0_width", "level0_height")
-_LAYOUTS = (("*.h5", "*.pt"), ("h5_files/*.h5",), ("pt_files/*.pt",), ("features_*/*.h5", "*/features_*/*.h5"))
+_LAYOUTS = (("*.h5", "*.pt"), ("h5_files/*.h5",), ("pt_files/*.pt",))
+_ENCODER_FOLDERS = ("features_*", "*/features_*")
 
 
 def feature_files(paths: Sequence[Path]) -> list[Path]:
@@ -41,7 +43,7 @@ def feature_files(paths: Sequence[Path]) -> list[Path]:
     Of a folder the first layout counts that has a file: the folder itself, ``h5_files``, ``pt_files``, ``features_*``.
 
     Raises:
-        BagError: there is none.
+        BagError: there is none, or a folder has features of several encoders or resolutions.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -50,17 +52,43 @@ def feature_files(paths: Sequence[Path]) -> list[Path]:
             continue
         inside = ([file for pattern in layout for file in path.glob(pattern)] for layout in _LAYOUTS)
         shown = ([file for file in found if not file.name.startswith(".")] for found in inside)
-        files += sorted(next((found for found in shown if found), []))
+        files += sorted(next((found for found in shown if found), []) or _features_of_one_encoder(path))
     if not files:
         raise BagError(f"{', '.join(map(str, paths))}: no feature file", "give .h5 or .pt files or a folder of them")
     return files
+
+
+def _features_of_one_encoder(folder: Path) -> list[Path]:
+    encoder = _encoder_folder(folder)
+    return [] if encoder is None else [file for file in encoder.glob("*.h5") if not file.name.startswith(".")]
+
+
+def _encoder_folder(folder: Path) -> Path | None:
+    """The folder of TRIDENT's features under a job folder or a folder of jobs; None where none has a file.
+
+    Raises:
+        BagError: there are several.
+    """
+    filled = sorted(encoder for pattern in _ENCODER_FOLDERS for encoder in folder.glob(pattern) if _has_features(encoder))
+    if len(filled) > 1:
+        names = ", ".join(str(encoder.relative_to(folder)) for encoder in filled)
+        raise BagError(f"{folder}: features of several encoders or resolutions, {names}", "give one of these folders")
+    return filled[0] if filled else None
+
+
+def _has_features(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as files:  # to the first one only: this is asked for every slide
+        return any(file.name.endswith(".h5") and not file.name.startswith(".") for file in files)
 
 
 def bag_path(folder: Path, slide_id: str) -> Path:
     """Find a slide's features in a folder of this project's, TRIDENT's, CLAM's or STAMP's layout.
 
     Raises:
-        BagError: there is no such file (the message says what was looked for), or several encoders' features were found.
+        BagError: there is no such file (the message says what was looked for), or the folder has features of several
+            encoders, be they of this slide or of others: a cohort's features are of one.
     """
     folder = Path(folder)
     if slide_id in ("", ".", "..") or "/" in slide_id or "\\" in slide_id or "\0" in slide_id:
@@ -69,15 +97,11 @@ def bag_path(folder: Path, slide_id: str) -> Path:
     for place in places:
         if (folder / place).is_file():
             return folder / place
-    encoders = [*folder.glob("features_*"), *folder.glob("*/features_*")]
-    found = sorted(path for encoder in encoders if (path := encoder / f"{slide_id}.h5").is_file())
-    if len(found) > 1:
-        names = ", ".join(str(path.parent.relative_to(folder)) for path in found)
-        raise BagError(f"{folder}: {slide_id} has features in {names}", "give one of these folders")
-    if not found:
+    encoder = _encoder_folder(folder)
+    if encoder is None or not (path := encoder / f"{slide_id}.h5").is_file():
         looked = ", ".join([*places, f"features_*/{slide_id}.h5"])
         raise BagError(f"{folder}: no features of slide {slide_id} (looked for {looked})", "extract the slide first")
-    return found[0]
+    return path
 
 
 def read_any_bag(path: Path, *, assume_encoder: str | None = None, verify: bool = False) -> Bag:

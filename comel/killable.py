@@ -26,6 +26,7 @@ __all__ = ["CallFailed", "CallKilled", "CallOutOfMemory", "CallTimedOut", "Killa
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _PARENT_SECONDS = 0.5
+_STANDARD_ERROR = 2
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from comel.killable import serve; serve(*sys.argv[2:])"
 
 
@@ -184,6 +185,7 @@ class KillableWorker:
         if self._process is not None and self._process.poll() is None and self._pipe is not None:
             return self._pipe
         self._end()
+        output = _where_errors_go()  # before the pipe, which might take the number of a closed one
         here, there = socket.socketpair()
         with there:
             descriptor = there.fileno()
@@ -191,6 +193,7 @@ class KillableWorker:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, *said],
                 stdin=subprocess.DEVNULL,
+                stdout=output,
                 pass_fds=[descriptor],
                 env=os.environ | self._environment,
             )
@@ -209,6 +212,15 @@ class KillableWorker:
             _wait(process, _GRACE_SECONDS / 4)
         process.kill()
         return process.wait()
+
+
+def _where_errors_go() -> int:
+    """What a function prints, such as a user's encoder that greets, is no part of the result that the parent prints."""
+    try:
+        os.fstat(_STANDARD_ERROR)
+    except OSError:  # it was closed, as in a daemon
+        return subprocess.DEVNULL
+    return _STANDARD_ERROR
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipelines.decode import decoded_batches
 from pipelines.normalisation import measure_staining, normaliser
 from pipelines.settings import ExtractSettings
 from pipelines.slide import Slide
 from pipelines.stain import drawn_shift, restain
-from pipelines.tiles import TilePlan, read_tile
+from pipelines.tiles import TilePlan
 
 __all__ = ["tile_appearance"]
 
 _SAMPLED_TILES = 32
 _SAMPLED_PIXELS = 1 << 17
+_BATCH_TILES = 8
 
 
 def tile_appearance(
@@ -34,9 +36,11 @@ def tile_appearance(
     """
     steps: list[Callable[[np.ndarray], np.ndarray]] = []
     if settings.stain_reference is not None and len(plan.coords):
-        chosen = np.unique(np.linspace(0, len(plan.coords) - 1, _SAMPLED_TILES).round().astype(int))
-        step = max(1, int((len(chosen) * plan.geometry.patch_size**2 / _SAMPLED_PIXELS) ** 0.5))
-        pixels = np.concatenate([read_tile(slide, plan, index)[::step, ::step].reshape(-1, 3) for index in chosen])
+        chosen = np.zeros(len(plan.coords), bool)
+        chosen[np.linspace(0, len(chosen) - 1, _SAMPLED_TILES).round().astype(int)] = True
+        step = max(1, int((chosen.sum() * plan.geometry.patch_size**2 / _SAMPLED_PIXELS) ** 0.5))
+        batches = decoded_batches(slide, plan.only(chosen), _BATCH_TILES)
+        pixels = np.concatenate([tiles[:, ::step, ::step].reshape(-1, 3) for tiles in batches])
         steps.append(normaliser(measure_staining(pixels, settings.stain_reference.method, slide_id), settings.stain_reference))
     if settings.stain != "as-scanned":
         shift = drawn_shift(slide_id) if settings.stain == "random" else (settings.stain,)

@@ -25,6 +25,7 @@ class Area:
         left, top, right, bottom: whole pixels of the level that are read: the area, and around it what the filter reaches.
         box: (left, top, right, bottom) of the area within these, not rounded.
         size: (width, height) of the image in pixels.
+        exact: whether the pixels read are the image.
     """
 
     left: int
@@ -33,6 +34,7 @@ class Area:
     bottom: int
     box: tuple[float, float, float, float]
     size: tuple[int, int]
+    exact: bool
 
     @classmethod
     def of(cls, box: tuple[float, float, float, float], size: tuple[int, int], limits: tuple[int, int]) -> Area:
@@ -46,12 +48,7 @@ class Area:
         first = (max(0, math.floor(left) - margins[0]), max(0, math.floor(top) - margins[1]))
         last = (min(limits[0], math.ceil(right) + margins[0]), min(limits[1], math.ceil(bottom) + margins[1]))
         inside = (left - first[0], top - first[1], right - first[0], bottom - first[1])
-        return cls(*first, *last, inside, size)
-
-    @property
-    def exact(self) -> bool:
-        """Whether the pixels read are the image."""
-        return self.box == (0, 0, *self.size) and (self.right - self.left, self.bottom - self.top) == self.size
+        return cls(*first, *last, inside, size, exact)
 
     def resample(self, region: Image) -> Image:
         """The image, from the pixels (left, top) to (right, bottom)."""

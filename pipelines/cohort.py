@@ -31,7 +31,9 @@ from pipelines.batch.status import Status, running_slides, seconds_left
 from pipelines.batch.supervise import Settled, SlideTask
 from pipelines.batch.work import STALL_SECONDS, Described, Job
 from pipelines.encoders import PatchEncoder
+from pipelines.regions import absent_class, named_classes
 from pipelines.settings import ExtractSettings
+from pipelines.tissue.own import unclaimed_tissue
 
 __all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
 
@@ -200,9 +202,11 @@ class CohortRun:
                 if (note := described.encoder["note"]) is not None:
                     _logger.warning("%s", note)
                 self._job = replace(self._job, key=described.key)
+                self._warn_of_unclaimed_tissue()
                 self._enter(described, claims)
                 try:
                     left = self._work(claims, described, progress or (lambda outcome: None))
+                    self._warn_of_absent_classes()
                 finally:
                     self._executor.stop()
                     self._record(described, claims)
@@ -211,6 +215,22 @@ class CohortRun:
             marker.unlink(missing_ok=True)
             claims.close()
         return self._report(left, time.monotonic() - started)
+
+    def _warn_of_unclaimed_tissue(self) -> None:
+        """A correction under a name that is no slide's changes nothing, which is easily overlooked."""
+        folder = self._job.settings.tissue_folder
+        with contextlib.suppress(OSError):  # then the slides say so
+            if folder is not None and (names := unclaimed_tissue(folder, {row.slide_id for row in self._rows})):
+                shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+                _logger.warning("%s: not used, since no slide_id of the manifest is so called: %s", folder, shown)
+
+    def _warn_of_absent_classes(self) -> None:
+        """One slide without an area of a class is nothing strange; where all are, its name may be misspelt."""
+        annotated = {row.slide_id for row in self._rows if row.annotation is not None}
+        done = [outcome for outcome in self._outcomes.values() if outcome.state != "failed" and outcome.slide_id in annotated]
+        for name in named_classes(self._job.settings):
+            if done and all(any(note.startswith(absent_class(name)) for note in outcome.notes) for outcome in done):
+                _logger.warning("no slide has an area of class %s; check its name in the annotations", name)
 
     def status(self) -> Status:
         """How far this run is; what others do shows while it waits for them."""

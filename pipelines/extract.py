@@ -12,13 +12,13 @@ import numpy as np
 
 from comel.bag import Bag, FeatureContract, reading_of
 from comel.errors import SlideError
-from pipelines.annotations import Annotation, instance_labels, read_annotation
+from pipelines.annotations import Annotation, instance_labels, is_one_of, read_annotation
 from pipelines.appearance import tile_appearance
 from pipelines.encoders.base import PatchEncoder
 from pipelines.encoding import encoded_batches
 from pipelines.overlay import draw_overlay
 from pipelines.quality import MEASURED, tile_quality
-from pipelines.regions import within_regions
+from pipelines.regions import absent_class, named_classes, within_regions
 from pipelines.scales import plan_scales
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.slide import MppSource, Slide, open_slide
@@ -179,12 +179,17 @@ def _encode(
 def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: ExtractSettings) -> list[str]:
     """What a user should know about a slide's bag, one line each."""
     notes = []
+    marks, absent = "", []
+    if marked is not None:
+        marks = f" (the annotation marks {', '.join(marked.classes) or 'no class'})"
+        absent = [name for name in named_classes(settings) if not any(is_one_of(own, [name]) for own in marked.classes)]
     if not tissue.mask.any():
         notes.append("no tissue found")
     elif not len(bag):
         notes.append("no tile with enough tissue")
         if marked is not None and (settings.regions_only or settings.regions or settings.exclude_regions):
-            notes[-1] += f" in its regions (the annotation marks {', '.join(marked.classes) or 'no class'})"
+            notes[-1] += f" in its regions{'' if absent else marks}"
+    notes += [absent_class(name) + marks for name in absent]
     if bag.geometry is not None and bag.geometry.interpolated:
         notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
     return notes

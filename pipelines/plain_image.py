@@ -16,7 +16,7 @@ from comel.errors import SlideError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_IMAGE_PIXELS", "PlainImage", "is_plain_image"]
+__all__ = ["COPY_OR_CONVERT", "MAX_IMAGE_PIXELS", "PlainImage", "is_plain_image"]
 
 MAX_IMAGE_PIXELS = 128 << 20
 """More pixels than this are refused before any is decoded: they would take more than 384 MiB of memory."""
@@ -24,6 +24,8 @@ MAX_IMAGE_PIXELS = 128 << 20
 _FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _CONVERT = "convert it to a tiled pyramidal TIFF"
+COPY_OR_CONVERT = f"copy it again; if it stays so, {_CONVERT}"
+"""A copy that was cut off is of no format either, since most of them say at the end of the file what is in it."""
 
 
 def is_plain_image(path: Path) -> bool:
@@ -92,7 +94,7 @@ def _checked_size(path: Path) -> tuple[int, int]:
             size, mode, pages = image.size, image.mode, getattr(image, "n_frames", 1)
             form = image.format
     except UnidentifiedImageError:
-        raise SlideError(f"{path}: neither a slide that OpenSlide reads nor an image", _CONVERT) from None
+        raise SlideError(f"{path}: neither a slide that OpenSlide reads nor an image", COPY_OR_CONVERT) from None
     except Image.DecompressionBombError:
         raise _too_large(path, "over 170 Mpx") from None
     except Exception as error:  # Pillow raises whatever a damaged header makes it stumble over

@@ -11,7 +11,17 @@ from pipelines.annotations import Annotation
 from pipelines.settings import ExtractSettings
 from pipelines.tiles import TilePlan
 
-__all__ = ["within_regions"]
+__all__ = ["absent_class", "named_classes", "within_regions"]
+
+
+def named_classes(settings: ExtractSettings) -> tuple[str, ...]:
+    """The classes of annotations that the settings name, each once."""
+    return tuple(dict.fromkeys((*settings.positive_classes, *settings.regions, *settings.exclude_regions)))
+
+
+def absent_class(name: str) -> str:
+    """What is said of a slide whose annotation has no area of a class that is asked for, which may be a misspelt one."""
+    return f"no area of class {name}"
 
 
 def within_regions(plan: TilePlan, annotation: Annotation | None, settings: ExtractSettings, slide: Path) -> TilePlan:

@@ -82,9 +82,13 @@ class ExtractSettings(BaseModel):
     @field_validator("tissue_folder")
     @classmethod
     def _is_a_folder(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_dir():
-            raise ValueError(f"{value}: no such folder")
-        return value
+        """The folder, absolute: workers elsewhere were started in another folder."""
+        try:
+            if value is not None and not value.is_dir():
+                raise ValueError(f"{value}: no such folder")
+        except OSError as error:
+            raise ValueError(f"{value}: cannot be read ({error.strerror or error})") from None
+        return None if value is None else value.absolute()
 
     @field_validator("stain_reference", mode="before")
     @classmethod

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from comel.errors import SlideError
 from pipelines.area import Area
-from pipelines.plain_image import PlainImage, is_plain_image
+from pipelines.plain_image import COPY_OR_CONVERT, PlainImage, is_plain_image
 from pipelines.scanned import picture_pieces, scanned_areas
-from pipelines.slide_files import file_to_open
+from pipelines.slide_files import file_to_open, slide_files
+from pipelines.unreadable import unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MPP_RANGE", "Slide", "open_slide"]
+__all__ = ["MPP_RANGE", "Slide", "open_handle", "open_slide"]
 
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel that a light microscope's slide can have; a file that states 264 carries a screen's 96 dpi."""
@@ -51,7 +52,7 @@ class Slide:
     def __init__(self, path: Path, mpp: float | None, assume_mpp: float | None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._handle = _open_handle(path)
+        self._handle = self._opened()
         self.properties: Mapping[str, str] = dict(self._handle.properties)
         self.level_dimensions: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
@@ -163,7 +164,7 @@ class Slide:
             try:
                 with self._lock:
                     if self._handle is handle:
-                        self._handle = _open_handle(self.path)
+                        self._handle = self._opened()
                     handle = self._handle
                 pixels = handle.read_region(location, level, size)
             except openslide.OpenSlideError as error:
@@ -173,6 +174,14 @@ class Slide:
                     stage="tiles",
                 ) from None
         return _on_white(pixels)
+
+    def _opened(self) -> Any:
+        import openslide
+
+        handle = open_handle(self.path)
+        if isinstance(handle, openslide.OpenSlide):
+            handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        return handle
 
 
 def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None = None) -> Slide:
@@ -185,32 +194,41 @@ def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None
         assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
 
     Raises:
-        SlideError: no such file, empty, not a slide, a folder of several (stage "open"); no resolution, or one outside
-            :data:`MPP_RANGE` (stage "mpp").
+        SlideError: no such file, empty, not to be read, not a slide, a folder of several (stage "open"); no resolution, or
+            one outside :data:`MPP_RANGE` (stage "mpp").
     """
     return Slide(Path(path), mpp, assume_mpp)
 
 
-def _open_handle(path: Path) -> Any:
+def open_handle(path: Path) -> Any:
+    """The slide behind OpenSlide's own interface, or a plain image behind the part of it that is used here.
+
+    Raises:
+        SlideError: it cannot be opened (stage "open").
+    """
     import openslide
 
-    if not path.exists():
-        raise SlideError(f"{path}: no such file", "check the path in the manifest")
-    file = file_to_open(path)
-    if file.stat().st_size == 0:
-        raise SlideError(f"{path}: the file is empty", "copy it again")
     try:
-        handle = openslide.OpenSlide(file)
-        handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        if not path.exists():
+            raise SlideError(f"{path}: no such file", "check the path in the manifest")
+        # OpenSlide and Pillow take a file that may not be read for one of another format.
+        for part in slide_files(path):
+            open(part, "rb").close()
+        file = file_to_open(path)
+        if file.stat().st_size == 0:
+            raise SlideError(f"{path}: the file is empty", "copy it again")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    try:
+        return openslide.OpenSlide(file)
     except openslide.OpenSlideUnsupportedFormatError:
         if is_plain_image(path):
             return PlainImage(path)
-        raise SlideError(f"{path}: not a slide that OpenSlide reads", "convert it to a tiled pyramidal TIFF") from None
+        raise SlideError(f"{path}: not a slide that OpenSlide reads", COPY_OR_CONVERT) from None
     except openslide.OpenSlideError as error:
         raise SlideError(f"{path}: cannot be opened ({_first_line(error)})", "the file is damaged: copy it again") from None
     except OSError as error:
-        raise SlideError(f"{path}: cannot be read ({error.strerror or error})", "check its permissions") from None
-    return handle
+        raise unreadable(path, error) from None
 
 
 def _resolution(path: Path, properties: Any, mpp: float | None, assume_mpp: float | None) -> tuple[float, float, MppSource]:

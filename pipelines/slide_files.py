@@ -23,6 +23,7 @@ def file_to_open(path: Path) -> Path:
 
     Raises:
         SlideError: a folder without DICOM files, or with those of several slides.
+        OSError: the folder cannot be read.
     """
     if not path.is_dir():
         return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipelines.decode import CORES, DECODERS, PixelCount, decoded_batches
 from pipelines.encoders.base import PatchEncoder
 from pipelines.encoding import encoded_batches, one_thread_each
 from pipelines.settings import ExtractSettings
-from pipelines.slide import Slide, open_slide
+from pipelines.slide import Slide, open_handle, open_slide
 from pipelines.tiles import TilePlan, tiles_to_extract
 from pipelines.tissue import find_tissue
 
@@ -25,6 +25,7 @@ __all__ = ["WAYS", "measure_extraction"]
 
 WAYS = ("null encoder", "with encoder", "encoder alone", "DataLoader")
 _BATCHES_IN_MEMORY = 8
+_MOST_SECONDS_A_BATCH = 240
 _CPU_TARGET, _GPU_TARGET, _DATALOADER_TARGET, _PIXELS_TARGET = 1.1, 1.05, 1.5, 1.1
 
 
@@ -56,7 +57,7 @@ def measure_extraction(
         and ``targets``: name, value, bound, and whether it holds.
 
     Raises:
-        ConfigError: the slides have no tile.
+        ConfigError: the slides have no tile, or the DataLoader's processes are stuck or ended.
         SlideError: a slide cannot be used.
     """
     workers = workers or DECODERS
@@ -92,7 +93,7 @@ def measure_extraction(
             "null encoder": lambda: sum(len(batch) for batch in decoded(counted=True)),
             "with encoder": encoded,
             "encoder alone": lambda: _encode_all(encoder, memory, workers),
-            "DataLoader": lambda: sum(len(batch) for batch in loader),
+            "DataLoader": lambda: _load_all(loader),
         }
         encoder.encode(memory[0])
         ways["DataLoader"]()
@@ -182,17 +183,24 @@ class _Tiles:
         return len(self._where)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        import openslide
         from PIL import Image
 
         number, x, y = self._where[index]
         if number not in self._open:
-            self._open[number] = openslide.OpenSlide(self._slides[number])
+            self._open[number] = open_handle(self._slides[number])
         handle, level = self._open[number], self._level[number]
         width, height = (max(1, round(side / handle.level_downsamples[level])) for side in self._extent[number])
         tile = handle.read_region((x, y), level, (width, height)).convert("RGB")
         side = (self._side[number],) * 2
         return np.array(tile if tile.size == side else tile.resize(side, Image.Resampling.BILINEAR))
+
+
+def _load_all(loader: Iterable[np.ndarray]) -> int:
+    try:
+        return sum(len(batch) for batch in loader)
+    except RuntimeError as error:  # torch's word for processes that send nothing, or are gone
+        said = str(error).partition("\n")[0]
+        raise ConfigError(f"bench extract: the DataLoader does not go on ({said})", "try again, with fewer --workers") from None
 
 
 def _loader(slides: Sequence[Path], plans: Sequence[TilePlan], batch_size: int, workers: int) -> Any:
@@ -203,6 +211,7 @@ def _loader(slides: Sequence[Path], plans: Sequence[TilePlan], batch_size: int, 
         batch_size=batch_size,
         num_workers=workers,
         persistent_workers=True,
+        timeout=_MOST_SECONDS_A_BATCH,
         # This process has threads by now, and a fork of it may hang.
         multiprocessing_context="spawn",
     )

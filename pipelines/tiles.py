@@ -1,4 +1,4 @@
-"""The tile grid of a slide: a fixed field of view at a true resolution, and the pixels of each tile."""
+"""The tile grid of a slide: a fixed field of view at a true resolution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipelines.settings import ExtractSettings
     from pipelines.slide import Slide
 
-__all__ = ["TilePlan", "grid_axes", "grid_positions", "plan_tiles", "read_level", "read_tile", "tile_geometry", "tissue_share"]
+__all__ = ["TilePlan", "grid_axes", "grid_positions", "plan_tiles", "read_level", "tile_geometry", "tissue_share"]
 
 _SAME_MPP = 1.01
 _MOST_ENLARGED = 1.10
@@ -153,17 +153,3 @@ def tissue_share(tissue: TissueMask, coords: np.ndarray, geometry: TileGeometry)
 def read_level(slide: Slide, target_mpp: float) -> int:
     """The level that tiles at ``target_mpp`` are read from: the coarsest that is not coarser (within 1 %) along either axis."""
     return slide.level_for(_SAME_MPP * target_mpp / max(slide.mpp_x, slide.mpp_y))
-
-
-def read_tile(slide: Slide, plan: TilePlan, index: int) -> np.ndarray:
-    """The pixels of one planned tile, (tile_size, tile_size, 3) uint8 RGB at the target resolution.
-
-    Raises:
-        SlideError: the pixels cannot be read.
-    """
-    x, y = plan.coords[index]
-    downsample = slide.level_downsamples[plan.level]
-    left, top = x / downsample, y / downsample
-    right, bottom = left + plan.geometry.tile_width / downsample, top + plan.geometry.tile_height / downsample
-    size = plan.geometry.patch_size
-    return np.asarray(slide.read_area(plan.level, (left, top, right, bottom), (size, size)))

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from pipelines.annotations.annotation import Annotation, instance_labels, read_annotation
 from pipelines.annotations.mask import read_mask
+from pipelines.annotations.vector import is_one_of
 
-__all__ = ["Annotation", "instance_labels", "read_annotation", "read_mask"]
+__all__ = ["Annotation", "instance_labels", "is_one_of", "read_annotation", "read_mask"]

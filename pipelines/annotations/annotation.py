@@ -15,6 +15,7 @@ from pipelines.annotations.problems import annotation_error
 from pipelines.annotations.qupath import read_geojson
 from pipelines.annotations.vector import MarkedShapes
 from pipelines.annotations.vendor_xml import read_xml
+from pipelines.unreadable import unreadable
 
 __all__ = ["Annotation", "instance_labels", "read_annotation"]
 
@@ -45,7 +46,7 @@ class Annotation(Protocol):
         ...
 
 
-def read_annotation(path: Path, geometry: TileGeometry) -> Annotation:
+def read_annotation(path: Path, geometry: TileGeometry, *, any_class: bool = False) -> Annotation:
     """Read an annotation; its kind is told by the file's suffix.
 
     - ``.png``, ``.tif``, ``.tiff``: a mask image of the whole level 0 at any scale; every pixel that is neither zero nor
@@ -60,13 +61,24 @@ def read_annotation(path: Path, geometry: TileGeometry) -> Annotation:
     Args:
         path: the file.
         geometry: of any tiles of the slide it belongs to.
+        any_class: of outlines take every class but ``Ignore*``, ``Exclusion``, ``Exclude`` and ``Hole``, which with negative
+            areas stay cut out.
 
     Raises:
         SlideError: the file is missing, damaged, of another kind, or belongs to another slide (stage "annotation").
     """
     path = Path(path)
+    try:
+        return _read(path, geometry, any_class)
+    except OSError as error:
+        raise unreadable(path, error, stage="annotation") from None
+
+
+def _read(path: Path, geometry: TileGeometry, any_class: bool) -> Annotation:
     if not path.is_file():
         raise annotation_error(path, "no such file", "check the manifest column 'annotation'")
+    # Image libraries take a file that may not be read for a damaged one.
+    open(path, "rb").close()
     suffix = path.suffix.lower()
     if suffix in MASK_SUFFIXES:
         return MarkedMask(path, geometry.level0_width, geometry.level0_height)
@@ -76,8 +88,8 @@ def read_annotation(path: Path, geometry: TileGeometry) -> Annotation:
     marked = read_xml(path) if suffix == ".xml" else read_geojson(path, _origin(geometry))
     slide = shapely.box(0, 0, geometry.level0_width, geometry.level0_height)
     if marked and not any(shapely.intersects(area.shape, slide) for area in marked):
-        raise annotation_error(path, "nothing of it lies on the slide", "give the annotation of this slide, in level-0 pixels")
-    return MarkedShapes(marked)
+        raise annotation_error(path, "nothing of it lies on the slide", "give the file of this slide, in level-0 pixels")
+    return MarkedShapes(marked, any_class=any_class)
 
 
 def instance_labels(

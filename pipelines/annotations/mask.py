@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def read_mask(path: Path) -> np.ndarray:
                 for level in tiff.series[0].levels:
                     pixels = int(np.prod(level.shape, dtype=object))
                     if pixels * level.dtype.itemsize <= 4 * _MAX_MASK_PIXELS:
-                        return _nonzero(path, level.asarray(), level.axes)
+                        return _marked(_samples_last(path, level.asarray(), level.axes), _has_alpha(level.keyframe))
             raise _too_large(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -79,9 +80,7 @@ def read_mask(path: Path) -> np.ndarray:
                     raise _too_large(path)
                 alpha = image.mode.endswith("A")
                 values = np.asarray(image)
-        if alpha:
-            return (values[..., -1] > 0) & (values[..., :-1] > 0).any(axis=-1)
-        return np.any(values[..., None] if values.ndim == 2 else values, axis=-1)
+        return _marked(values[..., None] if values.ndim == 2 else values, alpha)
     except SlideError:
         raise
     except Exception as error:  # image libraries raise whatever a damaged file makes them stumble over
@@ -92,10 +91,28 @@ def _too_large(path: Path) -> SlideError:
     return annotation_error(path, f"a mask of more than {_MAX_MASK_PIXELS >> 20} Mpx", "save it at a lower resolution")
 
 
-def _nonzero(path: Path, values: np.ndarray, axes: str) -> np.ndarray:
+def _marked(values: np.ndarray, alpha: bool) -> np.ndarray:
+    """(h, w) bool from samples (h, w, S), of which the last may be the pixel's alpha."""
+    if alpha:
+        return np.any(values[..., :-1], axis=-1) & (values[..., -1] > 0)
+    return np.any(values, axis=-1)
+
+
+def _has_alpha(page: Any) -> bool:
+    """Whether the last sample of a TIFF's pixels is alpha: where the file says so, and where it has one sample more than its
+    colours need and does not say what for, as programs write that leave the tag out or unspecified."""
+    from tifffile import EXTRASAMPLE, PHOTOMETRIC
+
+    if page.extrasamples:
+        return bool(page.extrasamples[-1] != EXTRASAMPLE.UNSPECIFIED or len(page.extrasamples) == 1)
+    colours = {PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.RGB: 3}.get(page.photometric)
+    return colours is not None and page.samplesperpixel == colours + 1
+
+
+def _samples_last(path: Path, values: np.ndarray, axes: str) -> np.ndarray:
     axes = "".join(axes)
     if axes in ("YXS", "SYX"):
-        return np.any(values, axis=axes.index("S"))
+        return np.moveaxis(values, axes.index("S"), -1)
     if axes == "YX":
-        return values > 0
+        return values[..., None]
     raise annotation_error(path, f"a mask with axes {axes}", "save it as one two-dimensional image")

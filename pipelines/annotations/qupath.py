@@ -15,9 +15,9 @@ from pipelines.annotations.vector import MarkedArea, check_size, marked_areas
 
 __all__ = ["read_geojson"]
 
-_GEOMETRIES = {
-    "Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection",
-}  # fmt: skip
+_WITHOUT_AREA = {"Point", "MultiPoint", "LineString", "MultiLineString"}
+_GEOMETRIES = {"Polygon", "MultiPolygon", "GeometryCollection", *_WITHOUT_AREA}
+_LEAST_POINTS, _FEW_POINTS = 3, 4
 
 
 def read_geojson(path: Path, origin: tuple[int, int] = (0, 0)) -> list[MarkedArea]:
@@ -33,7 +33,7 @@ def read_geojson(path: Path, origin: tuple[int, int] = (0, 0)) -> list[MarkedAre
     check_size(path)
     try:
         content = json.loads(path.read_bytes())
-        shapes = [(shapely.geometry.shape(shape), name) for shape, name in _features(content)]
+        shapes = [(_areas(shape), name) for shape, name in _features(content)]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
         raise annotation_error(
             path, f"not a usable GeoJSON file ({type(error).__name__}: {error})", "export it from QuPath again"
@@ -53,6 +53,24 @@ def _features(content: Any) -> Iterator[tuple[dict[str, Any], str]]:
             raise ValueError("an entry is neither a feature nor a geometry")
         elif entry.get("geometry") is not None:
             yield entry["geometry"], _class_name(entry.get("properties") or {})
+
+
+def _areas(geometry: dict[str, Any]) -> shapely.Geometry:
+    """A geometry's areas; what has none, such as a polygon of two points, is left out, as of XML files."""
+    if (kind := geometry["type"]) == "GeometryCollection":
+        return shapely.GeometryCollection([_areas(part) for part in geometry["geometries"]])
+    if kind in _WITHOUT_AREA:
+        return shapely.GeometryCollection()
+    if kind not in _GEOMETRIES:
+        raise ValueError(f"'{kind}' is no geometry")
+    polygons = geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]
+    kept = [[rings[0], *filter(_has_area, rings[1:])] for rings in polygons if rings and _has_area(rings[0])]
+    return shapely.geometry.shape({"type": "MultiPolygon", "coordinates": kept})
+
+
+def _has_area(ring: list[Any]) -> bool:
+    """Whether a ring has three points that differ. Those of more points are looked at as shapes, in :func:`marked_areas`."""
+    return len(ring) > _FEW_POINTS or len({(float(x), float(y)) for x, y, *_ in ring}) >= _LEAST_POINTS
 
 
 def _class_name(properties: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ import shapely
 from comel.bag import TileGeometry
 from pipelines.annotations.problems import annotation_error
 
-__all__ = ["MarkedArea", "MarkedShapes", "check_size", "marked_areas"]
+__all__ = ["MarkedArea", "MarkedShapes", "check_size", "is_one_of", "marked_areas"]
 
-_CUT_OUT = ("_2", "exclusion", "none", "normal", "negative", "hole", "exclude", "ignore", "ignore*")
+_LEFT_OUT = ("exclusion", "exclude", "hole", "ignore", "ignore*")
+_CUT_OUT = ("_2", "none", "normal", "negative", *_LEFT_OUT)
 _COLLECTIONS = ("MultiPolygon", "GeometryCollection")
 _MAX_VECTOR_BYTES = 512 << 20
 
@@ -33,15 +34,21 @@ class MarkedArea:
 
 
 class MarkedShapes:
-    """Outlines of a slide; see :class:`pipelines.annotations.Annotation`."""
+    """Outlines of a slide; see :class:`pipelines.annotations.Annotation`.
 
-    def __init__(self, areas: Sequence[MarkedArea]) -> None:
+    Args:
+        areas: the outlines.
+        any_class: take areas of every class, but those that are to be left out by their own words: of a slide's tissue what
+            is normal or a region is a part.
+    """
+
+    def __init__(self, areas: Sequence[MarkedArea], *, any_class: bool = False) -> None:
         self.classes = tuple(sorted({area.name for area in areas if area.name}))
-        self._areas = areas
+        self._areas, self._any_class = areas, any_class
         self._regions: dict[tuple[str, ...], shapely.Geometry] = {}
 
     def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
-        wanted = tuple(name.strip().lower() for name in classes)
+        wanted = tuple(classes)
         if wanted not in self._regions:
             self._regions[wanted] = self._region(wanted)
         return _covered_share(self._regions[wanted], coords, geometry)
@@ -50,12 +57,13 @@ class MarkedShapes:
         """The union of what counts, less the union of what is cut out and not asked for."""
         counted: list[shapely.Geometry] = []
         cut: list[shapely.Geometry] = []
+        cut_out = _LEFT_OUT if self._any_class else _CUT_OUT
         for area in self._areas:
-            if wanted and _is_one_of(area.name, wanted):
+            if wanted and is_one_of(area.name, wanted):
                 counted.append(area.shape)
-            elif _is_one_of(area.name, _CUT_OUT):
+            elif is_one_of(area.name, cut_out):
                 cut.append(area.shape)
-            elif not wanted and not area.name.strip().endswith("*"):
+            elif not wanted and (self._any_class or not area.name.strip().endswith("*")):
                 counted.append(area.shape)
         return shapely.difference(shapely.union_all(counted), shapely.union_all(cut))
 
@@ -103,10 +111,10 @@ def _polygons(shape: shapely.Geometry) -> list[shapely.Geometry]:
     return found
 
 
-def _is_one_of(name: str, classes: Sequence[str]) -> bool:
+def is_one_of(name: str, classes: Sequence[str]) -> bool:
     """Whether a class is among others, in any case of letters; ``Tumor: Positive`` is one of ``Tumor``, as in QuPath."""
-    own = name.strip().lower()
-    return any(own == wanted or own.startswith(f"{wanted}:") for wanted in classes)
+    own, others = name.strip().lower(), [other.strip().lower() for other in classes]
+    return any(own == other or own.startswith(f"{other}:") for other in others)
 
 
 def _covered_share(region: shapely.Geometry, coords: np.ndarray, geometry: TileGeometry) -> np.ndarray:

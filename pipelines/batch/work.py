@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from comel.bag import Bag, read_bag, read_bag_header, write_bag
-from comel.errors import BagError, ComelError, SlideError
+from comel.errors import BagError, ComelError, ConfigError, SlideError
 from comel.files import atomic_path, sha256_of_json
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import EXPIRY_SECONDS
@@ -109,7 +109,7 @@ def describe(job: Job) -> Described:
     """Load the encoder and say what it is.
 
     Raises:
-        ConfigError: the encoder or the device cannot be used.
+        ConfigError: the encoder or the device cannot be used, or the tissue folder cannot be read here.
     """
     encoder = _encoder(job)
     nothing = content_settings(job.settings, encoder, slide=Path(os.devnull), mpp=None, annotation=None)
@@ -167,9 +167,9 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
 
 def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
     """The bag that is there, read whole, where extracting the slide again would give the same; else None."""
-    if not path.is_file() or not row.path.exists():
-        return None
     try:
+        if not path.is_file() or not row.path.exists():
+            return None
         tissue = own_tissue(settings.tissue_folder, row.slide_id, settings.tissue)
         wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation, tissue=tissue)
         if read_bag_header(path).get("settings_hash") != sha256_of_json(wanted):
@@ -181,7 +181,13 @@ def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encod
 
 def _stamps_of(folder: Path | None) -> list[str]:
     """Names, sizes and times of the tissue that a user drew: where one changes, every slide is looked at again by content."""
-    files = [] if folder is None else sorted(path for path in folder.iterdir() if path.is_file())
+    try:
+        files = [] if folder is None else sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: the tissue folder cannot be read ({error.strerror or error})",
+            "put it where every worker sees it under the same path, and check its permissions",
+        ) from None
     return [f"{path.name} {file_stamp(path)}" for path in files]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,16 +11,17 @@ import numpy as np
 
 from comel.bag import TileGeometry
 from comel.errors import SlideError
+from pipelines.unreadable import unreadable
 
 if TYPE_CHECKING:
     from pipelines.slide import Slide
 
-__all__ = ["OWN_TISSUE", "draw_own_tissue", "own_tissue"]
+__all__ = ["OWN_TISSUE", "draw_own_tissue", "own_tissue", "unclaimed_tissue"]
 
 _SUFFIXES = {"mask": (".png", ".tif", ".tiff"), "geojson": (".geojson", ".json")}
 OWN_TISSUE = frozenset(_SUFFIXES)
 """Methods that find no tissue but take a user's own."""
-_OTHERS = (".xml",)
+_ANY = (*_SUFFIXES["mask"], *_SUFFIXES["geojson"], ".xml")
 _MOST_CELLS = 1 << 19
 
 
@@ -27,7 +29,8 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
     """The user's own file of a slide's tissue.
 
     Args:
-        folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file a slide.
+        folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file a slide; the
+            suffix in any case of letters.
         slide_id: the slide.
         method: ``mask`` or ``geojson`` want a file of that kind for every slide; with any other method a slide without a file
             is left to it.
@@ -36,12 +39,16 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
         The file; None where there is none and none is wanted.
 
     Raises:
-        SlideError: the slide has no file and wants one, or has several (stage "tissue").
+        SlideError: the slide has no file and wants one, or has several, or the folder cannot be read (stage "tissue").
     """
     if folder is None:
         return None
-    suffixes = _SUFFIXES.get(method, (*_SUFFIXES["mask"], *_SUFFIXES["geojson"], *_OTHERS))
-    files = [file for suffix in suffixes if (file := Path(folder) / f"{slide_id}{suffix}").is_file()]
+    suffixes = _SUFFIXES.get(method, _ANY)
+    try:
+        named = [file for file in Path(folder).iterdir() if file.stem == slide_id and _is_of(file, suffixes) and file.is_file()]
+    except OSError as error:
+        raise unreadable(folder, error, stage="tissue") from None
+    files = sorted(named, key=lambda file: (suffixes.index(file.suffix.lower()), file.name))
     if len(files) > 1:
         names = " and ".join(file.name for file in files)
         raise SlideError(f"{folder}: {slide_id} has {names}", "keep the one that shows its tissue", stage="tissue")
@@ -52,8 +59,24 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
     return files[0] if files else None
 
 
+def unclaimed_tissue(folder: Path, slide_ids: Collection[str]) -> list[str]:
+    """Names of the files that could show a slide's tissue and are none of these slides'.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    visible = [path for path in Path(folder).iterdir() if _is_of(path, _ANY) and not path.name.startswith(".")]
+    return sorted(path.name for path in visible if path.stem not in slide_ids and path.is_file())
+
+
+def _is_of(path: Path, suffixes: Sequence[str]) -> bool:
+    return path.suffix.lower() in suffixes
+
+
 def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndarray:
     """The tissue of a user's file as (h, w) bool: a cell of the slide is tissue where at least half of it is marked.
+
+    Outlines of every class are tissue, also ``Normal`` and ``Region*``; see :func:`pipelines.annotations.read_annotation`.
 
     Outlines are cut exactly, so of large slides cells of several mask pixels are taken: half a million at most.
 
@@ -63,7 +86,7 @@ def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndar
         shape: (h, w) of the mask.
 
     Raises:
-        SlideError: the file is damaged, of another kind, or belongs to another slide.
+        SlideError: the file is damaged, of another kind, or belongs to another slide (stage "tissue").
     """
     import cv2
 
@@ -87,5 +110,9 @@ def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndar
     )
     x, y = np.arange(columns) * cell.tile_width, np.arange(rows) * cell.tile_height
     corners = np.stack([np.tile(x, rows), np.repeat(y, columns)], axis=1)
-    marked = instance_labels(read_annotation(file, cell), corners, cell, positive_overlap=0.5).reshape(rows, columns)
+    try:
+        drawn = read_annotation(file, cell, any_class=True)
+    except SlideError as error:
+        raise SlideError(error.what, f"in the tissue folder {file.parent}: {error.remedy}", stage="tissue") from None
+    marked = instance_labels(drawn, corners, cell, positive_overlap=0.5).reshape(rows, columns)
     return cv2.resize(marked.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)

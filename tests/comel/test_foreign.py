@@ -179,16 +179,14 @@ def test_bags_without_tiles(tmp_path: Path) -> None:
 
 
 def test_features_are_found_in_every_layout(tmp_path: Path) -> None:
-    for place in ("s[1].h5", "h5_files/s2.h5", "pt_files/s3.pt", "s4.pt", "features_uni/s5.h5", "20x_256px/features_uni/s6.h5"):
+    for place in ("s[1].h5", "h5_files/s2.h5", "pt_files/s3.pt", "s4.pt", "features_uni/s5.h5"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
         assert bag_path(tmp_path, Path(place).stem) == tmp_path / place
     (tmp_path / "pt_files/s2.pt").touch()
     assert bag_path(tmp_path, "s2") == tmp_path / "h5_files/s2.h5"
     (tmp_path / "features_conch").mkdir()
-    (tmp_path / "features_conch/s5.h5").touch()
-    with pytest.raises(BagError, match="s5 has features in features_conch, features_uni; give one"):
-        bag_path(tmp_path, "s5")
+    assert bag_path(tmp_path, "s5") == tmp_path / "features_uni/s5.h5"
     with pytest.raises(BagError, match=r"no features of slide s9 \(looked for s9\.h5, h5_files/s9\.h5, pt_files/s9\.pt"):
         bag_path(tmp_path, "s9")
     for name in ("", "..", "../s4", "a\\b", "a\0b"):
@@ -282,12 +280,29 @@ def _declaring(path: Path, shape: tuple[int, int]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("other", ["20x/features_conch/b.h5", "10x/features_uni/a.h5"])
+def test_two_encoders_or_resolutions_under_one_job_folder_are_refused(tmp_path: Path, other: str) -> None:
+    """Also where no slide has both: what is then read, exported and counted would be a mixture."""
+    (tmp_path / "20x/features_uni").mkdir(parents=True)
+    (tmp_path / "20x/features_uni/a.h5").touch()
+    (tmp_path / other).parent.mkdir(parents=True)
+    (tmp_path / other).with_name(".partial-b.h5").touch()
+    assert bag_path(tmp_path, "a") == tmp_path / "20x/features_uni/a.h5"
+    assert feature_files([tmp_path]) == [tmp_path / "20x/features_uni/a.h5"]
+    (tmp_path / other).touch()
+    names = ", ".join(sorted(("20x/features_uni", str(Path(other).parent))))
+    for read in (lambda: feature_files([tmp_path]), lambda: bag_path(tmp_path, "a")):
+        with pytest.raises(BagError, match=f"several encoders or resolutions, {names}; give one of these folders"):
+            read()
+    assert feature_files([(tmp_path / other).parent]) == [tmp_path / other]
+
+
 def test_files_of_a_folder_of_any_layout(tmp_path: Path) -> None:
     layouts = {
         "ours": ["a.h5", "b.pt"],
         "clam": ["h5_files/a.h5", "h5_files/b.h5", "pt_files/a.pt"],
         "tensors": ["pt_files/a.pt"],
-        "trident": ["20x/features_uni/a.h5", "20x/features_conch/a.h5"],
+        "trident": ["20x/features_uni/a.h5", "20x/features_uni/b.h5"],
     }
     for layout, names in layouts.items():
         for name in [*names, f"{Path(names[0]).parent}/.partial-a.h5"]:
@@ -296,7 +311,7 @@ def test_files_of_a_folder_of_any_layout(tmp_path: Path) -> None:
     found = {
         layout: [str(path.relative_to(tmp_path / layout)) for path in feature_files([tmp_path / layout])] for layout in layouts
     }
-    assert found == {**layouts, "clam": layouts["clam"][:2], "trident": sorted(layouts["trident"])}
+    assert found == {**layouts, "clam": layouts["clam"][:2]}
     missing = tmp_path / "missing.h5"
     assert feature_files([tmp_path / "tensors", missing]) == [tmp_path / "tensors/pt_files/a.pt", missing]
     (tmp_path / "nothing").mkdir()

@@ -55,6 +55,12 @@ def count(limit: int, tell: Callable[[int], None]) -> int:
     return limit
 
 
+def greet() -> int:
+    sys.stdout.write("hello from the child\n")
+    os.system("echo hello from its child")
+    return 1
+
+
 def unsendable() -> object:
     return threading.Lock()
 
@@ -182,3 +188,23 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     while psutil.pid_exists(pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_the_child_prints_is_no_result(closed: bool) -> None:
+    """Also not where standard error is closed."""
+    program = f"""
+        import os, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from comel.killable import KillableWorker
+        from test_killable import greet
+        if {closed}:
+            os.close(2)
+        with KillableWorker() as worker:
+            print("result", worker.call(greet))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "result 1\n"
+    assert sorted(done.stderr.splitlines()) == ([] if closed else ["hello from its child", "hello from the child"])

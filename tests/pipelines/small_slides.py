@@ -10,6 +10,8 @@ import numpy as np
 import tifffile
 
 from pipelines.encoders.base import PatchEncoder
+from pipelines.slide import Slide
+from pipelines.tiles import TilePlan
 
 STAIN = (170, 80, 160)
 GLASS = (243, 243, 243)
@@ -74,3 +76,16 @@ def write_manifest(path: Path, slides: dict[str, Path], **columns: dict[str, str
         for slide_id, slide in slides.items():
             writer.writerow([slide_id, slide, "tumour", "organ", *(column.get(slide_id, "") for column in columns.values())])
     return path
+
+
+def read_tile(slide: Slide, plan: TilePlan, index: int) -> np.ndarray:
+    """One planned tile, (tile_size, tile_size, 3) uint8 RGB, by a read of OpenSlide's own: what decoded tiles must equal.
+
+    On coarser levels OpenSlide starts at a whole level-0 pixel, so there they may differ by up to half of one.
+    """
+    x, y = plan.coords[index]
+    downsample = slide.level_downsamples[plan.level]
+    left, top = x / downsample, y / downsample
+    right, bottom = left + plan.geometry.tile_width / downsample, top + plan.geometry.tile_height / downsample
+    size = plan.geometry.patch_size
+    return np.asarray(slide.read_area(plan.level, (left, top, right, bottom), (size, size)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,39 @@ def test_mask_image_at_any_scale(tmp_path: Path, scale: float, kind: str) -> Non
 def test_transparent_pixels_of_a_mask_do_not_count(tmp_path: Path) -> None:
     Image.new("RGBA", (100, 80), (255, 0, 0, 0)).save(tmp_path / "mask.png")
     assert positives(tmp_path / "mask.png") == set()
+
+
+@pytest.mark.parametrize(
+    ("photometric", "samples", "said"),
+    [
+        ("rgb", 4, {"extrasamples": ["unassalpha"]}),
+        ("rgb", 4, {"extrasamples": ["assocalpha"], "planarconfig": "separate"}),
+        ("rgb", 4, {"extrasamples": ["unspecified"]}),
+        ("minisblack", 2, {"extrasamples": ["unassalpha"], "planarconfig": "contig"}),
+    ],
+)
+def test_alpha_of_a_tiff_mask_is_no_mark(tmp_path: Path, photometric: str, samples: int, said: dict[str, Any]) -> None:
+    """Opaque black is not marked, and neither is a transparent colour."""
+    mask = np.zeros((80, 100, samples), np.uint8)
+    mask[..., -1] = 255
+    mask[:10, :20, 0] = 7
+    mask[:10, 10:20, -1] = 0
+    if said.get("planarconfig") == "separate":
+        mask = np.moveaxis(mask, -1, 0)
+    tifffile.imwrite(tmp_path / "mask.tif", mask, photometric=photometric, **said)
+    assert positives(tmp_path / "mask.tif") == {(0, 0)}
+
+
+def test_every_colour_of_a_tiff_mask_is_a_mark(tmp_path: Path) -> None:
+    """Three samples are colours, the last of them too; so is a sample that a file with more of them does not call alpha."""
+    mask = np.zeros((80, 100, 3), np.uint8)
+    mask[:10, :10, 2] = 1
+    tifffile.imwrite(tmp_path / "rgb.tif", mask, photometric="rgb")
+    assert positives(tmp_path / "rgb.tif") == {(0, 0)}
+    more = np.dstack([mask, np.zeros((80, 100, 2), np.uint8)])
+    more[:10, 10:20, 4] = 1
+    tifffile.imwrite(tmp_path / "more.tif", more, photometric="rgb", extrasamples=["unspecified"] * 2)
+    assert positives(tmp_path / "more.tif") == {(0, 0), (100, 0)}
 
 
 def test_pyramidal_mask_is_read_at_a_level_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +314,43 @@ def test_bare_geometries_and_features_of_every_kind(tmp_path: Path, geometry: di
     for content in (geometry, {"type": "Feature", "geometry": geometry, "properties": None}, [geometry]):
         path.write_text(json.dumps(content))
         assert positives(path) == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    "rings",
+    [
+        [],
+        [[]],
+        [[[500, 500]]],
+        [[[500, 500], [900, 700]]],
+        [[[500, 500], [900, 700], [500, 500]]],
+        [[[500, 500], [900, 700], [900, 700], [500, 500]]],
+        [[[500, 500], [700, 500], [900, 500], [500, 500]]],
+    ],
+)
+@pytest.mark.parametrize("kind", ["Polygon", "MultiPolygon"])
+def test_outlines_of_too_few_points_have_no_area(tmp_path: Path, rings: list[Any], kind: str) -> None:
+    """A click by mistake; the file's other outlines count, and a hole of two points is none."""
+    whole = [[[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]], [[10, 10], [20, 20]]]
+    clicked = {"type": kind, "coordinates": rings if kind == "Polygon" else [whole, rings]}
+    drawn = [{"type": "Polygon", "coordinates": whole}, clicked, {"type": "LineString", "coordinates": [[5, 5]]}]
+    path = tmp_path / "q.geojson"
+    path.write_text(json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in drawn]))
+    assert read_annotation(path, GEOMETRY).share(COORDS, GEOMETRY).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("ring", [[1, 2], [[1], [2]], [["a", "b"], [1, 2]], 7, [[0, 0], [9, 0], [9, "a"], [0, 9], [0, 0]]])
+def test_rings_that_are_no_points_are_an_error(tmp_path: Path, ring: Any) -> None:
+    path = tmp_path / "q.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    with pytest.raises(SlideError, match=r"q\.geojson: not a usable GeoJSON file"):
+        read_annotation(path, GEOMETRY)
+
+
+def test_a_triangle_that_is_not_closed_counts(tmp_path: Path) -> None:
+    path = tmp_path / "q.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [100, 0], [0, 100]]]}))
+    assert read_annotation(path, GEOMETRY).share(COORDS, GEOMETRY).sum() == pytest.approx(0.5)
 
 
 def test_points_alone_make_nothing_positive(tmp_path: Path) -> None:

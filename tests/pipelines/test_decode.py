@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_slides import tissue_picture, write_slide
+from small_slides import read_tile, tissue_picture, write_slide
 
 from comel.errors import SlideError
 from pipelines import decode
@@ -18,7 +18,7 @@ from pipelines.area import Area
 from pipelines.decode import PixelCount, decoded_batches
 from pipelines.native import NativeLevel, NativeTiles
 from pipelines.slide import Slide, open_slide
-from pipelines.tiles import TilePlan, plan_tiles, read_tile
+from pipelines.tiles import TilePlan, plan_tiles
 from pipelines.tissue import TissueMask, find_tissue
 
 EVERYWHERE = TissueMask(np.ones((8, 8), bool), 1e6, 1e6, 1.0)
@@ -124,7 +124,7 @@ def test_margin_is_wide_enough(left: float, top: float, shrink: float, ratio: fl
         return
     image = np.asarray(area.resample(Image.fromarray(whole[area.top : area.bottom, area.left : area.right])), int)
     box = (area.left + area.box[0], area.top + area.box[1], area.left + area.box[2], area.top + area.box[3])
-    everything = Area(0, 0, 400, 380, box, (size, size)).resample(Image.fromarray(whole))
+    everything = Area(0, 0, 400, 380, box, (size, size), False).resample(Image.fromarray(whole))
     # The place of a filter's taps is a difference of floats: a pixel may be rounded the other way.
     assert np.abs(image - np.asarray(everything, int)).max() <= 1
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
-from small_slides import GLASS, MeanColour, write_manifest, write_slide
+from small_slides import GLASS, MeanColour, read_tile, write_manifest, write_slide
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
 
 from comel.bag import FeatureContract, read_bag
@@ -23,6 +23,7 @@ from comel.files import sha256_of_file
 from pipelines.appearance import tile_appearance
 from pipelines.cohort import extract_cohort
 from pipelines.contract import ContractReader
+from pipelines.decode import decoded_batches
 from pipelines.extract import extract_slide
 from pipelines.normalisation import MacenkoStaining, measure_staining, normaliser, read_reference
 from pipelines.settings import ExtractSettings
@@ -137,6 +138,29 @@ def test_references_that_do_not_fit(tmp_path: Path) -> None:
     macenko = ExtractSettings(stain_normalisation="macenko").stain_reference
     with pytest.raises(ValidationError, match="measured for macenko"):
         ExtractSettings(stain_normalisation="reinhard", stain_reference=macenko)
+
+
+def test_staining_is_measured_on_the_pixels_that_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a coarser level that is no whole number of times as coarse, where a read of OpenSlide's own begins elsewhere."""
+    path = write_slide(tmp_path / "s.tif", stained(PURPLE, 1.0, 1501, 2303), levels=2)
+    seen: list[np.ndarray] = []
+
+    def look(pixels: np.ndarray, method: Method, where: str) -> Any:
+        seen.append(pixels)
+        return measure_staining(pixels, method, where)
+
+    monkeypatch.setattr("pipelines.appearance.measure_staining", look)
+    with open_slide(path) as slide:
+        plan = plan_tiles(slide, find_tissue(slide), tile_size=64, target_mpp=1.0)
+        assert plan.level == 1
+        assert len(plan.coords) > 32
+        tile_appearance(slide, plan, ExtractSettings(tile_size=64, stain_normalisation="macenko"), "s")
+        encoded = np.concatenate(list(decoded_batches(slide, plan, 32)))
+        shifted = np.stack([read_tile(slide, plan, index) for index in range(len(plan.coords))])
+    [pixels] = seen
+    chosen = [round(place * (len(encoded) - 1) / 31) for place in range(32)]
+    assert np.array_equal(pixels, encoded[chosen].reshape(-1, 3))
+    assert not np.array_equal(pixels, shifted[chosen].reshape(-1, 3))
 
 
 @pytest.mark.parametrize("method", METHODS)

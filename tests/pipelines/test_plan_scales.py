@@ -12,13 +12,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from small_slides import tissue_picture, write_slide
+from small_slides import read_tile, tissue_picture, write_slide
 
 from comel.errors import SlideError
 from pipelines.scales import Scale, covering_positions, plan_scales
 from pipelines.settings import ExtractSettings
 from pipelines.slide import Slide, open_slide
-from pipelines.tiles import grid_positions, plan_tiles, read_tile
+from pipelines.tiles import grid_positions, plan_tiles
 from pipelines.tissue import TissueMask, find_tissue
 
 EVERYWHERE = TissueMask(np.ones((1, 1), bool), 1e6, 1e6, 0.0)

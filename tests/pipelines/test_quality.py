@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from small_slides import read_tile
 
 from pipelines.quality import MEASURED, blurriness, tile_quality
 from pipelines.slide import open_slide
 from pipelines.synth.situations import MPP, draw_situation
-from pipelines.tiles import plan_tiles, read_tile
+from pipelines.tiles import plan_tiles
 from pipelines.tissue import find_tissue
 from pipelines.tissue.find import segment
 from pipelines.tissue.folds import find_folds

@@ -19,6 +19,7 @@ from comel.cli import app
 from comel.errors import ConfigError, FeatureMismatch, SlideError
 from comel.scales import join_scales
 from pipelines.annotations import read_annotation
+from pipelines.cohort import SlideOutcome, extract_cohort
 from pipelines.contract import ContractReader
 from pipelines.extract import extract_slide
 from pipelines.regions import within_regions
@@ -129,8 +130,44 @@ def test_nothing_in_the_regions_is_said(tmp_path: Path, slide: Path) -> None:
     found = extract_slide(
         slide, slide_id="s", encoder=MeanColour(), settings=ExtractSettings(regions=("Tumor",)), annotation=file
     )
-    assert found.notes == ["no tile with enough tissue in its regions (the annotation marks Stroma)"]
+    assert found.notes == ["no tile with enough tissue in its regions", "no area of class Tumor (the annotation marks Stroma)"]
     assert len(found.bag) == 0
+
+
+@pytest.mark.parametrize("option", ["positive_classes", "exclude_regions"])
+def test_a_misspelt_class_is_said_of_each_slide_and_at_the_end(
+    tmp_path: Path, slide: Path, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = {
+        "one": asap(tmp_path / "one.xml", ("Tumor: Positive", square(0, 0, 512, 512)), ("Fold", square(0, 0, 9, 9))),
+        "two": asap(tmp_path / "two.xml", ("tumor", square(0, 0, 512, 512))),
+        "none": asap(tmp_path / "none.xml"),
+    }
+    slides = {name: write_slide(tmp_path / f"{name}.tif", tissue_picture(512, 512, (0, 0, 512, 512))) for name in drawn}
+    slides["without"] = write_slide(tmp_path / "without.tif", tissue_picture(512, 512, (0, 0, 512, 512)))
+    manifest = write_manifest(tmp_path / "m.csv", slides, annotation={name: str(path) for name, path in drawn.items()})
+
+    def run(*classes: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+        caplog.clear()
+        said: list[SlideOutcome] = []
+        extract_cohort(
+            manifest, tmp_path / "bags", ExtractSettings(**{option: classes}), encoder=MeanColour(), progress=said.append
+        )
+        warned = [record.getMessage() for record in caplog.records if "no slide has" in record.getMessage()]
+        return {outcome.slide_id: tuple(note for note in outcome.notes if "area of" in note) for outcome in said}, warned
+
+    absent = {
+        "one": ("no area of class Tumour (the annotation marks Fold, Tumor: Positive)",),
+        "two": ("no area of class Tumour (the annotation marks tumor)",),
+        "none": ("no area of class Tumour (the annotation marks no class)",),
+        "without": (),
+    }
+    warning = "no slide has an area of class Tumour; check its name in the annotations"
+    assert run("Tumour") == (absent, [warning])
+    assert run("Tumour") == (absent, [warning])  # of slides that were done before too
+    assert run("TUMOR") == ({**dict.fromkeys(absent, ()), "none": (absent["none"][0].replace("Tumour", "TUMOR"),)}, [])
+    notes, warned = run("Fold", "tumour")
+    assert (len(notes["one"]), len(notes["two"]), warned) == (1, 2, [warning.replace("Tumour", "tumour")])
 
 
 def test_features_of_each_scale_are_those_of_its_own_extraction(slide: Path) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
@@ -8,14 +12,37 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 from small_slides import MeanColour, tissue_picture, write_manifest, write_slide
+from vendor_slides import write_dicom, write_mirax
 
+from comel.bag import TileGeometry
 from comel.errors import SlideError
 from comel.maps import draw_map
 from comel.prediction import Prediction
+from pipelines.annotations import read_annotation
 from pipelines.cohort import extract_cohort
 from pipelines.extract import extract_slide
 from pipelines.settings import ExtractSettings
 from pipelines.slide import Slide, open_slide
+
+GEOMETRY = TileGeometry(100, 0.5, 0.5, 0.5, 0.5, level0_width=1000, level0_height=800)
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a file one that may not be read, also to root, whom no permissions stop."""
+
+    readable = open
+
+    def lock(path: Path) -> None:
+        def refuse(file: Any, *arguments: Any, **named: Any) -> Any:
+            if not isinstance(file, int) and Path(file) == path:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return readable(file, *arguments, **named)
+
+        path.chmod(0)
+        monkeypatch.setattr("builtins.open", refuse)
+
+    return lock
 
 
 def test_own_mpp_and_levels(slide_path: Path) -> None:
@@ -70,6 +97,48 @@ def test_unusable_files_say_so_in_one_line(tmp_path: Path, slide_path: Path) -> 
             open_slide(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert caught.value.remedy
+    # Of a slide cut off in copying nothing tells what it was.
+    (tmp_path / "cut.svs").write_bytes(slide_path.read_bytes()[:4096])
+    for name in ("text.svs", "cut.svs"):
+        with pytest.raises(SlideError, match="copy it again; if it stays so, convert it") as caught:
+            open_slide(tmp_path / name)
+
+
+def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
+    for opened in (open_slide, lambda path: read_annotation(path, GEOMETRY)):
+        with pytest.raises(SlideError, match=r"cannot be read \(File name too long\); check its path"):
+            opened(tmp_path / f"{'x' * 300}.xml")
+
+
+@pytest.mark.parametrize("kind", ["svs", "tif", "png", "mrxs", "dicom"])
+def test_slides_that_may_not_be_read_say_so(tmp_path: Path, kind: str, locked: Callable[[Path], None]) -> None:
+    pixels = tissue_picture(512, 512, (100, 100, 400, 400))
+    path = part = tmp_path / f"s.{kind}"
+    if kind == "dicom":
+        path, part = tmp_path / "series", write_dicom(tmp_path / "series", [pixels], (0.5, 0.5))[0]
+    elif kind == "mrxs":
+        path = write_mirax(path, pixels)
+        part = next(path.with_suffix("").glob("*.dat"))
+    elif kind == "png":
+        Image.fromarray(pixels).save(path)
+    else:
+        write_slide(path, pixels)
+    open_slide(path, mpp=0.5)
+    locked(part)
+    with pytest.raises(SlideError, match=r"cannot be read \(Permission denied.*check its permissions") as caught:
+        open_slide(path, mpp=0.5)
+    assert caught.value.stage == "open"
+    assert path == part or str(part) in caught.value.what
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".xml", ".png", ".tif"])
+def test_annotations_that_may_not_be_read_say_so(tmp_path: Path, suffix: str, locked: Callable[[Path], None]) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    locked(path)
+    with pytest.raises(SlideError, match=r"cannot be read \(Permission denied\); check its permissions") as caught:
+        read_annotation(path, GEOMETRY)
+    assert caught.value.stage == "annotation"
 
 
 def test_truncated_slide_fails_by_name(tmp_path: Path, slide_path: Path) -> None:

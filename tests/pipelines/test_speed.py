@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from small_slides import tissue_picture, write_slide
 from typer.testing import CliRunner
+from vendor_slides import write_dicom
 
 from comel.cli import app
+from comel.errors import ConfigError
+from pipelines import speed
 
 ENCODER = """
 import numpy as np
@@ -48,6 +54,36 @@ def test_table_for_a_slide_and_json_for_a_synthetic_one(slide_path: Path, own_en
     assert result["pixels"]["direct"]
     assert all(speed > 0 for speed in result["tiles_per_second"].values())
     assert [set(target) - {"at_most", "at_least"} for target in result["targets"]] == [{"name", "value", "holds"}] * 3
+
+
+def test_whatever_an_extraction_reads_is_measured(tmp_path: Path, own_encoder: str) -> None:
+    """A picture that OpenSlide does not open, and the folder of a DICOM slide, in one call."""
+    pixels = tissue_picture(768, 512, (0, 0, 768, 512))
+    Image.fromarray(pixels).save(tmp_path / "s.png")
+    write_dicom(tmp_path / "series", [pixels], (0.5, 0.5))
+    sources = (str(tmp_path / "s.png"), str(tmp_path / "series"))
+    result = json.loads(run(*sources, "--assume-mpp", "0.5", "--encoder", own_encoder, "--device", "cpu", "--json"))
+    assert (result["slides"], result["tiles"]) == (2, 12)
+    assert all(speed > 0 for speed in result["tiles_per_second"].values())
+
+
+class Stuck:
+    """A map-style dataset whose worker never gives a tile."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        time.sleep(600)
+        return np.zeros(3)
+
+
+def test_processes_that_are_stuck_end_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_Tiles", lambda slides, plans: Stuck())
+    monkeypatch.setattr(speed, "_MOST_SECONDS_A_BATCH", 8)
+    with pytest.raises(ConfigError, match="the DataLoader does not go on") as caught:
+        speed._load_all(speed._loader([], [], 1, 1))
+    assert "\n" not in str(caught.value)
 
 
 def test_slides_without_tissue_are_refused_in_one_line(tmp_path: Path, own_encoder: str) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_slides import tissue_picture, write_slide
+from small_slides import read_tile, tissue_picture, write_slide
 
 from comel.errors import SlideError
 from pipelines.slide import Slide, open_slide
-from pipelines.tiles import grid_positions, plan_tiles, read_level, read_tile, tile_geometry
+from pipelines.tiles import grid_positions, plan_tiles, read_level, tile_geometry
 from pipelines.tissue import TissueMask, find_tissue
 
 EVERYWHERE = TissueMask(np.ones((1, 1), bool), 1e6, 1e6, 0.0)
