@@ -24,6 +24,7 @@ from pipelines.batch.executor import describe_in
 from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Present, read_present
+from pipelines.batch.runs import marker_path
 from pipelines.batch.supervise import Settled, SlideTask, Supervisor
 from pipelines.batch.work import Described, Job
 
@@ -206,7 +207,7 @@ _stations_lock = threading.Lock()
 
 
 def _station(job: Job) -> _Station:
-    if not (job.state_dir / "runs" / f"{job.run}.json").is_file():
+    if not marker_path(job.state_dir, job.run).is_file():
         raise ConfigError(
             f"{job.out}: is not the same folder on the Dask worker's machine",
             "put slides and output on a file system that all workers see under the same path",

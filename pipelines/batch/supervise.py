@@ -17,6 +17,7 @@ from pipelines.batch.claims import Claims
 from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Watched
+from pipelines.batch.runs import TakenOver, check_folder
 from pipelines.batch.work import Job, OutputFull, Worked, is_full, output_full, work_on
 
 __all__ = ["InThisProcess", "Settled", "SlideTask", "State", "Supervisor", "Worker"]
@@ -119,6 +120,7 @@ class Supervisor:
         """Claim, work, record, release.
 
         Raises:
+            TakenOver: another run with other settings has taken the folder over.
             OutputFull: nothing more can be stored.
             OSError: claims or outcomes cannot be written for another reason.
         """
@@ -138,6 +140,7 @@ class Supervisor:
         if claim is None:
             return Settled(task, "busy")
         try:
+            check_folder(self._job.state_dir, self._job.key)
             # Its last holder may have recorded it between the look above and the claim.
             if (found := self._settled_elsewhere(task)) is not None:
                 return found
@@ -156,7 +159,7 @@ class Supervisor:
         state: State = "failed"
         try:
             worked: Worked = self._worker.call(work_on, self._job, row, timeout=self._job.time_limit, tell=watched.hear)
-        except OutputFull:
+        except (OutputFull, TakenOver):
             raise
         except (ComelError, CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed) as error:
             if self._was_stopped(error, watched):

@@ -17,6 +17,7 @@ from comel.files import atomic_path, sha256_of_json
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import EXPIRY_SECONDS
 from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path
+from pipelines.batch.runs import check_folder
 from pipelines.encoders import PatchEncoder, load_encoder, scale_note
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.tissue import own_tissue
@@ -132,6 +133,7 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     Raises:
         SlideError: the slide cannot be used.
         OutputFull: the bag or the overlay cannot be stored.
+        TakenOver: another run with other settings has taken the folder over meanwhile.
     """
     tell(("encoder", 0, 0))
     encoder = _encoder(job)
@@ -152,6 +154,7 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     )
     tiles = len(extracted.bag)
     tell(("write", tiles, tiles))
+    check_folder(job.state_dir, job.key)
     try:
         _write_overlay(overlay_file, extracted.overlay)
         write_bag(bag_file, extracted.bag)
