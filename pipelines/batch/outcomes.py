@@ -24,8 +24,8 @@ class Outcome:
         slide_id: the slide.
         state: ``done`` or ``failed``.
         key: what the bags of its run have in common: settings and encoder, see :func:`pipelines.batch.work.describe`.
-        inputs: size and time of the slide and its annotation, see :func:`inputs_stamp`.
-        files: the same of the bag and the overlay; empty where it failed.
+        inputs: name, size and time of the slide and its annotation, see :func:`inputs_stamp`.
+        files: size and time of the bag and the overlay; empty where it failed.
         tiles: rows of the bag.
         notes: what a user should know about the slide.
         stage: where it failed.
@@ -104,18 +104,19 @@ def overlay_path(out: Path, slide_id: str) -> Path:
 
 
 def inputs_stamp(row: ManifestRow) -> str:
-    """Sizes and times of the files that the manifest's row names, and its mpp: changes whenever one of them is replaced.
+    """Names, sizes and times of the files that the manifest's row names, and its mpp: changes whenever one of them is
+    replaced, by another or in the manifest.
 
     Costs no reading. A copy has another stamp; whether it has other content is then found out by its fingerprint.
     """
     files = [value for field in dataclasses.fields(row) if isinstance(value := getattr(row, field.name), Path)]
     with contextlib.suppress(OSError):
         files += slide_files(row.path)
-    return " ".join([*map(file_stamp, files), f"mpp {row.mpp}"])
+    return " ".join([*(f"{path} {file_stamp(path)}" for path in files), f"mpp {row.mpp}"])
 
 
 def files_stamp(out: Path, slide_id: str) -> str:
-    """The same of a bag and its overlay."""
+    """Sizes and times of a bag and its overlay."""
     return f"{file_stamp(bag_path(out, slide_id))} {file_stamp(overlay_path(out, slide_id))}"
 
 

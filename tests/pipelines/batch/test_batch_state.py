@@ -75,6 +75,18 @@ def test_an_outcome_holds_until_a_file_changes(tmp_path: Path, change: Callable[
     assert not outcome.still_holds(row, "key", out)
 
 
+def test_an_outcome_is_of_the_file_that_the_manifest_names(tmp_path: Path) -> None:
+    """Two slides of equal size and time, whose paths the manifest had confused."""
+    one, other, out = make_row(tmp_path, "a"), make_row(tmp_path, "b"), tmp_path / "bags"
+    for path in (one.path, other.path, one.annotation, other.annotation):
+        assert path is not None
+        os.utime(path, ns=(1, 1))
+    outcome = finish(one, out)
+    assert outcome.still_holds(one, "key", out)
+    assert not outcome.still_holds(replace(one, path=other.path), "key", out)
+    assert not outcome.still_holds(replace(one, annotation=other.annotation), "key", out)
+
+
 def test_a_mirax_slide_changes_with_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "a.mrxs"
     (tmp_path / "a").mkdir()
