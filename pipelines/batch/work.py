@@ -89,7 +89,7 @@ class Described:
     Attributes:
         key: hash of all that decides what is in a bag, but the slide.
         encoder: what ``extract.json`` says about the encoder.
-        devices: CUDA devices that the encoder could use.
+        devices: CUDA devices that it may be put on: all, or the one that was named.
     """
 
     key: str
@@ -222,8 +222,9 @@ def _be_the_first_to_go() -> None:
 
 
 def _cuda_devices(device: str) -> int:
-    if not device.startswith("cuda"):
-        return 0
     import torch
 
-    return torch.cuda.device_count()
+    chosen = torch.device(device)
+    if chosen.type != "cuda":
+        return 0
+    return torch.cuda.device_count() if chosen.index is None else 1

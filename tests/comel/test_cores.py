@@ -11,7 +11,7 @@ from toys import Stream
 
 import comel
 from comel import cores
-from comel.cores import available_cores, quota_of
+from comel.cores import available_cores, quota_of, threads_to_start, threads_wanted
 
 V2 = "0::/user.slice/job\n"
 V1 = "5:memory:/docker/ab\n4:cpu,cpuacct:/docker/ab\n3:cpuset:/\n"
@@ -96,3 +96,20 @@ def test_threads_of_a_training(
     settings = toy_stream.settings({"name": "finetune"}, tasks=["colon"], epochs=1, threads=told)
     comel.train(settings, tmp_path / "run", quiet=True)
     assert now[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("3", 3), (" 3 ", 3), ("3,2", 3), ("0", None), ("-1", None), ("", None), ("many", None), ("2.5", None), ("\u0663", None)],
+)
+def test_threads_that_a_user_asks_for(text: str, expected: int | None) -> None:
+    assert threads_wanted({"OMP_NUM_THREADS": text}) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", 1), ("4", 4), ("64", 6), ("many", 6)])
+def test_threads_to_start_are_no_more_than_cores(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "available_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads_to_start() == expected
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert threads_to_start() == 6

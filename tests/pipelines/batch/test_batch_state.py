@@ -10,16 +10,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from small_slides import MeanColour
 
 from comel.files import write_json
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.executor import worker_environments
+from pipelines.batch.executor import LocalPool, worker_environments
 from pipelines.batch.outcomes import Ledger, Outcome, bag_path, files_stamp, inputs_stamp, overlay_path
 from pipelines.batch.owner import this_process
 from pipelines.batch.plan import plan_slides
 from pipelines.batch.presence import Presence
 from pipelines.batch.status import RunningSlide, folder_status, seconds_left
+from pipelines.batch.work import Job
+from pipelines.settings import ExtractSettings
 
 
 def make_row(folder: Path, slide_id: str) -> ManifestRow:
@@ -199,8 +202,15 @@ def test_a_stalled_slide_is_told(tmp_path: Path) -> None:
         (3, 0, {}, [{"OMP_NUM_THREADS": "2"}] * 3),
         (9, 0, {}, [{"OMP_NUM_THREADS": "1"}] * 9),
         (2, 0, {"OMP_NUM_THREADS": "1"}, [{}, {}]),
-        (2, 2, {}, [{}, {"CUDA_VISIBLE_DEVICES": "1"}]),
-        (3, 2, {"CUDA_VISIBLE_DEVICES": "5,7"}, [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
+        (2, 0, {"OMP_NUM_THREADS": "many"}, [{"OMP_NUM_THREADS": "4"}] * 2),
+        (2, 1, {}, [{"OMP_NUM_THREADS": "4"}] * 2),
+        (2, 2, {}, [{"OMP_NUM_THREADS": "4"}, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "1"}]),
+        (
+            3,
+            2,
+            {"CUDA_VISIBLE_DEVICES": "5,7", "OMP_NUM_THREADS": "3"},
+            [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "5"}],
+        ),
     ],
 )
 def test_each_worker_has_its_device_or_its_cores(
@@ -212,6 +222,38 @@ def test_each_worker_has_its_device_or_its_cores(
 def test_a_lone_worker_starts_no_more_threads_than_it_may_use() -> None:
     assert worker_environments(1, 0, 2, 64, {}) == [{"OMP_NUM_THREADS": "2"}]
     assert worker_environments(1, 0, 2, 64, {"OMP_NUM_THREADS": "9"}) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "expected"),
+    [
+        ("cuda", None, [None, "1", "2"]),
+        ("cuda", 2, [None, "1"]),
+        ("cuda:1", None, [None]),  # its worker has to see the devices that come before
+        ("cuda:1", 2, [None, None]),
+    ],
+)
+def test_workers_of_a_machine_with_three_devices(
+    tmp_path: Path, device: str, wanted: int | None, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, str]] = []
+
+    class Started:
+        """Takes the place of a child process; what it is asked is done here."""
+
+        def __init__(self, *, used_bytes: int | None, environment: dict[str, str]) -> None:
+            started.append(environment)
+
+        def call(self, function: Callable[..., object], *arguments: object) -> object:
+            return function(*arguments)
+
+    monkeypatch.setattr("pipelines.batch.executor.KillableWorker", Started)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    encoder = MeanColour()
+    encoder.device = device
+    LocalPool(wanted).describe(Job(tmp_path, ExtractSettings(), device, "run", encoder=encoder))
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in started] == expected
 
 
 def test_outcomes_are_plain_json(tmp_path: Path) -> None:
