@@ -18,7 +18,7 @@ from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Watched
 from pipelines.batch.runs import TakenOver, check_folder
-from pipelines.batch.work import Job, OutputFull, Worked, is_full, output_full, work_on
+from pipelines.batch.work import Job, OutputFull, Worked, is_full, load, output_full, work_on
 
 __all__ = ["InThisProcess", "Settled", "SlideTask", "State", "Supervisor", "Worker"]
 
@@ -158,6 +158,9 @@ class Supervisor:
         blank = Outcome(row.slide_id, "failed", self._job.key, inputs_stamp(row), host=this_process().host)
         state: State = "failed"
         try:
+            self._worker.call(load, self._job, tell=watched.hear)
+            if self._stop.is_set():
+                return "stopped", None
             worked: Worked = self._worker.call(work_on, self._job, row, timeout=self._job.time_limit, tell=watched.hear)
         except (OutputFull, TakenOver):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +26,19 @@ from pipelines.tissue import own_tissue
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["STALL_SECONDS", "Described", "Job", "OutputFull", "Tell", "Worked", "describe", "is_full", "output_full", "work_on"]
+__all__ = [
+    "STALL_SECONDS",
+    "Described",
+    "Job",
+    "OutputFull",
+    "Tell",
+    "Worked",
+    "describe",
+    "is_full",
+    "load",
+    "output_full",
+    "work_on",
+]
 
 Tell = Callable[[tuple[str, int, int]], None]
 """Told (stage, tiles done, tiles in all)."""
@@ -52,7 +65,7 @@ class Job:
         run: the run's own name.
         key: see :func:`describe`.
         force: do complete slides again too.
-        time_limit: most seconds that a slide may take, None for any.
+        time_limit: most seconds that a slide may take, the loading of the encoder not counted; None for any.
         stall_limit: most seconds without a sign of progress.
         worker_memory: most GiB that the process of a worker may use, None for any.
         expiry: seconds after which a claim without a sign of life is stale.
@@ -123,6 +136,17 @@ def describe(job: Job) -> Described:
     }
     key = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
     return Described(key, said, _cuda_devices(encoder.device))
+
+
+def load(job: Job, tell: Tell) -> None:
+    """Load the encoder and what else the work on a slide takes, where this process has not yet: no slide's time is spent on it.
+
+    Raises:
+        ConfigError: the encoder or the device cannot be used.
+    """
+    tell(("encoder", 0, 0))
+    _encoder(job)
+    importlib.import_module("pipelines.extract")
 
 
 def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
