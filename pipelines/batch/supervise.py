@@ -33,7 +33,8 @@ _DEFECT_REMEDY = "run again with the log on; if it stays, leave the slide out of
 _CRASH_REMEDY = "check the file with another viewer; a copy may be damaged. Leave the slide out, or convert it"
 _MEMORY_REMEDY = "most often the machine ran out of memory: use fewer workers or a smaller --batch-size"
 _LIMIT_REMEDY = "raise --worker-memory, or use a smaller --batch-size; where neither helps, leave the slide out"
-_HANG_REMEDY = "check the file and its disk; where the slide is merely large, raise --time-limit"
+_LATE_REMEDY = "check the file and its disk; where the slide is merely large, raise --time-limit"
+_STALL_REMEDY = "check the file and its disk; where a single batch takes that long, use a smaller --batch-size"
 
 
 class Worker(Protocol):
@@ -200,9 +201,9 @@ class Supervisor:
             case CallOutOfMemory():
                 return stage, f"{error}; it was stopped", _LIMIT_REMEDY
             case CallTimedOut():
-                return stage, f"{error}; it was stopped", _HANG_REMEDY
+                return stage, f"{error}; it was stopped", _LATE_REMEDY
             case CallKilled():
-                return stage, f"no sign of progress for {self._job.stall_limit:g} s; it was stopped", _HANG_REMEDY
+                return stage, f"no sign of progress for {self._job.stall_limit:g} s; it was stopped", _STALL_REMEDY
             case CallFailed(kind="MemoryError" | "OutOfMemoryError"):
                 return stage, str(error), _MEMORY_REMEDY
         if isinstance(error, CallFailed) and error.trace:
