@@ -22,7 +22,7 @@ from pipelines.batch.executor import Executor, InProcess, LocalPool
 from pipelines.batch.interrupts import interruptible
 from pipelines.batch.outcomes import Ledger
 from pipelines.batch.plan import plan_slides
-from pipelines.batch.presence import read_present
+from pipelines.batch.presence import read_present, remove_absent
 from pipelines.batch.record import Failure, read_failures, write_record
 from pipelines.batch.runs import RunMarker, remove_old_markers
 from pipelines.batch.status import Status, running_slides, seconds_left
@@ -308,5 +308,5 @@ def _remove_stale(out: Path, claims: Claims) -> None:
         with contextlib.suppress(FileNotFoundError):
             if nobody or time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
-    read_present(out / ".extract" / "workers", claims)
+    remove_absent(out / ".extract" / "workers", claims)
     remove_old_markers(out / ".extract")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -17,9 +18,9 @@ from comel.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.executor import LocalPool, worker_environments
 from pipelines.batch.outcomes import Ledger, Outcome, bag_path, files_stamp, inputs_stamp, overlay_path
-from pipelines.batch.owner import this_process
+from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.plan import plan_slides
-from pipelines.batch.presence import Presence
+from pipelines.batch.presence import Presence, remove_absent
 from pipelines.batch.status import RunningSlide, folder_status, seconds_left
 from pipelines.batch.work import Job
 from pipelines.settings import ExtractSettings
@@ -168,6 +169,31 @@ def test_signs_of_a_process_that_ended_are_not_believed(tmp_path: Path) -> None:
     (state / "workers" / "y.json").write_text("{")
     found = folder_status([make_row(tmp_path, "a")], tmp_path)
     assert (found.running, found.tiles_per_second) == ((), 0.0)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_who_may_only_read_sees_the_status(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live process of another machine, whose sign has to be compared with a clock, and one that ended without a word."""
+    state, row = tmp_path / ".extract", make_row(tmp_path, "a")
+    (state / "claims").mkdir(parents=True)
+    slide = {"slide_id": "a", "stage": "encode", "done": 1, "total": 2, "since": 0.0}
+    for name, owner in (("live", Owner("elsewhere", "boot", 1, 0.0)), ("gone", replace(this_process(), pid=2**22 + 1))):
+        write_json(state / "workers" / f"{name}.json", {**asdict(owner), "tiles_per_second": 5.0, "running": [slide]})
+    before = sorted(tmp_path.rglob("*"))
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, "no", str(path))
+
+    with monkeypatch.context() as patch:
+        for change in ("touch", "unlink", "write_text", "write_bytes", "rename"):
+            patch.setattr(Path, change, refuse)
+        found = folder_status([row], tmp_path)
+    assert [(running.host, running.slide_id) for running in found.running] == [("elsewhere", "a")]
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [running.host for running in folder_status([row], tmp_path).running] == ["elsewhere"]
+    assert sorted(tmp_path.rglob("*")) == before
+    remove_absent(state / "workers", Claims(state / "claims"))
+    assert [path.name for path in (state / "workers").iterdir()] == ["live.json"]
 
 
 def test_time_left() -> None:
