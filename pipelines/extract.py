@@ -122,9 +122,10 @@ def extract_slide(
                     parent=scale.parent,
                 )
             )
-        bag = replace(bags[0], scales=tuple(bags[1:]))
+        notes = _notes(bags[0], tissue, marked, settings)
+        bag = replace(bags[0], scales=tuple(bags[1:]), notes=tuple(notes))
         overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels, bag.quality["blur"])
-        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, marked, settings))
+        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, notes)
 
 
 def _labels(marked: Annotation, plan: TilePlan, settings: ExtractSettings) -> np.ndarray:

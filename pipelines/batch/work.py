@@ -164,7 +164,7 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     tell(("open", 0, 0))
     bag_file, overlay_file = bag_path(job.out, row.slide_id), overlay_path(job.out, row.slide_id)
     if not job.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, job.settings, encoder)) is not None:
-        return Worked("skipped", len(bag))
+        return Worked("skipped", len(bag), bag.notes)
     from pipelines.extract import extract_slide
 
     extracted = extract_slide(
