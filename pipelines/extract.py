@@ -103,7 +103,15 @@ def extract_slide(
             encoded += tiles
             report("encode", encoded, total)
 
-        told = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation, tissue=tissue_file)
+        told = content_settings(
+            settings,
+            encoder,
+            slide=path,
+            mpp=mpp,
+            annotation=annotation,
+            tissue=tissue_file,
+            assumed_mpp=settings.assume_mpp if slide.mpp_source == "assumed" else None,
+        )
         bags = []
         for scale in scales:
             features, measured = _encode(slide, scale.plan, encoder, settings, slide_id, appearance, advance)

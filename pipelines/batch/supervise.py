@@ -14,7 +14,7 @@ from comel.errors import ComelError, SlideError
 from comel.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp
+from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp, slide_key
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Watched
 from pipelines.batch.runs import TakenOver, check_folder
@@ -173,7 +173,8 @@ class Supervisor:
         else:
             state = worked.state
             files = files_stamp(self._job.out, row.slide_id)
-            outcome = replace(blank, state="done", files=files, tiles=worked.tiles, notes=worked.notes)
+            key = slide_key(self._job.key, assumed=worked.assumed_mpp)
+            outcome = replace(blank, state="done", key=key, files=files, tiles=worked.tiles, notes=worked.notes)
         return state, replace(outcome, ended=time.time(), seconds=round(time.monotonic() - started, 3))
 
     def _was_stopped(self, error: Exception, watched: Watched) -> bool:
@@ -185,7 +186,7 @@ class Supervisor:
 
     def _settled_elsewhere(self, task: SlideTask) -> Settled | None:
         now = self._ledger.read(task.row.slide_id)
-        if now is None or now == task.seen or now.key != self._job.key:
+        if now is None or now == task.seen or not now.has_key(self._job.key):
             return None
         return Settled(task, "elsewhere", now)
 

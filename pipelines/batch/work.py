@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from comel.bag import Bag, read_bag, read_bag_header, write_bag
 from comel.errors import BagError, ComelError, SlideError
 from comel.files import atomic_path, sha256_of_json
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import EXPIRY_SECONDS
-from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path
+from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path, run_key
 from pipelines.batch.runs import check_folder
 from pipelines.encoders import PatchEncoder, load_encoder, scale_note
 from pipelines.settings import ExtractSettings, content_settings
@@ -100,7 +101,7 @@ class Described:
     """What a worker says about the encoder that it loaded.
 
     Attributes:
-        key: hash of all that decides what is in a bag, but the slide.
+        key: of all that decides what is in a bag, but the slide, see :func:`pipelines.batch.outcomes.run_key`.
         encoder: what ``extract.json`` says about the encoder.
         devices: CUDA devices that it may be put on: all, or the one that was named.
     """
@@ -112,11 +113,19 @@ class Described:
 
 @dataclass(frozen=True)
 class Worked:
-    """What came of a slide: extracted now, or complete already."""
+    """What came of a slide.
+
+    Attributes:
+        state: extracted now, or complete already.
+        tiles: rows of its bag.
+        notes: what a user should know about it.
+        assumed_mpp: whether its micrometres per pixel are those of ``assume_mpp``.
+    """
 
     state: Literal["done", "skipped"]
     tiles: int
     notes: tuple[str, ...] = ()
+    assumed_mpp: bool = False
 
 
 def describe(job: Job) -> Described:
@@ -134,7 +143,8 @@ def describe(job: Job) -> Described:
         "mpp": list(encoder.mpp),
         "note": scale_note(encoder, job.settings.target_mpp, *job.settings.also_mpp),
     }
-    key = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
+    content = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
+    key = run_key(content, job.settings.assume_mpp)
     return Described(key, said, _cuda_devices(encoder.device))
 
 
@@ -164,7 +174,7 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     tell(("open", 0, 0))
     bag_file, overlay_file = bag_path(job.out, row.slide_id), overlay_path(job.out, row.slide_id)
     if not job.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, job.settings, encoder)) is not None:
-        return Worked("skipped", len(bag), bag.notes)
+        return Worked("skipped", len(bag), bag.notes, _assumed(bag.settings))
     from pipelines.extract import extract_slide
 
     extracted = extract_slide(
@@ -189,7 +199,7 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
         raise SlideError(
             f"{job.out}: cannot be written ({reason})", "check its permissions and its disk", stage="write"
         ) from error
-    return Worked("done", tiles, tuple(extracted.notes))
+    return Worked("done", tiles, tuple(extracted.notes), _assumed(extracted.bag.settings))
 
 
 def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
@@ -197,13 +207,27 @@ def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encod
     if not path.is_file() or not row.path.exists():
         return None
     try:
-        tissue = own_tissue(settings.tissue_folder, row.slide_id, settings.tissue)
-        wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation, tissue=tissue)
-        if read_bag_header(path).get("settings_hash") != sha256_of_json(wanted):
+        header = read_bag_header(path)
+        # The same slide and manifest leave it to the assumption again, or again do not.
+        assumed_mpp = settings.assume_mpp if _assumed(json.loads(header.get("settings") or "{}")) else None
+        wanted = content_settings(
+            settings,
+            encoder,
+            slide=row.path,
+            mpp=row.mpp,
+            annotation=row.annotation,
+            tissue=own_tissue(settings.tissue_folder, row.slide_id, settings.tissue),
+            assumed_mpp=assumed_mpp,
+        )
+        if header.get("settings_hash") != sha256_of_json(wanted):
             return None
         return read_bag(path, verify=True)
-    except (BagError, SlideError, OSError):
+    except (BagError, SlideError, OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _assumed(settings: Mapping[str, Any]) -> bool:
+    return settings.get("assumed_mpp") is not None
 
 
 def _stamps_of(folder: Path | None) -> list[str]:

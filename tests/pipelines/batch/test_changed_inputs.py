@@ -8,8 +8,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from small_cohort import bags, draw_slide, extract
-from small_slides import GLASS, write_manifest, write_slide
+import pytest
+from small_cohort import SETTINGS, Trapped, bags, draw_slide, extract
+from small_slides import GLASS, tissue_picture, write_manifest, write_slide
+
+from comel.manifest import read_manifest
+from pipelines.batch.executor import LocalPool
+from pipelines.batch.status import folder_status
+from pipelines.cohort import CohortRun
+from pipelines.settings import ExtractSettings
 
 
 def notes(out: Path) -> dict[str, list[str]]:
@@ -17,8 +24,8 @@ def notes(out: Path) -> dict[str, list[str]]:
     return {name: slide["notes"] for name, slide in json.loads((out / "extract.json").read_text())["slides"].items()}
 
 
-def counts(manifest: Path, out: Path) -> tuple[int, int, int]:
-    report = extract(manifest, out)
+def counts(manifest: Path, out: Path, settings: ExtractSettings = SETTINGS) -> tuple[int, int, int]:
+    report = CohortRun(read_manifest(manifest).rows, out, settings, LocalPool(1), encoder=Trapped()).run()
     return report.done, report.skipped, report.failed
 
 
@@ -65,3 +72,41 @@ def test_notes_stay_when_a_bag_is_looked_at_again(tmp_path: Path) -> None:
         path.touch()
     assert counts(manifest, out) == (0, 2, 0)
     assert notes(out) == said
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["by the outcomes", "by the bags"])
+def test_another_assumed_mpp_does_again_what_used_it_and_nothing_else(tmp_path: Path, recorded: bool) -> None:
+    out, picture = tmp_path / "bags", tissue_picture(640, 640, (64, 64, 576, 576))
+    slides = {
+        "states": write_slide(tmp_path / "states.tif", picture, mpp=0.5),
+        "told": write_slide(tmp_path / "told.tif", picture, mpp=None),
+        "silent": write_slide(tmp_path / "silent.tif", picture, mpp=None),
+    }
+    manifest = write_manifest(tmp_path / "cohort.csv", slides, mpp={"told": "0.8"})
+
+    def run(assume_mpp: float | None) -> tuple[tuple[int, int, int], set[str]]:
+        """What a run tells, and which bags it wrote."""
+        if not recorded:
+            shutil.rmtree(out / ".extract", ignore_errors=True)
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*.h5")}
+        told = counts(manifest, out, SETTINGS.model_copy(update={"assume_mpp": assume_mpp}))
+        status = folder_status(read_manifest(manifest).rows, out)
+        assert (status.done, sum(status.failed.values()), status.remaining) == (told[0] + told[1], told[2], 0)
+        state = json.loads((out / "extract.json").read_text())["counts"]
+        assert (state["done"], state["failed"], state["remaining"]) == (told[0] + told[1], told[2], 0)
+        return told, {path.stem for path in out.glob("*.h5") if before.get(path) != path.stat().st_mtime_ns}
+
+    def scales() -> dict[str, float]:
+        return {name: bag.geometry.level0_mpp_x for name, bag in bags(out).items() if bag.geometry is not None}
+
+    assert run(None) == ((2, 0, 1), {"states", "told"})
+    assert run(1.0) == ((1, 2, 0), {"silent"})
+    assert scales() == pytest.approx({"states": 0.5, "told": 0.8, "silent": 1.0}, rel=1e-6)
+    assert run(0.5) == ((1, 2, 0), {"silent"})
+    assert scales() == pytest.approx({"states": 0.5, "told": 0.8, "silent": 0.5}, rel=1e-6)
+    assert run(0.5) == ((0, 3, 0), set())
+    assert run(None) == ((0, 2, 1), set())
+    assert [name for name, bag in bags(out).items() if bag.settings["assumed_mpp"] is not None] == ["silent"]
+    write_manifest(manifest, slides, mpp={"told": "0.8", "silent": "0.5"})
+    assert run(None) == ((1, 2, 0), {"silent"})
+    assert run(1.0) == ((0, 3, 0), set())

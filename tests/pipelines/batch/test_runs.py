@@ -25,7 +25,6 @@ from pipelines.batch.supervise import SlideTask, Supervisor
 from pipelines.batch.work import Job
 from pipelines.cohort import CohortRun
 
-OTHER = SETTINGS.model_copy(update={"dtype": "float32"})
 ELSEWHERE = Owner("elsewhere", "another boot", 1, 0.0)
 
 
@@ -46,14 +45,16 @@ def enter(state: Path, key: str) -> str:
     return str(read_json(state / "run.json")["key"])
 
 
-def test_a_run_keeps_one_with_other_settings_out_while_it_is_at_no_slide(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"dtype": "float32"}, {"assume_mpp": 0.5}])
+def test_a_run_keeps_one_with_other_settings_out_while_it_is_at_no_slide(tmp_path: Path, change: dict[str, Any]) -> None:
     """The second begins when the first has just done its last slide, so that no slide is claimed."""
     manifest, out = write_cohort(tmp_path, 1), tmp_path / "bags"
     rows, refused = read_manifest(manifest).rows, []
+    other = SETTINGS.model_copy(update=change)
 
     def begin(_: object) -> None:
         with pytest.raises(ConfigError, match="works there with other settings; give another --out") as error:
-            CohortRun(rows, out, OTHER, LocalPool(1), encoder=Trapped()).run()
+            CohortRun(rows, out, other, LocalPool(1), encoder=Trapped()).run()
         refused.append(str(error.value))
 
     assert CohortRun(rows, out, SETTINGS, LocalPool(1), encoder=Trapped()).run(begin).done == 1
@@ -61,8 +62,9 @@ def test_a_run_keeps_one_with_other_settings_out_while_it_is_at_no_slide(tmp_pat
     assert str(os.getpid()) in refused[0]
     assert [bag.features.dtype for bag in bags(out).values()] == ["float16"]
     assert not leftovers(out)
-    assert CohortRun(rows, out, OTHER, LocalPool(1), encoder=Trapped()).run().done == 1
-    assert [bag.features.dtype for bag in bags(out).values()] == ["float32"]
+    report = CohortRun(rows, out, other, LocalPool(1), encoder=Trapped()).run()
+    assert report.done + report.skipped == 1
+    assert [bag.features.dtype for bag in bags(out).values()] == [other.dtype]
 
 
 @pytest.mark.parametrize(
