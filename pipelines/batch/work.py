@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
+    "SLIDE_GONE",
     "STALL_SECONDS",
     "Described",
     "Job",
@@ -45,6 +46,9 @@ Tell = Callable[[tuple[str, int, int]], None]
 """Told (stage, tiles done, tiles in all)."""
 
 STALL_SECONDS = 900.0
+
+SLIDE_GONE = "its slide is not there any more"
+"""The note of a slide whose bag is complete, where the slide itself was archived or deleted."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -174,7 +178,8 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     tell(("open", 0, 0))
     bag_file, overlay_file = bag_path(job.out, row.slide_id), overlay_path(job.out, row.slide_id)
     if not job.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, job.settings, encoder)) is not None:
-        return Worked("skipped", len(bag), bag.notes, _assumed(bag.settings))
+        notes = bag.notes if row.path.exists() else (*bag.notes, SLIDE_GONE)
+        return Worked("skipped", len(bag), notes, _assumed(bag.settings))
     from pipelines.extract import extract_slide
 
     extracted = extract_slide(
@@ -203,26 +208,32 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
 
 
 def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
-    """The bag that is there, read whole, where extracting the slide again would give the same; else None."""
-    if not path.is_file() or not row.path.exists():
+    """The bag that is there, read whole, where extracting the slide again would give the same; else None.
+
+    Of a slide that is not there any more its name stands for its content.
+    """
+    if not path.is_file():
         return None
     try:
         header = read_bag_header(path)
+        made, gone = json.loads(header.get("settings") or "{}"), not row.path.exists()
         # The same slide and manifest leave it to the assumption again, or again do not.
-        assumed_mpp = settings.assume_mpp if _assumed(json.loads(header.get("settings") or "{}")) else None
+        assumed_mpp = settings.assume_mpp if _assumed(made) else None
         wanted = content_settings(
             settings,
             encoder,
-            slide=row.path,
+            slide=Path(os.devnull) if gone else row.path,
             mpp=row.mpp,
             annotation=row.annotation,
             tissue=own_tissue(settings.tissue_folder, row.slide_id, settings.tissue),
             assumed_mpp=assumed_mpp,
         )
+        if gone and made["source"]["name"] == row.path.name:
+            wanted["source"] = made["source"]
         if header.get("settings_hash") != sha256_of_json(wanted):
             return None
         return read_bag(path, verify=True)
-    except (BagError, SlideError, OSError, ValueError, TypeError, AttributeError):
+    except (BagError, SlideError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

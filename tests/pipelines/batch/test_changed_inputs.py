@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_cohort import SETTINGS, Trapped, bags, draw_slide, extract
+from small_cohort import SETTINGS, Trapped, bags, draw_slide, extract, write_cohort
 from small_slides import GLASS, tissue_picture, write_manifest, write_slide
 
 from comel.manifest import read_manifest
 from pipelines.batch.executor import LocalPool
 from pipelines.batch.status import folder_status
-from pipelines.cohort import CohortRun
+from pipelines.cohort import CohortRun, read_failures
 from pipelines.settings import ExtractSettings
 
 
@@ -110,3 +110,43 @@ def test_another_assumed_mpp_does_again_what_used_it_and_nothing_else(tmp_path: 
     write_manifest(manifest, slides, mpp={"told": "0.8", "silent": "0.5"})
     assert run(None) == ((1, 2, 0), {"silent"})
     assert run(1.0) == ((0, 3, 0), set())
+
+
+def test_a_bag_outlives_its_slide(tmp_path: Path) -> None:
+    manifest, out = write_cohort(tmp_path, 2), tmp_path / "bags"
+    assert counts(manifest, out) == (2, 0, 0)
+    [slide, _] = sorted((tmp_path / "slides").iterdir())
+    archived = slide.rename(tmp_path / "archived.tif")
+    said = {"s00": ["its slide is not there any more"], "s01": []}
+    for options in ({}, {"verify": True}, {}):
+        report = extract(manifest, out, **options)
+        assert (report.done, report.skipped, report.failed) == (0, 2, 0)
+        assert notes(out) == said
+        assert folder_status(read_manifest(manifest).rows, out).done == 2
+    shutil.rmtree(out / ".extract")
+    assert counts(manifest, out) == (0, 2, 0)
+    assert notes(out) == said
+    archived.rename(slide)
+    assert counts(manifest, out) == (0, 2, 0)
+    assert notes(out) == {"s00": [], "s01": []}
+    slide.unlink()
+    other = SETTINGS.model_copy(update={"dtype": "float32"})
+    assert counts(manifest, out, other) == (1, 0, 1)
+    [failure] = read_failures(out / "failures.csv")
+    assert (failure.slide, failure.stage) == ("s00", "open")
+
+
+@pytest.mark.parametrize("spoil", ["bag", "name"])
+def test_a_bag_that_is_damaged_or_of_another_slide_needs_its_slide(tmp_path: Path, spoil: str) -> None:
+    manifest, out = write_cohort(tmp_path, 1), tmp_path / "bags"
+    assert counts(manifest, out) == (1, 0, 0)
+    slide = tmp_path / "slides" / "s00.tif"
+    slide.unlink()
+    if spoil == "bag":
+        content = bytearray((out / "s00.h5").read_bytes())
+        place = content.find(bags(out)["s00"].features.tobytes())
+        content[place] ^= 1
+        (out / "s00.h5").write_bytes(content)
+    else:
+        write_manifest(manifest, {"s00": tmp_path / "slides" / "misspelt.tif"})
+    assert counts(manifest, out) == (0, 0, 1)
