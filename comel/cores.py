@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["THREADS_VARIABLE", "available_cores", "quota_of", "threads_to_start", "threads_wanted"]
+__all__ = ["THREADS_VARIABLE", "available_cores", "limit_torch_threads", "quota_of", "threads_to_start", "threads_wanted"]
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 """How many threads a process is to compute with, where its user or whoever started it says so."""
 
+_MOST_TORCH_THREADS = 16
 _GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -30,6 +31,17 @@ def threads_wanted(environment: Mapping[str, str]) -> int | None:
 def threads_to_start() -> int:
     """A thread a core that this process may use, or as many as ``OMP_NUM_THREADS`` says where that is fewer."""
     return min(available_cores(), threads_wanted(os.environ) or available_cores())
+
+
+def limit_torch_threads() -> None:
+    """Let torch compute with no more threads than this process may use, 16 at most, unless ``OMP_NUM_THREADS`` is set.
+
+    For the whole process: for a command or a worker to call, at its start.
+    """
+    import torch
+
+    if THREADS_VARIABLE not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores(), _MOST_TORCH_THREADS))
 
 
 def quota_of(groups: Path, mounted: Path) -> float | None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from toys import Stream
+from typer.testing import CliRunner
 
 import comel
 from comel import cores
+from comel.cli import app
 from comel.cores import available_cores, quota_of, threads_to_start, threads_wanted
 
 V2 = "0::/user.slice/job\n"
@@ -89,13 +91,32 @@ def test_threads_of_a_training(
     now = [torch_takes]
     monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
     monkeypatch.setattr(torch, "set_num_threads", now.append)
-    monkeypatch.setattr("comel.session.available_cores", lambda: allowed)
+    monkeypatch.setattr(cores, "available_cores", lambda: allowed)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     settings = toy_stream.settings({"name": "finetune"}, tasks=["colon"], epochs=1, threads=told)
     comel.train(settings, tmp_path / "run", quiet=True)
     assert now[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["predict", "no-run", "bag.h5", "--out", "out"], ["evaluate", "no-run", "--manifest", "m.csv", "--bags", "bags"]],
+)
+def test_predicting_starts_no_more_threads_than_a_container_allows(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the whole process, and before the run is looked at, which is not there."""
+    now = [64]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code != 0
+    assert now == [64, 2]
 
 
 @pytest.mark.parametrize(
