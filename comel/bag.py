@@ -139,6 +139,7 @@ class Bag:
         settings: what the extraction was told.
         parent: (N,) int64, the row of the tile of ``scales[0]`` that holds each tile; None where there is no coarser scale.
         scales: the coarser scales of the slide as bags of their own, finest first. Each one's ``parent`` leads to the next.
+        notes: what a user should know about the slide, one line each; no part of the content.
     """
 
     slide_id: str
@@ -151,6 +152,7 @@ class Bag:
     settings: dict[str, Any] = field(default_factory=dict)
     parent: np.ndarray | None = None
     scales: tuple[Bag, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -210,6 +212,7 @@ def write_bag(path: Path, bag: Bag) -> None:
                 settings=canonical_json(bag.settings),
                 settings_hash=sha256_of_json(bag.settings),
                 checksum=checksum,
+                notes=canonical_json(list(bag.notes)),
             )
             if bag.contract.joined_mpp:
                 file.attrs["joined_mpp"] = bag.contract.joined_mpp
@@ -246,6 +249,7 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
         raise BagError(f"{path}: the content does not match its checksum", "extract the slide again")
     bag, *scales = [_bag_of_level(level, about, path) for level in levels]
     bag.scales = tuple(sorted(scales, key=lambda scale: scale.geometry.mpp_x if scale.geometry else 0.0))
+    bag.notes = _notes(about.get("notes"), path)
     check_bag(str(path), bag)
     return bag
 
@@ -375,6 +379,14 @@ def _joined_mpp(value: Any, path: Path) -> tuple[float, ...]:
     if len(scales) > _MAX_SCALES or not all(np.isfinite(mpp) and mpp > 0 for mpp in scales):
         raise BagError(f"{path}: the attribute joined_mpp is absurd", "join the scales again")
     return scales
+
+
+def _notes(text: Any, path: Path) -> tuple[str, ...]:
+    try:
+        value = json.loads(text) if text else []
+    except (TypeError, ValueError, RecursionError):
+        raise BagError(f"{path}: the notes attribute is not JSON", "extract the slide again") from None
+    return tuple(str(note) for note in value) if isinstance(value, list) else ()
 
 
 def _settings(text: Any, path: Path) -> dict[str, Any]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["available_cores", "quota_of"]
+__all__ = ["THREADS_VARIABLE", "available_cores", "limit_torch_threads", "quota_of", "threads_to_start", "threads_wanted"]
 
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""How many threads a process is to compute with, where its user or whoever started it says so."""
+
+_MOST_TORCH_THREADS = 16
 _GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -15,6 +20,28 @@ def available_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = quota_of(_GROUPS, _MOUNTED)
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def threads_wanted(environment: Mapping[str, str]) -> int | None:
+    """What ``OMP_NUM_THREADS`` says; of a list, which is for nested loops, the first. None where it says nothing usable."""
+    text = environment.get(THREADS_VARIABLE, "").partition(",")[0].strip()
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+
+def threads_to_start() -> int:
+    """A thread a core that this process may use, or as many as ``OMP_NUM_THREADS`` says where that is fewer."""
+    return min(available_cores(), threads_wanted(os.environ) or available_cores())
+
+
+def limit_torch_threads() -> None:
+    """Let torch compute with no more threads than this process may use, 16 at most, unless ``OMP_NUM_THREADS`` is set.
+
+    For the whole process: for a command or a worker to call, at its start.
+    """
+    import torch
+
+    if THREADS_VARIABLE not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores(), _MOST_TORCH_THREADS))
 
 
 def quota_of(groups: Path, mounted: Path) -> float | None:

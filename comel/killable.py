@@ -59,12 +59,14 @@ class WorkerCrashed(Exception):
     """The child died during the call, by a signal or an exit.
 
     Attributes:
-        exit_code: as :attr:`subprocess.Popen.returncode`: negative for a signal.
+        exit_code: as :attr:`subprocess.Popen.returncode`: negative for a signal. None where the child stayed but closed its
+            end of the pipe, and was killed for it.
     """
 
     def __init__(self, exit_code: int | None) -> None:
         self.exit_code = exit_code
-        super().__init__(f"the process died ({_died_of(exit_code)})")
+        ended = "the process no longer answered and was ended"
+        super().__init__(ended if exit_code is None else f"the process died ({_died_of(exit_code)})")
 
 
 class KillableWorker:
@@ -150,10 +152,11 @@ class KillableWorker:
                     self._end()
                     raise CallTimedOut(f"it took longer than {timeout:g} s")
                 if self._used_bytes is not None and _used_bytes(self.pid) > self._used_bytes:
-                    self._end(at_once=True)
+                    self._end()
                     raise CallOutOfMemory(f"it used more than {self._used_bytes / (1 << 30):g} GiB of memory")
         except (EOFError, OSError):
-            exit_code = self._end()
+            # A child whose pipe just broke is about to be a corpse, whose exit code says what happened.
+            exit_code = self._end(patience=_GRACE_SECONDS)
             if self._killed.is_set():
                 raise CallKilled("it was stopped") from None
             raise WorkerCrashed(exit_code) from None
@@ -177,9 +180,7 @@ class KillableWorker:
         """End the child, which has two seconds to go by itself."""
         if self._pipe is not None:
             self._pipe.close()
-        if self._process is not None:
-            _wait(self._process, _GRACE_SECONDS)
-        self._end()
+        self._end(patience=_GRACE_SECONDS)
 
     def _started(self) -> Connection:
         if self._process is not None and self._process.poll() is None and self._pipe is not None:
@@ -200,18 +201,19 @@ class KillableWorker:
         self._pipe = Connection(here.detach())
         return self._pipe
 
-    def _end(self, *, at_once: bool = False) -> int | None:
+    def _end(self, *, patience: float = 0.0) -> int | None:
+        """End the child, which has some seconds to go by itself; returns how it did, None where it had to be killed."""
         process, self._process = self._process, None
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
         if process is None:
             return None
-        if not at_once:
-            # A child whose pipe just broke is about to be a corpse: its own exit code says more than that of our kill.
-            _wait(process, _GRACE_SECONDS / 4)
+        _wait(process, patience)
+        exit_code = process.poll()
         process.kill()
-        return process.wait()
+        process.wait()
+        return exit_code
 
 
 def _where_errors_go() -> int:
@@ -249,7 +251,7 @@ def serve(descriptor: str, parent: str, memory_bytes: str) -> None:
             pipe.send(("raised", error))
         except BrokenPipeError:
             return
-        except Exception as error:  # whatever it is, the parent decides what becomes of it
+        except (Exception, SystemExit) as error:  # whatever it is, the parent decides what becomes of it
             said = " ".join(str(error).split())[:300]
             kind = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
             pipe.send(("failed", (kind, said, traceback.format_exc())))
@@ -279,8 +281,8 @@ def _used_bytes(pid: int | None) -> int:
     return sum(int(kib) << 10 for _, kib, _ in words)
 
 
-def _died_of(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
+def _died_of(exit_code: int) -> str:
+    if exit_code < 0:
         try:
             return f"signal {signal.Signals(-exit_code).name}"
         except ValueError:

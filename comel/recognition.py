@@ -123,6 +123,11 @@ class TaskRecognition(nn.Module):
     def _covariance(self, seen: Tensor) -> Tensor:
         means = self._means(seen)
         within = self.second - (means.T * self.counts[seen]) @ means
+        # A feature that is the same in all bags of a class leaves what rounding left of two large sums, which looks like a
+        # correlation and may be negative: it has no variance.
+        rounding = 4 * torch.finfo(within.dtype).eps * self.counts.sum() * torch.diagonal(self.second)
+        flat = torch.diagonal(within) <= rounding
+        within = within.masked_fill(flat | flat.unsqueeze(1), 0)
         return shrunken_covariance(within, self.counts.sum().item() - int(seen.sum()))
 
 

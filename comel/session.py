@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from comel import checkpoint
 from comel.bag import FeatureContract
 from comel.classes import ClassSpace, Head
 from comel.config import RunConfig, TrainerConfig
-from comel.cores import available_cores
+from comel.cores import limit_torch_threads
 from comel.data import BagStore, TaskData
 from comel.early_stopping import EarlyStopping
 from comel.errors import ConfigError
@@ -37,7 +36,6 @@ from comel.trainer import EpochReport, StageCases, begin_stage, make_optimizer, 
 
 __all__ = ["Session", "plan_of", "read_events", "without_name"]
 
-_MOST_THREADS = 16
 _NOT_PART_OF_THE_PLAN = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
 
 
@@ -84,8 +82,8 @@ class Session:
         trainer: TrainerConfig = self.config.trainer
         if trainer.threads is not None:
             torch.set_num_threads(trainer.threads)
-        elif "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(min(torch.get_num_threads(), available_cores(), _MOST_THREADS))
+        else:
+            limit_torch_threads()
         self.device = resolve_device(trainer.device)
         data = self.config.data
         assert data.bags is not None

@@ -12,21 +12,19 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from comel.errors import ConfigError
-from comel.files import read_json, write_json
 from comel.manifest import ManifestRow, read_manifest
 from pipelines.batch.claims import EXPIRY_SECONDS, Claims
 from pipelines.batch.executor import Executor, InProcess, LocalPool
 from pipelines.batch.interrupts import interruptible
 from pipelines.batch.outcomes import Ledger
-from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.plan import plan_slides
-from pipelines.batch.presence import read_present
+from pipelines.batch.presence import read_present, remove_absent
 from pipelines.batch.record import Failure, read_failures, write_record
+from pipelines.batch.runs import RunMarker, remove_old_markers
 from pipelines.batch.status import Status, running_slides, seconds_left
 from pipelines.batch.supervise import Settled, SlideTask
 from pipelines.batch.work import STALL_SECONDS, Described, Job
@@ -43,7 +41,6 @@ RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit"
 _logger = logging.getLogger(__name__)
 
 _STALE_SECONDS = 3600.0
-_OLD_RUN_SECONDS = 30 * 24 * 3600.0
 _RECORD_SECONDS = 60.0
 _POLL_SECONDS = 1.0
 
@@ -193,17 +190,17 @@ class CohortRun:
         started = time.monotonic()
         state_dir = self._job.state_dir
         claims = Claims(state_dir / "claims", expiry=self._job.expiry)
-        marker = state_dir / "runs" / f"{self._job.run}.json"
+        marker: RunMarker | None = None
         try:
             with interruptible():
                 _remove_stale(self._job.out, claims)
-                write_json(marker, asdict(this_process()))
+                marker = RunMarker(state_dir, self._job.run)
                 described = self._executor.describe(self._job)
                 if (note := described.encoder["note"]) is not None:
                     _logger.warning("%s", note)
                 self._job = replace(self._job, key=described.key)
                 self._warn_of_unclaimed_tissue()
-                self._enter(described, claims)
+                marker.enter(described.key, self._facts(described), claims)
                 try:
                     left = self._work(claims, described, progress or (lambda outcome: None))
                     self._warn_of_absent_classes()
@@ -212,7 +209,8 @@ class CohortRun:
                     self._record(described, claims)
         finally:
             self._executor.close()
-            marker.unlink(missing_ok=True)
+            if marker is not None:
+                marker.close()
             claims.close()
         return self._report(left, time.monotonic() - started)
 
@@ -248,22 +246,6 @@ class CohortRun:
             assert outcome.failure is not None
             stages[outcome.failure.stage] = stages.get(outcome.failure.stage, 0) + 1
         return Status(self._slides, done, stages, remaining, running, tiles, rate, left)
-
-    def _enter(self, described: Described, claims: Claims) -> None:
-        """Say what this folder's bags are made with from now on, unless others make them otherwise at this moment."""
-        path = self._job.state_dir / "run.json"
-        try:
-            before = str(read_json(path)["key"])
-        except (OSError, ValueError, KeyError, TypeError):
-            before = described.key
-        if before != described.key and (live := claims.live()):
-            slide, held = next(iter(live.items()))
-            where = f"{held.owner.host}, process {held.owner.pid}" if held.owner is not None else "another process"
-            raise ConfigError(
-                f"{self._job.out}: {where} extracts {slide} with other settings",
-                "give another --out, or wait until that run has ended",
-            )
-        write_json(path, {"key": described.key, **self._facts(described)})
 
     def _facts(self, described: Described) -> dict[str, Any]:
         return {"settings": self._job.settings.model_dump(mode="json"), "encoder": described.encoder}
@@ -346,8 +328,5 @@ def _remove_stale(out: Path, claims: Claims) -> None:
         with contextlib.suppress(FileNotFoundError):
             if nobody or time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
-    read_present(out / ".extract" / "workers", claims)
-    for path in (out / ".extract" / "runs").glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            if Owner(**read_json(path)).is_gone() or time.time() - path.stat().st_mtime > _OLD_RUN_SECONDS:
-                path.unlink()
+    remove_absent(out / ".extract" / "workers", claims)
+    remove_old_markers(out / ".extract")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from comel.cores import available_cores
+from comel.cores import threads_to_start
 from pipelines.area import Area
 from pipelines.native import NativeLevel, NativeTiles
 
@@ -24,8 +24,8 @@ __all__ = ["CORES", "DECODERS", "PixelCount", "decoded_batches", "worked_batches
 
 T = TypeVar("T")
 
-CORES = available_cores()
-"""Cores that this process may use."""
+CORES = threads_to_start()
+"""Cores that this process is to use."""
 
 DECODERS = min(8, CORES)
 """Threads that decode and, on a CPU, encode. Decoders and torch run outside Python's lock."""

@@ -103,7 +103,15 @@ def extract_slide(
             encoded += tiles
             report("encode", encoded, total)
 
-        told = content_settings(settings, encoder, slide=path, mpp=mpp, annotation=annotation, tissue=tissue_file)
+        told = content_settings(
+            settings,
+            encoder,
+            slide=path,
+            mpp=mpp,
+            annotation=annotation,
+            tissue=tissue_file,
+            assumed_mpp=settings.assume_mpp if slide.mpp_source == "assumed" else None,
+        )
         bags = []
         for scale in scales:
             features, measured = _encode(slide, scale.plan, encoder, settings, slide_id, appearance, advance)
@@ -122,9 +130,10 @@ def extract_slide(
                     parent=scale.parent,
                 )
             )
-        bag = replace(bags[0], scales=tuple(bags[1:]))
+        notes = _notes(bags[0], tissue, marked, settings)
+        bag = replace(bags[0], scales=tuple(bags[1:]), notes=tuple(notes))
         overlay = draw_overlay(slide, tissue, scales[0].plan, bag.labels, bag.quality["blur"])
-        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, _notes(bag, tissue, marked, settings))
+        return ExtractedSlide(bag, overlay, tissue.area_mm2, slide.mpp_source, notes)
 
 
 def _labels(marked: Annotation, plan: TilePlan, settings: ExtractSettings) -> np.ndarray:

@@ -141,23 +141,34 @@ def content_settings(
     mpp: float | None,
     annotation: Path | None,
     tissue: Path | None = None,
+    assumed_mpp: float | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what is in a bag: two equal dictionaries mean the same content.
 
     The device and the batch size are left out: they change speed, and features by rounding at most. The precision stands as
     the encoder took it, the encoder with the hash of its weights, the slide, its annotation and its tissue's file with what
-    identifies their content.
+    identifies their content. ``assume_mpp`` stands as ``assumed_mpp``, and only for a slide that it decided about.
+
+    Args:
+        settings: see :class:`ExtractSettings`.
+        encoder: the patch encoder.
+        slide: its file.
+        mpp: micrometres per pixel by the manifest.
+        annotation: its file.
+        tissue: the file of tissue that a user drew.
+        assumed_mpp: ``settings.assume_mpp`` where neither the slide nor the manifest states micrometres per pixel.
 
     Raises:
         OSError: the slide, the annotation or the tissue's file cannot be read.
     """
     return {
-        **settings.model_dump(mode="json", exclude={"batch_size", "tissue_folder"}),
+        **settings.model_dump(mode="json", exclude={"batch_size", "tissue_folder", "assume_mpp"}),
         "precision": encoder.precision,
         "encoder": encoder.name,
         "encoder_weights_hash": encoder.weights_hash,
         "encoder_recipe": encoder.recipe,
         "mpp": mpp,
+        "assumed_mpp": assumed_mpp,
         "source": {"name": slide.name, "fingerprint": fingerprint(slide)},
         "annotation": None if annotation is None else sha256_of_file(annotation),
         "tissue_file": None if tissue is None else sha256_of_file(tissue),

@@ -37,8 +37,10 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Class probabilities, instance scores and a map for slides or bags."""
+    from comel.cores import limit_torch_threads
     from comel.predict_cohort import predict_cohort
 
+    limit_torch_threads()
     results = predict_cohort(
         run,
         inputs,

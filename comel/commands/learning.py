@@ -92,8 +92,10 @@ def evaluate(
     """Score a version on labelled cases."""
     if split not in ("train", "val", "test", "all"):
         raise ComelError(f"--split {split}: no such split", "say train, val, test or all")
+    from comel.cores import limit_torch_threads
     from comel.evaluation import evaluate
 
+    limit_torch_threads()
     scores = evaluate(
         run,
         manifest,

@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ EXPIRY_SECONDS = 120.0
 
 _SUFFIX = ".claim"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,11 @@ class Claims:
 
     def close(self) -> None:
         """Remove what the clock was read by."""
-        self._clock.unlink(missing_ok=True)
+        try:
+            self._clock.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
 
     def _acquire(self, path: Path, token: str) -> bool:
         with self._written(token) as content:
@@ -163,9 +169,14 @@ class Claims:
         return not self.is_alive(held.owner, held.touched)
 
     def _now(self) -> float:
-        """The file server's clock: the time that it gives to a file touched now."""
-        self._clock.touch()
-        return self._clock.stat().st_mtime
+        """The file server's clock: the time that it gives to a file touched now. Who may only read goes by this machine's."""
+        try:
+            self._clock.touch()
+            return self._clock.stat().st_mtime
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            return time.time()
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{_SUFFIX}"

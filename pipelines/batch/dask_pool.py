@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from comel.cores import THREADS_VARIABLE, available_cores, threads_wanted
 from comel.errors import ConfigError
 from comel.killable import CallKilled, KillableWorker
 from pipelines.batch.claims import Claims
@@ -24,10 +26,11 @@ from pipelines.batch.executor import describe_in
 from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Present, read_present
+from pipelines.batch.runs import marker_path
 from pipelines.batch.supervise import Settled, SlideTask, Supervisor
 from pipelines.batch.work import Described, Job
 
-__all__ = ["DaskPool"]
+__all__ = ["DaskPool", "child_environment"]
 
 _CONNECT_SECONDS = 30
 _STOP_SECONDS = 4.0
@@ -66,13 +69,14 @@ class DaskPool:
             ) from None
         self._job: Job | None = None
         self._claims: Claims | None = None
+        self._threads = 0
         self._pending: dict[Any, SlideTask] = {}
 
     def describe(self, job: Job) -> Described:
         """See :class:`pipelines.batch.executor.Executor`."""
         if not self._client.scheduler_info()["workers"]:
             _logger.warning("the Dask scheduler has no worker yet; waiting for one")
-        described: Described = self._client.submit(_describe, _absolute(job), pure=False).result()
+        described: Described = self._client.submit(_describe, _absolute(job), self._neighbours(), pure=False).result()
         return described
 
     def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
@@ -82,6 +86,7 @@ class DaskPool:
         job = self._job = _absolute(job)
         self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
         losses: Counter[str] = Counter()
+        self._threads = self._neighbours()
         futures = as_completed([self._submit(job, task) for task in tasks], loop=self._client.loop)
         try:
             for future in futures:
@@ -125,9 +130,16 @@ class DaskPool:
         self._client.close(timeout=2)
 
     def _submit(self, job: Job, task: SlideTask) -> Any:
-        future = self._client.submit(_settle, job, task, pure=False)
+        future = self._client.submit(_settle, job, task, self._threads, pure=False)
         self._pending[future] = task
         return future
+
+    def _neighbours(self) -> int:
+        """The most threads that Dask workers of one machine have together."""
+        threads: Counter[str] = Counter()
+        for address, own in self._client.nthreads().items():
+            threads[address.rpartition(":")[0]] += own
+        return max(threads.values(), default=0)
 
     def _everywhere(self, action: Callable[[], object]) -> None:
         """Do something on the cluster, but do not wait long for a worker that does not answer."""
@@ -176,7 +188,8 @@ def _absolute(job: Job) -> Job:
 class _Station:
     """A run in a Dask worker's process: its presence, and a killable child for each of the worker's threads."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, environment: dict[str, str]) -> None:
+        self._environment = environment
         self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
         self._presence = Presence(job.state_dir / "workers", self._claims, stall_limit=job.stall_limit)
         self._lock, self._workers, self._used_bytes = threading.Lock(), dict[int, KillableWorker](), job.worker_bytes
@@ -184,7 +197,8 @@ class _Station:
 
     def worker(self) -> KillableWorker:
         with self._lock:
-            return self._workers.setdefault(threading.get_ident(), KillableWorker(used_bytes=self._used_bytes))
+            worker = KillableWorker(used_bytes=self._used_bytes, environment=self._environment)
+            return self._workers.setdefault(threading.get_ident(), worker)
 
     def settle(self, job: Job, task: SlideTask) -> Settled:
         return Supervisor(job, self.worker(), self._claims, self._presence, self._stop).settle(task)
@@ -205,27 +219,47 @@ _stations: dict[str, _Station] = {}
 _stations_lock = threading.Lock()
 
 
-def _station(job: Job) -> _Station:
-    if not (job.state_dir / "runs" / f"{job.run}.json").is_file():
+def _station(job: Job, neighbours: int) -> _Station:
+    from distributed import get_worker
+
+    if not marker_path(job.state_dir, job.run).is_file():
         raise ConfigError(
             f"{job.out}: is not the same folder on the Dask worker's machine",
             "put slides and output on a file system that all workers see under the same path",
         )
     with _stations_lock:
         if job.run not in _stations:
-            _stations[job.run] = _Station(job)
+            own, cores, machine = get_worker().state.nthreads, available_cores(), os.cpu_count() or 1
+            _stations[job.run] = _Station(job, child_environment(own, neighbours, cores, machine, os.environ))
         return _stations[job.run]
 
 
-def _describe(job: Job) -> Described:
+def child_environment(own: int, neighbours: int, cores: int, machine: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a child has beside those of its Dask worker: its share of the cores.
+
+    Args:
+        own: threads of this Dask worker, each with a child.
+        neighbours: those of all Dask workers of this machine together.
+        cores: processor cores that may be used. Where they are fewer than the machine has, they are taken to be this worker's
+            alone, as those of a batch system's job or of a pod are.
+        machine: those that there are.
+        environment: the Dask worker's. That it computes with one thread says nothing: Dask sets that itself.
+    """
+    if threads_wanted(environment) not in (None, 1):
+        return {}
+    sharers = own if cores < machine else max(own, neighbours)
+    return {THREADS_VARIABLE: str(max(1, cores // sharers))}
+
+
+def _describe(job: Job, neighbours: int) -> Described:
     try:
-        return describe_in(_station(job).worker(), job)
+        return describe_in(_station(job, neighbours).worker(), job)
     except CallKilled as error:
         raise ConfigError("the run was stopped") from error
 
 
-def _settle(job: Job, task: SlideTask) -> Settled:
-    return _station(job).settle(job, task)
+def _settle(job: Job, task: SlideTask, neighbours: int) -> Settled:
+    return _station(job, neighbours).settle(job, task)
 
 
 def _stop(run: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
-from comel.cores import available_cores
+from comel.cores import THREADS_VARIABLE, available_cores, threads_wanted
 from comel.errors import ConfigError
 from comel.killable import CallFailed, CallOutOfMemory, KillableWorker, WorkerCrashed
 from pipelines.batch.claims import Claims
@@ -92,7 +92,8 @@ class LocalPool:
     """Threads of this process, each looking after a killable child process of its own that keeps its encoder loaded.
 
     Args:
-        workers: how many slides are worked on at once; default one a CUDA device, else one for every eight cores.
+        workers: how many slides are worked on at once; default one a CUDA device that the encoder may
+            be put on, else one for every eight cores.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -205,21 +206,23 @@ def worker_environments(
 ) -> list[dict[str, str]]:
     """The variables that each worker has beside those of this process.
 
-    With CUDA each worker sees one device, in turn; the first keeps the environment as it is, since it uses the first device
-    anyway. Without, the cores are shared out, so that two workers do not start two threads a core, nor one as many threads as
-    the machine has cores where it may use fewer.
+    The cores are shared out, so that two workers do not start two threads a core, nor one as many threads as the machine has
+    cores where it may use fewer. Of several CUDA devices each worker sees one, in turn; the first sees all, since it uses the
+    first device anyway.
 
     Args:
         workers: how many there are.
-        devices: CUDA devices that can be seen.
+        devices: CUDA devices that the encoder may be put on.
         cores: processor cores that may be used.
         machine: those that there are.
         environment: the variables of this process.
     """
-    if devices:
-        names = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        names = names or [str(number) for number in range(devices)]
-        return [{}, *[{"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(1, workers)]]
-    if (workers == 1 and cores >= machine) or "OMP_NUM_THREADS" in environment:
-        return [{} for _ in range(workers)]
-    return [{"OMP_NUM_THREADS": str(max(1, cores // workers))} for _ in range(workers)]
+    threads = {THREADS_VARIABLE: str(max(1, cores // workers))}
+    if (workers == 1 and cores >= machine) or threads_wanted(environment) is not None:
+        threads = {}
+    if devices < 2:
+        return [threads for _ in range(workers)]
+    names = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = names or [str(number) for number in range(devices)]
+    seen = [{"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(1, workers)]
+    return [threads, *[{**threads, **one} for one in seen]]

@@ -13,7 +13,19 @@ from comel.files import write_json
 from comel.manifest import ManifestRow
 from pipelines.slide_files import slide_files
 
-__all__ = ["Ledger", "Outcome", "bag_path", "file_stamp", "files_stamp", "inputs_stamp", "overlay_path"]
+__all__ = [
+    "Ledger",
+    "Outcome",
+    "bag_path",
+    "file_stamp",
+    "files_stamp",
+    "inputs_stamp",
+    "overlay_path",
+    "run_key",
+    "slide_key",
+]
+
+_ASSUMING = " assuming "
 
 
 @dataclass(frozen=True)
@@ -23,9 +35,9 @@ class Outcome:
     Attributes:
         slide_id: the slide.
         state: ``done`` or ``failed``.
-        key: what the bags of its run have in common: settings and encoder, see :func:`pipelines.batch.work.describe`.
-        inputs: size and time of the slide and its annotation, see :func:`inputs_stamp`.
-        files: the same of the bag and the overlay; empty where it failed.
+        key: of its run, less what did not matter for this slide, see :func:`slide_key`.
+        inputs: name, size and time of the slide and its annotation, see :func:`inputs_stamp`.
+        files: size and time of the bag and the overlay; empty where it failed.
         tiles: rows of the bag.
         notes: what a user should know about the slide.
         stage: where it failed.
@@ -50,14 +62,33 @@ class Outcome:
     ended: float = 0.0
     seconds: float = 0.0
 
+    def has_key(self, key: str) -> bool:
+        """Whether a run with this key would make of the slide what this outcome tells of."""
+        return self.key in (key, slide_key(key, assumed=False))
+
     def still_holds(self, row: ManifestRow, key: str, out: Path) -> bool:
         """Whether the slide is done with these settings, and neither it nor its files were touched since."""
         return (
             self.state == "done"
-            and self.key == key
+            and self.has_key(key)
             and self.inputs == inputs_stamp(row)
             and self.files == files_stamp(out, self.slide_id)
         )
+
+
+def run_key(content: str, assume_mpp: float | None) -> str:
+    """What the runs that may share a folder have in common.
+
+    Args:
+        content: hash of settings and encoder.
+        assume_mpp: micrometres per pixel of slides that state none.
+    """
+    return f"{content}{_ASSUMING}{assume_mpp}"
+
+
+def slide_key(key: str, *, assumed: bool) -> str:
+    """The key of a run as it is for one slide: the assumed micrometres per pixel count where they were used."""
+    return key if assumed else key.partition(_ASSUMING)[0]
 
 
 class Ledger:
@@ -104,18 +135,19 @@ def overlay_path(out: Path, slide_id: str) -> Path:
 
 
 def inputs_stamp(row: ManifestRow) -> str:
-    """Sizes and times of the files that the manifest's row names, and its mpp: changes whenever one of them is replaced.
+    """Names, sizes and times of the files that the manifest's row names, and its mpp: changes whenever one of them is
+    replaced, by another or in the manifest.
 
     Costs no reading. A copy has another stamp; whether it has other content is then found out by its fingerprint.
     """
     files = [value for field in dataclasses.fields(row) if isinstance(value := getattr(row, field.name), Path)]
     with contextlib.suppress(OSError):
         files += slide_files(row.path)
-    return " ".join([*map(file_stamp, files), f"mpp {row.mpp}"])
+    return " ".join([*(f"{path} {file_stamp(path)}" for path in files), f"mpp {row.mpp}"])
 
 
 def files_stamp(out: Path, slide_id: str) -> str:
-    """The same of a bag and its overlay."""
+    """Sizes and times of a bag and its overlay."""
     return f"{file_stamp(bag_path(out, slide_id))} {file_stamp(overlay_path(out, slide_id))}"
 
 

@@ -18,7 +18,7 @@ from comel.files import write_json
 from pipelines.batch.claims import Claim, Claims
 from pipelines.batch.owner import Owner, this_process
 
-__all__ = ["Presence", "Present", "Running", "Watched", "read_present"]
+__all__ = ["Presence", "Present", "Running", "Watched", "read_present", "remove_absent"]
 
 _BEAT_SECONDS = 5.0
 _RECENT_SECONDS = 120.0
@@ -157,8 +157,19 @@ class Watched:
 
 
 def read_present(folder: Path, claims: Claims) -> list[Present]:
-    """The processes that are there now, on every host. Files of processes that ended without a word are removed."""
-    found = []
+    """The processes that are there now, on every host."""
+    return [present for _, present, alive in _read_all(folder, claims) if alive]
+
+
+def remove_absent(folder: Path, claims: Claims) -> None:
+    """Remove the files of processes that ended without a word."""
+    for path, _, alive in _read_all(folder, claims):
+        if not alive:
+            path.unlink(missing_ok=True)
+
+
+def _read_all(folder: Path, claims: Claims) -> Iterator[tuple[Path, Present, bool]]:
+    """Each process with its file, and whether it is still there."""
     for path in sorted(Path(folder).glob("[!.]*.json")):
         try:
             with open(path, "rb") as stream:
@@ -169,8 +180,4 @@ def read_present(folder: Path, claims: Claims) -> list[Present]:
             present = Present(Owner(**said), rate, running)
         except (OSError, ValueError, TypeError, KeyError):
             continue
-        if claims.is_alive(present.owner, touched):
-            found.append(present)
-        else:
-            path.unlink(missing_ok=True)
-    return found
+        yield path, present, claims.is_alive(present.owner, touched)

@@ -92,7 +92,7 @@ def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, Outcome], key: str)
     slides: dict[str, dict[str, Any]] = {}
     for row in rows:
         outcome = outcomes.get(row.slide_id)
-        if outcome is None or outcome.key != key:
+        if outcome is None or not outcome.has_key(key):
             slides[row.slide_id] = {"state": "remaining"}
         else:
             slides[row.slide_id] = {

@@ -90,7 +90,7 @@ def folder_status(rows: Sequence[ManifestRow], out: Path) -> Status:
             continue
         if outcome.still_holds(row, key, out):
             done.append(outcome)
-        elif outcome.state == "failed" and outcome.key == key and outcome.inputs == inputs_stamp(row):
+        elif outcome.state == "failed" and outcome.has_key(key) and outcome.inputs == inputs_stamp(row):
             failed[kind_of_failure(outcome, row)] += 1
     remaining, tiles = len(rows) - len(done) - failed.total(), sum(outcome.tiles for outcome in done)
     rate = sum(process.tiles_per_second for process in present)

@@ -14,10 +14,11 @@ from comel.errors import ComelError, SlideError
 from comel.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp
+from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp, slide_key
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Watched
-from pipelines.batch.work import Job, OutputFull, Worked, is_full, output_full, work_on
+from pipelines.batch.runs import TakenOver, check_folder
+from pipelines.batch.work import Job, OutputFull, Worked, is_full, load, output_full, work_on
 
 __all__ = ["InThisProcess", "Settled", "SlideTask", "State", "Supervisor", "Worker"]
 
@@ -32,7 +33,8 @@ _DEFECT_REMEDY = "run again with the log on; if it stays, leave the slide out of
 _CRASH_REMEDY = "check the file with another viewer; a copy may be damaged. Leave the slide out, or convert it"
 _MEMORY_REMEDY = "most often the machine ran out of memory: use fewer workers or a smaller --batch-size"
 _LIMIT_REMEDY = "raise --worker-memory, or use a smaller --batch-size; where neither helps, leave the slide out"
-_HANG_REMEDY = "check the file and its disk; where the slide is merely large, raise --time-limit"
+_LATE_REMEDY = "check the file and its disk; where the slide is merely large, raise --time-limit"
+_STALL_REMEDY = "check the file and its disk; where a single batch takes that long, use a smaller --batch-size"
 
 
 class Worker(Protocol):
@@ -119,6 +121,7 @@ class Supervisor:
         """Claim, work, record, release.
 
         Raises:
+            TakenOver: another run with other settings has taken the folder over.
             OutputFull: nothing more can be stored.
             OSError: claims or outcomes cannot be written for another reason.
         """
@@ -138,6 +141,7 @@ class Supervisor:
         if claim is None:
             return Settled(task, "busy")
         try:
+            check_folder(self._job.state_dir, self._job.key)
             # Its last holder may have recorded it between the look above and the claim.
             if (found := self._settled_elsewhere(task)) is not None:
                 return found
@@ -155,8 +159,11 @@ class Supervisor:
         blank = Outcome(row.slide_id, "failed", self._job.key, inputs_stamp(row), host=this_process().host)
         state: State = "failed"
         try:
+            self._worker.call(load, self._job, tell=watched.hear)
+            if self._stop.is_set():
+                return "stopped", None
             worked: Worked = self._worker.call(work_on, self._job, row, timeout=self._job.time_limit, tell=watched.hear)
-        except OutputFull:
+        except (OutputFull, TakenOver):
             raise
         except (ComelError, CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed) as error:
             if self._was_stopped(error, watched):
@@ -166,7 +173,8 @@ class Supervisor:
         else:
             state = worked.state
             files = files_stamp(self._job.out, row.slide_id)
-            outcome = replace(blank, state="done", files=files, tiles=worked.tiles, notes=worked.notes)
+            key = slide_key(self._job.key, assumed=worked.assumed_mpp)
+            outcome = replace(blank, state="done", key=key, files=files, tiles=worked.tiles, notes=worked.notes)
         return state, replace(outcome, ended=time.time(), seconds=round(time.monotonic() - started, 3))
 
     def _was_stopped(self, error: Exception, watched: Watched) -> bool:
@@ -178,7 +186,7 @@ class Supervisor:
 
     def _settled_elsewhere(self, task: SlideTask) -> Settled | None:
         now = self._ledger.read(task.row.slide_id)
-        if now is None or now == task.seen or now.key != self._job.key:
+        if now is None or now == task.seen or not now.has_key(self._job.key):
             return None
         return Settled(task, "elsewhere", now)
 
@@ -194,9 +202,9 @@ class Supervisor:
             case CallOutOfMemory():
                 return stage, f"{error}; it was stopped", _LIMIT_REMEDY
             case CallTimedOut():
-                return stage, f"{error}; it was stopped", _HANG_REMEDY
+                return stage, f"{error}; it was stopped", _LATE_REMEDY
             case CallKilled():
-                return stage, f"no sign of progress for {self._job.stall_limit:g} s; it was stopped", _HANG_REMEDY
+                return stage, f"no sign of progress for {self._job.stall_limit:g} s; it was stopped", _STALL_REMEDY
             case CallFailed(kind="MemoryError" | "OutOfMemoryError"):
                 return stage, str(error), _MEMORY_REMEDY
         if isinstance(error, CallFailed) and error.trace:

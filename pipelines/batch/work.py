@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from comel.bag import Bag, read_bag, read_bag_header, write_bag
 from comel.errors import BagError, ComelError, ConfigError, SlideError
 from comel.files import atomic_path, sha256_of_json
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import EXPIRY_SECONDS
-from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path
+from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path, run_key
+from pipelines.batch.runs import check_folder
 from pipelines.encoders import PatchEncoder, load_encoder, scale_note
 from pipelines.settings import ExtractSettings, content_settings
 from pipelines.tissue import own_tissue
@@ -24,12 +27,28 @@ from pipelines.tissue import own_tissue
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["STALL_SECONDS", "Described", "Job", "OutputFull", "Tell", "Worked", "describe", "is_full", "output_full", "work_on"]
+__all__ = [
+    "SLIDE_GONE",
+    "STALL_SECONDS",
+    "Described",
+    "Job",
+    "OutputFull",
+    "Tell",
+    "Worked",
+    "describe",
+    "is_full",
+    "load",
+    "output_full",
+    "work_on",
+]
 
 Tell = Callable[[tuple[str, int, int]], None]
 """Told (stage, tiles done, tiles in all)."""
 
 STALL_SECONDS = 900.0
+
+SLIDE_GONE = "its slide is not there any more"
+"""The note of a slide whose bag is complete, where the slide itself was archived or deleted."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -51,7 +70,7 @@ class Job:
         run: the run's own name.
         key: see :func:`describe`.
         force: do complete slides again too.
-        time_limit: most seconds that a slide may take, None for any.
+        time_limit: most seconds that a slide may take, the loading of the encoder not counted; None for any.
         stall_limit: most seconds without a sign of progress.
         worker_memory: most GiB that the process of a worker may use, None for any.
         expiry: seconds after which a claim without a sign of life is stale.
@@ -86,9 +105,9 @@ class Described:
     """What a worker says about the encoder that it loaded.
 
     Attributes:
-        key: hash of all that decides what is in a bag, but the slide.
+        key: of all that decides what is in a bag, but the slide, see :func:`pipelines.batch.outcomes.run_key`.
         encoder: what ``extract.json`` says about the encoder.
-        devices: CUDA devices that the encoder could use.
+        devices: CUDA devices that it may be put on: all, or the one that was named.
     """
 
     key: str
@@ -98,11 +117,19 @@ class Described:
 
 @dataclass(frozen=True)
 class Worked:
-    """What came of a slide: extracted now, or complete already."""
+    """What came of a slide.
+
+    Attributes:
+        state: extracted now, or complete already.
+        tiles: rows of its bag.
+        notes: what a user should know about it.
+        assumed_mpp: whether its micrometres per pixel are those of ``assume_mpp``.
+    """
 
     state: Literal["done", "skipped"]
     tiles: int
     notes: tuple[str, ...] = ()
+    assumed_mpp: bool = False
 
 
 def describe(job: Job) -> Described:
@@ -120,8 +147,20 @@ def describe(job: Job) -> Described:
         "mpp": list(encoder.mpp),
         "note": scale_note(encoder, job.settings.target_mpp, *job.settings.also_mpp),
     }
-    key = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
+    content = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
+    key = run_key(content, job.settings.assume_mpp)
     return Described(key, said, _cuda_devices(encoder.device))
+
+
+def load(job: Job, tell: Tell) -> None:
+    """Load the encoder and what else the work on a slide takes, where this process has not yet: no slide's time is spent on it.
+
+    Raises:
+        ConfigError: the encoder or the device cannot be used.
+    """
+    tell(("encoder", 0, 0))
+    _encoder(job)
+    importlib.import_module("pipelines.extract")
 
 
 def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
@@ -132,13 +171,15 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     Raises:
         SlideError: the slide cannot be used.
         OutputFull: the bag or the overlay cannot be stored.
+        TakenOver: another run with other settings has taken the folder over meanwhile.
     """
     tell(("encoder", 0, 0))
     encoder = _encoder(job)
     tell(("open", 0, 0))
     bag_file, overlay_file = bag_path(job.out, row.slide_id), overlay_path(job.out, row.slide_id)
     if not job.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, job.settings, encoder)) is not None:
-        return Worked("skipped", len(bag))
+        notes = bag.notes if row.path.exists() else (*bag.notes, SLIDE_GONE)
+        return Worked("skipped", len(bag), notes, _assumed(bag.settings))
     from pipelines.extract import extract_slide
 
     extracted = extract_slide(
@@ -152,6 +193,7 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     )
     tiles = len(extracted.bag)
     tell(("write", tiles, tiles))
+    check_folder(job.state_dir, job.key)
     try:
         _write_overlay(overlay_file, extracted.overlay)
         write_bag(bag_file, extracted.bag)
@@ -162,21 +204,41 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
         raise SlideError(
             f"{job.out}: cannot be written ({reason})", "check its permissions and its disk", stage="write"
         ) from error
-    return Worked("done", tiles, tuple(extracted.notes))
+    return Worked("done", tiles, tuple(extracted.notes), _assumed(extracted.bag.settings))
 
 
 def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
-    """The bag that is there, read whole, where extracting the slide again would give the same; else None."""
+    """The bag that is there, read whole, where extracting the slide again would give the same; else None.
+
+    Of a slide that is not there any more its name stands for its content.
+    """
     try:
-        if not path.is_file() or not row.path.exists():
+        if not path.is_file():
             return None
-        tissue = own_tissue(settings.tissue_folder, row.slide_id, settings.tissue)
-        wanted = content_settings(settings, encoder, slide=row.path, mpp=row.mpp, annotation=row.annotation, tissue=tissue)
-        if read_bag_header(path).get("settings_hash") != sha256_of_json(wanted):
+        header = read_bag_header(path)
+        made, gone = json.loads(header.get("settings") or "{}"), not row.path.exists()
+        # The same slide and manifest leave it to the assumption again, or again do not.
+        assumed_mpp = settings.assume_mpp if _assumed(made) else None
+        wanted = content_settings(
+            settings,
+            encoder,
+            slide=Path(os.devnull) if gone else row.path,
+            mpp=row.mpp,
+            annotation=row.annotation,
+            tissue=own_tissue(settings.tissue_folder, row.slide_id, settings.tissue),
+            assumed_mpp=assumed_mpp,
+        )
+        if gone and made["source"]["name"] == row.path.name:
+            wanted["source"] = made["source"]
+        if header.get("settings_hash") != sha256_of_json(wanted):
             return None
         return read_bag(path, verify=True)
-    except (BagError, SlideError, OSError):
+    except (BagError, SlideError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _assumed(settings: Mapping[str, Any]) -> bool:
+    return settings.get("assumed_mpp") is not None
 
 
 def _stamps_of(folder: Path | None) -> list[str]:
@@ -225,8 +287,9 @@ def _be_the_first_to_go() -> None:
 
 
 def _cuda_devices(device: str) -> int:
-    if not device.startswith("cuda"):
-        return 0
     import torch
 
-    return torch.cuda.device_count()
+    chosen = torch.device(device)
+    if chosen.type != "cuda":
+        return 0
+    return torch.cuda.device_count() if chosen.index is None else 1

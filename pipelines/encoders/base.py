@@ -57,21 +57,29 @@ class PatchEncoder(ABC):
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` as ``cuda`` where there is one, else ``cpu``; any other name as torch knows it.
+    """``auto`` as ``cuda`` where there is one, else ``cpu``; or ``cpu``, ``cuda`` or ``cuda:N`` where there is such a one.
 
     Raises:
-        ConfigError: torch knows no such device, or this machine has none.
+        ConfigError: it is none of these, or this machine has none.
     """
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        chosen = torch.device(device)
     except RuntimeError:
-        raise ConfigError(f"no device '{device}'", "choose auto, cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"no device '{device}'", "choose auto, cpu, cuda or cuda:N")
+    if chosen.type == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
         raise ConfigError(f"device '{device}': torch finds no CUDA device", "choose auto or cpu")
+    if chosen.index is not None and chosen.index >= (count := torch.cuda.device_count()):
+        raise ConfigError(
+            f"device '{device}': this machine has {count} CUDA device{'s' * (count > 1)}", "they count from cuda:0"
+        )
     return device
 
 

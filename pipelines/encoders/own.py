@@ -40,10 +40,11 @@ class OwnEncoder(PatchEncoder):
             self._encoder = make(self.device)
         except ComelError:
             raise
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            called = "the class is called with one argument, the name of a device such as 'cpu'"
             raise ConfigError(
                 f"{source}: cannot be made ({type(error).__name__}: {error})",
-                "the class is called with one argument, the name of a device such as 'cpu'",
+                called if isinstance(error, TypeError) else "see to what its __init__ needs",
             ) from error
         self.name = self._attribute("name", lambda value: isinstance(value, str) and bool(value.strip()), "a text")
         if self.name in taken or self.name.startswith("hf:"):
@@ -56,9 +57,16 @@ class OwnEncoder(PatchEncoder):
         )
         self._attribute("encode", callable, "a method")
         self.recipe = str(getattr(self._encoder, "recipe", ""))
-        self.input_size = int(getattr(self._encoder, "input_size", 0))
-        mpp = np.atleast_1d(np.asarray(getattr(self._encoder, "mpp", ()), dtype=float))
-        self.mpp = tuple(float(value) for value in mpp)
+        self.input_size = int(
+            self._optional(
+                "input_size",
+                0,
+                lambda value: isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0,
+                "a whole number, the side in pixels of its input",
+            )
+        )
+        mpp = self._optional("mpp", (), _are_lengths, "um/px above 0, one figure or several")
+        self.mpp = tuple(np.atleast_1d(np.asarray(mpp, dtype=float)).tolist())
         self.encode(np.random.default_rng(0).integers(0, 256, (2, _PROBE_SIDE, _PROBE_SIDE, 3), dtype=np.uint8))
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
@@ -71,7 +79,7 @@ class OwnEncoder(PatchEncoder):
             features = self._encoder.encode(tiles)
         except ComelError:
             raise
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise ConfigError(
                 f"{self.name} ({self._source}): encode fails ({type(error).__name__}: {error})", "correct the file"
             ) from error
@@ -94,5 +102,16 @@ class OwnEncoder(PatchEncoder):
             raise ConfigError(f"{self._source}: '{name}' is {value!r}", f"give it {wanted}")
         return value
 
+    def _optional(self, name: str, default: Any, fits: Callable[[Any], bool], wanted: str) -> Any:
+        return self._attribute(name, fits, f"{wanted}, or leave it out") if hasattr(self._encoder, name) else default
+
     def _refuse(self, gave: str, remedy: str) -> None:
         raise ConfigError(f"{self.name} ({self._source}): gave {gave}", remedy)
+
+
+def _are_lengths(value: Any) -> bool:
+    try:
+        figures = np.atleast_1d(np.asarray(value, dtype=float))
+    except (TypeError, ValueError):
+        return False
+    return figures.ndim == 1 and bool(np.isfinite(figures).all() and (figures > 0).all())

@@ -209,6 +209,7 @@ def absurd_geometry(file: h5py.File) -> None:
         (rewrite(declare_more_than_stored), "but stores"),
         (rewrite(lambda file: file.__delitem__("coords")), "no datasets 'features' and 'coords'"),
         (rewrite(lambda file: file.attrs.__setitem__("settings", "{")), "not JSON"),
+        (rewrite(lambda file: file.attrs.__setitem__("notes", "[")), "not JSON"),
     ],
 )
 def test_damaged_and_hostile_files_are_refused(written: Path, damage: Callable[[Path], None], said: str) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from toys import Stream
+from typer.testing import CliRunner
 
 import comel
 from comel import cores
-from comel.cores import available_cores, quota_of
+from comel.cli import app
+from comel.cores import available_cores, quota_of, threads_to_start, threads_wanted
 
 V2 = "0::/user.slice/job\n"
 V1 = "5:memory:/docker/ab\n4:cpu,cpuacct:/docker/ab\n3:cpuset:/\n"
@@ -89,10 +91,46 @@ def test_threads_of_a_training(
     now = [torch_takes]
     monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
     monkeypatch.setattr(torch, "set_num_threads", now.append)
-    monkeypatch.setattr("comel.session.available_cores", lambda: allowed)
+    monkeypatch.setattr(cores, "available_cores", lambda: allowed)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     settings = toy_stream.settings({"name": "finetune"}, tasks=["colon"], epochs=1, threads=told)
     comel.train(settings, tmp_path / "run", quiet=True)
     assert now[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["predict", "no-run", "bag.h5", "--out", "out"], ["evaluate", "no-run", "--manifest", "m.csv", "--bags", "bags"]],
+)
+def test_predicting_starts_no_more_threads_than_a_container_allows(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the whole process, and before the run is looked at, which is not there."""
+    now = [64]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code != 0
+    assert now == [64, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("3", 3), (" 3 ", 3), ("3,2", 3), ("0", None), ("-1", None), ("", None), ("many", None), ("2.5", None), ("\u0663", None)],
+)
+def test_threads_that_a_user_asks_for(text: str, expected: int | None) -> None:
+    assert threads_wanted({"OMP_NUM_THREADS": text}) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", 1), ("4", 4), ("64", 6), ("many", 6)])
+def test_threads_to_start_are_no_more_than_cores(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "available_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads_to_start() == expected
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert threads_to_start() == 6

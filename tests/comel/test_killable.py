@@ -65,6 +65,11 @@ def unsendable() -> object:
     return threading.Lock()
 
 
+def hang_up() -> None:
+    os.closerange(3, 256)
+    time.sleep(600)
+
+
 def allocate(size: int) -> int:
     return len(bytearray(size))
 
@@ -98,6 +103,20 @@ def test_a_crash_is_told_and_the_next_call_has_a_new_process(
     with pytest.raises(WorkerCrashed, match=said):
         worker.call(function, int(argument))
     assert worker.call(pid_and, 0)[0] != before
+
+
+def test_a_child_that_only_hangs_up_is_not_said_to_have_died_of_our_signal(worker: KillableWorker) -> None:
+    with pytest.raises(WorkerCrashed, match=r"^the process no longer answered and was ended$") as caught:
+        worker.call(hang_up)
+    assert caught.value.exit_code is None
+    assert worker.call(pid_and, 1)[1] == 1
+
+
+def test_a_function_that_exits_is_told_and_the_process_stays(worker: KillableWorker) -> None:
+    before = worker.call(pid_and, 0)[0]
+    with pytest.raises(CallFailed, match=r"^SystemExit: no licence$"):
+        worker.call(sys.exit, "no licence")
+    assert worker.call(pid_and, 0)[0] == before
 
 
 def test_a_hanging_call_is_cut(worker: KillableWorker) -> None:

@@ -189,6 +189,27 @@ def test_bags_without_any_spread_stay_finite() -> None:
     assert log_task.argmax(dim=1).tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("alike", [1.0, 0.5])
+def test_features_that_are_alike_in_all_bags_are_no_news(alike: float) -> None:
+    """Means of unequal numbers of equal rows differ by rounding, which is no covariance; a share of the features varies."""
+    size, generator = 512, torch.Generator().manual_seed(0)
+    constant = torch.rand(size, generator=generator) * 100
+    varies = torch.arange(size) >= alike * size
+
+    def bag(rows: int) -> Tensor:
+        return constant + torch.randn(rows, size, generator=generator) * varies
+
+    recognition = taught([(bag(5 + number), number * 7 % 4) for number in range(37)], classes=4)
+    query, columns = bag(9).unsqueeze(0), [slice(0, 2), slice(2, 4)]
+    near, far = recognition.distance(query, None, slice(0, 4)), recognition.distance(query + 1.0, None, slice(0, 4))
+    assert near is not None
+    assert far is not None
+    assert near < 2
+    assert far > 100
+    if alike == 1.0:
+        torch.testing.assert_close(recognition.log_task(query, None, columns), torch.full((1, 2), 0.5).log())
+
+
 def test_state_goes_through_a_state_dict() -> None:
     recognition = taught(some_bags())
     fresh = TaskRecognition(DIM)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from toys import CONTRACT, FINETUNE, OWLORA, TRAINER, Stream, killed, make_bag, tree, write_manifest, write_stream
 
 import comel
@@ -22,6 +23,7 @@ from comel.bag import FeatureContract, read_bag, write_bag
 from comel.errors import BagError, CapacityError, ComelError, ConfigError, FeatureMismatch, ManifestError, RunError
 from comel.predictor import Predictor
 from comel.run import RunDirectory
+from comel.trainer import resolve_device
 
 Cli = Callable[..., tuple[int, str, str]]
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
@@ -571,3 +573,24 @@ def test_mistakes_leave_no_run(small_stream: Stream, tmp_path: Path) -> None:
         with pytest.raises(ComelError):
             comel.train({**small_stream.settings(), section: value}, tmp_path / "run", quiet=True)
         assert not (tmp_path / "run" / "config.yaml").exists(), section
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cpu", None),
+        ("cuda:1", None),
+        ("cuda:2", "no 'cuda:2': this machine has 2 CUDA devices; they count from cuda:0"),
+        ("meta", "no device 'meta'; say auto, cpu, cuda or cuda:N"),
+        ("gpu", "no device 'gpu'; say auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_devices(name: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if expected is None:
+        assert str(resolve_device(name)) == name
+    else:
+        with pytest.raises(ConfigError) as error:
+            resolve_device(name)
+        assert str(error.value) == f"trainer.device: {expected}"

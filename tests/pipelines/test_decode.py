@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_slides import read_tile, tissue_picture, write_slide
 
+from comel.cores import available_cores
 from comel.errors import SlideError
 from pipelines import decode
 from pipelines.area import Area
@@ -249,3 +253,13 @@ def test_no_tiles_give_no_batches(slide_path: Path) -> None:
         plan = plan_tiles(slide, EVERYWHERE, tile_size=256, target_mpp=0.5)
         empty = TilePlan(plan.geometry, plan.level, plan.coords[:0], plan.tissue[:0])
         assert list(decoded_batches(slide, empty, 4)) == []
+
+
+@pytest.mark.parametrize(("threads", "expected"), [("1", 1), ("many", None), (None, None)])
+def test_a_process_decodes_in_as_many_threads_as_it_is_told(threads: str | None, expected: int | None) -> None:
+    told = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    if threads is not None:
+        told["OMP_NUM_THREADS"] = threads
+    code = "from pipelines.decode import DECODERS; print(DECODERS)"
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == (expected or min(8, available_cores()))

@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +23,7 @@ from small_cohort import (
     EATS,
     HANGS,
     ROOT,
+    SETTINGS,
     Trapped,
     assert_same,
     bags,
@@ -34,17 +37,20 @@ from small_cohort import (
 from small_slides import write_manifest
 
 from comel.bag import Bag
+from comel.manifest import read_manifest
 from pipelines.batch.claims import Claims
+from pipelines.batch.executor import LocalPool
 from pipelines.batch.outcomes import Ledger
 from pipelines.batch.owner import HOST_VARIABLE
-from pipelines.cohort import extract_cohort, read_failures
+from pipelines.batch.presence import Presence
+from pipelines.batch.supervise import InThisProcess, SlideTask, Supervisor
+from pipelines.batch.work import Job
+from pipelines.cohort import CohortRun, extract_cohort, read_failures
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Bag]]:
     """A cohort of six, and what an undisturbed run makes of it."""
-    from small_cohort import SETTINGS
-
     folder = tmp_path_factory.mktemp("cohort")
     manifest = write_cohort(folder, 6)
     assert extract_cohort(manifest, folder / "bags", SETTINGS, encoder=Trapped()).done == 6
@@ -84,12 +90,57 @@ def test_only_the_slide_that_takes_too_much_memory_is_blamed(tmp_path: Path) -> 
     assert extract(manifest, out, worker_memory=0.5, retry_failed=True).done == 1
 
 
+SLOW_TO_LOAD = """
+import ctypes, time
+import numpy
+class Slow:
+    name, dimension, weights_hash = "slow", 3, "0" * 64
+    def __init__(self, device):
+        time.sleep(14)
+    def encode(self, tiles):
+        if tiles.shape[1] == 64 and tiles[..., 1].mean(axis=(1, 2)).min() < 70:
+            ctypes.string_at(0)
+        return (tiles.mean(axis=(1, 2)) / 255).astype(numpy.float32)
+"""
+
+
+@pytest.mark.slow
+def test_a_slide_is_not_blamed_for_the_time_that_the_encoder_takes_to_load(tmp_path: Path) -> None:
+    """The first slide crashes the worker, and the next finds one that has loaded nothing."""
+    manifest, out = write_cohort(tmp_path, 2, crashes=CRASHES), tmp_path / "bags"
+    (tmp_path / "slow.py").write_text(SLOW_TO_LOAD)
+    settings = SETTINGS.model_copy(update={"encoder": f"{tmp_path / 'slow.py'}:Slow"})
+    report = CohortRun(read_manifest(manifest).rows, out, settings, LocalPool(1), time_limit=12).run()
+    assert [(failure.slide, failure.reason) for failure in report.failures] == [
+        ("crashes", "the process died (signal SIGSEGV)")
+    ]
+    assert report.done == 2
+
+
+def test_only_the_work_on_a_slide_has_its_time_limit(tmp_path: Path) -> None:
+    row, limits = read_manifest(write_cohort(tmp_path, 1)).rows[0], {}
+
+    class Recording(InThisProcess):
+        def call(self, function: Any, *arguments: Any, timeout: float | None = None, tell: Any = None) -> Any:
+            limits[function.__name__] = timeout
+            return super().call(function, *arguments, timeout=timeout, tell=tell)
+
+    job = Job(tmp_path / "bags", SETTINGS, "cpu", "run", key="key", time_limit=12, encoder=Trapped())
+    claims = Claims(job.state_dir / "claims")
+    presence = Presence(job.state_dir / "workers", claims, stall_limit=60)
+    settled = Supervisor(job, Recording(), claims, presence, threading.Event()).settle(SlideTask(row, None))
+    presence.close()
+    assert (settled.state, limits) == ("done", {"load": None, "work_on": 12})
+
+
 @pytest.mark.slow
 def test_a_slide_without_progress_is_stopped(tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path, 1, hangs=HANGS)
     report = extract(manifest, tmp_path / "bags", stall_limit=6)
     assert (report.done, report.failed) == (1, 1)
     assert report.failures[0].reason == "no sign of progress for 6 s; it was stopped"
+    assert "--batch-size" in report.failures[0].remedy
+    assert "--time-limit" not in report.failures[0].remedy
 
 
 def works(pid: int, out: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -10,16 +11,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from small_slides import MeanColour
 
 from comel.files import write_json
 from comel.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.executor import worker_environments
+from pipelines.batch.executor import LocalPool, worker_environments
 from pipelines.batch.outcomes import Ledger, Outcome, bag_path, files_stamp, inputs_stamp, overlay_path
-from pipelines.batch.owner import this_process
+from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.plan import plan_slides
-from pipelines.batch.presence import Presence
+from pipelines.batch.presence import Presence, remove_absent
 from pipelines.batch.status import RunningSlide, folder_status, seconds_left
+from pipelines.batch.work import Job
+from pipelines.settings import ExtractSettings
 
 
 def make_row(folder: Path, slide_id: str) -> ManifestRow:
@@ -73,6 +77,18 @@ def test_an_outcome_holds_until_a_file_changes(tmp_path: Path, change: Callable[
     assert not outcome.still_holds(replace(row, mpp=0.25), "key", out)
     change(row, out)
     assert not outcome.still_holds(row, "key", out)
+
+
+def test_an_outcome_is_of_the_file_that_the_manifest_names(tmp_path: Path) -> None:
+    """Two slides of equal size and time, whose paths the manifest had confused."""
+    one, other, out = make_row(tmp_path, "a"), make_row(tmp_path, "b"), tmp_path / "bags"
+    for path in (one.path, other.path, one.annotation, other.annotation):
+        assert path is not None
+        os.utime(path, ns=(1, 1))
+    outcome = finish(one, out)
+    assert outcome.still_holds(one, "key", out)
+    assert not outcome.still_holds(replace(one, path=other.path), "key", out)
+    assert not outcome.still_holds(replace(one, annotation=other.annotation), "key", out)
 
 
 def test_a_mirax_slide_changes_with_its_folder(tmp_path: Path) -> None:
@@ -155,6 +171,31 @@ def test_signs_of_a_process_that_ended_are_not_believed(tmp_path: Path) -> None:
     assert (found.running, found.tiles_per_second) == ((), 0.0)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_who_may_only_read_sees_the_status(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live process of another machine, whose sign has to be compared with a clock, and one that ended without a word."""
+    state, row = tmp_path / ".extract", make_row(tmp_path, "a")
+    (state / "claims").mkdir(parents=True)
+    slide = {"slide_id": "a", "stage": "encode", "done": 1, "total": 2, "since": 0.0}
+    for name, owner in (("live", Owner("elsewhere", "boot", 1, 0.0)), ("gone", replace(this_process(), pid=2**22 + 1))):
+        write_json(state / "workers" / f"{name}.json", {**asdict(owner), "tiles_per_second": 5.0, "running": [slide]})
+    before = sorted(tmp_path.rglob("*"))
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, "no", str(path))
+
+    with monkeypatch.context() as patch:
+        for change in ("touch", "unlink", "write_text", "write_bytes", "rename"):
+            patch.setattr(Path, change, refuse)
+        found = folder_status([row], tmp_path)
+    assert [(running.host, running.slide_id) for running in found.running] == [("elsewhere", "a")]
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [running.host for running in folder_status([row], tmp_path).running] == ["elsewhere"]
+    assert sorted(tmp_path.rglob("*")) == before
+    remove_absent(state / "workers", Claims(state / "claims"))
+    assert [path.name for path in (state / "workers").iterdir()] == ["live.json"]
+
+
 def test_time_left() -> None:
     def slide(done: int, tiles: int) -> RunningSlide:
         return RunningSlide("x", "host", 1, "encode", done, tiles, 0.0)
@@ -187,8 +228,15 @@ def test_a_stalled_slide_is_told(tmp_path: Path) -> None:
         (3, 0, {}, [{"OMP_NUM_THREADS": "2"}] * 3),
         (9, 0, {}, [{"OMP_NUM_THREADS": "1"}] * 9),
         (2, 0, {"OMP_NUM_THREADS": "1"}, [{}, {}]),
-        (2, 2, {}, [{}, {"CUDA_VISIBLE_DEVICES": "1"}]),
-        (3, 2, {"CUDA_VISIBLE_DEVICES": "5,7"}, [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
+        (2, 0, {"OMP_NUM_THREADS": "many"}, [{"OMP_NUM_THREADS": "4"}] * 2),
+        (2, 1, {}, [{"OMP_NUM_THREADS": "4"}] * 2),
+        (2, 2, {}, [{"OMP_NUM_THREADS": "4"}, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "1"}]),
+        (
+            3,
+            2,
+            {"CUDA_VISIBLE_DEVICES": "5,7", "OMP_NUM_THREADS": "3"},
+            [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "5"}],
+        ),
     ],
 )
 def test_each_worker_has_its_device_or_its_cores(
@@ -200,6 +248,38 @@ def test_each_worker_has_its_device_or_its_cores(
 def test_a_lone_worker_starts_no_more_threads_than_it_may_use() -> None:
     assert worker_environments(1, 0, 2, 64, {}) == [{"OMP_NUM_THREADS": "2"}]
     assert worker_environments(1, 0, 2, 64, {"OMP_NUM_THREADS": "9"}) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "expected"),
+    [
+        ("cuda", None, [None, "1", "2"]),
+        ("cuda", 2, [None, "1"]),
+        ("cuda:1", None, [None]),  # its worker has to see the devices that come before
+        ("cuda:1", 2, [None, None]),
+    ],
+)
+def test_workers_of_a_machine_with_three_devices(
+    tmp_path: Path, device: str, wanted: int | None, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, str]] = []
+
+    class Started:
+        """Takes the place of a child process; what it is asked is done here."""
+
+        def __init__(self, *, used_bytes: int | None, environment: dict[str, str]) -> None:
+            started.append(environment)
+
+        def call(self, function: Callable[..., object], *arguments: object) -> object:
+            return function(*arguments)
+
+    monkeypatch.setattr("pipelines.batch.executor.KillableWorker", Started)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    encoder = MeanColour()
+    encoder.device = device
+    LocalPool(wanted).describe(Job(tmp_path, ExtractSettings(), device, "run", encoder=encoder))
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in started] == expected
 
 
 def test_outcomes_are_plain_json(tmp_path: Path) -> None:

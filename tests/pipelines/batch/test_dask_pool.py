@@ -15,7 +15,7 @@ from small_cohort import CRASHES, EATS, SETTINGS, Trapped, assert_same, bags, le
 from comel.errors import ConfigError
 from comel.manifest import read_manifest
 from pipelines.batch.claims import Claims
-from pipelines.batch.dask_pool import DaskPool
+from pipelines.batch.dask_pool import DaskPool, child_environment
 from pipelines.batch.presence import Present, read_present
 from pipelines.cohort import CohortReport, CohortRun, extract_cohort, read_failures
 
@@ -87,6 +87,23 @@ def test_a_run_on_dask_is_interrupted(tmp_path: Path) -> None:
         wait_for(lambda: not leftovers(out))
     assert not bags(out)
     assert not (out / ".extract" / "outcomes").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "neighbours", "cores", "environment", "expected"),
+    [
+        (1, 4, 16, {}, "4"),
+        (1, 4, 16, {"OMP_NUM_THREADS": "1"}, "4"),  # Dask's own doing
+        (1, 4, 16, {"OMP_NUM_THREADS": "6"}, None),
+        (2, 1, 16, {}, "8"),  # joined after the others were counted
+        (1, 4, 3, {}, "3"),  # a job of its own on a machine that others use too
+        (1, 40, 16, {}, "1"),
+    ],
+)
+def test_dask_workers_of_a_machine_share_its_cores(
+    own: int, neighbours: int, cores: int, environment: dict[str, str], expected: str | None
+) -> None:
+    assert child_environment(own, neighbours, cores, 16, environment).get("OMP_NUM_THREADS") == expected
 
 
 @pytest.mark.parametrize(
