@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
+from comel.cores import limit_torch_threads
 from comel.killable import CallFailed, KillableWorker
 from service.logs import make_log, route_library_logs
 from service.models import ModelRegistry
@@ -127,5 +128,6 @@ def _bench(settings: ServiceSettings) -> Workbench:
     if _kept is None or _kept.settings != settings:
         # What libraries say here may name a file, as it may in the process that serves.
         route_library_logs(make_log())
+        limit_torch_threads()
         _kept = Workbench(settings, ModelRegistry(settings).get)
     return _kept
