@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -77,10 +78,12 @@ def one_thread_each() -> Iterator[Callable[[], None]]:
     """Torch computes with one thread in each thread that is begun meanwhile and calls what this gives.
 
     Torch keeps the number for the process and for every thread of its own, so both are set. The last to leave puts the
-    process's back.
+    process's back. An encoder that computes without torch does not have it loaded for this.
     """
-    import torch
-
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield lambda: None
+        return
     global _users, _threads_before
     with _lock:
         if not _users:

@@ -11,7 +11,7 @@ import pytest
 
 
 def demo(out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "comel.cli", "demo", "--out", str(out), "--slides", "8", "--size", "768", "--epochs", "1"]
+    command = [sys.executable, "-m", "comel.cli", "demo", "--out", str(out), "--slides", "6", "--size", "512", "--epochs", "1"]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
@@ -22,7 +22,7 @@ def test_the_demo_makes_everything_it_promises(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((out / "summary.json").read_text())
     assert summary["synthetic"] is True
-    assert summary["slides"] == 24
+    assert summary["slides"] == 18
     assert set(summary["table"]) == {"finetune", "owlora"}
     for scores in summary["table"].values():
         assert set(scores) == {
@@ -38,7 +38,7 @@ def test_the_demo_makes_everything_it_promises(tmp_path: Path) -> None:
     maps = sorted((out / "predictions").glob("*.png"))
     assert len(maps) == summary["predicted"] > 0
     assert len(list((out / "predictions").glob("*.geojson"))) == len(maps)
-    assert len(list((out / "bags" / "overlays").glob("*.png"))) == 24
+    assert len(list((out / "bags" / "overlays").glob("*.png"))) == 18
 
     bags = {path.name: path.stat().st_mtime_ns for path in (out / "bags").glob("*.h5")}
     again = demo(out)

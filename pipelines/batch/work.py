@@ -287,9 +287,8 @@ def _be_the_first_to_go() -> None:
 
 
 def _cuda_devices(device: str) -> int:
+    if device.partition(":")[0] != "cuda":
+        return 0
     import torch
 
-    chosen = torch.device(device)
-    if chosen.type != "cuda":
-        return 0
-    return torch.cuda.device_count() if chosen.index is None else 1
+    return torch.cuda.device_count() if torch.device(device).index is None else 1

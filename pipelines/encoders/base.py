@@ -62,6 +62,8 @@ def resolve_device(device: str) -> str:
     Raises:
         ConfigError: it is none of these, or this machine has none.
     """
+    if device == "cpu":
+        return "cpu"
     import torch
 
     if device == "auto":
@@ -89,12 +91,12 @@ def resolve_precision(precision: Precision, device: str) -> str:
     Raises:
         ConfigError: the device cannot compute in it.
     """
-    import torch
-
-    kind = torch.device(device).type
+    kind = device.partition(":")[0]
     if precision == "auto":
         if kind != "cuda":
             return "float32"
+        import torch
+
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if precision == "float16" and kind == "cpu":
         raise ConfigError("precision float16 needs a CUDA device", "choose auto, float32 or bfloat16")

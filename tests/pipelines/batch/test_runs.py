@@ -45,7 +45,7 @@ def enter(state: Path, key: str) -> str:
     return str(read_json(state / "run.json")["key"])
 
 
-@pytest.mark.parametrize("change", [{"dtype": "float32"}, {"assume_mpp": 0.5}])
+@pytest.mark.parametrize("change", [{"dtype": "float32"}, pytest.param({"assume_mpp": 0.5}, marks=pytest.mark.slow)])
 def test_a_run_keeps_one_with_other_settings_out_while_it_is_at_no_slide(tmp_path: Path, change: dict[str, Any]) -> None:
     """The second begins when the first has just done its last slide, so that no slide is claimed."""
     manifest, out = write_cohort(tmp_path, 1), tmp_path / "bags"
