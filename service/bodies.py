@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from comel.errors import ComelError
-from service.problems import TooLargeError, WrongKindError
+from service.errors import TooLargeError, WrongKindError
+from service.hdf5_check import HDF5_SIGNATURE
 
 __all__ = ["ReceivedBag", "limited", "received_bag", "safe_name", "small_body"]
 
 MAX_SMALL_BODY = 64 << 10
 _MULTIPART_FRAME = 16 << 10
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)

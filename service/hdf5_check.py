@@ -13,9 +13,11 @@ from typing import Any
 
 from comel.errors import BagError
 from comel.hdf5 import open_hdf5
-from service.problems import TooLargeError
+from service.errors import TooLargeError
 
-__all__ = ["check_hdf5"]
+__all__ = ["HDF5_SIGNATURE", "check_hdf5"]
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 MAX_OBJECTS = 200
 MAX_DEPTH = 4

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from comel.errors import ComelError
 from service.db.database import Database
 from service.db.tables import IdempotencyKey
-from service.problems import ConflictError
+from service.errors import ConflictError
 
 __all__ = ["Reservation", "Reservations"]
 

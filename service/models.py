@@ -21,8 +21,8 @@ from comel.bag import Bag, FeatureContract, TileGeometry
 from comel.errors import ComelError, RunError
 from comel.prediction import Prediction
 from comel.run import RunDirectory
+from service.errors import NotFoundError
 from service.model_choice import ModelChoices
-from service.problems import NotFoundError
 from service.settings import ServiceSettings
 
 __all__ = ["FixedModel", "ModelRegistry", "ModelState", "PredictorLike", "Refusal"]

@@ -15,10 +15,10 @@ from comel.maps import PNG_EFFORT, draw_map, to_geojson
 from service.db.database import Database
 from service.db.pages import Page, page_of
 from service.db.tables import PredictionRow
+from service.errors import NotFoundError
 from service.ids import is_id
 from service.prediction_files import Stored, read_folder, remove_folder
 from service.predictions import PREDICTIONS, TOP_TILES, Made
-from service.problems import NotFoundError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Literal
 from comel.bag import Bag, FeatureContract, write_bag
 from comel.files import canonical_json
 from comel.prediction import Prediction
+from service.errors import TooLargeError
 from service.hdf5_check import check_hdf5
 from service.models import PredictorLike
 from service.prediction_files import folder_bytes, read_folder, write_folder
-from service.problems import TooLargeError
 from service.received_bags import read_received_bag
 from service.settings import ServiceSettings
 from service.top_tiles import strongest, tile_pictures

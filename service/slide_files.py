@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from service.errors import NotFoundError
 from service.ids import is_id
-from service.problems import NotFoundError
 from service.slides import SlideFolders
 from service.uploads import UploadStore
 

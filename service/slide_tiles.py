@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from comel.errors import SlideError
 from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
 from pipelines.slide_files import slide_files
-from service.problems import NotFoundError, NotReadyError
+from service.errors import NotFoundError, NotReadyError
 
 if TYPE_CHECKING:
     from pipelines.slide import Slide

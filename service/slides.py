@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from comel.errors import ComelError
 from pipelines.slide_files import slide_files
-from service.problems import NotFoundError
+from service.errors import NotFoundError
 
 __all__ = ["ListedSlide", "SlideFolders", "is_slide_id", "resolve_slide"]
 

@@ -13,6 +13,7 @@ from comel.errors import ConfigError
 from comel.files import sha256_of_file, sha256_of_json
 from service.at_once import AtOnce
 from service.db.database import Database
+from service.errors import ConflictError, NotFoundError
 from service.idempotency import Reservation, Reservations
 from service.ids import new_id
 from service.jobs.pool import WorkerPool
@@ -22,7 +23,6 @@ from service.models import ModelRegistry
 from service.prediction_files import Stored
 from service.prediction_store import PredictionStore
 from service.predictions import Work
-from service.problems import ConflictError, NotFoundError
 from service.schemas import SourceRequest
 from service.settings import ServiceSettings
 from service.slide_files import SlideFiles

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from service.problems import WrongKindError
+from service.errors import WrongKindError
 
 __all__ = ["check_tiff"]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from comel.killable import CallKilled
-from service.problems import BusyError, NotReadyError
+from service.errors import BusyError, NotReadyError
 
 __all__ = ["Turns"]
 

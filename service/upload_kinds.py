@@ -1,4 +1,4 @@
-"""What a whole uploaded file is, by its content: the name that a client gives it says nothing."""
+"""What an uploaded file is, by its content: the name that a client gives it says nothing."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comel.bag import read_bag_header
 from comel.errors import ComelError
 from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
-from service.bodies import HDF5_SIGNATURE
-from service.hdf5_check import check_hdf5
-from service.problems import WrongKindError
+from service.file_kinds import instances_of, kind_of
 from service.settings import ServiceSettings
 from service.tiff_check import check_tiff
 from service.turns import Turns
 
-__all__ = ["FileInspector", "instances_of", "kind_of"]
+__all__ = ["FileInspector"]
 
 _MEMORY_BYTES = 4 << 30
 _UPLOAD_SECONDS, _BAG_SECONDS = 60.0, 20.0
-_ABSURD_PIXELS = 1 << 42
 
 
 class FileInspector:
@@ -76,37 +72,3 @@ class _Looking:
 
     def close(self) -> None:
         self._turns.close()
-
-
-def kind_of(path: Path, max_bytes: int, max_instances: int) -> str:
-    """See :meth:`FileInspector.kind`; runs in the child."""
-    with open(path, "rb") as file:
-        signature = file.read(len(HDF5_SIGNATURE))
-    if signature == HDF5_SIGNATURE:
-        check_hdf5(path, max_bytes=max_bytes, max_instances=max_instances)
-        return "bag"
-    from pipelines.slide import open_slide
-
-    try:
-        # The resolution may come with the request, so any will do here.
-        with open_slide(path, mpp=1.0) as slide:
-            width, height = slide.dimensions
-            if width * height > _ABSURD_PIXELS:
-                raise ComelError(f"{path}: states {width} x {height} pixels", "send a slide as its scanner wrote it")
-            slide.thumbnail(64)
-    except ComelError as error:
-        raise WrongKindError(f"{path}: neither a bag nor a slide that can be read ({_reason(error, path)})") from None
-    return "slide"
-
-
-def instances_of(path: Path, max_bytes: int, max_instances: int) -> int:
-    """See :meth:`FileInspector.instances`; runs in the child."""
-    check_hdf5(path, max_bytes=max_bytes, max_instances=max_instances)
-    try:
-        return int(read_bag_header(path)["instances"])
-    except ComelError:
-        return 0
-
-
-def _reason(error: ComelError, path: Path) -> str:
-    return error.what.removeprefix(f"{path}: ")

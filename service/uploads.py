@@ -22,8 +22,9 @@ from comel.files import sha256_of_file
 from service.bodies import safe_name
 from service.db.database import Database
 from service.db.tables import Upload
+from service.errors import ConflictError, NotFoundError, TooLargeError
 from service.ids import is_id, new_id
-from service.problems import UPLOADS, ConflictError, NotFoundError, TooLargeError
+from service.problems import UPLOADS
 from service.settings import ServiceSettings
 
 __all__ = ["UPLOADS", "UploadStore"]

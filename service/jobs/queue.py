@@ -18,9 +18,9 @@ from comel.errors import ComelError
 from service.db.database import Database
 from service.db.pages import Page, page_of
 from service.db.tables import Delivery, Job, PredictionRow
+from service.errors import BusyError, NotFoundError
 from service.ids import is_id, new_id
 from service.jobs.settings import JobSettings
-from service.problems import BusyError, NotFoundError
 
 __all__ = ["Accepted", "JobQueue", "LeaseLost", "NewJob"]
 

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 
 from comel.errors import ConfigError
 from service.access import allow
+from service.errors import NotReadyError
 from service.metrics import Metrics
 from service.models import ModelRegistry
-from service.problems import NotReadyError
 from service.request_state import backend_of
 from service.responses import file_answer, guarded, problems
 from service.schemas import Health, Readiness

@@ -19,12 +19,13 @@ from comel.prediction import Prediction, shortest_floats
 from service.access import allow
 from service.audit import AuditLog, outcome_of
 from service.bodies import received_bag, small_body
+from service.errors import WrongKindError
 from service.ids import is_id
 from service.job_schemas import JobAnswer, job_answer, time_of
 from service.jobs.queue import Accepted
 from service.metrics import Metrics
 from service.prediction_files import Stored
-from service.problems import WrongKindError, describe_validation
+from service.problems import describe_validation
 from service.request_state import audited, backend_of, key_of
 from service.responses import created, guarded, problems
 from service.routes.jobs import Cursor, Limit

@@ -12,7 +12,7 @@ from fastapi import Path as PathParameter
 
 from service.access import allow
 from service.cursors import Cursor, Limit, page_of
-from service.problems import NotFoundError
+from service.errors import NotFoundError
 from service.request_state import audited, backend_of
 from service.responses import Responses, file_answer, guarded, problems
 from service.schemas import EXAMPLE_SLIDE

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, Response
 
 import service
 from comel.maps import COLOUR_MAPS, colour_table
-from service.problems import NotFoundError
+from service.errors import NotFoundError
 from service.vendor import vendored
 
 __all__ = ["router", "viewer_file"]

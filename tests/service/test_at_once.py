@@ -19,10 +19,10 @@ from comel.errors import ComelError
 from comel.killable import CallFailed, KillableWorker
 from service.app import create_app
 from service.at_once import LOAD_SECONDS, AtOnce
+from service.errors import BusyError, TooLargeError
 from service.jobs.executors import ChildExecutor
 from service.models import ModelRegistry
 from service.predictions import Work
-from service.problems import BusyError, TooLargeError
 from service.settings import ServiceSettings
 
 

@@ -28,11 +28,11 @@ from service import uploads
 from service.app import create_app
 from service.backend import Backend, open_database
 from service.db.tables import Delivery, IdempotencyKey, Job, PredictionRow, Upload
+from service.errors import ConflictError
 from service.housekeeping import clean
 from service.jobs.queue import JobQueue
 from service.jobs.settings import JobSettings
 from service.jobs.sources import Inbox
-from service.problems import ConflictError
 from service.settings import ServiceSettings
 from service.uploads import UploadStore
 from service.webhooks import outbox

@@ -18,9 +18,9 @@ from service.db.backup import backup, restore
 from service.db.database import Database
 from service.db.migrate import head, revision, upgrade
 from service.db.tables import Base, Delivery, Job, PredictionRow
+from service.errors import BusyError, NotFoundError
 from service.jobs.queue import JobQueue, LeaseLost, NewJob
 from service.jobs.settings import JobSettings
-from service.problems import BusyError, NotFoundError
 
 
 def queue_of(database: Database, **settings: Any) -> JobQueue:  # noqa: F811

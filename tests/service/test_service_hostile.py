@@ -17,8 +17,8 @@ from comel.bag import write_bag
 from comel.errors import ComelError
 from service.app import create_app
 from service.bodies import limited
+from service.errors import TooLargeError
 from service.hdf5_check import check_hdf5
-from service.problems import TooLargeError
 from service.settings import ServiceSettings
 from service.tiff_check import check_tiff
 

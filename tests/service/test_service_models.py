@@ -24,8 +24,8 @@ from comel.files import sha256_of_file
 from comel.predictor import Predictor
 from service import app as application
 from service.app import create_app
+from service.errors import NotFoundError
 from service.models import SPARE_VERSIONS, ModelRegistry
-from service.problems import NotFoundError
 from service.settings import ServiceSettings
 
 

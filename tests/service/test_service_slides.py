@@ -17,7 +17,7 @@ from comel.bag import FeatureContract
 from comel.errors import ComelError
 from pipelines.encoders.base import PatchEncoder
 from service.app import create_app
-from service.problems import NotFoundError
+from service.errors import NotFoundError
 from service.settings import ServiceSettings
 from service.slides import resolve_slide
 
