@@ -136,7 +136,7 @@ def test_a_stage_ends_early_with_the_weights_of_its_best_epoch(
         assert validation_loss(published, bags) == pytest.approx(min(e["validation_ce"] for e in told), abs=1e-4)
 
 
-@STRATEGIES
+@pytest.mark.parametrize("strategy", [pytest.param(OWLORA, marks=pytest.mark.slow), FINETUNE], ids=["owlora", "finetune"])
 def test_killed_and_started_again_it_ends_the_same(stream: Stream, tmp_path: Path, strategy: dict[str, Any]) -> None:
     settings = stream.settings(strategy, **SHORT)
     whole = comel.train(settings, tmp_path / "whole", quiet=True)

@@ -51,7 +51,7 @@ def plainly(cases: list[CaseResult], given: bool, threshold: float) -> dict[tupl
     return {(kind, name): (bag if kind == "bag" else instance)[name] for kind, name in KINDS}
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_they_are_what_the_plain_bootstrap_gives(given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("comel.intervals._RESAMPLES", 120)
     results = random_results()

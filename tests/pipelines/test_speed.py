@@ -78,6 +78,7 @@ class Stuck:
         return np.zeros(3)
 
 
+@pytest.mark.slow
 def test_processes_that_are_stuck_end_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_Tiles", lambda slides, plans: Stuck())
     monkeypatch.setattr(speed, "_MOST_SECONDS_A_BATCH", 8)

@@ -144,6 +144,7 @@ def test_the_start_of_a_process_does_not_count_as_the_prediction(at_once: tuple[
     assert done == [("colon", LOAD_SECONDS), ("0" * 32, 0.5)]
 
 
+@pytest.mark.slow
 def test_after_a_process_died_the_next_one_loads_the_model(settings: ServiceSettings, bag: Path) -> None:
     settings.state_dir.mkdir()
     executor = ChildExecutor(settings)

@@ -176,7 +176,7 @@ def test_a_model_without_targets_is_refused(name: str) -> None:
         strategy_of(name).before_task(model, stage_of(0), bags_of(0))  # type: ignore[arg-type]
 
 
-@BOTH
+@pytest.mark.parametrize("name", ["lora", pytest.param("inflora", marks=pytest.mark.slow)])
 def test_killed_in_a_run_and_started_again(name: str, toy_stream: Stream, tmp_path: Path) -> None:
     """A process killed over and over ends with the weights of one never killed, and knows both tasks."""
     settings = toy_stream.settings(

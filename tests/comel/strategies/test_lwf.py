@@ -157,6 +157,7 @@ def test_options_are_checked() -> None:
             LwFOptions(**wrong)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole run over files, killed inside the second stage, and a task added to it; as if never killed."""
     assert_a_killed_run_ends_alike({"name": "lwf", "alpha": 5.0}, "comel.strategies.lwf:LwF", tmp_path, monkeypatch)
