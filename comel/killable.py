@@ -134,9 +134,10 @@ class KillableWorker:
             CallTimedOut: it took too long; the child was killed.
             CallOutOfMemory: it used more than ``used_bytes``; the child was killed.
             CallKilled: :meth:`kill` was called meanwhile.
-            WorkerCrashed: the child died.
+            WorkerCrashed: the child died of it. One that had died before, ended by others while it waited, is replaced.
         """
         self._killed.clear()
+        waited, begun = self.pid is not None, False
         pipe = self._started()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
@@ -144,9 +145,11 @@ class KillableWorker:
             while True:
                 if pipe.poll(_POLL_SECONDS):
                     kind, content = pipe.recv()
-                    if kind != "told":
+                    if kind == "begun":
+                        begun = True
+                    elif kind != "told":
                         break
-                    if tell is not None:
+                    elif tell is not None:
                         tell(content)
                 if deadline is not None and time.monotonic() > deadline:
                     self._end()
@@ -159,6 +162,8 @@ class KillableWorker:
             exit_code = self._end(patience=_GRACE_SECONDS)
             if self._killed.is_set():
                 raise CallKilled("it was stopped") from None
+            if waited and not begun:
+                return self.call(function, *arguments, timeout=timeout, tell=tell)
             raise WorkerCrashed(exit_code) from None
         except BaseException:
             # What the child still sends would be taken for the answer to the next call.
@@ -244,6 +249,7 @@ def serve(descriptor: str, parent: str, memory_bytes: str) -> None:
             function, arguments, tells = pipe.recv()
         except (EOFError, OSError):
             return
+        pipe.send(("begun", None))
         extra = (lambda message: pipe.send(("told", message)),) if tells else ()
         try:
             pipe.send(("returned", function(*arguments, *extra)))

@@ -8,7 +8,7 @@ from service.errors import NotReadyError, TooLargeError
 from service.jobs.executors import Executor, ran_out_of_memory
 from service.predictions import Made, Work
 from service.settings import ServiceSettings
-from service.turns import Turns, twice
+from service.turns import Turns
 
 __all__ = ["AtOnce"]
 
@@ -49,8 +49,10 @@ class AtOnce:
         """
         seconds = self._settings.sync_timeout_seconds
         with self._turns.turn(seconds, remedy=_AS_JOB, retry_after=self._settings.retry_seconds):
+            # A process that was just started, also after one that died, has no model yet.
+            self._load(work.model, work.version)
             try:
-                return twice(lambda: self._perform(work, seconds))
+                return self._executor.perform(work, lambda stage, done, total: None, timeout=seconds)
             except WorkerCrashed:
                 what = "the process that read the bag died of it"
                 raise ComelError(what, "check the file; it may be damaged, or need more memory than a worker has") from None
@@ -66,14 +68,9 @@ class AtOnce:
         """End the process; what is under way or waits ends with it."""
         self._turns.close()
 
-    def _perform(self, work: Work, seconds: float) -> Made:
-        # A process that was just started, also after one that died, has no model yet.
-        self._load(work.model, work.version)
-        return self._executor.perform(work, lambda stage, done, total: None, timeout=seconds)
-
     def _load(self, model: str, version: int | None) -> None:
         try:
-            twice(lambda: self._executor.prepare(model, version, timeout=LOAD_SECONDS))
+            self._executor.prepare(model, version, timeout=LOAD_SECONDS)
         except (WorkerCrashed, CallTimedOut) as error:
             raise NotReadyError(f"the model cannot be loaded ({error})", "ask the service's operator") from None
         except CallFailed as failure:

@@ -11,18 +11,21 @@ from fastapi import Query
 
 from comel.errors import ComelError
 
-__all__ = ["Cursor", "Limit", "no_cursor", "page_of", "read_cursor", "write_cursor"]
+__all__ = ["Limit", "NameCursor", "TimeCursor", "no_cursor", "page_of", "read_cursor", "write_cursor"]
 
 Entry = TypeVar("Entry")
-Limit = Annotated[int, Query(ge=1, le=1000, description="most entries of a page", examples=[100])]
-Cursor = Annotated[
-    str | None,
-    Query(
-        max_length=1024,
-        description="`next` of the page before; the first page if not given",
-        examples=["WyJzbGlkZS0xLnN2cyIsICI1ZDQxNDAyYWJjNGIyYTc2Yjk3MTlkOTExMDE3YzU5MiJd"],
-    ),
-]
+Limit = Annotated[int, Query(ge=1, le=200, description="most entries of a page", examples=[100])]
+
+
+def _cursor(example: str) -> Any:
+    said = "`next` of the page before; the first page if not given"
+    return Query(max_length=1024, description=said, examples=[example])
+
+
+NameCursor = Annotated[str | None, _cursor("WyJzbGlkZS0xLnN2cyIsICI1ZDQxNDAyYWJjNGIyYTc2Yjk3MTlkOTExMDE3YzU5MiJd")]
+"""Of a list that is sorted by name."""
+TimeCursor = Annotated[str | None, _cursor("WyIxNzcyMzU3NDAwLjAiLCAiOWY4NmQwODE4ODRjNGQ2NTlhMmZlYWEwYzU1YWQwMTUiXQ")]
+"""Of a list whose newest entries come first."""
 
 
 def page_of(

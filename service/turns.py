@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from comel.killable import CallKilled, WorkerCrashed
+from comel.killable import CallKilled
 from service.errors import BusyError, NotReadyError
 
-__all__ = ["Turns", "twice"]
-
-Result = TypeVar("Result")
+__all__ = ["Turns"]
 
 _KILL_SECONDS = 0.2
 
@@ -56,17 +54,6 @@ class Turns:
             self._worker.close()
         finally:
             self._lock.release()
-
-
-def twice(call: Callable[[], Result]) -> Result:
-    """Do it again where the process died, and believe the second one.
-
-    A process may be ended for no fault of what it was given: by an operator, or by a system that is short of memory.
-    """
-    try:
-        return call()
-    except WorkerCrashed:
-        return call()
 
 
 def _stopping() -> NotReadyError:

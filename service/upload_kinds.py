@@ -11,7 +11,7 @@ from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrash
 from service.file_kinds import instances_of, kind_of
 from service.settings import ServiceSettings
 from service.tiff_check import check_tiff
-from service.turns import Turns, twice
+from service.turns import Turns
 
 __all__ = ["FileInspector"]
 
@@ -66,7 +66,7 @@ class _Looking:
     def __call__(self, function: Callable[..., Any], path: Path, *limits: int) -> Any:
         with self._turns.turn(2 * self._seconds, remedy="send it again later"):
             try:
-                return twice(lambda: self._child.call(function, path, *limits, timeout=self._seconds))
+                return self._child.call(function, path, *limits, timeout=self._seconds)
             except (CallFailed, CallTimedOut, WorkerCrashed):
                 raise ComelError(f"{path}: cannot be read as a slide or a bag", "check the file") from None
 

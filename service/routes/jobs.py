@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 
 from service.access import allow
+from service.cursors import Limit, TimeCursor
 from service.ids import is_id
 from service.job_schemas import JobAnswer, JobPage, State, job_answer
 from service.request_state import audited, backend_of
@@ -17,15 +18,6 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=guarded(422))
 
-Limit = Annotated[int, Query(ge=1, le=200, description="most entries of the page", examples=[50])]
-Cursor = Annotated[
-    str | None,
-    Query(
-        max_length=200,
-        description="`next` of the page before; the first page if not given",
-        examples=["WyIxNzcyMzU3NDAwLjAiLCAiOWY4NmQwODE4ODRjNGQ2NTlhMmZlYWEwYzU1YWQwMTUiXQ"],
-    ),
-]
 StateFilter = Annotated[State | None, Query(description="only jobs in this state", examples=["running"])]
 ModelFilter = Annotated[
     str | None, Query(max_length=128, pattern="^[!-~]+$", description="only jobs of this model", examples=["breast"])
@@ -35,7 +27,7 @@ JobId = Annotated[str, Path(description="a job's id", examples=[EXAMPLE_ID])]
 
 @router.get("", summary="List jobs", operation_id="list_jobs", dependencies=[allow("read")])
 def list_jobs(
-    request: Request, state: StateFilter = None, model: ModelFilter = None, limit: Limit = 50, cursor: Cursor = None
+    request: Request, state: StateFilter = None, model: ModelFilter = None, limit: Limit = 50, cursor: TimeCursor = None
 ) -> JobPage:
     """Newest first. Jobs that come meanwhile do not shift the pages."""
     page = backend_of(request).queue.list(state=state, model=model, limit=limit, cursor=cursor)

@@ -19,6 +19,7 @@ from comel.prediction import Prediction, shortest_floats
 from service.access import allow
 from service.audit import AuditLog, outcome_of
 from service.bodies import received_bag, small_body
+from service.cursors import Limit, TimeCursor
 from service.errors import WrongKindError
 from service.ids import is_id
 from service.job_schemas import JobAnswer, job_answer, time_of
@@ -28,7 +29,6 @@ from service.prediction_files import Stored
 from service.problems import describe_validation
 from service.request_state import audited, backend_of, key_of
 from service.responses import created, guarded, problems
-from service.routes.jobs import Cursor, Limit
 from service.schemas import (
     EXAMPLE_ID,
     InstancesBody,
@@ -131,7 +131,7 @@ async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None
 
 
 @router.get("", summary="List predictions", operation_id="list_predictions", dependencies=[allow("read")])
-def list_predictions(request: Request, limit: Limit = 50, cursor: Cursor = None) -> PredictionPage:
+def list_predictions(request: Request, limit: Limit = 50, cursor: TimeCursor = None) -> PredictionPage:
     """Newest first. Predictions that come meanwhile do not shift the pages."""
     backend = backend_of(request)
     with audited(request, "read", prediction=None, part="list"):

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 
 from service.access import allow
-from service.cursors import Cursor, Limit, page_of
+from service.cursors import Limit, NameCursor, page_of
 from service.errors import NotFoundError
 from service.request_state import audited, backend_of
 from service.responses import Responses, file_answer, guarded, problems
@@ -43,7 +43,7 @@ Width = Annotated[int, Query(ge=32, le=2048, description="width in pixels", exam
 
 
 @router.get("", summary="Slides of the slide folders", operation_id="list_slides", dependencies=[allow("read")])
-def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: Cursor = None) -> SlideList:
+def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: NameCursor = None) -> SlideList:
     """By file name; `next` is the cursor of the page after this one. A folder of DICOM files is one slide.
 
     What lies behind a symbolic link is not listed.

@@ -45,6 +45,12 @@ def die(by: int) -> None:
     time.sleep(60)
 
 
+def note_and_die(path: Path) -> None:
+    with open(path, "a") as stream:
+        stream.write("once ")
+    os._exit(3)
+
+
 def leave(code: int) -> None:
     os._exit(code)
 
@@ -72,6 +78,24 @@ def hang_up() -> None:
 
 def allocate(size: int) -> int:
     return len(bytearray(size))
+
+
+def test_a_child_that_others_ended_while_it_waited_is_replaced(worker: KillableWorker) -> None:
+    """Whether that is noticed before the call is sent, or only as no answer comes."""
+    pids = set()
+    for number in range(8):
+        pid, value = worker.call(pid_and, number)
+        assert value == number
+        pids.add(pid)
+        os.kill(pid, signal.SIGKILL)
+    assert len(pids) == 8
+
+
+def test_a_call_that_a_waiting_child_dies_of_is_not_made_again(worker: KillableWorker, tmp_path: Path) -> None:
+    worker.call(pid_and, 0)
+    with pytest.raises(WorkerCrashed):
+        worker.call(note_and_die, tmp_path / "calls")
+    assert (tmp_path / "calls").read_text() == "once "
 
 
 def test_calls_share_a_process(worker: KillableWorker) -> None:

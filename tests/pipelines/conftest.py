@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small_slides import MeanColour, tissue_picture, write_slide
+
+from pipelines.slide import Slide
 
 REAL_SLIDES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wsi"
 
@@ -12,6 +15,20 @@ REAL_SLIDES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "
 @pytest.fixture
 def encoder() -> MeanColour:
     return MeanColour()
+
+
+@pytest.fixture
+def read_pixels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pixels each reading of a slide takes."""
+    sizes: list[int] = []
+    read = Slide.read_region
+
+    def recorded(slide: Slide, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        sizes.append(size[0] * size[1])
+        return read(slide, location, level, size)
+
+    monkeypatch.setattr(Slide, "read_region", recorded)
+    return sizes
 
 
 @pytest.fixture

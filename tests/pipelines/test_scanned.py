@@ -11,24 +11,10 @@ from small_slides import tissue_picture, write_slide
 from vendor_slides import write_leica
 
 from pipelines.scanned import picture_pieces, scanned_areas
-from pipelines.slide import Slide, open_slide
+from pipelines.slide import open_slide
 
 PIXELS = tissue_picture(1024, 768, (128, 128, 896, 640))
 PLACES = [(1000, 500), (2701, 2003)]
-
-
-@pytest.fixture
-def read_pixels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pixels each reading takes."""
-    sizes: list[int] = []
-    read = Slide.read_region
-
-    def recorded(slide: Slide, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        sizes.append(size[0] * size[1])
-        return read(slide, location, level, size)
-
-    monkeypatch.setattr(Slide, "read_region", recorded)
-    return sizes
 
 
 @pytest.mark.parametrize("side", [200, 3000, 4000])

