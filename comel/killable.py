@@ -6,6 +6,7 @@ Decoding a slide runs code of many vendors' formats in C: it may hang, crash or 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -193,7 +194,7 @@ class KillableWorker:
         self._end()
         output = _where_errors_go()  # before the pipe, which might take the number of a closed one
         here, there = socket.socketpair()
-        with there:
+        with there, _out_of_reach_of_ctrl_c():
             descriptor = there.fileno()
             said = [json.dumps(sys.path), str(descriptor), str(os.getpid()), str(self._memory_bytes or 0)]
             self._process = subprocess.Popen(
@@ -221,6 +222,16 @@ class KillableWorker:
         return exit_code
 
 
+@contextlib.contextmanager
+def _out_of_reach_of_ctrl_c() -> Iterator[None]:
+    """What is started here never gets a SIGINT: it inherits the mask, and so has no moment before it could ignore one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _where_errors_go() -> int:
     """What a function prints, such as a user's encoder that greets, is no part of the result that the parent prints."""
     try:
@@ -239,7 +250,6 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 def serve(descriptor: str, parent: str, memory_bytes: str) -> None:
     """The child's main loop: answers calls until the pipe closes. All arguments are whole numbers as text."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     if int(memory_bytes):
         _limit_memory(int(memory_bytes))

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,22 @@ def test_a_call_that_a_waiting_child_dies_of_is_not_made_again(worker: KillableW
     with pytest.raises(WorkerCrashed):
         worker.call(note_and_die, tmp_path / "calls")
     assert (tmp_path / "calls").read_text() == "once "
+
+
+def test_ctrl_c_does_not_reach_the_child_from_its_first_moment(capfd: pytest.CaptureFixture[str]) -> None:
+    """A terminal sends it to every process of the foreground, those that are only just starting included."""
+    for _ in range(4):
+        with KillableWorker() as worker, ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(worker.call, pid_and, 1)
+            sent = 0
+            while not answer.done():
+                if (pid := worker.pid) is not None:
+                    os.kill(pid, signal.SIGINT)
+                    sent += 1
+                time.sleep(0.001)
+            assert answer.result()[1] == 1
+            assert sent
+    assert not capfd.readouterr().err
 
 
 def test_calls_share_a_process(worker: KillableWorker) -> None:
