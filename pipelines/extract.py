@@ -201,4 +201,6 @@ def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: Ex
     notes += [absent_class(name) + marks for name in absent]
     if bag.geometry is not None and bag.geometry.interpolated:
         notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
+    if len(bag) > 1 and (bag.features == bag.features[0]).all():
+        notes.append(f"{bag.contract.encoder} gave all {len(bag)} tiles the same features")
     return notes

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 __all__ = ["Device", "Json", "Quiet", "Run", "Set", "Version", "ink_colours", "number", "print_json"]
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+_output: ContextVar[TextIO] = ContextVar("where the result of --json goes")
+
+
+def _nothing_but_the_result(context: typer.Context, wanted: bool) -> bool:
+    """What code of the user's prints meanwhile, such as an encoder that greets, goes to standard error."""
+    if wanted:
+        _output.set(sys.stdout)
+        context.with_resource(contextlib.redirect_stdout(sys.stderr))
+    return wanted
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else.", callback=_nothing_but_the_result)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as trainer.epochs=20; may be repeated.")]
@@ -24,8 +40,8 @@ def number(value: float | None) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a result as indented JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print the result of a command that was given ``--json``, indented."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str), file=_output.get())
 
 
 def ink_colours(text: str | None) -> tuple[str, ...] | None:

@@ -55,6 +55,15 @@ def test_enlarged_tiles_are_noted(slide_path: Path, encoder: MeanColour) -> None
     assert any("enlarged" in note for note in extracted.notes)
 
 
+def test_an_encoder_that_does_not_look_is_noted(slide_path: Path) -> None:
+    class Blind(MeanColour):
+        def encode(self, tiles: np.ndarray) -> np.ndarray:
+            return np.zeros((len(tiles), self.dimension), np.float32)
+
+    extracted = extract_slide(slide_path, slide_id="s", encoder=Blind(), settings=SETTINGS)
+    assert extracted.notes == ["mean-colour gave all 12 tiles the same features"]
+
+
 def test_annotation_gives_labels(slide_path: Path, tmp_path: Path, encoder: MeanColour) -> None:
     import tifffile
 

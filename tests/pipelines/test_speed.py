@@ -24,9 +24,10 @@ class Means:
     name, dimension, weights_hash = "means", 3, "0" * 64
 
     def __init__(self, device):
-        pass
+        print("an encoder that greets")
 
     def encode(self, tiles):
+        print("and talks")
         return tiles.mean(axis=(1, 2)).astype(np.float32)
 """
 
@@ -45,7 +46,7 @@ def run(*arguments: str) -> str:
 
 def test_table_for_a_slide_and_json_for_a_synthetic_one(slide_path: Path, own_encoder: str) -> None:
     table = run(str(slide_path), "--encoder", own_encoder, "--device", "cpu", "--quiet")
-    assert table.startswith("12 tiles, 1 workers,")
+    assert "\n12 tiles, 1 workers," in table
     for way in ("null encoder", "with encoder", "encoder alone", "DataLoader"):
         assert f"| {way} |" in table
     assert "| pixels decoded / unique | 1.00 | <= 1.1 | yes |" in table
