@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -72,8 +73,12 @@ class Server:
     def children(self) -> list[psutil.Process]:
         """The worker processes."""
         assert self.process is not None
-        found = psutil.Process(self.process.pid).children()
-        return [child for child in found if "comel.killable" in " ".join(child.cmdline())]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # one of them may have died just now
+                if "comel.killable" in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def kill(self) -> None:
         assert self.process is not None
