@@ -14,10 +14,14 @@ from comel.classes import Head
 from comel.config import DataConfig
 from comel.errors import BagError, ConfigError, FeatureMismatch, ManifestError
 from comel.foreign import bag_path, read_any_bag
+from comel.geometry import tile_cells, tile_spacing
 from comel.manifest import Manifest, ManifestRow, read_manifest
 from comel.splits import assign_splits, split_by_fold
 
 __all__ = ["BagStore", "Case", "TaskData", "join_slides", "load_tasks"]
+
+_ROWS_BETWEEN_SLIDES = 16
+"""So many that no square of tiles is of two slides, where squares are as large as they are by default."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,10 @@ def check_contract(contract: FeatureContract, bag: Bag, where: Path | str) -> No
 
 
 def join_slides(name: str, bags: Sequence[Bag]) -> Bag:
-    """One bag from a case's slides. Later slides are laid below the earlier ones, so that no two tiles share a place."""
+    """One bag from a case's slides, each below the one before it, all with the tile distance of the first.
+
+    So no two tiles share a place, and tiles are neighbours where they were, whatever the slides' resolutions.
+    """
     if len(bags) == 1:
         return bags[0]
     features = np.concatenate([bag.features for bag in bags])
@@ -121,14 +128,14 @@ def join_slides(name: str, bags: Sequence[Bag]) -> Bag:
     if all(bag.labels is not None for bag in bags):
         labels = np.concatenate([bag.labels for bag in bags if bag.labels is not None])
     coords = None
-    if all(bag.coords is not None for bag in bags):
-        shifted, offset = [], 0
-        for bag in bags:
-            assert bag.coords is not None
-            shifted.append(bag.coords + np.array([0, offset]))
-            tall = bag.geometry.level0_height if bag.geometry else int(bag.coords[:, 1].max(initial=0))
-            offset += tall + 16 * (bag.geometry.patch_size_level0 if bag.geometry else 256)
-        coords = np.concatenate(shifted)
+    placed = [bag.coords for bag in bags if bag.coords is not None]
+    if len(placed) == len(bags):
+        laid, below = [], 0
+        for one in placed:
+            cells = tile_cells(one) + np.array([0, below])
+            below = int(cells[:, 1].max(initial=below)) + _ROWS_BETWEEN_SLIDES
+            laid.append(cells)
+        coords = np.rint(np.concatenate(laid) * tile_spacing(placed[0])).astype(np.int64)
     shared = replace(bags[0], slide_id=name, geometry=None, quality={}, parent=None, scales=())
     return replace(shared, features=features, coords=coords, labels=labels)
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from comel.geometry import tile_spacing
+
 __all__ = ["FALSE_ALARMS", "connected_tiles", "froc"]
 
 FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -36,7 +38,7 @@ def froc(
     found: list[float] = []
     alarms: list[float] = []
     for one, truth, places in zip(scores, labels, coords, strict=True):
-        step = _step(places)
+        step = tile_spacing(places)
         lesion_of = connected_tiles(places, truth == 1, step)
         best = np.full(lesion_of.max(initial=-1) + 1, -np.inf)
         detection_of = connected_tiles(places, one >= threshold, step)
@@ -59,13 +61,13 @@ def froc(
     return sensitivity
 
 
-def connected_tiles(coords: np.ndarray, chosen: np.ndarray, step: float) -> np.ndarray:
+def connected_tiles(coords: np.ndarray, chosen: np.ndarray, step: np.ndarray) -> np.ndarray:
     """The number of the connected group of each chosen tile, from 0; -1 for the others.
 
     Args:
         coords: (N, 2) tile corners.
         chosen: (N,) bool.
-        step: distance of neighbouring tiles in the units of ``coords``.
+        step: (2,) distance of neighbouring tiles along x and y in the units of ``coords``.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -74,18 +76,7 @@ def connected_tiles(coords: np.ndarray, chosen: np.ndarray, step: float) -> np.n
     group = np.full(len(coords), -1)
     count = int(chosen.sum())
     if count:
-        pairs = cKDTree(coords[chosen]).query_pairs(1.5 * step, p=np.inf, output_type="ndarray")
+        pairs = cKDTree(coords[chosen] / step).query_pairs(1.5, p=np.inf, output_type="ndarray")
         graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
         group[chosen] = connected_components(graph, directed=False)[1]
     return group
-
-
-def _step(coords: np.ndarray) -> float:
-    """The usual distance from a tile to the nearest other one. Positions are rounded, and some tools start a new grid for each
-    piece of tissue, so neither a difference of columns nor the least distance will do."""
-    from scipy.spatial import cKDTree
-
-    if len(coords) < 2:
-        return 0.0
-    distances, _ = cKDTree(coords).query(coords, k=2, p=np.inf)
-    return float(np.median(distances[:, 1]))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comel.errors import BagError
-from comel.neighbours import tile_distance
+from comel.neighbours import cells_of
 
 __all__ = ["GDATBlock", "GroupedDoubleAttention", "list_positions", "spatial_groups"]
 
@@ -183,8 +183,7 @@ def spatial_groups(coords: Tensor, side: int) -> Tensor:
         coords: (M, 2) top-left corners in any unit.
         side: group side in tiles.
     """
-    coords = coords.double()
-    cells = torch.floor((coords - coords.min(dim=0).values) / (tile_distance(coords) * side) + 1e-3).long()
+    cells = cells_of(coords) // side
     return cells[:, 1] * (int(cells[:, 0].max()) + 1) + cells[:, 0]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from comel.errors import BagError
 
-__all__ = ["TileGeometry", "geometry_from_attributes"]
+__all__ = ["TileGeometry", "geometry_from_attributes", "tile_cells", "tile_spacing"]
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,47 @@ def geometry_from_attributes(attributes: Mapping[str, Any]) -> TileGeometry | No
     if not all(np.isfinite(size) and size > 0 for size in sizes) or not 0 <= geometry.overlap < geometry.patch_size:
         raise BagError(f"{geometry.name or 'bag'}: tile size, overlap or mpp on 'coords' is absurd", "extract the slide again")
     return geometry
+
+
+def tile_spacing(coords: np.ndarray) -> np.ndarray:
+    """(2,) distance of neighbouring tiles along x and y, in the unit of ``coords``; any length where there are no neighbours.
+
+    It is looked for inside rows and columns: some tools begin a new grid for each piece of tissue, so that columns of one piece
+    lie between those of another. Positions are rounded to whole pixels one by one, so it is a mean, which does not drift.
+
+    Args:
+        coords: (N, 2) top-left corners.
+    """
+    coords = np.asarray(coords, dtype=np.float64)
+    gaps = [_gaps(coords, along, across) for along, across in ((0, 1), (1, 0))]
+    if not any(map(len, gaps)):
+        gaps = [np.diff(np.unique(coords[:, axis])) for axis in (0, 1)]
+    every = np.concatenate(gaps)
+    if not len(every):
+        return np.array([256.0, 256.0])
+    # Of tiles far apart there may be many, of tiles closer than neighbours only a few, where two pieces overlap.
+    near = 1.5 * np.quantile(every, 0.05, method="lower")
+    means = [own[own < near].mean() if (own < near).any() else None for own in gaps]
+    return np.array([means[0] or means[1], means[1] or means[0]])
+
+
+def _gaps(coords: np.ndarray, along: int, across: int) -> np.ndarray:
+    """From each tile to the next one in its row (along x, across y) or column."""
+    ordered = coords[np.lexsort((coords[:, along], coords[:, across]))]
+    steps = np.diff(ordered, axis=0)
+    return steps[(steps[:, across] == 0) & (steps[:, along] > 0), along]
+
+
+def tile_cells(coords: np.ndarray) -> np.ndarray:
+    """Column and row of each tile, whole numbers from 0, (N, 2) int64.
+
+    Pieces of tissue with grids of their own are moved by up to half a tile onto one grid; inside a piece nothing moves.
+
+    Args:
+        coords: (N, 2) top-left corners.
+    """
+    coords = np.asarray(coords, dtype=np.float64)
+    if not len(coords):
+        return np.zeros((0, 2), np.int64)
+    # Not rint: it rounds halves to even numbers, and would tear a piece apart that lies half a tile off.
+    return np.floor((coords - coords.min(axis=0)) / tile_spacing(coords) + 0.5).astype(np.int64)

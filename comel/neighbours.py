@@ -5,35 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["neighbour_mean", "tile_distance"]
+from comel.geometry import tile_cells
+
+__all__ = ["cells_of", "neighbour_mean"]
 
 _OFFSETS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
 
 
-def tile_distance(coords: Tensor) -> Tensor:
-    """Distance of neighbouring tiles: the mean of the ordinary gaps between distinct positions, over both axes; a scalar.
-
-    Positions are rounded one by one, so gaps differ by a pixel and only their mean does not drift; gaps of more than one and
-    a half times the median are where tissue is missing.
+def cells_of(coords: Tensor) -> Tensor:
+    """Column and row of each tile as :func:`comel.geometry.tile_cells` gives them, (M, 2) on the device of ``coords``.
 
     Args:
-        coords: (M, 2) top-left corners in any unit, double.
+        coords: (M, 2) top-left corners of the tiles in any unit.
     """
-    gaps = torch.cat([torch.diff(torch.unique(coords[:, axis])) for axis in (0, 1)])
-    if not len(gaps):
-        return coords.new_ones(())
-    return gaps[gaps < 1.5 * gaps.median()].mean()
+    return torch.from_numpy(tile_cells(coords.detach().cpu().numpy())).to(coords.device)
 
 
 def neighbour_mean(values: Tensor, coords: Tensor) -> Tensor:
     """Mean of each tile's value and those of the up to eight tiles around it, (M, C).
 
+    Where tiles of two pieces of tissue lie in one cell, their neighbours see one of them.
+
     Args:
         values: (M, C).
         coords: (M, 2) top-left corners of the tiles in any unit.
     """
-    place = coords.double()
-    cells = torch.round((place - place.amin(dim=0)) / tile_distance(place)).long()
+    cells = cells_of(coords)
     width = int(cells[:, 0].max()) + 3
     key = (cells[:, 1] + 1) * width + cells[:, 0] + 1  # (M,), a free column on either side
     ordered, order = torch.sort(key)

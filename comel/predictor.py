@@ -111,9 +111,11 @@ class Predictor:
             output = model(batch)
             distance = model.distance(batch, head)
             probabilities = model.probabilities(output, head)[0]
+            if head is not None:
+                output = model.with_task(output, head)
             column = int(probabilities.argmax())
             chosen = classes.head_of(column)
-            scores = model.evidence(output, chosen, given=given)[0].float().cpu().numpy()
+            scores = model.evidence(output, chosen)[0].float().cpu().numpy()
             by_class = output.instance_scores[0].clamp(0, 1).mul(255).round().byte().cpu().numpy()
         label = classes.heads[chosen].labels[column - classes.columns(chosen).start]
         return Prediction(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from comel.errors import ComelError
+from comel.geometry import tile_spacing
 from comel.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def tile_grid(prediction: Prediction) -> TileGrid:
     if geometry is not None:
         stride, tile = np.array([geometry.stride_x, geometry.stride_y]), np.array([geometry.tile_width, geometry.tile_height])
     else:
-        stride = tile = _spacing(coords)
+        stride = tile = tile_spacing(coords)
     if not len(coords):
         nothing = np.zeros(0, np.int64)
         return TileGrid(nothing, nothing, 1.0, 1.0, RasterTransform(0.0, 0.0, *stride.tolist()))
@@ -170,24 +171,6 @@ def tile_grid(prediction: Prediction) -> TileGrid:
     transform = RasterTransform(*(lowest + offsets.mean(axis=0)).tolist(), *cell.tolist())
     columns, rows = index.astype(np.int64).T
     return TileGrid(columns, rows, float(span[0]), float(span[1]), transform)
-
-
-def _spacing(coords: np.ndarray) -> np.ndarray:
-    """(2,) the usual distance of neighbouring tiles along x and y; any length serves where there are no neighbours."""
-    steps: list[float | None] = []
-    for along, across in ((0, 1), (1, 0)):
-        ordered = coords[np.lexsort((coords[:, along], coords[:, across]))]
-        gaps = np.diff(ordered, axis=0)
-        near = gaps[(gaps[:, across] == 0) & (gaps[:, along] > 0), along]
-        near = near if len(near) else np.diff(np.unique(coords[:, along]))
-        if not len(near):
-            steps.append(None)
-            continue
-        values, counts = np.unique(near, return_counts=True)
-        usual = values[counts.argmax()]
-        steps.append(float(near[np.abs(near - usual) <= max(1.0, 0.01 * usual)].mean()))
-    x, y = steps
-    return np.array([x or y or 256.0, y or x or 256.0])
 
 
 def _trailing_sum(values: np.ndarray, length: int, axis: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -167,27 +167,31 @@ class MILModel(nn.Module, ABC):
         self.temperature[head] = temperature
 
     def calibrate(self, head: int, threshold: float) -> float:
-        """Told the threshold on :meth:`evidence` of a given task that separates best on validation; returns the one to use.
+        """Told the threshold on :meth:`evidence` with the task given that separates best on validation; returns the one to use.
 
         A model that can move its scores instead does so and returns 0.5.
         """
         return threshold
 
-    def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
+    def with_task(self, output: BagOutput, head: int) -> BagOutput:
+        """The output with its instance scores as they are where the task is known from outside.
+
+        The head then counts fully, however unlikely the model holds it, and the classes of other heads score 0.
+        """
+        joint, within = self.probabilities(output), self.probabilities(output, head)
+        scores = output.instance_scores * (within / joint.clamp_min(1e-12)).unsqueeze(1)
+        return replace(output, instance_scores=scores.clamp(0, 1))
+
+    def evidence(self, output: BagOutput, head: int) -> Tensor:
         """One score an instance, (B, M) in [0, 1]: the strongest of the head's findings.
 
         Args:
-            output: from :meth:`forward`.
+            output: from :meth:`forward`, or :meth:`with_task`.
             head: the head whose findings are asked for.
-            given: whether the task is known from outside; the scores then use the probabilities within the head.
         """
         columns = self.classes.columns(head)
         findings = [c for c in range(columns.start, columns.stop) if self.classes.positive[c]]
-        scores = output.instance_scores
-        if given:
-            joint, within = self.probabilities(output), self.probabilities(output, head)
-            scores = scores * (within / joint.clamp_min(1e-12)).unsqueeze(1)
-        return scores[:, :, findings].amax(dim=-1).clamp(0, 1)
+        return output.instance_scores[:, :, findings].amax(dim=-1).clamp(0, 1)
 
 
 def as_batch(bags: BagBatch | Tensor) -> BagBatch:

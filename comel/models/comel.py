@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
@@ -34,6 +35,8 @@ from comel.recognition import TaskRecognition
 __all__ = ["CoMEL", "CoMELOptions", "Trunk"]
 
 _CERTAIN = 1e-6
+_ROUNDING = 2.0**-21
+"""More than a logit in float32 loses, over the logit."""
 
 
 class CoMELOptions(AttentionOptions):
@@ -270,7 +273,10 @@ class CoMEL(MILModel):
         if not len(self.instance_heads):
             return threshold
         place = min(max(threshold, _CERTAIN), 1 - _CERTAIN)
-        self.instance_shift[self._findings(head)] += math.log(place / (1 - place))
+        # The instance whose score is the threshold must not fall below it by rounding: of its score, or of its logit.
+        place -= 2 * float(np.spacing(np.float32(place)))
+        logit = math.log(place / (1 - place))
+        self.instance_shift[self._findings(head)] += logit - _ROUNDING * (1 + abs(logit))
         return 0.5
 
     def _findings(self, head: int) -> list[int]:
@@ -278,15 +284,13 @@ class CoMEL(MILModel):
         columns = self.classes.columns(head)
         return [column for column in range(columns.start, columns.stop) if self.classes.positive[column]]
 
-    def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
-        """As the contract says; a task given from outside counts fully, however unlikely the model holds it."""
-        if given:
-            columns = self.classes.columns(head)
-            logits = torch.full_like(output.head_logits, -torch.inf)
-            logits[:, columns] = output.head_logits[:, columns] / self.temperature[head]
-            scores = self._instance_scores(logits, output.attention, output.instance_logits, output.mask)
-            output = replace(output, instance_scores=scores)
-        return super().evidence(output, head, given=False)
+    def with_task(self, output: BagOutput, head: int) -> BagOutput:
+        """As the contract says, from the logits of the head alone."""
+        columns = self.classes.columns(head)
+        logits = torch.full_like(output.head_logits, -torch.inf)
+        logits[:, columns] = output.head_logits[:, columns] / self.temperature[head]
+        scores = self._instance_scores(logits, output.attention, output.instance_logits, output.mask)
+        return replace(output, instance_scores=scores)
 
     def _instance_scores(
         self, logits: Tensor, attention: Tensor, instance_logits: Tensor | None, mask: Tensor | None
@@ -317,7 +321,7 @@ class CoMEL(MILModel):
                 negative = columns.start + head.labels.index(head.negative)
                 clearest = within[:, :, self._findings(i)].amax(dim=-1)
                 scores[:, :, negative] = task * (1 - clearest)
-        return scores
+        return scores if mask is None else scores * mask.unsqueeze(-1)
 
     def end_epoch(self) -> dict[str, float]:
         """Move tau2 after the epoch's bags; report it with the share of instances that BPPL kept."""

@@ -134,13 +134,10 @@ class HeadedModel(MILModel):
         scores = compose_scores(self.classes, self.probabilities(output), self.shown(output), output.mask)
         return replace(output, instance_scores=scores)
 
-    def evidence(self, output: BagOutput, head: int, *, given: bool) -> Tensor:
-        """As the contract says; a task given from outside counts fully, however unlikely the model holds it."""
-        if given:
-            probability = self.probabilities(output, head)
-            scores = compose_scores(self.classes, probability, self.shown(output), output.mask)
-            output = replace(output, instance_scores=scores)
-        return super().evidence(output, head, given=False)
+    def with_task(self, output: BagOutput, head: int) -> BagOutput:
+        """As the contract says, from the probabilities within the head."""
+        scores = compose_scores(self.classes, self.probabilities(output, head), self.shown(output), output.mask)
+        return replace(output, instance_scores=scores)
 
 
 def initialise(module: nn.Module) -> None:

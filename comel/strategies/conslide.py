@@ -31,7 +31,7 @@ from torch import Tensor
 from comel.errors import RunError
 from comel.files import write_json
 from comel.models.base import BagBatch, BagOutput, MILModel
-from comel.neighbours import tile_distance
+from comel.neighbours import cells_of
 from comel.strategies.base import Stage, StageBags
 from comel.strategies.persistence import read_state, read_tensors, write_tensors
 from comel.strategies.rehearsal import Rehearsal, RehearsalOptions, compact, of_stored
@@ -74,11 +74,10 @@ def break_up(bag: BagBatch, side: int) -> list[tuple[Tensor, Tensor | None]]:
     rows = torch.arange(bag.features.shape[1]) if bag.mask is None else bag.mask[0].cpu().nonzero()[:, 0]
     if bag.coords is None:
         return [(part, None) for part in rows.split(side * side)]
-    coords = bag.coords[0].cpu()[rows].double()
-    tiles = (coords - coords.min(dim=0).values) / tile_distance(coords)
-    # half a tile, so that a position rounded to whole pixels does not fall into the square before its own
-    cells = torch.floor((tiles + 0.5) / side).long()
-    members = [(cells == cell).all(dim=1).nonzero()[:, 0] for cell in torch.unique(cells, dim=0)]
+    tiles = cells_of(bag.coords[0].cpu()[rows])
+    squares = tiles // side
+    tiles = tiles.double()
+    members = [(squares == square).all(dim=1).nonzero()[:, 0] for square in torch.unique(squares, dim=0)]
     return [(rows[part], tiles[part] - tiles[part].min(dim=0).values) for part in members]
 
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comel.neighbours import neighbour_mean, tile_distance
+from comel.geometry import tile_spacing
+from comel.neighbours import neighbour_mean
 
 
 def by_pairs(values: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -31,9 +32,25 @@ def test_the_mean_is_over_the_tiles_that_touch(cells: set[tuple[int, int]], side
 def test_a_rounded_stride_does_not_drift() -> None:
     index = np.arange(3000)
     coords = torch.from_numpy(np.stack([np.round(index * 487.6), np.zeros(3000)], axis=1))
-    assert tile_distance(coords).item() == pytest.approx(487.6, abs=1e-3)
+    assert tile_spacing(coords.numpy()) == pytest.approx([487.6, 487.6], abs=1e-3)
     values = torch.from_numpy(index[:, None].astype(float))
     assert torch.allclose(neighbour_mean(values, coords)[1:-1], values[1:-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 511), st.integers(0, 511)), min_size=1, max_size=9), st.integers(0, 2**16))
+def test_pieces_of_tissue_with_grids_of_their_own_keep_their_neighbours(shifts: list[tuple[int, int]], seed: int) -> None:
+    """As CLAM writes them: every contour begins a grid; on whichever pixel, half a tile off included."""
+    random = np.random.default_rng(seed)
+    coords, expected, values = [], [], []
+    for number, shift in enumerate([*shifts, (256, 256)]):
+        cells = np.array([(x, y) for x in range(random.integers(3, 9)) for y in range(random.integers(3, 9))])
+        own = random.normal(size=(len(cells), 2))
+        coords.append(cells * 512 + np.array([number % 3, number // 3]) * 12 * 512 + shift)
+        values.append(own)
+        expected.append(by_pairs(own, cells))
+    found = neighbour_mean(torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(coords)))
+    np.testing.assert_allclose(found.numpy(), np.concatenate(expected), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("coords", [[[5, 5]], [[0, 0], [0, 900]], [[3, 3], [3, 3]]])

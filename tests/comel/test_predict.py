@@ -94,6 +94,10 @@ def test_with_the_task_given_the_answer_is_within_it_and_says_so(toy_run: Path, 
     assert given.probabilities is not None
     assert given.probabilities[:2].tolist() == [0, 0]
     assert given.probabilities.sum() == pytest.approx(1)
+    for said in (free, given):  # the map of the class is the map of the slide
+        shown = predictor.class_names[1 if said is free else 3]
+        np.testing.assert_allclose(said.scores_of(shown), said.instance_scores, atol=1 / 500)
+    assert not given.scores_of("colon/tumour").any()
     with pytest.raises(ConfigError, match="knows no task 'liver'; it knows colon, kidney"):
         predictor.predict(bag, task="liver")
 

@@ -220,7 +220,9 @@ def test_thresholds_come_from_validation_cases(toy_run: Path, toy_stream: Stream
     load_state(RunDirectory(toy_run).version_folder(1), model)
     bags = [read_bag(toy_stream.bag(slide)) for slide in toy_stream.slides(task="colon", split="val")]
     with torch.inference_mode():
-        chances = [model.evidence(model(make_batch(bag, torch.device("cpu"))), 0, given=True)[0].numpy() for bag in bags]
+        chances = [
+            model.evidence(model.with_task(model(make_batch(bag, torch.device("cpu"))), 0), 0)[0].numpy() for bag in bags
+        ]
     labels = np.concatenate([bag.labels for bag in bags if bag.labels is not None])
     assert (info.tasks[0].threshold, info.tasks[0].threshold_chosen_on) == (0.5, "validation")
     assert choose_threshold(np.concatenate(chances), labels) == pytest.approx(0.5, abs=1e-4)

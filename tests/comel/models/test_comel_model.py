@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -75,6 +77,8 @@ def test_output_keeps_the_contract(options: dict[str, object], heads: tuple[Head
     output, classes = model(bags), sum(len(head.labels) for head in heads)
     assert output.logits.shape == output.head_logits.shape == (3, classes)
     assert output.attention.shape == (3, 12)
+    assert bags.mask is not None
+    assert (output.instance_scores[~bags.mask] == 0).all()
     assert output.instance_scores.shape == (3, 12, classes)
     assert output.bag_features.shape == (3, DIM)
     assert output.instance_features.shape == (3, 12, DIM)
@@ -90,7 +94,7 @@ def test_output_keeps_the_contract(options: dict[str, object], heads: tuple[Head
         torch.testing.assert_close(within[:, columns].sum(dim=1), ones)
         torch.testing.assert_close(within.sum(dim=1), ones)
         for known in (True, False):
-            evidence = model.evidence(output, number, given=known)
+            evidence = model.evidence(model.with_task(output, number) if known else output, number)
             assert evidence.shape == (3, 12)
             assert (evidence >= 0).all()
             assert (evidence <= 1).all()
@@ -113,8 +117,9 @@ def test_a_padded_batch_equals_its_single_bags(options: dict[str, object]) -> No
         torch.testing.assert_close(together.attention[b, :size], alone.attention[0], rtol=0, atol=1e-10)
         torch.testing.assert_close(together.instance_scores[b, :size], alone.instance_scores[0], rtol=0, atol=1e-9)
         for number, known in ((0, True), (1, False), (1, True)):
-            found = model.evidence(together, number, given=known)[b, :size]
-            torch.testing.assert_close(found, model.evidence(alone, number, given=known)[0], rtol=0, atol=1e-9)
+            found = model.evidence(model.with_task(together, number) if known else together, number)[b, :size]
+            expected = model.evidence(model.with_task(alone, number) if known else alone, number)[0]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
         label = torch.tensor([1])
         one = model.loss(alone, label)
         single = dataclasses.replace(
@@ -196,8 +201,8 @@ def test_under_attention_a_bag_that_is_surely_normal_stays_dark() -> None:
     probability = model.probabilities(output)
     for column in (1, 2, 3):  # the findings of both heads
         assert (output.instance_scores[:, :, column] <= probability[:, None, column] + 1e-15).all()
-    assert (model.evidence(output, 0, given=True) < 1e-15).all()
-    assert (model.evidence(output, 0, given=False) < 1e-15).all()
+    assert (model.evidence(model.with_task(output, 0), 0) < 1e-15).all()
+    assert (model.evidence(output, 0) < 1e-15).all()
 
 
 def test_instance_scores_by_hand() -> None:
@@ -214,9 +219,9 @@ def test_instance_scores_by_hand() -> None:
             (p[2] + p[3] + p[4]) * (1 - max(low, high)),
         ]
         assert output.instance_scores[0, m].tolist() == pytest.approx(expected, abs=1e-12)
-        found = model.evidence(output, 1, given=False)[0, m].item()
+        found = model.evidence(output, 1)[0, m].item()
         assert found == pytest.approx((p[2] + p[3] + p[4]) * max(low, high), abs=1e-12)
-        assert model.evidence(output, 1, given=True)[0, m].item() == pytest.approx(max(low, high), abs=1e-12)
+        assert model.evidence(model.with_task(output, 1), 1)[0, m].item() == pytest.approx(max(low, high), abs=1e-12)
 
 
 @pytest.mark.parametrize("instance", ["classifier", "attention"])
@@ -226,9 +231,9 @@ def test_a_given_task_counts_however_unlikely_it_seems(instance: str) -> None:
     output = model(x)
     foreign = 1 if model.probabilities(output)[0, 2:].sum() < 1e-30 else 0
     assert (model.probabilities(output)[:, model.classes.columns(foreign)] < 1e-30).all()
-    evidence = model.evidence(output, foreign, given=True)
+    evidence = model.evidence(model.with_task(output, foreign), foreign)
     assert (evidence.amax(dim=1) > 1e-3).all()
-    assert (model.evidence(output, foreign, given=False) < 1e-12).all()
+    assert (model.evidence(output, foreign) < 1e-12).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -365,15 +370,23 @@ def test_calibration_puts_the_threshold_at_one_half_and_leaves_the_bag_alone() -
     model = make(BREAST, LUNG)
     x = torch.randn(1, 6, FEATURES, dtype=torch.float64)
     before = model(x)
-    threshold = model.evidence(before, 0, given=True)[0, 2].item()
+    threshold = model.evidence(model.with_task(before, 0), 0)[0, 2].item()
     assert model.calibrate(0, threshold) == 0.5
     after = model(x)
-    assert model.evidence(after, 0, given=True)[0, 2].item() == pytest.approx(0.5, abs=1e-6)
-    order = model.evidence(before, 0, given=True)[0].argsort()
-    assert torch.equal(model.evidence(after, 0, given=True)[0].argsort(), order)
+    assert model.evidence(model.with_task(after, 0), 0)[0, 2].item() == pytest.approx(0.5, abs=1e-6)
+    order = model.evidence(model.with_task(before, 0), 0)[0].argsort()
+    assert torch.equal(model.evidence(model.with_task(after, 0), 0)[0].argsort(), order)
     torch.testing.assert_close(after.logits, before.logits)
-    torch.testing.assert_close(model.evidence(after, 1, given=True), model.evidence(before, 1, given=True))
+    torch.testing.assert_close(model.evidence(model.with_task(after, 1), 1), model.evidence(model.with_task(before, 1), 1))
     assert make(BREAST, instance="attention").calibrate(0, 0.3) == 0.3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-13, 13, width=32))
+def test_the_instance_at_the_threshold_stays_positive(logit: float) -> None:
+    model, scored = make(BREAST).float(), torch.tensor([logit])
+    model.calibrate(0, torch.sigmoid(scored).item())
+    assert torch.sigmoid(scored - model.instance_shift[1]) >= 0.5
 
 
 def test_every_head_starts_from_whole_bags() -> None:

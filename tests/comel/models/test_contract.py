@@ -60,7 +60,7 @@ def test_shapes_and_ranges(name: str, heads: tuple[Head, ...], sizes: tuple[int,
     assert (output.instance_scores[~bags.mask] == 0).all()
     for number in range(len(heads)):
         for given in (True, False):
-            evidence = model.evidence(output, number, given=given)
+            evidence = model.evidence(model.with_task(output, number) if given else output, number)
             assert evidence.shape == (b, m)
             assert (evidence >= 0).all()
             assert (evidence <= 1).all()
@@ -191,21 +191,21 @@ def test_a_bag_that_is_surely_normal_stays_dark(name: str) -> None:
     output = model(bag(9))
     assert model.probabilities(output)[0, 0] > 1 - 1e-12
     for head, given in ((0, True), (0, False), (1, False)):
-        assert (model.evidence(output, head, given=given) < 1e-12).all()
+        assert (model.evidence(model.with_task(output, head) if given else output, head) < 1e-12).all()
 
 
 @EVERY
 def test_a_given_task_counts_however_unlikely_it_seems(name: str) -> None:
     model = make(name, BREAST, LUNG)
-    expected = model.evidence(model(bag(9)), 1, given=True)
+    expected = model.evidence(model.with_task(model(bag(9)), 1), 1)
     with torch.no_grad():  # the same for both classes of the head, so that nothing changes within it
         for layer in model.heads[1].modules():
             if isinstance(layer, nn.Linear) and layer.bias is not None and layer.bias.shape == (2,):
                 layer.bias.sub_(400)
     output = model(bag(9))
     assert (model.probabilities(output)[:, 2:] < 1e-100).all()
-    assert (model.evidence(output, 1, given=False) < 1e-100).all()
-    close(model.evidence(output, 1, given=True), expected)
+    assert (model.evidence(output, 1) < 1e-100).all()
+    close(model.evidence(model.with_task(output, 1), 1), expected)
     assert expected.amax() > 0.05
 
 
