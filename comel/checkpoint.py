@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from comel.files import atomic_path, read_json, write_json
+from comel.files import read_json, write_json
 from comel.models.base import MILModel
 from comel.run import load_state, save_state
 from comel.strategies.base import Strategy
+from comel.strategies.persistence import read_tensors, write_tensors
 
 __all__ = ["discard", "read_progress", "restore", "restore_optimizer", "write"]
 
@@ -24,20 +25,15 @@ def write(
     folder: Path, plan: str, stage: int, epoch: int, model: MILModel, strategy: Strategy, optimizer: torch.optim.Optimizer
 ) -> None:
     """Replace the checkpoint: ``epoch`` epochs of ``stage`` are done."""
-    from safetensors.torch import save_file
-
     partial, previous = folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
     for leftover in (partial, previous):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     save_state(partial, model, strategy)
     tensors = {
-        f"{index}.{name}": value.detach().cpu().contiguous()
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
+        f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()
     }
-    with atomic_path(partial / "optimizer.safetensors") as path:
-        save_file(tensors, path)
+    write_tensors(partial / "optimizer.safetensors", tensors)
     write_json(partial / "progress.json", {"plan": plan, "stage": stage, "epoch": epoch})
     if folder.exists():
         os.rename(folder, previous)
@@ -67,11 +63,13 @@ def restore(folder: Path, model: MILModel, strategy: Strategy) -> None:
 
 
 def restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimizer's state into one built over the same parameters in the same order."""
-    from safetensors.torch import load_file
+    """Load the optimizer's state into one built over the same parameters in the same order.
 
+    Raises:
+        RunError: the file is missing or damaged.
+    """
     state: dict[int, dict[str, Any]] = {}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
+    for key, value in read_tensors(folder / "optimizer.safetensors").items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["THREADS_VARIABLE", "available_cores", "limit_torch_threads", "quota_of", "threads_to_start", "threads_wanted"]
+__all__ = [
+    "THREADS_VARIABLE",
+    "available_cores",
+    "limit_torch_threads",
+    "quota_of",
+    "threads_to_start",
+    "threads_wanted",
+    "torch_threads",
+]
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 """How many threads a process is to compute with, where its user or whoever started it says so."""
@@ -42,6 +51,22 @@ def limit_torch_threads() -> None:
 
     if THREADS_VARIABLE not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), available_cores(), _MOST_TORCH_THREADS))
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads meanwhile, or as :func:`limit_torch_threads` does."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is None:
+        limit_torch_threads()
+    else:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def quota_of(groups: Path, mounted: Path) -> float | None:

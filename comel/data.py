@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from comel.config import DataConfig
 from comel.errors import BagError, ConfigError, FeatureMismatch, ManifestError
 from comel.foreign import bag_path, read_any_bag
 from comel.geometry import tile_cells, tile_spacing
-from comel.manifest import Manifest, ManifestRow, read_manifest
+from comel.manifest import SPLITS, Manifest, ManifestRow, read_manifest
 from comel.splits import assign_splits, split_by_fold
 
 __all__ = ["BagStore", "Case", "TaskData", "join_slides", "load_tasks"]
@@ -57,7 +56,9 @@ class TaskData:
 
 
 class BagStore:
-    """Reads bags by case, checks them against the feature contract, and keeps recent ones in memory.
+    """Reads bags by case, checks them against the feature contract, and keeps them in memory while there is room.
+
+    Which were read first stay: an epoch passes over all of a stage's bags, and would find none of those that it read last.
 
     Args:
         folder: feature files.
@@ -76,7 +77,7 @@ class BagStore:
     ) -> None:
         self.folder, self.contract = Path(folder), contract
         self._assume_encoder, self._room = assume_encoder, cache_bytes
-        self._kept: OrderedDict[str, Bag] = OrderedDict()
+        self._kept: dict[str, Bag] = {}
 
     def read(self, case: Case) -> Bag:
         """A case's bag.
@@ -86,7 +87,6 @@ class BagStore:
             FeatureMismatch: its features were made otherwise than the contract says.
         """
         if case.name in self._kept:
-            self._kept.move_to_end(case.name)
             return self._kept[case.name]
         bags = []
         for slide in case.slides:
@@ -96,11 +96,16 @@ class BagStore:
             check_contract(self.contract, bag, path)
             bags.append(bag)
         joined = join_slides(case.name, bags)
-        size = sum(array.nbytes for array in joined.arrays().values())
-        if size <= self._room:
-            self._room -= size
+        if _bytes(joined) <= self._room:
+            self._room -= _bytes(joined)
             self._kept[case.name] = joined
         return joined
+
+    def keep_only(self, cases: Iterable[Case]) -> None:
+        """Forget the bags of all other cases, so that there is room for these, such as those of a stage that begins."""
+        names = {case.name for case in cases}
+        for name in [name for name in self._kept if name not in names]:
+            self._room += _bytes(self._kept.pop(name))
 
 
 def check_contract(contract: FeatureContract, bag: Bag, where: Path | str) -> None:
@@ -146,8 +151,8 @@ def load_tasks(config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | Non
     Args:
         config: which manifest and bags, and how they make up tasks.
         dealt: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
-            splits of (task, slide) that a run was trained with: they stand, other slides are as the manifest says, and those
-            without a split are test cases.
+            splits of (task, slide) that a run was trained with: they stand, other slides follow their patient, or else are as
+            the manifest says, and those without a split are test cases.
 
     Raises:
         ConfigError: no manifest or bags are named, or labels do not fit.
@@ -161,10 +166,7 @@ def load_tasks(config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | Non
         raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
     manifest = read_manifest(config.manifest, root=config.root, tasks=config.tasks)
     heads = _heads(manifest, config)
-    if dealt is None:
-        splits = _splits(manifest.rows, config)
-    else:
-        splits = {row.slide_id: dealt.get((row.task, row.slide_id)) or row.split or "test" for row in manifest.rows}
+    splits = _splits(manifest.rows, config) if dealt is None else _as_dealt(manifest.rows, dealt)
     tasks = []
     for name in manifest.tasks:
         rows = manifest.select(task=name)
@@ -211,6 +213,16 @@ def _splits(rows: Sequence[ManifestRow], config: DataConfig) -> dict[str, str]:
     return assign_splits(rows, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
 
 
+def _as_dealt(rows: Sequence[ManifestRow], dealt: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """The split of each slide as a run dealt it out; a slide that it did not see goes where its patient is."""
+    own = {row.slide_id: dealt.get((row.task, row.slide_id)) for row in rows}
+    of_patient: dict[str, str] = {}
+    for row in rows:
+        if (split := own[row.slide_id]) is not None:
+            of_patient[row.patient] = min(split, of_patient.get(row.patient, split), key=SPLITS.index)
+    return {row.slide_id: own[row.slide_id] or of_patient.get(row.patient) or row.split or "test" for row in rows}
+
+
 def _cases(rows: Sequence[ManifestRow], splits: dict[str, str], split: str) -> Iterator[Case]:
     grouped: dict[str, list[ManifestRow]] = {}
     for row in rows:
@@ -218,6 +230,10 @@ def _cases(rows: Sequence[ManifestRow], splits: dict[str, str], split: str) -> I
             grouped.setdefault(row.case, []).append(row)
     for name, members in grouped.items():
         yield Case(name, members[0].patient, members[0].label, tuple(row.slide_id for row in members))
+
+
+def _bytes(bag: Bag) -> int:
+    return sum(array.nbytes for array in bag.arrays().values())
 
 
 def usable(bag: Bag) -> Bag:

@@ -17,7 +17,7 @@ from comel import checkpoint
 from comel.bag import FeatureContract
 from comel.classes import ClassSpace, Head
 from comel.config import RunConfig, TrainerConfig
-from comel.cores import limit_torch_threads
+from comel.cores import torch_threads
 from comel.data import BagStore, TaskData
 from comel.early_stopping import EarlyStopping
 from comel.errors import ConfigError
@@ -80,10 +80,6 @@ class Session:
 
     def __post_init__(self) -> None:
         trainer: TrainerConfig = self.config.trainer
-        if trainer.threads is not None:
-            torch.set_num_threads(trainer.threads)
-        else:
-            limit_torch_threads()
         self.device = resolve_device(trainer.device)
         data = self.config.data
         assert data.bags is not None
@@ -121,6 +117,10 @@ class Session:
 
     def learn(self) -> None:
         """All stages that are not done: from the newest version of this plan, or from a checkpoint inside a stage."""
+        with torch_threads(self.config.trainer.threads):
+            self._learn()
+
+    def _learn(self) -> None:
         run, folder = self.run, self.run.checkpoint
         done = self._newest()
         strategy = self.new_strategy()
@@ -153,6 +153,7 @@ class Session:
                     TaskInfo(name=task.name, head=head, stage=index, training_cases=len(task.train), slides=task.slides())
                     for task, head in zip(group, heads, strict=True)
                 ]
+                self.store.keep_only(case for task in group for case in task.cases(None))
                 bags = StageCases(self.store, stage, model, self.device)
                 first_epoch = progress[1] if progress is not None and progress[0] == index else 0
                 if first_epoch:
@@ -282,6 +283,9 @@ class Session:
         before = {info.head for info in learned if info.stage < stage.index}
         choose_on_validation(model, new, before, lambda info: self.scorer.run_model(model, info, "val"))
         farthest = choose_distance_threshold(distances(model, (bag for bag, _ in bags.validation())))
+        temperatures = {info.head: info.temperature for info in new}
+        for info in learned:
+            info.temperature = temperatures.get(info.head, info.temperature)
         for info in new:
             info.distance_threshold = farthest
         report = strategy.report()

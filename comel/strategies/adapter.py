@@ -8,22 +8,23 @@ next adapter starts from all that came before.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from comel.data import TaskData
 from comel.errors import CapacityError, ConfigError
-from comel.files import atomic_path, read_json, write_json
+from comel.files import write_json
 from comel.models.base import MILModel
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears
+from comel.strategies.persistence import read_state
+from comel.strategies.wrapped import load_adapter, load_base, merged_weights, save_wrapped
 
-__all__ = ["AdapterOptions", "MergedAdapter", "check_declared", "require_targets"]
+__all__ = ["AdapterOptions", "MergedAdapter", "check_declared", "check_stage", "require_targets"]
 
 
 class AdapterOptions(BaseModel):
@@ -81,32 +82,20 @@ class MergedAdapter(Strategy):
 
     def merged_trunk(self, model: MILModel) -> dict[str, Tensor]:
         """The trunk's weights with the adapter added in, under a plain trunk's names."""
-        if self._peft is None:
-            return model.trunk.state_dict()
-        return copy.deepcopy(self._peft).merge_and_unload().state_dict()
+        return merged_weights(model, self._peft)
 
     def save(self, model: MILModel, folder: Path) -> None:
         """``strategy.json``, and inside a stage ``base.safetensors`` and ``adapters/<name>/`` as PEFT writes it."""
-        from safetensors.torch import save_file
-
-        if self._peft is not None:
-            with atomic_path(folder / "base.safetensors") as path:
-                save_file({name: t.detach().cpu().contiguous() for name, t in _base_weights(model.trunk).items()}, path)
-            self._peft.save_pretrained(str(folder / "adapters"), safe_serialization=True)
-            (folder / "adapters" / "README.md").unlink(missing_ok=True)
+        save_wrapped(model, self._peft, folder)
         write_json(folder / "strategy.json", {"adapter": self.adapter})
 
     def load(self, model: MILModel, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
-        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        name = read_json(folder / "strategy.json")["adapter"]
+        name = read_state(folder / "strategy.json")["adapter"]
         if name is not None:
-            model.trunk.load_state_dict(load_file(folder / "base.safetensors"))
+            load_base(model, folder)
             self._attach(model, name)
-            weights = load_peft_weights(str(folder / "adapters" / name), device="cpu")
-            set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+            load_adapter(self._peft, folder, name)
 
     def _attach(self, model: MILModel, name: str) -> None:
         from peft import LoraConfig, get_peft_model
@@ -130,6 +119,19 @@ def check_declared(tasks: Sequence[TaskData], declared: int) -> None:
         )
 
 
+def check_stage(stage: Stage, declared: int) -> None:
+    """Refuse a stage beyond the declared tasks, as ``comel add-task`` may ask for one.
+
+    Raises:
+        CapacityError: as said.
+    """
+    if stage.index >= declared:
+        raise CapacityError(
+            f"stage {stage.index + 1} is beyond the {declared} tasks that strategy.tasks declared",
+            "train a new run with a larger strategy.tasks",
+        )
+
+
 def require_targets(model: MILModel, strategy: str) -> None:
     """Refuse a model without linear layers for adapters.
 
@@ -141,8 +143,3 @@ def require_targets(model: MILModel, strategy: str) -> None:
             f"strategy '{strategy}' adapts linear layers, and the model {type(model).__name__} names none (adapter_targets)",
             "choose a strategy without adapters, such as finetune, or another model",
         )
-
-
-def _base_weights(trunk: nn.Module) -> dict[str, Tensor]:
-    """The weights beneath the adapter, under a plain trunk's names."""
-    return {k.replace(".base_layer.", "."): v for k, v in trunk.state_dict().items() if ".lora_" not in k}

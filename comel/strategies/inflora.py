@@ -28,11 +28,11 @@ from torch import Tensor
 
 from comel.data import TaskData
 from comel.errors import CapacityError
-from comel.files import atomic_path
 from comel.models.base import BagBatch, BagOutput, MILModel
-from comel.strategies.adapter import AdapterOptions, MergedAdapter, check_declared
+from comel.strategies.adapter import AdapterOptions, MergedAdapter, check_declared, check_stage
 from comel.strategies.base import Stage, StageBags
 from comel.strategies.linears import adapted_linears, input_grams
+from comel.strategies.persistence import read_tensors, write_tensors
 
 __all__ = ["InfLora", "InfLoraOptions", "down_projection"]
 
@@ -75,11 +75,7 @@ class InfLora(MergedAdapter):
             ConfigError: the model names no layers for adapters.
             CapacityError: more stages than declared, or all that the new bags show lies in the old tasks' space.
         """
-        if stage.index >= self.options.tasks:
-            raise CapacityError(
-                f"stage {stage.index + 1} is beyond the {self.options.tasks} tasks that strategy.tasks declared",
-                "train a new run with a larger strategy.tasks",
-            )
+        check_stage(stage, self.options.tasks)
         super().before_task(model, stage, bags)
         if self.adapter is not None:
             self._design(model, self.adapter, bags)
@@ -109,20 +105,15 @@ class InfLora(MergedAdapter):
 
     def save(self, model: MILModel, folder: Path) -> None:
         """What every adapter strategy writes, and ``memory.safetensors``."""
-        from safetensors.torch import save_file
-
         super().save(model, folder)
         if self.memory:
-            with atomic_path(folder / "memory.safetensors") as path:
-                save_file({name: basis.contiguous() for name, basis in self.memory.items()}, path)
+            write_tensors(folder / "memory.safetensors", self.memory)
 
     def load(self, model: MILModel, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
-        from safetensors.torch import load_file
-
         super().load(model, folder)
         path = folder / "memory.safetensors"
-        self.memory = load_file(path) if path.exists() else {}
+        self.memory = read_tensors(path) if path.exists() else {}
 
     def _design(self, model: MILModel, adapter: str, bags: StageBags) -> None:
         layers: dict[str, Any] = dict(adapted_linears(model))

@@ -14,22 +14,29 @@ __all__ = ["adapted_linears", "input_grams"]
 
 
 def input_grams(model: MILModel, layers: dict[str, nn.Linear], bags: Iterable[Any]) -> dict[str, Tensor]:
-    """Second moment X^T X (in, in) of each layer's inputs over bags, float64, each bag weighing the same."""
+    """Second moment X^T X (in, in) of each layer's inputs over bags, float64, each bag weighing the same.
+
+    A layer that is called several times for a bag (instances, then group tokens) counts as often, each call weighing the same;
+    the slices in which a block runs its MLP, which are flat, are one call.
+    """
     grams = {name: torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64) for name, layer in layers.items()}
 
     def watch(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
-            grams[name] += (x.T @ x / max(1, len(x))).double().cpu()
+            rows = instances if inputs[0].dim() == 2 else len(x)
+            grams[name] += (x.T @ x / max(1, rows)).double().cpu()
 
         return hook
 
+    instances = 0
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             for bag, _ in bags:
+                instances = bag.features.shape[:2].numel()
                 model.trunk(bag.features, bag.coords, bag.mask)
     finally:
         for handle in handles:

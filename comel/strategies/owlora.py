@@ -7,22 +7,23 @@ after every optimizer step. Two protected bases: ``weights`` and ``features`` (:
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from comel.data import TaskData
 from comel.errors import CapacityError
-from comel.files import atomic_path, read_json, write_json
+from comel.files import write_json
 from comel.models.base import MILModel
-from comel.strategies.adapter import check_declared, require_targets
+from comel.strategies.adapter import check_declared, check_stage, require_targets
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears, input_grams
+from comel.strategies.persistence import read_state, read_tensors, write_tensors
+from comel.strategies.wrapped import load_adapter, load_base, merged_weights, save_wrapped
 
 __all__ = ["OWLora", "OWLoraOptions"]
 
@@ -70,11 +71,7 @@ class OWLora(Strategy):
             require_targets(model, "owlora")
             self._check_declared(model)
             return
-        if stage.index >= self.options.tasks:
-            raise CapacityError(
-                f"stage {stage.index + 1} is beyond the {self.options.tasks} tasks that strategy.tasks declared",
-                "train a new run with a larger strategy.tasks",
-            )
+        check_stage(stage, self.options.tasks)
         self._attach(model, f"{stage.index + 1:03d}-{_slug(stage.tasks[0].name)}")
         if self.options.basis == "features":
             self._peft.base_model.protect(self.bases, self.adapters[-1])
@@ -139,41 +136,27 @@ class OWLora(Strategy):
 
     def merged_trunk(self, model: MILModel) -> dict[str, Tensor]:
         """Base weights plus all adapters, under a plain trunk's names."""
-        if self._peft is None:
-            return model.trunk.state_dict()
-        return copy.deepcopy(self._peft).merge_and_unload().state_dict()
+        return merged_weights(model, self._peft)
 
     def save(self, model: MILModel, folder: Path) -> None:
         """``base.safetensors``, ``adapters/<name>/`` as PEFT writes them, ``bases.safetensors``, ``strategy.json``."""
-        from safetensors.torch import save_file
-
         if self.bases:
-            with atomic_path(folder / "bases.safetensors") as path:
-                save_file({name: basis.cpu().contiguous() for name, basis in self.bases.items()}, path)
-        if self._peft is not None:
-            with atomic_path(folder / "base.safetensors") as path:
-                save_file({name: t.detach().cpu().contiguous() for name, t in _base_weights(model.trunk).items()}, path)
-            self._peft.save_pretrained(str(folder / "adapters"), safe_serialization=True)
-            (folder / "adapters" / "README.md").unlink(missing_ok=True)
+            write_tensors(folder / "bases.safetensors", self.bases)
+        save_wrapped(model, self._peft, folder)
         write_json(folder / "strategy.json", {"adapters": self.adapters})
 
     def load(self, model: MILModel, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
-        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
-        from safetensors.torch import load_file
-
         self.adapters, self._peft = [], None
         self._out_features = {name: layer.out_features for name, layer in adapted_linears(model).items()}
         if (folder / "bases.safetensors").exists():
-            self.bases = load_file(folder / "bases.safetensors")
-        names = read_json(folder / "strategy.json")["adapters"]
+            self.bases = read_tensors(folder / "bases.safetensors")
+        names = read_state(folder / "strategy.json")["adapters"]
         if names:
-            model.trunk.load_state_dict(load_file(folder / "base.safetensors"))
+            load_base(model, folder)
         for name in names:
             self._attach(model, name)
-            set_peft_model_state_dict(
-                self._peft, load_peft_weights(str(folder / "adapters" / name), device="cpu"), adapter_name=name
-            )
+            load_adapter(self._peft, folder, name)
         if names and self.options.basis == "features":
             self._peft.base_model.protect(self.bases)
 
@@ -221,11 +204,6 @@ class OWLora(Strategy):
                     f"{name} has {narrow} directions, not room for {self.options.tasks - 1} of rank {self.options.rank}",
                     "lower strategy.rank or strategy.tasks, or widen model.dim",
                 )
-
-
-def _base_weights(trunk: nn.Module) -> dict[str, Tensor]:
-    """The weights beneath the adapters, under a plain trunk's names."""
-    return {k.replace(".base_layer.", "."): v for k, v in trunk.state_dict().items() if ".owlora_" not in k}
 
 
 def _slug(name: str) -> str:

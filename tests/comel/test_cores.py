@@ -97,7 +97,7 @@ def test_threads_of_a_training(
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     settings = toy_stream.settings({"name": "finetune"}, tasks=["colon"], epochs=1, threads=told)
     comel.train(settings, tmp_path / "run", quiet=True)
-    assert now[-1] == expected
+    assert (now[1], now[-1]) == (expected, torch_takes), "and what was before, afterwards"
 
 
 @pytest.mark.parametrize(

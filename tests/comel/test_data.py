@@ -132,6 +132,19 @@ def test_what_a_run_dealt_out_stands_when_it_is_evaluated(changed: Changed) -> N
     assert len(unseen.test) == 8
 
 
+def test_a_new_slide_of_a_patient_that_a_run_has_seen_is_no_test_case(changed: Changed) -> None:
+    """Whatever the case that it belongs to, and whatever its row says."""
+
+    def patients(rows: Rows) -> None:
+        for i, row in enumerate(rows):
+            row |= {"patient_id": f"p{i // 4}", "split": "", "case_id": f"case-{i}"}
+
+    task = load_tasks(changed(patients), dealt={("colon", "colon-00"): "train", ("colon", "colon-04"): "val"})[0]
+    assert task.slides()["train"] == [f"colon-{i:02d}" for i in range(4)]
+    assert task.slides()["val"] == [f"colon-{i:02d}" for i in range(4, 8)]
+    assert task.slides()["test"] == [f"colon-{i:02d}" for i in range(8, 16)]
+
+
 @pytest.mark.parametrize(
     ("missing", "said"),
     [("manifest", "no manifest is named; give --manifest"), ("bags", "no folder of bags is named; give --bags")],
@@ -185,6 +198,18 @@ def test_a_store_keeps_bags_while_there_is_room(toy_stream: Stream) -> None:
     assert kept.read(case) is kept.read(case)
     assert not_kept.read(case) is not not_kept.read(case)
     assert kept.contract == CONTRACT
+
+
+def test_a_store_makes_room_for_the_bags_of_another_stage(toy_stream: Stream) -> None:
+    first, second = (Case(slide, slide, "normal", (slide,)) for slide in ("colon-00", "kidney-00"))
+    size = sum(array.nbytes for array in BagStore(toy_stream.bags).read(first).arrays().values())
+    store = BagStore(toy_stream.bags, cache_bytes=1.5 * size)
+    kept = store.read(first)
+    assert store.read(second) is not store.read(second)
+    assert store.read(first) is kept
+    store.keep_only([second])
+    assert store.read(second) is store.read(second)
+    assert store.read(first) is not kept
 
 
 def test_a_store_refuses_what_was_made_otherwise(toy_stream: Stream, tmp_path: Path) -> None:

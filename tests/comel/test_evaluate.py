@@ -214,6 +214,7 @@ def test_one_head_keeps_a_threshold_a_task(domains: Path, toy_stream: Stream) ->
     tasks = RunDirectory(domains).info().tasks
     assert len({task.threshold for task in tasks}) == 3
     assert tasks[0].threshold == 0.5
+    assert len({task.temperature for task in tasks}) == 1, "the head has one, the newest task's"
     scores = comel.evaluate(domains, toy_stream.manifest, toy_stream.bags, quiet=True)["tasks"]
     predictor = Predictor.open(domains)
     for task in tasks:

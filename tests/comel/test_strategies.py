@@ -13,13 +13,13 @@ from torch import Tensor
 from comel.classes import Head
 from comel.config import TrainerConfig
 from comel.data import TaskData
-from comel.errors import CapacityError, ConfigError
+from comel.errors import CapacityError, ConfigError, RunError
 from comel.models.base import BagBatch
 from comel.models.comel import CoMEL, CoMELOptions
 from comel.run import load_state, save_state
 from comel.strategies import STRATEGIES, strategy_class
 from comel.strategies.base import Stage, Strategy
-from comel.strategies.linears import input_grams
+from comel.strategies.linears import adapted_linears, input_grams
 from comel.strategies.owlora import OWLora, OWLoraOptions
 from comel.trainer import begin_stage, make_optimizer, total
 
@@ -229,6 +229,28 @@ def test_input_grams_by_hand() -> None:
     h = torch.stack([model.eval()(bag).instance_features[0] for bag, _ in bags]).detach().double()
     torch.testing.assert_close(grams["pool.v"], sum(rows.T @ rows / 12 for rows in h), rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
     assert not model.trunk.embed._forward_pre_hooks
+
+
+def test_a_bag_weighs_the_same_in_grams_however_many_slices_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, bags = new_model(1), bags_of(0, 3)
+    layers = adapted_linears(model)
+    assert any(name.endswith("fc1") for name in layers)
+    whole = input_grams(model, layers, bags)
+    monkeypatch.setattr("comel.gdat._ROWS_AT_ONCE", 5)
+    for name, gram in input_grams(model, layers, bags).items():
+        torch.testing.assert_close(gram, whole[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["base.safetensors", "adapters/*/adapter_model.safetensors", "bases.safetensors"])
+def test_a_damaged_file_of_owlora_is_said_in_one_line(file: str, tmp_path: Path) -> None:
+    model, strategy = new_model(), new_strategy("owlora")
+    for index in range(2):
+        learn(model, strategy, index, epochs=1)
+    save_state(tmp_path, model, strategy)
+    (path,) = tmp_path.glob(file)
+    path.write_bytes(b"damaged")
+    with pytest.raises(RunError, match=rf"{path}: cannot be read"):
+        load_state(tmp_path, new_model(2), new_strategy("owlora"))
 
 
 STREAMS = [("finetune", {}), ("joint", {}), ("owlora", {"basis": "features"}), ("owlora", {"basis": "weights"})]

@@ -234,6 +234,16 @@ def test_adapters_find_layers_that_see_every_bag(name: str) -> None:
 
 
 @EVERY
+def test_adapters_find_the_same_whatever_slices_a_bag_is_computed_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, bags = make(name, BREAST), [(BagBatch(bag(9)), 0), (BagBatch(bag(13, 1)), 1)]
+    layers = adapted_linears(model)
+    whole = input_grams(model, layers, bags)
+    monkeypatch.setattr("comel.gdat._ROWS_AT_ONCE", 4)
+    for layer, gram in input_grams(model, layers, bags).items():
+        torch.testing.assert_close(gram, whole[layer], rtol=1e-5, atol=1e-6)
+
+
+@EVERY
 def test_half_precision_training_step_is_finite(name: str) -> None:
     model = make(name, BREAST, LUNG).float().train()
     with torch.autocast("cpu", torch.bfloat16):

@@ -15,7 +15,7 @@ from toys import Stream, killed, tree
 
 import comel
 from comel import checkpoint
-from comel.errors import ConfigError
+from comel.errors import ConfigError, RunError
 from comel.models.comel import CoMEL
 from comel.predictor import Predictor
 from comel.run import RunDirectory, load_state, save_state
@@ -145,6 +145,27 @@ def test_a_folder_in_the_middle_of_a_stage_brings_the_adapter_back(name: str, tm
     for key, value in trunk_of(model).items():
         assert torch.equal(again.trunk.state_dict()[key], value), key
     assert resumed.report() == strategy.report()
+
+
+@pytest.mark.parametrize(
+    "file", ["base.safetensors", "adapters/002/adapter_model.safetensors", "memory.safetensors", "strategy.json"]
+)
+def test_a_damaged_file_is_said_in_one_line(file: str, tmp_path: Path) -> None:
+    model, strategy = new_model(), strategy_of("inflora")
+    learn(model, strategy, 0, epochs=1)
+    begin(model, strategy, 1)
+    save_state(tmp_path, model, strategy)
+    (tmp_path / file).write_bytes(b"damaged")
+    with pytest.raises(RunError, match=rf"{file}: cannot be read .*; restore the run from a copy"):
+        load_state(tmp_path, new_model(2), strategy_of("inflora"))
+
+
+def test_a_damaged_optimizer_is_said_in_one_line(tmp_path: Path) -> None:
+    model, strategy = new_model(), strategy_of("lora")
+    optimizer = begin(model, strategy, 0)
+    (tmp_path / "optimizer.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"optimizer\.safetensors: cannot be read"):
+        checkpoint.restore_optimizer(tmp_path, optimizer)
 
 
 @BOTH
