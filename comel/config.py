@@ -39,6 +39,7 @@ class DataConfig(_Section):
     val_fraction: float = Field(0.15, ge=0, lt=1, description="share of validation where the manifest has no split")
     test_fraction: float = Field(0.25, ge=0, lt=1, description="share of test where the manifest has no split")
     fold: int | None = Field(None, ge=0, description="test on this fold of the manifest instead")
+    skip_missing: bool = Field(False, description="leave out slides without features instead of stopping")
     assume_encoder: str | None = Field(None, description="encoder of feature files that do not name theirs")
     cache_gib: float = Field(2.0, ge=0, description="memory for bags that are kept between epochs, in GiB")
 

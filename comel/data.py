@@ -115,7 +115,7 @@ def check_contract(contract: FeatureContract, bag: Bag, where: Path | str) -> No
         return
     remedy = "extract the slides with the encoder and the tile size of the others"
     if bag.contract.encoder is None and contract.encoder is not None:
-        remedy = f"if the features are from it, say --set data.assume_encoder={contract.encoder}"
+        remedy = f"if the features are from it, say --assume-encoder {contract.encoder}"
     elif len(bag.contract.joined_mpp) < len(contract.joined_mpp):
         remedy = "extract the slides at these scales, and join them: comel bags join-scales"
     raise FeatureMismatch(f"{where}: {difference}", remedy)

@@ -33,6 +33,10 @@ class BagError(ComelError):
     """A feature file that cannot be used: damaged, hostile, or empty where it must not be."""
 
 
+class MissingBag(BagError):
+    """A slide has no feature file."""
+
+
 class FeatureMismatch(BagError):
     """A bag whose features were made otherwise than the model's feature contract says."""
 

@@ -152,6 +152,9 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     table: Path | None = None,
     device: str = "auto",
+    root: Path | None = None,
+    assume_encoder: str | None = None,
+    skip_missing: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score a version on a manifest's cases, with the thresholds and temperatures that the version carries.
@@ -166,6 +169,9 @@ def evaluate(
         tasks: score these tasks only; default all of the manifest.
         table: CSV of the predictions of single cases to write.
         device: auto, cpu, cuda.
+        root: folder that the manifest's relative paths start from; default its own.
+        assume_encoder: encoder of feature files that do not name theirs; default what the run was trained with.
+        skip_missing: leave out slides without features instead of stopping.
         quiet: no progress.
 
     Returns:
@@ -176,9 +182,10 @@ def evaluate(
     Raises:
         ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
     """
+    from comel.at_hand import with_features
     from comel.config import load_config
     from comel.data import load_tasks
-    from comel.progress import progress_bar
+    from comel.progress import progress_bar, say
     from comel.run import RunDirectory, build_model, load_state
     from comel.trainer import resolve_device
 
@@ -192,13 +199,18 @@ def evaluate(
     load_state(directory.version_folder(info.version), model)
     place = resolve_device(device)
     model.to(place)
-    named = _tasks_to_score(manifest, tasks, learned, f"{run}: version {info.version}")
+    named = _tasks_to_score(manifest, root, tasks, learned, f"{run}: version {info.version}")
     labels = {name: list(model.classes.heads[learned[name].head].labels) for name in named}
     data = stored.data.model_copy(
-        update={"manifest": manifest, "bags": bags, "root": None, "tasks": named, "fold": None, "labels": labels}
+        update={"manifest": manifest, "bags": bags, "root": root, "tasks": named, "fold": None, "labels": labels}
+        | ({} if assume_encoder is None else {"assume_encoder": assume_encoder})
     )
     dealt = {(task.name, slide): split for task in info.tasks for split, slides in task.slides.items() for slide in slides}
     loaded = load_tasks(data, dealt=dealt)
+    wanted = ("train", "val", "test") if split is None else (split,)
+    loaded, left_out = with_features(loaded, bags, splits=wanted, skip_missing=skip_missing)
+    for note in left_out:
+        say(f"evaluate: {note}", quiet=quiet)
     store = BagStore(bags, info.feature_contract, assume_encoder=data.assume_encoder, cache_bytes=0)
     chosen = {task.name: task.cases(split) for task in loaded}
     results: dict[str, list[CaseResult]] = {}
@@ -220,13 +232,17 @@ def evaluate(
     }
 
 
-def _tasks_to_score(manifest: Path, tasks: Sequence[str] | None, learned: Mapping[str, TaskInfo], who: str) -> list[str]:
+def _tasks_to_score(
+    manifest: Path, root: Path | None, tasks: Sequence[str] | None, learned: Mapping[str, TaskInfo], who: str
+) -> list[str]:
     """The names asked for, or all of the manifest's; every one must be known to the version."""
     from comel.errors import ConfigError
     from comel.manifest import read_manifest
 
-    names = list(dict.fromkeys(tasks)) if tasks else read_manifest(manifest).tasks
+    names = list(dict.fromkeys(tasks)) if tasks else read_manifest(manifest, root=root).tasks
     for name in names:
         if name not in learned:
-            raise ConfigError(f"{who} has not learned the task '{name}'", f"it knows {', '.join(learned)}")
+            known = [name for name in names if name in learned]
+            remedy = f"ask for {' '.join(f'--task {name}' for name in known)}" if known else f"it knows {', '.join(learned)}"
+            raise ConfigError(f"{who} has not learned the task '{name}'", remedy)
     return names

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from comel.bag import MAX_BAG_BYTES, Bag, FeatureContract, check_bag, read_bag
-from comel.errors import BagError
+from comel.errors import BagError, MissingBag
 from comel.geometry import geometry_from_attributes
 from comel.hdf5 import open_hdf5, plain, read_dataset
 
-__all__ = ["bag_path", "feature_files", "read_any_bag"]
+__all__ = ["bag_path", "feature_files", "instance_count", "read_any_bag"]
 
 _KEPT = ("patch_size", "patch_size_level0", "overlap", "level0_width", "level0_height")
 _LAYOUTS = (("*.h5", "*.pt"), ("h5_files/*.h5",), ("pt_files/*.pt",))
@@ -87,8 +87,9 @@ def bag_path(folder: Path, slide_id: str) -> Path:
     """Find a slide's features in a folder of this project's, TRIDENT's, CLAM's or STAMP's layout.
 
     Raises:
-        BagError: there is no such file (the message says what was looked for), or the folder has features of several
-            encoders, be they of this slide or of others: a cohort's features are of one.
+        MissingBag: there is no such file; the message says what was looked for.
+        BagError: the folder has features of several encoders, be they of this slide or of others: a cohort's features are
+            of one.
     """
     folder = Path(folder)
     if slide_id in ("", ".", "..") or "/" in slide_id or "\\" in slide_id or "\0" in slide_id:
@@ -100,8 +101,26 @@ def bag_path(folder: Path, slide_id: str) -> Path:
     encoder = _encoder_folder(folder)
     if encoder is None or not (path := encoder / f"{slide_id}.h5").is_file():
         looked = ", ".join([*places, f"features_*/{slide_id}.h5"])
-        raise BagError(f"{folder}: no features of slide {slide_id} (looked for {looked})", "extract the slide first")
+        raise MissingBag(f"{folder}: no features of slide {slide_id} (looked for {looked})", "extract the slide first")
     return path
+
+
+def instance_count(path: Path) -> int | None:
+    """How many instances a feature file holds, from its header alone; None where only the whole file tells.
+
+    Raises:
+        BagError: the file is missing or damaged.
+    """
+    if path.suffix in (".pt", ".pth"):
+        return None
+    import h5py
+
+    with open_hdf5(path) as file:
+        name = "features" if "features" in file else "feats"
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            return None  # whoever reads the file refuses it
+        shape = getattr(file[name], "shape", None)
+        return int(shape[0]) if shape is not None and len(shape) == 2 else None
 
 
 def read_any_bag(path: Path, *, assume_encoder: str | None = None, verify: bool = False) -> Bag:

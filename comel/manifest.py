@@ -9,6 +9,7 @@ stays ``007``; an empty cell means that nothing is known.
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import math
 import os
@@ -149,7 +150,7 @@ def _read_cells(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         found = ", ".join(header)[:200]
-        raise ManifestError(f"{path.name} has no column {', '.join(missing)} (found: {found})", "separate columns by commas")
+        raise ManifestError(f"{path.name} has no column {', '.join(missing)} (found: {found})", _remedy(header, missing))
     if not records:
         raise ManifestError(f"{path.name} has a header but no rows", "add one row a slide")
     long = [number for number, cells in records if any(cells[len(header) :])]
@@ -163,6 +164,18 @@ def _read_cells(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
     data = {name: [cells.get(name) or None for cells in named] for name in known}
     frame = pandas.DataFrame(data, index=[number for number, _ in records], dtype=object)
     return frame, tuple(name for name in header if name and name not in known)
+
+
+def _remedy(header: Sequence[str], missing: Sequence[str]) -> str:
+    """What to do about a header that lacks columns."""
+    if len(header) == 1:
+        return "separate columns by commas"
+    written = {name.casefold().replace(" ", "_"): name for name in header}
+    for name in missing:
+        near = difflib.get_close_matches(name, written, n=1, cutoff=0.75)
+        if near:
+            return f"call the column '{written[near[0]]}' '{name}'"
+    return "add it, or write the manifest by a command: comel manifest --help"
 
 
 def read_table_text(path: Path, max_bytes: int) -> str:

@@ -7,9 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "say"]
 
 _SECONDS_BETWEEN_LINES = 15.0
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """A line on standard error for who watches."""
+    if not quiet:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 @contextmanager

@@ -102,6 +102,13 @@ class RunDirectory:
         folder = self.path / "versions"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
+    def runs_inside(self) -> str | None:
+        """What to do where this holds the runs of ``--folds`` or ``--orders`` and is none itself; None where it does not."""
+        for kind in ("fold", "order"):
+            if (self.path / f"{kind}s.json").is_file() or (self.path / f"{kind}-0").is_dir():
+                return f"it holds a run a {kind}: name one or several of them, such as {self.path / f'{kind}-0'}"
+        return None
+
     def version_folder(self, version: int | None = None) -> Path:
         """The folder of a version; default the current one.
 
@@ -114,7 +121,8 @@ class RunDirectory:
             try:
                 version = int((self.path / "current").read_text())
             except (OSError, ValueError):
-                raise RunError(f"{self.path}: holds no finished version", "finish the training: comel train --resume") from None
+                remedy = self.runs_inside() or "finish the training: comel train --resume"
+                raise RunError(f"{self.path}: holds no finished version", remedy) from None
         folder = self.path / "versions" / f"{version:03d}"
         if not folder.is_dir():
             known = ", ".join(map(str, self.versions())) or "none"

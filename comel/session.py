@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from comel import checkpoint
+from comel.at_hand import doubtful_labels, with_features, with_instances
 from comel.bag import FeatureContract
 from comel.classes import ClassSpace, Head
 from comel.config import RunConfig, TrainerConfig
@@ -23,11 +24,10 @@ from comel.early_stopping import EarlyStopping
 from comel.errors import ConfigError
 from comel.evaluation import choose_on_validation
 from comel.files import sha256_of_file, sha256_of_json
-from comel.foreign import bag_path
 from comel.models import model_class
 from comel.models.base import MILModel, settings_of
 from comel.novelty import choose_distance_threshold, distances
-from comel.progress import progress_bar
+from comel.progress import progress_bar, say
 from comel.run import RunDirectory, TaskInfo, VersionInfo, build_model, load_state
 from comel.stage_scores import StageScorer
 from comel.strategies import strategy_class
@@ -83,8 +83,9 @@ class Session:
         self.device = resolve_device(trainer.device)
         data = self.config.data
         assert data.bags is not None
-        for slide in (slide for task in self.tasks for case in task.cases(None) for slide in case.slides):
-            bag_path(data.bags, slide)
+        self.tasks, left_out = with_features(self.tasks, data.bags, skip_missing=data.skip_missing)
+        self.tasks, empty = with_instances(self.tasks, data.bags)
+        self.notes = [*doubtful_labels(self.tasks, data.negative), *left_out, *empty]
         for task in self.tasks if trainer.early_stopping is not None else ():
             if not task.val:
                 raise ConfigError(
@@ -140,7 +141,10 @@ class Session:
             checkpoint=progress,
             device=str(self.device),
             plan=plan_of(self.config),
+            notes=self.notes,
         )
+        for note in self.notes:
+            say(f"training: {note}", quiet=self.quiet)
         with progress_bar(len(groups) * epochs, "training", quiet=self.quiet) as advance:
             for index, group in enumerate(groups, start=first_stage):
                 version += 1

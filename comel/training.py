@@ -23,6 +23,14 @@ from comel.strategies.base import Strategy
 __all__ = ["add_task", "is_finished", "resolved", "stored_plan", "train"]
 
 _PENDING = "add-task.json"
+_OF_THE_NEW_TASKS = {
+    "manifest": "give --manifest",
+    "bags": "give --bags",
+    "root": "give --root",
+    "tasks": "give --task, once for each",
+    "labels": "a new task's labels are those of its manifest, the negative one first",
+    "fold": "give the new tasks' manifest a column 'split'",
+}
 
 
 def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = False, quiet: bool = False) -> Path:
@@ -41,7 +49,11 @@ def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = Fa
         ComelError: settings, manifest, bags or the run directory cannot be used.
     """
     run = RunDirectory(Path(out))
-    if resume and run.config.exists():
+    if resume:
+        if not run.config.exists():
+            raise RunError(
+                f"{run.path}: holds no run to go on with", run.runs_inside() or "train one: comel train without --resume"
+            )
         config = load_config(run.config)
     config = resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
     with run.locked():
@@ -58,6 +70,7 @@ def add_task(
     bags: Path,
     *,
     tasks: Sequence[str] | None = None,
+    root: Path | None = None,
     overrides: Iterable[str] = (),
     quiet: bool = False,
 ) -> Path:
@@ -68,6 +81,7 @@ def add_task(
         manifest: the new tasks' cohort.
         bags: the new tasks' feature files, made as the run's feature contract says.
         tasks: which tasks of the manifest, in order; default all.
+        root: folder that the manifest's relative paths start from; default its own.
         overrides: ``trainer.epochs=20`` and the like for this training.
         quiet: no progress.
 
@@ -82,7 +96,7 @@ def add_task(
     with directory.locked():
         if not is_finished(directory) and not (directory.path / _PENDING).exists():
             raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
-        config = _settings_for_new_tasks(directory, manifest, bags, tasks, overrides)
+        config = _settings_for_new_tasks(directory, manifest, bags, tasks, root, overrides)
         info = directory.info(_base_version(directory, plan_of(config)))
         directory.verify(info.version)
         if not strategy_class(config.strategy["name"]).continual:
@@ -99,19 +113,28 @@ def add_task(
 
 
 def _settings_for_new_tasks(
-    run: RunDirectory, manifest: Path, bags: Path, tasks: Sequence[str] | None, overrides: Iterable[str]
+    run: RunDirectory,
+    manifest: Path,
+    bags: Path,
+    tasks: Sequence[str] | None,
+    root: Path | None,
+    overrides: Iterable[str],
 ) -> RunConfig:
     """The run's own settings over the new tasks' data; what named the old data does not carry over."""
+    overrides = list(overrides)
     before, stored = resolved(load_config(run.config)), resolved(load_config(run.config, overrides))
     if (before.model, before.strategy, before.data.mode) != (stored.model, stored.strategy, stored.data.mode):
         raise ConfigError(
             "model, strategy and data.mode stay as the run was trained", "change settings of data and trainer only"
         )
+    for name in sorted(_OF_THE_NEW_TASKS):
+        if any(override.partition("=")[0].strip() in (f"data.{name}", "data") for override in overrides):
+            raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
     labels = None
     if stored.data.mode == "domain-incremental":
         shared = run.info().model["heads"][0]["labels"]
-        labels = dict.fromkeys(tasks or read_manifest(Path(manifest)).tasks, shared)
-    new = {"manifest": Path(manifest), "bags": Path(bags), "root": None, "tasks": list(tasks) if tasks else None}
+        labels = dict.fromkeys(tasks or read_manifest(Path(manifest), root=root).tasks, shared)
+    new = {"manifest": Path(manifest), "bags": Path(bags), "root": root, "tasks": list(tasks) if tasks else None}
     data = stored.data.model_copy(update={**new, "labels": labels, "fold": None})
     return stored.model_copy(update={"data": data})
 

@@ -21,13 +21,21 @@ EPILOGS = {
 }
 
 
+Root = Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from and lie in; default its own.")]
+AssumeEncoder = Annotated[str | None, typer.Option(help="Encoder of feature files that do not name theirs.")]
+SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out slides without features instead of stopping.")]
+
+
 def train(
     out: Annotated[Path, typer.Option(help="Run directory; the same command goes on with an unfinished run.")],
     config: Annotated[Path | None, typer.Option(help="YAML with sections data, model, strategy, trainer.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="The cohort's CSV.")] = None,
     bags: Annotated[Path | None, typer.Option(help="Folder of feature files.")] = None,
+    root: Root = None,
     strategy: Annotated[str | None, typer.Option(help="Name of a strategy, such as owlora, or file.py:Class.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs a task.")] = None,
+    assume_encoder: AssumeEncoder = None,
+    skip_missing: SkipMissing = False,
     settings: Set = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validate: a run a fold, in OUT/fold-0 and on.")] = None,
     orders: Annotated[int | None, typer.Option(help="So many orders of the tasks: a run each, in OUT/order-0 and on.")] = None,
@@ -42,8 +50,18 @@ def train(
         raise ComelError(
             "--folds, --orders and --resume do not go together", "give one; the same --folds or --orders command goes on"
         )
-    given = {"data.manifest": manifest, "data.bags": bags, "strategy.name": strategy, "trainer.epochs": epochs}
+    given = {
+        "data.manifest": manifest,
+        "data.bags": bags,
+        "data.root": root,
+        "data.assume_encoder": assume_encoder,
+        "strategy.name": strategy,
+        "trainer.epochs": epochs,
+    }
     overrides = [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
+    overrides += ["data.skip_missing=true"] if skip_missing else []
+    if resume and (config is not None or overrides or settings):
+        raise ComelError("--resume takes the settings of the run", "leave the other settings out, or train a new run with them")
     chosen = load_config(config, [*overrides, *(settings or [])])
     silent = quiet or as_json
     if folds is not None:
@@ -66,6 +84,9 @@ def add_task(
     manifest: Annotated[Path, typer.Option(help="The new tasks' cohort.")],
     bags: Annotated[Path, typer.Option(help="The new tasks' feature files.")],
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    root: Root = None,
+    assume_encoder: AssumeEncoder = None,
+    skip_missing: SkipMissing = False,
     settings: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -73,7 +94,9 @@ def add_task(
     """Teach a finished run a new task from its bags alone; the old version stays usable."""
     from comel.training import add_task as teach
 
-    teach(run, manifest, bags, tasks=task, overrides=settings or [], quiet=quiet or as_json)
+    overrides = [*(settings or []), *(["data.skip_missing=true"] if skip_missing else [])]
+    overrides += [] if assume_encoder is None else [f"data.assume_encoder={quoted(assume_encoder)}"]
+    teach(run, manifest, bags, tasks=task, root=root, overrides=overrides, quiet=quiet or as_json)
     _tell_metrics(run, as_json)
 
 
@@ -85,6 +108,9 @@ def evaluate(
     version: Version = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     table: Annotated[Path | None, typer.Option(help="CSV of the predictions of single cases to write.")] = None,
+    root: Root = None,
+    assume_encoder: AssumeEncoder = None,
+    skip_missing: SkipMissing = False,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -105,6 +131,9 @@ def evaluate(
         tasks=tasks,
         table=table,
         device=device,
+        root=root,
+        assume_encoder=assume_encoder,
+        skip_missing=skip_missing,
         quiet=quiet or as_json,
     )
     if as_json:

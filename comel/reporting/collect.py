@@ -125,7 +125,9 @@ def collect_run(path: Path, name: str) -> Report:
     if not path.is_dir():
         raise RunError(f"{path}: no such run", "check the path, or train one: comel train")
     if not run.config.is_file():
-        raise RunError(f"{path}: holds no run (no config.yaml)", "name the folder that comel train wrote to")
+        raise RunError(
+            f"{path}: holds no run (no config.yaml)", run.runs_inside() or "name the folder that comel train wrote to"
+        )
     try:
         text = run.config.read_text(encoding="utf-8")
         config = yaml.safe_load(text)

@@ -198,11 +198,14 @@ class OWLora(Strategy):
 
     def _check_declared(self, model: MILModel) -> None:
         for name, layer in adapted_linears(model).items():
-            narrow = min(layer.in_features, layer.out_features)
-            if (self.options.tasks - 1) * self.options.rank > narrow:
+            narrow, later = min(layer.in_features, layer.out_features), self.options.tasks - 1
+            if later * self.options.rank > narrow:
+                of_features = narrow == model.dimension
+                why = ", as many as the features have numbers" if of_features else ""
                 raise CapacityError(
-                    f"{name} has {narrow} directions, not room for {self.options.tasks - 1} of rank {self.options.rank}",
-                    "lower strategy.rank or strategy.tasks, or widen model.dim",
+                    f"{name} has {narrow} directions{why}, and not room for {later} adapters of rank {self.options.rank}",
+                    f"set strategy.rank={max(1, narrow // later)}, or fewer strategy.tasks"
+                    + ("" if of_features else ", or widen model.dim"),
                 )
 
 

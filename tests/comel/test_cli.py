@@ -136,6 +136,140 @@ def test_bad_input_is_found_before_a_run_begins(
     assert tree(tmp_path / "run").keys() <= {".lock"}
 
 
+def test_paths_of_a_manifest_may_start_elsewhere(cohort: Stream, tmp_path: Path, comel_cli: Cli) -> None:
+    """Absolute paths, as most cohorts' tables have them."""
+    rows = [{**row, "path": f"/data/slides/{row['path']}"} for row in cohort.rows]
+    write_manifest(cohort.manifest, rows)
+    run, data = tmp_path / "run", ("--manifest", cohort.manifest, "--bags", cohort.bags)
+    learning = train_words(cohort, run, "--set", "data.tasks=[colon]")
+    code, _, said = comel_cli(*learning)
+    assert "leaves the folder" in one_line(code, said)
+    root = ("--root", "/data/slides")
+    for command in (
+        learning,
+        ("evaluate", run, *data, "--task", "colon", "-q"),
+        ("add-task", run, *data, "--task", "kidney", "-q"),
+    ):
+        assert comel_cli(*command, *root)[::2] == (0, "")
+
+
+def test_slides_without_features_are_counted_and_may_be_left_out(cohort: Stream, tmp_path: Path, comel_cli: Cli) -> None:
+    for slide in ("colon-00", "colon-01", "kidney-03"):
+        cohort.bag(slide).unlink()
+    (cohort.bags / "failures.csv").write_text("")
+    words = train_words(cohort, tmp_path / "run", "--set", "data.tasks=[colon, kidney]")
+    code, _, said = comel_cli(*words)
+    told = one_line(code, said)
+    assert "no features of slide colon-00 (looked for colon-00.h5, " in told
+    assert "nor of 2 slides (colon-01, kidney-03); extract the slides first (failures.csv there says why" in told
+    assert told.endswith("or leave them out: --skip-missing")
+    code, _, said = comel_cli(*(word for word in words if word != "-q"), "--skip-missing")
+    assert code == 0
+    left_out = f"left out 3 slides (colon-00, colon-01, kidney-03): no features in {cohort.bags}"
+    assert f"training: {left_out}\n" in said
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert next(event for event in events if event["event"] == "start")["notes"] == [left_out]
+    data = ("--manifest", cohort.manifest, "--bags", cohort.bags, "--task", "colon", "--split", "all")
+    assert "no features of slide colon-00" in one_line(*comel_cli("evaluate", tmp_path / "run", *data)[::2])
+    code, out, _ = comel_cli("evaluate", tmp_path / "run", *data, "--skip-missing", "-q")
+    assert (code, out.split("\n")[0]) == (0, "colon: 14 cases")
+
+
+def test_labels_that_may_be_meant_otherwise_are_told(cohort: Stream, tmp_path: Path, comel_cli: Cli) -> None:
+    rows = [{**row, "label": {"normal": "0", "tumour": "1"}[row["label"]]} for row in cohort.rows]
+    write_manifest(cohort.manifest, rows)
+    words = [word for word in train_words(cohort, tmp_path / "run", "--set", "data.tasks=[colon]") if word != "-q"]
+    code, _, said = comel_cli(*words)
+    assert code == 0
+    assert "colon: no label is 'normal', so 0, 1 all count as findings; if one means that there is none, say --set" in said
+    assert "data.negative=0\n" in said
+    words[words.index("--out") + 1] = tmp_path / "other"
+    code, _, said = comel_cli(*words, "--set", "data.negative='0'")
+    assert code == 0
+    assert "count as findings" not in said
+    rows[0]["label"] = "Tumour"
+    rows[1]["label"] = "tumour"
+    write_manifest(cohort.manifest, rows)
+    words[words.index("--out") + 1] = tmp_path / "third"
+    _, _, said = comel_cli(*words)
+    assert "colon: 'Tumour' and 'tumour' are two labels; correct the manifest if they are one" in said
+
+
+def test_the_encoder_of_unnamed_features_is_said_in_every_command(cohort: Stream, tmp_path: Path, comel_cli: Cli) -> None:
+    from dataclasses import replace
+
+    from comel.bag import read_bag
+
+    run, tasks = tmp_path / "run", ("--set", "data.tasks=[colon, kidney]")
+    assert comel_cli(*train_words(cohort, run, *tasks))[0] == 0
+    for path in cohort.bags.glob("*.h5"):
+        bag = read_bag(path)
+        write_bag(path, replace(bag, contract=replace(bag.contract, encoder=None)))
+    data = ("--manifest", cohort.manifest, "--bags", cohort.bags)
+    for words in (
+        train_words(cohort, tmp_path / "another", *tasks),
+        ("evaluate", run, *data, "--task", "colon", "-q"),
+        ("add-task", run, *data, "--task", "liver", "-q"),
+    ):
+        if words[0] != "train":
+            assert "say --assume-encoder toy" in one_line(*comel_cli(*words)[::2])
+        assert comel_cli(*words, "--assume-encoder", "toy")[::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("tasks=[liver]", "give --task"),
+        ("root=/x", "give --root"),
+        ("labels={liver: [tumour, normal]}", "those of its manifest"),
+    ],
+)
+def test_add_task_says_which_settings_it_does_not_take(
+    name: str, remedy: str, toy_run: Path, toy_stream: Stream, comel_cli: Cli
+) -> None:
+    words = ("add-task", toy_run, "--manifest", toy_stream.manifest, "--bags", toy_stream.bags, "--set", f"data.{name}")
+    said = one_line(*comel_cli(*words)[::2])
+    assert "is not a setting of add-task" in said
+    assert remedy in said
+
+
+def test_resume_takes_no_other_settings_and_wants_a_run(tmp_path: Path, comel_cli: Cli) -> None:
+    said = one_line(*comel_cli("train", "--resume", "--out", tmp_path / "run", "--epochs", 2)[::2])
+    assert said.startswith("--resume takes the settings of the run; leave the other settings out")
+    said = one_line(*comel_cli("train", "--resume", "--out", tmp_path / "run")[::2])
+    assert "holds no run to go on with" in said
+
+
+def test_a_folder_of_folds_names_its_runs(tmp_path: Path, toy_stream: Stream, comel_cli: Cli) -> None:
+    folds = tmp_path / "folds"
+    (folds / "fold-0").mkdir(parents=True)
+    data = ("--manifest", toy_stream.manifest, "--bags", toy_stream.bags)
+    for words in (
+        ("report", folds),
+        ("evaluate", folds, *data),
+        ("predict", folds, toy_stream.bag("colon-00"), "--out", tmp_path / "out"),
+        ("train", "--resume", "--out", folds),
+    ):
+        said = one_line(*comel_cli(*words)[::2])
+        assert f"it holds a run a fold: name one or several of them, such as {folds / 'fold-0'}" in said
+
+
+@pytest.mark.parametrize(
+    ("header", "remedy"),
+    [
+        ("Slide_ID,path,label,task", "call the column 'Slide_ID' 'slide_id'"),
+        ("slide_id,path,label,tasks", "call the column 'tasks' 'task'"),
+        ("slide_id,path,label", "add it, or write the manifest by a command: comel manifest --help"),
+        ("slide_id;path;label;task", "separate columns by commas"),
+    ],
+)
+def test_a_missing_column_comes_with_what_to_do(
+    header: str, remedy: str, cohort: Stream, tmp_path: Path, comel_cli: Cli
+) -> None:
+    cohort.manifest.write_text(f"{header}\na,a.svs,normal,colon\n")
+    assert one_line(*comel_cli(*train_words(cohort, tmp_path / "run"))[::2]).endswith(remedy)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

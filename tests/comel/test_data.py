@@ -216,9 +216,7 @@ def test_a_store_refuses_what_was_made_otherwise(toy_stream: Stream, tmp_path: P
     other = make_bag("colon-00", np.ones((3, DIMENSION)), contract=replace(CONTRACT, encoder=None))
     write_bag(tmp_path / "colon-00.h5", other)
     case = Case("colon-00", "colon-00", "normal", ("colon-00",))
-    with pytest.raises(
-        FeatureMismatch, match=r"colon-00\.h5: encoder not stated instead of toy.* --set data\.assume_encoder=toy"
-    ):
+    with pytest.raises(FeatureMismatch, match=r"colon-00\.h5: encoder not stated instead of toy.* --assume-encoder toy"):
         BagStore(tmp_path, CONTRACT).read(case)
     assert len(BagStore(tmp_path, CONTRACT, assume_encoder="toy").read(case)) == 3
     with pytest.raises(BagError, match="no features of slide colon-01"):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -243,7 +244,9 @@ def test_a_mistake_before_anything_was_learned_may_be_corrected(small_stream: St
     run = tmp_path / "run"
     wrong = small_stream.settings(epochs=1)
     wrong["data"] = {**wrong["data"], "bags": tmp_path}
-    with pytest.raises(BagError, match="no features of slide colon-00"):
+    with pytest.raises(
+        BagError, match=r"no features of slide colon-00 .*, nor of \d+ slides \(colon-01, .*; extract the slides"
+    ):
         comel.train(wrong, run, quiet=True)
     assert tree(run).keys() <= {".lock"}
     comel.train(small_stream.settings(epochs=1), run, quiet=True)
@@ -419,14 +422,16 @@ def test_tiny_bags_train_and_predict(tmp_path: Path, strategy: dict[str, Any]) -
         assert prediction.instance_scores.shape == (size,)
 
 
-def test_an_empty_bag_predicts_nothing_and_is_not_trained_on(tmp_path: Path) -> None:
+def test_an_empty_bag_predicts_nothing_and_is_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stream = write_bags_of(tmp_path, {"a": 4, "b": 4, "empty": 0, "c": 4, "d": 4, "e": 4})
-    with pytest.raises(BagError, match="empty: the bag has no instance"):
-        comel.train(stream.settings(epochs=1), tmp_path / "bad", quiet=True)
+    run = comel.train(stream.settings(epochs=1), tmp_path / "run")
+    assert "training: left out slide empty of the training slides: no tissue\n" in capsys.readouterr().err
+    trained = RunDirectory(run).info().tasks[0]
+    assert "empty" not in trained.slides["train"]
+    assert trained.training_cases == len(trained.slides["train"])
     rows = [dict(row) for row in stream.rows]
     next(row for row in rows if row["slide_id"] == "empty")["split"] = "test"
     write_manifest(stream.manifest, rows)
-    run = comel.train(stream.settings(epochs=1), tmp_path / "run", quiet=True)
     prediction = Predictor.open(run).predict(read_bag(stream.bag("empty")))
     assert prediction.label is None
     assert prediction.predicted_class is None
@@ -473,12 +478,23 @@ def test_a_missing_bag_is_found_before_training(toy_stream: Stream, tmp_path: Pa
     assert tree(tmp_path / "run").keys() <= {".lock"}
 
 
-def test_a_bag_damaged_between_two_stages_stops_training_and_is_gone_on_from(small_stream: Stream, tmp_path: Path) -> None:
+def test_a_truncated_bag_of_a_later_task_is_found_before_training(small_stream: Stream, tmp_path: Path) -> None:
+    bags = Path(shutil.copytree(small_stream.bags, tmp_path / "bags"))
+    stream = Stream(small_stream.manifest, bags, small_stream.rows)
+    (bags / "kidney-00.h5").write_bytes((bags / "kidney-00.h5").read_bytes()[:3000])
+    with pytest.raises(BagError, match=r"kidney-00\.h5: truncated"):
+        comel.train(stream.settings(**SHORT), tmp_path / "run", quiet=True)
+    assert RunDirectory(tmp_path / "run").versions() == []
+
+
+def test_a_bag_with_other_features_inside_stops_training_and_is_gone_on_from(small_stream: Stream, tmp_path: Path) -> None:
+    """What no header tells: it is found when the bag's turn comes, between two stages."""
     bags = Path(shutil.copytree(small_stream.bags, tmp_path / "bags"))
     stream = Stream(small_stream.manifest, bags, small_stream.rows)
     whole = (bags / "kidney-00.h5").read_bytes()
-    (bags / "kidney-00.h5").write_bytes(whole[:3000])
-    with pytest.raises(BagError, match=r"kidney-00\.h5: truncated"):
+    with h5py.File(bags / "kidney-00.h5", "r+") as file:
+        file["features"][0, 0] = np.nan
+    with pytest.raises(BagError, match=r"kidney-00\.h5: 1 of \d+ instances"):
         comel.train(stream.settings(**SHORT), tmp_path / "run", quiet=True)
     assert RunDirectory(tmp_path / "run").versions() == [1]
     (bags / "kidney-00.h5").write_bytes(whole)
