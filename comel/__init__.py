@@ -1,6 +1,6 @@
 """CoMEL: continual multiple instance learning on whole-slide images.
 
-The commands of ``comel`` as functions, with the same words: :func:`synth`, :func:`extract`, :func:`inspect`,
+The commands of ``comel`` as functions, their options as keywords: :func:`synth`, :func:`extract`, :func:`inspect`,
 :func:`check_bags`, :func:`bag_statistics`, :func:`export_clam`, :func:`train`, :func:`train_folds`, :func:`train_orders`,
 :func:`add_task`, :func:`evaluate`, :func:`report`, :func:`predict`, :func:`serve`, :func:`demo`, :func:`bench_continual`.
 They are loaded when first used; importing this package imports no torch.

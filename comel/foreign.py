@@ -37,7 +37,7 @@ _LAYOUTS = (("*.h5", "*.pt"), ("h5_files/*.h5",), ("pt_files/*.pt",))
 _ENCODER_FOLDERS = ("features_*", "*/features_*")
 
 
-def feature_files(paths: Sequence[Path]) -> list[Path]:
+def feature_files(paths: Sequence[Path] | Path | str) -> list[Path]:
     """Feature files as they are given, and those in folders of this project's, TRIDENT's, CLAM's or STAMP's layout.
 
     Of a folder the first layout counts that has a file: the folder itself, ``h5_files``, ``pt_files``, ``features_*``.
@@ -45,8 +45,9 @@ def feature_files(paths: Sequence[Path]) -> list[Path]:
     Raises:
         BagError: there is none, or a folder has features of several encoders or resolutions.
     """
+    paths = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     files: list[Path] = []
-    for path in map(Path, paths):
+    for path in paths:
         if not path.is_dir():
             files.append(path)
             continue

@@ -165,7 +165,7 @@ def test_nothing_in_comel_imports_the_composition_root() -> None:
             assert not closed & {name for name, _ in imported(path)}, path.name
 
 
-def test_pipelines_knows_the_bag_format_only() -> None:
+def test_pipelines_knows_no_model_and_no_training() -> None:
     for path in files_of("pipelines"):
         names = {name for name, _ in imported(path) if name.split(".")[0] in ("comel", "service")}
         assert names <= OPEN_TO_PIPELINES, f"{path.name} imports {names - OPEN_TO_PIPELINES}"
