@@ -10,14 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from comel.errors import ConfigError
 from comel.registry import nearest
 
 __all__ = ["DataConfig", "RunConfig", "TrainerConfig", "load_config", "parse_section"]
+
+
+def _as_text(value: Any) -> Any:
+    """A number as its text: YAML takes a label such as 0 for one."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Name = Annotated[str, BeforeValidator(_as_text)]
+"""A label or a task, as it stands in the manifest."""
 
 
 class _Section(BaseModel):
@@ -30,12 +39,12 @@ class DataConfig(_Section):
     manifest: Path | None = Field(None, description="the cohort's CSV")
     bags: Path | None = Field(None, description="folder of feature files, <slide_id>.h5 or another tool's layout")
     root: Path | None = Field(None, description="folder that the manifest's relative paths start from; default its own")
-    tasks: list[str] | None = Field(None, description="tasks in the order they arrive; default order of first appearance")
+    tasks: list[Name] | None = Field(None, description="tasks in the order they arrive; default order of first appearance")
     mode: Literal["class-incremental", "domain-incremental"] = Field(
         "class-incremental", description="a class is (task, label), or all tasks share one label set and one head"
     )
-    negative: str = Field("normal", description="label of slides without a finding; a task may have none")
-    labels: dict[str, list[str]] | None = Field(None, description="labels of each task in column order")
+    negative: Name = Field("normal", description="label of slides without a finding; a task may have none")
+    labels: dict[Name, list[Name]] | None = Field(None, description="labels of each task in column order")
     val_fraction: float = Field(0.15, ge=0, lt=1, description="share of validation where the manifest has no split")
     test_fraction: float = Field(0.25, ge=0, lt=1, description="share of test where the manifest has no split")
     fold: int | None = Field(None, ge=0, description="test on this fold of the manifest instead")

@@ -184,7 +184,7 @@ def test_labels_that_may_be_meant_otherwise_are_told(cohort: Stream, tmp_path: P
     assert "colon: no label is 'normal', so 0, 1 all count as findings; if one means that there is none, say --set" in said
     assert "data.negative=0\n" in said
     words[words.index("--out") + 1] = tmp_path / "other"
-    code, _, said = comel_cli(*words, "--set", "data.negative='0'")
+    code, _, said = comel_cli(*words, "--set", "data.negative=0")
     assert code == 0
     assert "count as findings" not in said
     rows[0]["label"] = "Tumour"
