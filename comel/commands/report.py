@@ -13,10 +13,12 @@ __all__ = ["report"]
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared side by side.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, or a folder of folds or orders; several are compared side by side.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(help="HTML file to write; default RUN/report.html, for several runs report.html here."),
+        typer.Option(help="HTML file to write; default report.html in the folder named, for several here."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -11,21 +11,25 @@ from comel.reporting.compare import comparison
 from comel.reporting.markup import Markup, join, tag
 from comel.reporting.slides import SlideMap, SlideMaps
 from comel.reporting.style import STYLE
+from comel.reporting.together import Together, over_the_runs
 
 __all__ = ["page"]
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(reports: Sequence[Report], maps: Sequence[SlideMaps]) -> str:
-    """The whole page of one or several runs; ``maps`` are the slides of each."""
+def page(reports: Sequence[Report], maps: Sequence[SlideMaps], together: Sequence[Together] = ()) -> str:
+    """The whole page of one or several runs; ``maps`` are the slides of each, ``together`` the folds or orders they are of."""
     title = f"CoMEL report: {reports[0].name}" if len(reports) == 1 else f"CoMEL report: {len(reports)} runs side by side"
     several = len(reports) > 1
     body: list[Markup] = [tag("h1", title), tag("p", NOTICE, class_="notice")]
     if several:
-        links = [tag("li", tag("a", "Side by side", href="#comparison"))]
+        links = [tag("li", tag("a", _all_of(entry), href=f"#together-{i}")) for i, entry in enumerate(together, start=1)]
+        links += [tag("li", tag("a", "Side by side", href="#comparison"))]
         links += [tag("li", tag("a", report.name, href=f"#run-{index}")) for index, report in enumerate(reports, start=1)]
         body.append(tag("nav", tag("ul", *links)))
+        for i, entry in enumerate(together, start=1):
+            body.append(tag("section", tag("h2", _all_of(entry)), over_the_runs(entry), id=f"together-{i}"))
         body.append(tag("section", tag("h2", "Side by side"), comparison(reports), id="comparison"))
     for index, (report, shown) in enumerate(zip(reports, maps, strict=True), start=1):
         body.append(_run(report, shown, f"run-{index}", titled=several))
@@ -40,6 +44,10 @@ def page(reports: Sequence[Report], maps: Sequence[SlideMaps]) -> str:
     )
     text = f"<!doctype html>\n{tag('html', head, tag('body', *body), lang='en')}\n"
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _all_of(together: Together) -> str:
+    return f"All {len(together.runs)} {together.kind}: {together.runs[0].parent.name}"
 
 
 def _run(report: Report, maps: SlideMaps, place: str, *, titled: bool) -> Markup:

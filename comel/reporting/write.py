@@ -13,6 +13,7 @@ from comel.reporting.cases import best_and_worst
 from comel.reporting.collect import collect
 from comel.reporting.page import page
 from comel.reporting.slides import slide_maps
+from comel.reporting.together import read_together
 
 __all__ = ["CARD", "write_report"]
 
@@ -23,9 +24,10 @@ def write_report(runs: Path | Sequence[Path], out: Path | None = None, *, quiet:
     """Write what one or several runs came to; run again, it writes both files anew.
 
     Args:
-        runs: run directories, finished or not; several are compared.
-        out: the HTML file; default ``report.html`` in the run's own folder, for several in the working directory. The model
-            card ``model_card.md`` goes beside it.
+        runs: run directories, finished or not; several are compared. The folder of ``--folds`` or ``--orders`` stands for its
+            runs, and for what they came to together.
+        out: the HTML file; default ``report.html`` in the folder that is named, for several in the working directory. The
+            model card ``model_card.md`` goes beside it.
         quiet: no progress.
 
     Returns:
@@ -38,15 +40,16 @@ def write_report(runs: Path | Sequence[Path], out: Path | None = None, *, quiet:
     paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(path) for path in runs]
     if not paths:
         raise ConfigError("no run to report on", "name one or several run directories")
-    reports = collect(paths)
+    together = {path: found for path in paths if (found := read_together(path)) is not None}
+    reports = collect([run for path in paths for run in (together[path].runs if path in together else (path,))])
     if out is None:
-        out = (reports[0].path if len(reports) == 1 else Path.cwd()) / "report.html"
+        out = (reports[0].path if len(reports) == 1 else paths[0] if len(paths) == 1 else Path.cwd()) / "report.html"
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ConfigError(f"--out {out}: not the name of an HTML file", "write a name such as report.html")
     cases = sum(len(picked) for report in reports if report.cases is not None for picked in best_and_worst(report.cases))
     with progress_bar(cases, "report", quiet=quiet) as advance:
         maps = [slide_maps(report, advance) for report in reports]
-    write_text(out, page(reports, maps))
+    write_text(out, page(reports, maps, list(together.values())))
     write_text(out.with_name(CARD), model_cards(reports))
     return out

@@ -1,0 +1,86 @@
+"""What the runs of ``comel train --folds`` or ``--orders`` came to together: mean and spread, and the pooled test cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comel.errors import RunError
+from comel.files import read_json
+from comel.reporting.markup import Markup, join, tag
+from comel.reporting.tables import MISSING, plain_table, score
+from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, mode_name, score_name
+
+__all__ = ["Together", "over_the_runs", "read_together"]
+
+
+@dataclass(frozen=True)
+class Together:
+    """A folder of runs of the same settings.
+
+    Attributes:
+        kind: ``folds`` or ``orders``.
+        runs: their directories.
+        summary: what ``folds.json`` or ``orders.json`` holds.
+    """
+
+    kind: str
+    runs: tuple[Path, ...]
+    summary: Mapping[str, Any]
+
+
+def read_together(folder: Path) -> Together | None:
+    """The runs in a folder and what they came to; None where it holds no finished folds or orders.
+
+    Raises:
+        RunError: the summary is damaged.
+    """
+    for kind in ("folds", "orders"):
+        path = folder / f"{kind}.json"
+        if path.is_file():
+            try:
+                summary = read_json(path)
+                runs = tuple(folder / Path(str(name)).name for name in summary["runs"])
+                return Together(kind, runs, {"continual": dict(summary["continual"]), "pooled": summary.get("pooled")})
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise RunError(f"{path}: damaged ({type(error).__name__})", "give the same comel train command again") from None
+    return None
+
+
+def over_the_runs(together: Together) -> Markup:
+    """With folds the scores of the pooled test cases; then every score's mean ± standard deviation over the runs."""
+    parts: list[Markup] = []
+    pooled = together.summary.get("pooled")
+    if pooled:
+        parts += [_pooled(pooled, mode) for mode in pooled["mean"]]
+        note = "Each case is tested once, by the run of its fold. Intervals are of 95 %, by bootstrap over patients."
+        parts.append(tag("p", note, class_="note"))
+    among = f"mean ± standard deviation over {len(together.runs)} {together.kind}"
+    for kind, modes in together.summary["continual"].items():
+        for mode, scores in modes.items():
+            shown = [key for key in STATISTICS if any(scores[name].get(key, {}).get("mean") is not None for name in scores)]
+            rows = [[score_name(name), *(_spread(scores[name].get(key)) for key in shown)] for name in in_order(kind, scores)]
+            caption = f"{KINDS.get(kind, kind)} scores, {mode_name(mode)}: {among}"
+            parts.append(plain_table(["score", *(STATISTICS[key] for key in shown)], rows, caption=caption))
+    return join(parts)
+
+
+def _spread(entry: Mapping[str, Any] | None) -> str:
+    if not entry or entry["mean"] is None:
+        return MISSING
+    return score(entry["mean"]) + ("" if entry["spread"] is None else f" ± {entry['spread']:.3f}")
+
+
+def _pooled(pooled: Mapping[str, Any], mode: str) -> Markup:
+    names = in_order("bag", pooled["mean"][mode]["bag"])
+    intervals = pooled["intervals"]["bag"].get(mode, {})
+    rows = []
+    for task, entry in pooled["tasks"].items():
+        told = [score(entry[mode]["bag"].get(name), intervals.get(name, {}).get("tasks", {}).get(task)) for name in names]
+        rows.append([task, entry["cases"], *told])
+    means = [score(pooled["mean"][mode]["bag"].get(name), intervals.get(name, {}).get("mean")) for name in names]
+    rows.append(["mean over tasks", "", *means])
+    columns = ["task", "cases", *map(score_name, names)]
+    return plain_table(columns, rows, caption=f"Test cases of all folds together, {mode_name(mode)}")
