@@ -1,4 +1,4 @@
-"""Where on the slide the evidence lies, as a picture; with the raster and the GeoJSON that belong to it.
+"""Where on the slide the evidence lies, as a picture.
 
 Colours mean the same on every slide: the scale is 0 to 1 and is never stretched, so a slide without evidence does not light
 up.
@@ -12,23 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comel.errors import ComelError
-from comel.geojson import to_geojson
 from comel.prediction import Prediction
-from comel.raster import RasterTransform, sample_raster, score_raster
+from comel.raster import sample_raster, score_raster
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "COLOUR_MAPS",
-    "PNG_EFFORT",
-    "RasterTransform",
-    "colour_table",
-    "draw_map",
-    "sample_raster",
-    "score_raster",
-    "to_geojson",
-]
+__all__ = ["COLOUR_MAPS", "PNG_EFFORT", "check_width", "colour_table", "draw_map"]
 
 COLOUR_MAPS = ("viridis", "magma", "inferno", "cividis", "turbo")
 """Those that a viewer offers; :func:`draw_map` takes every other that matplotlib knows as well."""
@@ -78,8 +68,7 @@ def draw_map(
     for name, value in (("alpha", alpha), ("threshold", threshold)):
         if not 0.0 <= value <= 1.0:
             raise ComelError(f"{name} {value:g} is not between 0 and 1", f"give a {name} from 0 to 1")
-    if width < MIN_MAP_WIDTH:
-        raise ComelError(f"a map of {width} px has no room for its caption", f"give a width of at least {MIN_MAP_WIDTH}")
+    check_width(width)
     colours = colour_table(colormap)
     raster, transform = score_raster(prediction)
     geometry = prediction.geometry
@@ -118,6 +107,12 @@ def draw_map(
     frame.paste(picture, (0, 0))
     frame.paste(footer, (0, picture.height))
     return frame
+
+
+def check_width(width: int) -> None:
+    """Raise :class:`ComelError` where a map of ``width`` pixels has no room for its caption."""
+    if width < MIN_MAP_WIDTH:
+        raise ComelError(f"a map of {width} px has no room for its caption", f"give a width of at least {MIN_MAP_WIDTH}")
 
 
 def _edges(mask: np.ndarray) -> np.ndarray:

@@ -1,45 +1,64 @@
 """Prediction of slides, bags and manifests to files: JSON, map PNG and GeoJSON a slide, and one table for all.
 
-Part of the composition root: it reads slides through ``pipelines``, imported only where a slide is given.
+Part of the composition root: it reads slides through ``pipelines``, imported only where a prediction is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comel.bag import Bag
+from comel.data import check_contract
 from comel.errors import ComelError, ConfigError, SlideError
-from comel.files import atomic_path, write_text
+from comel.files import sha256_of_file, sha256_of_json
+from comel.predict_files import Writing, kept_prediction, kinds_of, write_prediction
+from comel.predict_inputs import Input, Reading, by_case, find_inputs
 from comel.prediction import Prediction, check_table, failed_row, prediction_row, write_table
 from comel.progress import progress_bar
+from comel.run import RunDirectory
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from comel.predictor import Predictor
     from pipelines.contract import ContractReader
 
-__all__ = ["Input", "predict_cohort"]
-
-_BAG_SUFFIXES = {".h5", ".hdf5", ".pt", ".pth"}
+__all__ = ["Outcome", "predict_cohort", "predict_each"]
 
 
 @dataclass(frozen=True)
-class Input:
-    """One thing to predict: a bag, a slide, or a bag with the slide to draw its map on; or why it cannot be."""
+class Outcome:
+    """What became of one slide: its prediction, or the error that kept it from being predicted."""
 
-    name: str
-    bag: Path | None = None
-    slide: Path | None = None
-    mpp: float | None = None
-    problem: ComelError | None = None
+    entry: Input
+    result: Prediction | ComelError
+    kept: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The slide's row of the table."""
+        if isinstance(self.result, ComelError):
+            return failed_row(self.entry.name, self.result, case_id=self.entry.case_id)
+        return prediction_row(self.result, case_id=self.entry.case_id)
+
+    def told(self) -> str:
+        """What progress says of it."""
+        if isinstance(self.result, ComelError):
+            return f"{self.entry.name}: failed"
+        return f"{self.entry.name}: {self.result.predicted_class or 'nothing'}{', kept' if self.kept else ''}"
+
+    def kinds(self) -> list[str]:
+        """Which files it has; see :data:`comel.predict_files.KINDS`."""
+        return [] if isinstance(self.result, ComelError) else kinds_of(self.result)
 
 
 def predict_cohort(
     run: Path,
-    inputs: Sequence[Path],
+    inputs: Path | str | Sequence[Path | str],
     out: Path,
     *,
     version: int | None = None,
@@ -60,9 +79,13 @@ def predict_cohort(
 ) -> list[Prediction | ComelError]:
     """Predict and write ``<name>.json``, ``<name>.png``, ``<name>.geojson`` to ``out``, and a table.
 
+    The slides of a manifest's case are predicted as one bag: each gets the case's label and probabilities, and the scores of
+    its own tiles. Where one of them cannot be used, none of the case is predicted. A slide whose files are in ``out`` and were
+    made by the same version, from the same content and with the same words is kept as it is.
+
     Args:
         run: the run directory.
-        inputs: slides, bags (.h5, .pt) and manifests (.csv), in any mixture.
+        inputs: slides, bags (.h5, .pt), folders of bags and manifests (.csv), in any mixture; or one of them.
         out: folder for the files.
         version: of the run; default the current one.
         task: where it is known; the prediction is then within that task.
@@ -70,7 +93,7 @@ def predict_cohort(
         slide: the slide of a single bag, to draw its map on.
         root: folder that a manifest's relative paths start from.
         table: .csv or .parquet; default ``out/predictions.csv``.
-        mpp: micrometres per pixel of a single slide, whatever it says itself.
+        mpp: micrometres per pixel of slides given by themselves, whatever they say.
         assume_mpp: micrometres per pixel of slides that state none.
         assume_encoder: encoder of feature files that do not name theirs.
         encoder: where the model's patch encoder comes from, such as ``uni:FOLDER``; default by its name.
@@ -82,125 +105,199 @@ def predict_cohort(
         quiet: no progress.
 
     Returns:
-        In the order of the inputs a prediction, or the error that kept one of several from being predicted. The error of a
-        single input is raised.
+        In the order of the inputs a prediction a slide, or the error that kept one of several from being predicted. The error
+        of a single slide is raised.
 
     Raises:
         ConfigError: an option or an input does not fit, or there are slides and the model cannot read any.
     """
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    reading = Reading(
+        bags=_path(bags),
+        slide=_path(slide),
+        root=_path(root),
+        mpp=mpp,
+        assume_mpp=assume_mpp,
+        assume_encoder=assume_encoder,
+        encoder=encoder,
+        tissue_folder=_path(tissue_folder),
+    )
+    writing = Writing(Path(out), Path(table or Path(out) / "predictions.csv"), width, merge)
+    outcomes = predict_each(
+        Path(run), list(map(Path, given)), reading, writing, version=version, task=task, device=device, quiet=quiet
+    )
+    return [outcome.result for outcome in outcomes]
+
+
+def predict_each(
+    run: Path,
+    paths: Sequence[Path],
+    reading: Reading,
+    writing: Writing,
+    *,
+    version: int | None = None,
+    task: str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> list[Outcome]:
+    """:func:`predict_cohort` with what became of every slide; the table is written also where it is interrupted."""
+    from comel.maps import check_width
     from comel.predictor import Predictor
     from pipelines.contract import ContractReader
 
-    run, inputs, out = Path(run), [Path(path) for path in inputs], Path(out)
-    table = table or out / "predictions.csv"
-    check_table(table)
-    wanted = list(_inputs(inputs, bags, slide, root, mpp))
+    check_table(writing.table)
+    check_width(writing.width)
+    _check_mpp(reading.mpp)
+    inputs = find_inputs(paths, reading)
     predictor = Predictor.open(run, version=version, device=device)
+    predictor.check_task(task)
     reader = ContractReader(
-        predictor.contract, assume_mpp=assume_mpp, device=device, encoder=encoder, tissue_folder=tissue_folder
+        predictor.contract,
+        assume_mpp=reading.assume_mpp,
+        device=device,
+        encoder=reading.encoder,
+        tissue_folder=reading.tissue_folder,
     )
-    if any(entry.bag is None and entry.slide is not None for entry in wanted):
+    if any(entry.bag is None and entry.problem is None for entry in inputs):
         reader.settings()
-    out.mkdir(parents=True, exist_ok=True)
-    results: list[Prediction | ComelError] = []
-    rows: list[dict[str, Any]] = []
-    with progress_bar(len(wanted), "predict", quiet=quiet) as advance:
-        for entry in wanted:
+    content = sha256_of_file(RunDirectory(run).version_folder(predictor.version) / "checksums.json")
+    work = _Work(predictor, reader, reading, writing, task, content)
+    writing.out.mkdir(parents=True, exist_ok=True)
+    done: dict[str, Outcome] = {}
+    try:
+        with progress_bar(len(inputs), "predict", quiet=quiet) as advance:
+            for case in by_case(inputs):
+                for outcome in work.predict(case):
+                    if isinstance(outcome.result, ComelError) and len(inputs) == 1:
+                        raise outcome.result
+                    done[outcome.entry.name] = outcome
+                    advance(1, text=outcome.told())
+    finally:
+        outcomes = [done[entry.name] for entry in inputs if entry.name in done]
+        if outcomes:
+            write_table([outcome.row() for outcome in outcomes], writing.table)
+    return outcomes
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Predicts case by case; ``version`` identifies the model's content."""
+
+    predictor: Predictor
+    reader: ContractReader
+    reading: Reading
+    writing: Writing
+    task: str | None
+    version: str
+
+    def predict(self, case: Sequence[Input]) -> list[Outcome]:
+        """Predict the slides of a case and write their files, or find them there."""
+        requests = self._requests(case)
+        kept = [self._kept(entry, requests) for entry in case]
+        found = [Outcome(entry, there, kept=True) for entry, there in zip(case, kept, strict=True) if there is not None]
+        if len(found) == len(case):
+            return found
+        bags, notes = {}, {}
+        for entry in sorted(case, key=lambda entry: (entry.problem is None, entry.bag is None)):  # what fails soon first
             try:
-                prediction = _predict_one(predictor, reader, entry, out, task, assume_encoder, width, merge)
-                results.append(prediction)
-                rows.append(prediction_row(prediction))
-                advance(1, text=f"{entry.name}: {prediction.predicted_class or 'nothing'}")
+                bags[entry.name], notes[entry.name] = self._read(entry)
             except ComelError as error:
-                if len(wanted) == 1:
-                    raise
-                results.append(error)
-                rows.append(failed_row(entry.name, error))
-                advance(1, text=f"{entry.name}: failed")
-    write_table(rows, table)
-    return results
-
-
-def _predict_one(
-    predictor: Predictor,
-    reader: ContractReader,
-    entry: Input,
-    out: Path,
-    task: str | None,
-    assume_encoder: str | None,
-    width: int,
-    merge: bool,
-) -> Prediction:
-    from comel.foreign import read_any_bag
-    from comel.geojson import to_geojson
-    from comel.maps import PNG_EFFORT, draw_map
-
-    if entry.problem is not None:
-        raise entry.problem
-    notes: list[str] = []
-    if entry.bag is not None:
-        bag = dataclasses.replace(read_any_bag(entry.bag, assume_encoder=assume_encoder), slide_id=entry.name)
-    else:
-        assert entry.slide is not None
-        extracted = reader.extract(entry.slide, slide_id=entry.name, mpp=entry.mpp)
-        bag, notes = extracted.bag, list(extracted.notes)
-    prediction = predictor.predict(bag, task=task)
-    thumbnail = None
-    if entry.slide is not None:
+                return [Outcome(one, error if one is entry else one.problem or _case_error(one, entry)) for one in case]
         try:
-            thumbnail = reader.thumbnail(entry.slide, mpp=entry.mpp)
+            predictions = self.predictor.predict_case(case[0].case, [bags[entry.name] for entry in case], task=self.task)
+        except ComelError as error:
+            return [Outcome(entry, error) for entry in case]
+        outcomes = []
+        for entry, prediction in zip(case, predictions, strict=True):
+            try:
+                thumbnail, note = self._thumbnail(entry, prediction)
+                prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes[entry.name], *note))
+                write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
+                outcomes.append(Outcome(entry, prediction))
+            except ComelError as error:
+                outcomes.append(Outcome(entry, error))
+        return outcomes
+
+    def _read(self, entry: Input) -> tuple[Bag, list[str]]:
+        """A slide's bag, and what a user should know of its extraction."""
+        from comel.foreign import read_any_bag
+
+        if entry.problem is not None:
+            raise entry.problem
+        if entry.bag is None:
+            assert entry.slide is not None
+            extracted = self.reader.extract(entry.slide, slide_id=entry.name, mpp=entry.mpp)
+            return extracted.bag, list(extracted.notes)
+        bag = read_any_bag(entry.bag, assume_encoder=self.reading.assume_encoder)
+        check_contract(self.predictor.contract, bag, entry.name)
+        return dataclasses.replace(bag, slide_id=entry.name), []
+
+    def _thumbnail(self, entry: Input, prediction: Prediction) -> tuple[Image | None, list[str]]:
+        """The slide's picture for the map, which is as large as the bag says; or a note on why it is drawn without."""
+        if entry.slide is None or prediction.coords is None:
+            return None, []
+        without = "the map is drawn without the slide"
+        if prediction.geometry is None:
+            return None, [f"{without}: its features do not say where its tiles lie; extract it with comel extract"]
+        try:
+            return self.reader.thumbnail(entry.slide, mpp=prediction.geometry.level0_mpp_x), []
         except SlideError as error:
             if entry.bag is None:
                 raise
-            notes.append(f"the map is drawn without the slide: {error.what}")
-    prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes))
-    if prediction.coords is not None:
-        picture = draw_map(prediction, thumbnail, width=width)
-        with atomic_path(out / f"{entry.name}.png") as temporary:
-            picture.save(temporary, format="PNG", compress_level=PNG_EFFORT)
-    if prediction.coords is not None and prediction.geometry is not None:
-        write_text(out / f"{entry.name}.geojson", json.dumps(to_geojson(prediction, merge=merge)) + "\n")
-    prediction.save_json(out / f"{entry.name}.json")
-    return prediction
+            return None, [f"{without}: {error}"]
+
+    def _requests(self, case: Sequence[Input]) -> dict[str, str]:
+        """By slide a hash of all that decides what its files hold; empty where that cannot be known."""
+        sources = [self._source(entry) for entry in case]
+        if None in sources:
+            return {}
+        asked = {
+            "comel": metadata.version("comel"),
+            "version": self.version,
+            "task": self.task,
+            "assume_encoder": self.reading.assume_encoder,
+            "width": self.writing.width,
+            "merge": self.writing.merge,
+            "case": case[0].case,
+            "slides": sources,
+        }
+        return {entry.name: sha256_of_json({**asked, "slide": entry.name}) for entry in case}
+
+    def _source(self, entry: Input) -> dict[str, Any] | None:
+        """What a slide is read from, by its content; None where that cannot be known."""
+        from pipelines.slide_files import fingerprint
+
+        if entry.problem is not None:
+            return None
+        try:
+            if entry.bag is not None:
+                slide = None if entry.slide is None else fingerprint(entry.slide)
+                return {"name": entry.name, "bag": sha256_of_file(entry.bag), "slide": slide}
+            assert entry.slide is not None
+            made = self.reader.source(entry.slide, slide_id=entry.name, mpp=entry.mpp)
+        except (OSError, ComelError):
+            return None  # reading it will say what is wrong
+        return None if made is None else {"name": entry.name, **made}
+
+    def _kept(self, entry: Input, requests: Mapping[str, str]) -> Prediction | None:
+        request = requests.get(entry.name)
+        return None if request is None else kept_prediction(entry.name, self.writing, request)
 
 
-def _inputs(
-    paths: Sequence[Path], bags: Path | None, slide: Path | None, root: Path | None, mpp: float | None
-) -> Iterator[Input]:
-    """Everything to predict, each under a name of its own.
-
-    Raises:
-        ConfigError: there is nothing, an option does not fit, or two inputs would write the same files.
-    """
-    found: dict[str, Path] = {}
-    if not paths:
-        raise ConfigError("nothing to predict", "give slides, bags or manifests")
-    if slide is not None and (len(paths) != 1 or paths[0].suffix.lower() not in _BAG_SUFFIXES):
-        raise ConfigError("--slide belongs to a single bag", "give one .h5 or .pt file with it")
-    for path in paths:
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file", "check the path")
-        for entry in _expand(path, bags, slide, root, mpp):
-            if entry.name in found:
-                raise ConfigError(f"{found[entry.name]} and {path} would both be '{entry.name}'", "use two folders")
-            found[entry.name] = path
-            yield entry
+def _case_error(entry: Input, culprit: Input) -> ComelError:
+    return ComelError(
+        f"{entry.name}: not predicted, because slide {culprit.name} of its case {entry.case} cannot be used",
+        "correct that slide, or take it out of the manifest",
+    )
 
 
-def _expand(path: Path, bags: Path | None, slide: Path | None, root: Path | None, mpp: float | None) -> Iterator[Input]:
-    from comel.foreign import bag_path
-    from comel.manifest import read_manifest
+def _check_mpp(mpp: float | None) -> None:
+    from pipelines.slide import MPP_RANGE
 
-    if path.suffix.lower() == ".csv":
-        for row in read_manifest(path, root=root).rows:
-            try:
-                bag = bag_path(bags, row.slide_id) if bags is not None else None
-            except ComelError as error:
-                yield Input(row.slide_id, problem=error)
-                continue
-            there = row.path if bag is None or row.path.exists() else None
-            yield Input(row.slide_id, bag, there, row.mpp)
-    elif path.suffix.lower() in _BAG_SUFFIXES:
-        yield Input(path.stem, bag=path, slide=slide, mpp=mpp)
-    else:
-        yield Input(path.name if path.is_dir() else path.stem, slide=path, mpp=mpp)
+    if mpp is not None and not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+        allowed = f"{MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}"
+        raise ConfigError(f"--mpp {mpp:g}: no slide has so many micrometres per pixel ({allowed})", "correct --mpp")
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)

@@ -36,7 +36,7 @@ MODES = ("class-incremental", "task-incremental", "domain-incremental")
 NOTICE = "Research use only: not a medical device, not for diagnosis."
 NO_TISSUE = "no tissue"
 
-_COLUMNS_BEFORE = ["slide_id", "task", "label", "mode", "confidence"]
+_COLUMNS_BEFORE = ["task", "label", "mode", "confidence"]
 _COLUMNS_AFTER = ["instances", "positive_instances", "distance", "out_of_distribution", "version", "error"]
 
 
@@ -252,9 +252,9 @@ class Prediction:
             else np.frombuffer(b64decode(scored, validate=True), np.uint8).reshape(-1, len(value["classes"])),
         )
 
-    def save_json(self, path: Path) -> None:
-        """Write :meth:`to_dict` to ``path`` atomically."""
-        write_json(path, self.to_dict())
+    def save_json(self, path: Path, *, request: str | None = None) -> None:
+        """Write :meth:`to_dict` to ``path`` atomically; with ``request``, a hash of all that was asked, where it is given."""
+        write_json(path, self.to_dict() | ({} if request is None else {"request": request}))
 
 
 def read_prediction(path: Path) -> Prediction:
@@ -271,10 +271,15 @@ def read_prediction(path: Path) -> Prediction:
         raise ComelError(f"{path}: not a saved prediction ({error!r})", "predict the slide again") from None
 
 
-def prediction_row(prediction: Prediction) -> dict[str, Any]:
-    """One slide as a row of the table: identity, class and probability, ``p:<class>`` for every class, and tile counts."""
+def prediction_row(prediction: Prediction, *, case_id: str | None = None) -> dict[str, Any]:
+    """One slide as a row of the table: identity, class and probability, ``p:<class>`` for every class, and tile counts.
+
+    Args:
+        prediction: of the slide.
+        case_id: its case, where it is of one.
+    """
     row: dict[str, Any] = {
-        "slide_id": prediction.slide_id,
+        **_names(prediction.slide_id, case_id),
         "task": prediction.task,
         "label": prediction.label,
         "mode": prediction.mode,
@@ -292,9 +297,13 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
     return row
 
 
-def failed_row(slide_id: str, error: BaseException) -> dict[str, Any]:
+def failed_row(slide_id: str, error: BaseException, *, case_id: str | None = None) -> dict[str, Any]:
     """The row of a slide that could not be predicted, with the reason in one line."""
-    return {"slide_id": slide_id, "error": " ".join(str(error).split()) or type(error).__name__}
+    return {**_names(slide_id, case_id), "error": " ".join(str(error).split()) or type(error).__name__}
+
+
+def _names(slide_id: str, case_id: str | None) -> dict[str, Any]:
+    return {"slide_id": slide_id} if case_id is None else {"slide_id": slide_id, "case_id": case_id}
 
 
 def check_table(path: Path) -> None:
@@ -307,6 +316,7 @@ def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write rows of :func:`prediction_row` and :func:`failed_row` as CSV or Parquet, by the suffix, atomically.
 
     Columns: identity and class first, ``p:<class>`` in the order in which classes appear, counts, version and error last.
+    ``case_id`` follows ``slide_id`` where a row has it.
 
     Raises:
         ComelError: the suffix is neither ``.csv`` nor ``.parquet``.
@@ -317,8 +327,9 @@ def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     check_table(path)
     entries = [dict(row) for row in rows]
     classes = dict.fromkeys(name for row in entries for name in row if name.startswith("p:"))
-    table = pd.DataFrame(entries, columns=[*_COLUMNS_BEFORE, *classes, *_COLUMNS_AFTER])
-    types = dict.fromkeys(["slide_id", "task", "label", "mode", "error"], "string")
+    names = ["slide_id", "case_id"] if any("case_id" in row for row in entries) else ["slide_id"]
+    table = pd.DataFrame(entries, columns=[*names, *_COLUMNS_BEFORE, *classes, *_COLUMNS_AFTER])
+    types = dict.fromkeys([*names, "task", "label", "mode", "error"], "string")
     types |= dict.fromkeys(["instances", "positive_instances", "version"], "Int64")
     types |= dict.fromkeys(["confidence", "distance", *classes], "float64")
     types["out_of_distribution"] = "boolean"

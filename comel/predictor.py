@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from comel.bag import Bag, FeatureContract
-from comel.data import check_contract
+from comel.data import check_contract, join_slides
 from comel.errors import ConfigError
-from comel.prediction import OutOfDistribution, Prediction
+from comel.prediction import NO_TISSUE, OutOfDistribution, Prediction
 from comel.run import RunDirectory, VersionInfo, build_model, load_state
 
 if TYPE_CHECKING:
@@ -73,6 +75,12 @@ class Predictor:
             for task in self._info.tasks
         ]
 
+    def check_task(self, task: str | None) -> None:
+        """Raise :class:`ConfigError` where a task is given that the model does not know."""
+        known = [info.name for info in self._info.tasks]
+        if task is not None and task not in known:
+            raise ConfigError(f"the model knows no task '{task}'", f"it knows {', '.join(known)}")
+
     def predict(self, bag: Bag, *, task: str | None = None) -> Prediction:
         """Predict one bag.
 
@@ -89,8 +97,7 @@ class Predictor:
         from comel.trainer import make_batch
 
         classes, model = self._model.classes, self._model
-        if task is not None and task not in (known := [info.name for info in self._info.tasks]):
-            raise ConfigError(f"the model knows no task '{task}'", f"it knows {', '.join(known)}")
+        self.check_task(task)
         given = task is not None and self.mode == "class-incremental"
         head = classes.head_index(task) if given and task is not None else None
         mode = "task-incremental" if given else self.mode
@@ -134,6 +141,44 @@ class Predictor:
             out_of_distribution=self._novelty(distance),
             class_scores=by_class if by_class.shape[1] == len(probabilities) else None,
         )
+
+    def predict_case(self, name: str, bags: Sequence[Bag], *, task: str | None = None) -> list[Prediction]:
+        """Predict the slides of a case as the one bag that they are in training.
+
+        Args:
+            name: the case.
+            bags: one a slide.
+            task: see :meth:`predict`.
+
+        Returns:
+            A prediction a slide, in the order of ``bags``: label, probabilities and distance are the case's; scores,
+            coordinates and geometry the slide's own. A note names the other slides.
+
+        Raises:
+            FeatureMismatch: the features of a slide were made otherwise.
+            ConfigError: the model knows no such task.
+        """
+        if len(bags) == 1:
+            return [self.predict(bags[0], task=task)]
+        for bag in bags:
+            check_contract(self.contract, bag, bag.slide_id)
+        whole, slides = self.predict(join_slides(name, bags), task=task), []
+        for bag, end in zip(bags, np.cumsum([len(bag) for bag in bags]), strict=True):
+            rows = slice(end - len(bag), end)
+            others = ", ".join(other.slide_id for other in bags if other is not bag)
+            notes = [NO_TISSUE] * (not len(bag)) + [f"predicted as case {name}, together with {others}"]
+            slides.append(
+                replace(
+                    whole,
+                    slide_id=bag.slide_id,
+                    instance_scores=whole.instance_scores[rows],
+                    class_scores=None if whole.class_scores is None else whole.class_scores[rows],
+                    coords=bag.coords if len(bag) else np.zeros((0, 2), np.int64),
+                    geometry=bag.geometry,
+                    notes=tuple(notes),
+                )
+            )
+        return slides
 
     def _novelty(self, distance: Any) -> OutOfDistribution | None:
         threshold = self._info.distance_threshold

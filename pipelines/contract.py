@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from comel.bag import FeatureContract
-from comel.errors import ConfigError, FeatureMismatch
+from comel.errors import ConfigError, FeatureMismatch, SlideError
+from comel.files import sha256_of_file
 from comel.scales import join_scales
 from pipelines.encoders import PatchEncoder, load_encoder
 from pipelines.extract import ExtractedSlide, Progress, extract_slide
 from pipelines.settings import ExtractSettings
 from pipelines.slide import open_slide
-from pipelines.tissue import OWN_TISSUE
+from pipelines.slide_files import fingerprint
+from pipelines.tiles import TooCoarse
+from pipelines.tissue import OWN_TISSUE, own_tissue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +67,11 @@ class ContractReader:
         settings, contract = self.settings(), self._contract
         assert contract.encoder is not None
         encoder = self._load(contract.encoder, contract.weights_hash)
-        extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp, progress=progress)
+        try:
+            extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp, progress=progress)
+        except TooCoarse as error:
+            remedy = "the model needs a finer scan; if the slide's um/px are wrong, correct the manifest column 'mpp' or --mpp"
+            raise SlideError(error.what, remedy, stage=error.stage) from None
         return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
 
     def settings(self) -> ExtractSettings:
@@ -105,6 +112,30 @@ class ContractReader:
                 f"slides cannot be read as the model's were: {'.'.join(map(str, problem['loc']))}: {problem['msg']}",
                 "send a bag instead, made as the training bags were",
             ) from None
+
+    def source(self, path: Path, *, slide_id: str, mpp: float | None = None) -> dict[str, Any] | None:
+        """What decides a slide's features beside the contract, as JSON values; nothing is extracted.
+
+        Returns:
+            Equal values where :meth:`extract` gives equal features. None where the contract does not have the hash of its
+            encoder's weights, so that others may be at hand today.
+
+        Raises:
+            ConfigError, FeatureMismatch: see :meth:`settings`.
+            SlideError: the slide's own tissue is not as it must be.
+            OSError: the slide or the file of its tissue cannot be read.
+        """
+        if self._contract.weights_hash is None:
+            return None
+        tissue = own_tissue(self._tissue_folder, slide_id, self.settings().tissue)
+        return {
+            "file": path.name,
+            "slide": fingerprint(path),
+            "tissue": None if tissue is None else sha256_of_file(tissue),
+            "mpp": mpp,
+            "assume_mpp": self._assume_mpp,
+            "encoder": self._source,
+        }
 
     def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:
         """The whole slide as a picture of at most 1,536 pixels a side."""

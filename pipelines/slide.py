@@ -28,7 +28,8 @@ __all__ = ["MPP_RANGE", "Slide", "open_handle", "open_slide"]
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel that a light microscope's slide can have; a file that states 264 carries a screen's 96 dpi."""
 
-_MPP_REMEDY = "state it in the manifest column 'mpp'"
+_MPP_PLACE = "the manifest column 'mpp' (of a slide given by itself: --mpp)"
+_MPP_REMEDY = f"state it in {_MPP_PLACE}"
 _ASSUME_REMEDY = f"{_MPP_REMEDY}, or give --assume-mpp for all slides that state none"
 _CACHE_BYTES = 128 << 20
 
@@ -240,10 +241,10 @@ def _resolution(path: Path, properties: Any, mpp: float | None, assume_mpp: floa
         raise SlideError(what, remedy, stage="mpp")
 
     if mpp is not None:
-        return checked(mpp, mpp, "manifest", "the manifest states", "correct the manifest column 'mpp'")
+        return checked(mpp, mpp, "manifest", "it is said to have", f"correct {_MPP_PLACE}")
     own = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
     if own[0] is not None and own[1] is not None:
-        remedy = f"{_MPP_REMEDY} (--assume-mpp does not overrule what a slide states)"
+        remedy = f"{_MPP_REMEDY}; --assume-mpp does not overrule what a slide states"
         return checked(own[0], own[1], "slide", "the file states", remedy)
     if assume_mpp is not None:
         return checked(assume_mpp, assume_mpp, "assumed", "--assume-mpp says", "correct --assume-mpp")

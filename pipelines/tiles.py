@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from pipelines.settings import ExtractSettings
     from pipelines.slide import Slide
 
-__all__ = ["TilePlan", "grid_axes", "grid_positions", "plan_tiles", "read_level", "tile_geometry", "tissue_share"]
+__all__ = ["TilePlan", "TooCoarse", "grid_axes", "grid_positions", "plan_tiles", "read_level", "tile_geometry", "tissue_share"]
 
 _SAME_MPP = 1.01
 _MOST_ENLARGED = 1.10
+
+
+class TooCoarse(SlideError):
+    """A slide whose level 0 has not the resolution that its tiles are to have."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,12 @@ def tile_geometry(slide: Slide, *, tile_size: int, target_mpp: float, overlap: i
     The field of view is ``tile_size * target_mpp`` micrometres on every slide; its size in level-0 pixels is not rounded.
 
     Raises:
-        SlideError: the slide is more than 10 % coarser than ``target_mpp``.
+        TooCoarse: the slide is more than 10 % coarser than ``target_mpp`` (stage "mpp").
     """
     coarseness = max(slide.mpp_x, slide.mpp_y) / target_mpp
     if coarseness > _MOST_ENLARGED + 1e-9:
         own = max(slide.mpp_x, slide.mpp_y)
-        raise SlideError(
+        raise TooCoarse(
             f"{slide.path}: the slide has {own:g} um/px, too coarse for tiles at {target_mpp:g} um/px",
             f"extract with --target-mpp of at least {own:g}, for the whole cohort",
             stage="mpp",

@@ -11,7 +11,8 @@ from sqlalchemy import delete
 
 from comel.errors import ComelError
 from comel.files import atomic_path
-from comel.maps import PNG_EFFORT, draw_map, to_geojson
+from comel.geojson import to_geojson
+from comel.maps import PNG_EFFORT, draw_map
 from service.db.database import Database
 from service.db.pages import Page, page_of
 from service.db.tables import PredictionRow
@@ -109,7 +110,7 @@ class PredictionStore:
     def geojson(
         self, identifier: str, *, origin: Literal["bounds", "level0"], minimum_score: float | None, merge: bool
     ) -> dict[str, Any]:
-        """The map as GeoJSON; see :func:`comel.maps.to_geojson`."""
+        """The map as GeoJSON; see :func:`comel.geojson.to_geojson`."""
         return to_geojson(self.load(identifier).prediction, minimum_score=minimum_score, origin=origin, merge=merge)
 
     def bag(self, identifier: str) -> Path:

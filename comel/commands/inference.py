@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,14 +15,14 @@ __all__ = ["predict", "serve"]
 
 def predict(
     run: Run,
-    inputs: Annotated[list[Path], typer.Argument(help="Slides, bags (.h5, .pt) or manifests (.csv).")],
+    inputs: Annotated[list[Path], typer.Argument(help="Slides, bags (.h5, .pt), folders of bags, or manifests (.csv).")],
     out: Annotated[Path, typer.Option(help="Folder for JSON, maps, GeoJSON and the table.")],
     task: Annotated[str | None, typer.Option(help="The task, where it is known.")] = None,
     bags: Annotated[Path | None, typer.Option(help="Folder with the bags of a manifest's slides.")] = None,
     slide: Annotated[Path | None, typer.Option(help="The slide of a single bag, to draw its map on.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that a manifest's paths start from.")] = None,
     table: Annotated[Path | None, typer.Option(help="Table to write, .csv or .parquet; default OUT/predictions.csv.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the slide, whatever it says itself.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides given here, whatever they say.")] = None,
     assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
     assume_encoder: Annotated[str | None, typer.Option(help="Encoder of feature files that do not name theirs.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Where the patch encoder is: NAME:FOLDER or file.py:Class.")] = None,
@@ -36,34 +36,19 @@ def predict(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Class probabilities, instance scores and a map for slides or bags."""
+    """Class probabilities, instance scores and a map for slides or bags. Run again, it goes on where it stopped."""
     from comel.cores import limit_torch_threads
-    from comel.predict_cohort import predict_cohort
+    from comel.predict_cohort import predict_each
+    from comel.predict_files import KINDS, Writing
+    from comel.predict_inputs import Reading
 
     limit_torch_threads()
-    results = predict_cohort(
-        run,
-        inputs,
-        out,
-        version=version,
-        task=task,
-        bags=bags,
-        slide=slide,
-        root=root,
-        table=table,
-        mpp=mpp,
-        assume_mpp=assume_mpp,
-        assume_encoder=assume_encoder,
-        encoder=encoder,
-        tissue_folder=tissue_folder,
-        width=width,
-        merge=merge,
-        device=device,
-        quiet=quiet or as_json,
-    )
-    failed = [result for result in results if isinstance(result, ComelError)]
+    reading = Reading(bags, slide, root, mpp, assume_mpp, assume_encoder, encoder, tissue_folder)
+    writing = Writing(out, table or out / "predictions.csv", width, merge)
+    outcomes = predict_each(run, inputs, reading, writing, version=version, task=task, device=device, quiet=quiet or as_json)
+    results = [outcome.result for outcome in outcomes]
     if as_json:
-        print_json([{"error": str(r)} if isinstance(r, ComelError) else _brief(r) for r in results])
+        print_json([outcome.row() for outcome in outcomes])
     else:
         for result in results:
             if isinstance(result, ComelError):
@@ -75,8 +60,10 @@ def predict(
                 novelty = result.out_of_distribution
                 strange = ", unlike all that the model has learned" if novelty is not None and novelty.flag else ""
                 typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}{strange}")
-        typer.echo(f"maps, GeoJSON and JSON: {out}; table: {table or out / 'predictions.csv'}")
-    if failed:
+        written = [word for kind, word in KINDS.items() if any(kind in outcome.kinds() for outcome in outcomes)]
+        files = f"{_listed(written)}: {out}; " if written else ""
+        typer.echo(f"{files}table: {writing.table}")
+    if any(isinstance(result, ComelError) for result in results):
         raise typer.Exit(1)
 
 
@@ -111,7 +98,5 @@ def serve(
     )
 
 
-def _brief(prediction: Any) -> dict[str, Any]:
-    from comel.prediction import prediction_row
-
-    return prediction_row(prediction)
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -395,7 +395,7 @@ def test_an_interrupt_says_what_to_do(toy_run: Path, comel_cli: Cli, monkeypatch
     def interrupt(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("comel.predict_cohort.predict_cohort", interrupt)
+    monkeypatch.setattr("comel.predict_cohort.predict_each", interrupt)
     code, _, told = comel_cli("predict", toy_run, tmp_path / "x.h5", "--out", tmp_path)
     assert code == 130
     assert told.strip() == "comel: interrupted; the same command goes on where it stopped"
@@ -407,7 +407,7 @@ def test_a_defect_of_ours_keeps_its_traceback(
     def fail(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("comel.predict_cohort.predict_cohort", fail)
+    monkeypatch.setattr("comel.predict_cohort.predict_each", fail)
     with pytest.raises(ZeroDivisionError):
         comel_cli("predict", toy_run, tmp_path / "x.h5", "--out", tmp_path)
 

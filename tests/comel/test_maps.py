@@ -16,8 +16,10 @@ from PIL import Image
 
 from comel.bag import TileGeometry
 from comel.errors import ComelError
-from comel.maps import draw_map, sample_raster, score_raster, to_geojson
+from comel.geojson import to_geojson
+from comel.maps import draw_map
 from comel.prediction import Prediction
+from comel.raster import sample_raster, score_raster
 
 
 def prediction_at(coords: Any, scores: Any, geometry: TileGeometry | None, threshold: float = 0.5) -> Prediction:

@@ -85,3 +85,6 @@ def test_tiles_are_cut_where_tissue_was_drawn(run: Path, slide: Path, tmp_path: 
     prediction = read_prediction(tmp_path / "out" / "new.json")
     assert prediction.coords is not None
     assert prediction.coords.tolist() == [[x * TILE, y * TILE] for y in (1, 2) for x in (1, 2)]
+    (drawn / "new.geojson").write_text(outline.replace(str(3 * TILE), str(2 * TILE)))
+    assert comel_cli("predict", run, slide, *options)[0] == 0
+    assert len(read_prediction(tmp_path / "out" / "new.json").instance_scores) == 1

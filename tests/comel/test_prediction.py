@@ -140,6 +140,21 @@ def test_table_has_a_row_a_slide_with_failures(tmp_path: Path, suffix: str) -> N
     assert pd.isna(table["p:lung/x"][1])
 
 
+def test_slides_of_cases_name_them(tmp_path: Path) -> None:
+    rows = [prediction_row(predicted(), case_id="007"), failed_row("b", ComelError("b: broken"), case_id="007")]
+    assert rows[1] == {"slide_id": "b", "case_id": "007", "error": "b: broken"}
+    write_table([*rows, failed_row("c", ComelError("c: broken"))], tmp_path / "t.csv")
+    table = pd.read_csv(tmp_path / "t.csv", dtype={"case_id": "string"})
+    assert table.columns[:3].tolist() == ["slide_id", "case_id", "task"]
+    assert table["case_id"].fillna("").tolist() == ["007", "007", ""]
+
+
+def test_a_request_is_kept_beside_the_prediction(tmp_path: Path) -> None:
+    predicted().save_json(tmp_path / "p.json", request="ab")
+    assert json.loads((tmp_path / "p.json").read_text()) == {**predicted().to_dict(), "request": "ab"}
+    assert same(read_prediction(tmp_path / "p.json"), predicted())
+
+
 def test_a_table_of_no_rows_still_has_its_columns(tmp_path: Path) -> None:
     write_table([], tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text().startswith("slide_id,task,label,mode,confidence,instances")

@@ -78,7 +78,7 @@ def test_screen_resolution_is_no_mpp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 264.0, float("nan")])
 def test_absurd_override_is_refused(slide_path: Path, value: float) -> None:
-    with pytest.raises(SlideError, match="manifest column 'mpp'"):
+    with pytest.raises(SlideError, match=r"said to have .* um/px, .*; correct the manifest column 'mpp' \(.*: --mpp\)"):
         open_slide(slide_path, mpp=value)
 
 
