@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from comel.errors import ComelError
-from comel.killable import CallFailed, CallTimedOut, WorkerCrashed
+from pipelines.killable import CallFailed, CallTimedOut, WorkerCrashed
 from service.errors import NotReadyError, TooLargeError
 from service.jobs.executors import Executor, ran_out_of_memory
 from service.predictions import Made, Work

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from comel.killable import CallFailed
+from pipelines.killable import CallFailed
 
 __all__ = ["describe_defect", "make_log", "route_library_logs"]
 

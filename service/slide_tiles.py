@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comel.errors import SlideError
-from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
+from pipelines.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
 from pipelines.slide_files import slide_files
 from service.errors import NotFoundError, NotReadyError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.errors import ComelError
-from comel.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
+from pipelines.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
 from service.file_kinds import instances_of, kind_of
 from service.settings import ServiceSettings
 from service.tiff_check import check_tiff

@@ -1,8 +1,8 @@
 """Slides worked on by a Dask cluster.
 
 A task is one slide, and a few hundred bytes go through the scheduler: a manifest's row there, an outcome back. In the Dask
-worker a :class:`comel.killable.KillableWorker` does the work, so a decoder that crashes takes that child and no Dask worker. A
-Dask worker that dies is therefore nobody's fault: its slides are given out again.
+worker a :class:`pipelines.killable.KillableWorker` does the work, so a decoder that crashes takes that child and no Dask
+worker. A Dask worker that dies is therefore nobody's fault: its slides are given out again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 from comel.cores import THREADS_VARIABLE, available_cores, threads_wanted
 from comel.errors import ConfigError
-from comel.killable import CallKilled, KillableWorker
 from pipelines.batch.claims import Claims
 from pipelines.batch.executor import describe_in
 from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
@@ -29,6 +28,7 @@ from pipelines.batch.presence import Presence, Present, read_present
 from pipelines.batch.runs import marker_path
 from pipelines.batch.supervise import Settled, SlideTask, Supervisor
 from pipelines.batch.work import Described, Job
+from pipelines.killable import CallKilled, KillableWorker
 
 __all__ = ["DaskPool", "child_environment"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from comel.cores import limit_torch_threads
-from comel.killable import CallFailed, KillableWorker
+from pipelines.killable import CallFailed, KillableWorker
 from service.logs import make_log, route_library_logs
 from service.models import ModelRegistry
 from service.predictions import Made, Tell, Work, Workbench

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from comel.errors import ComelError
-from comel.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
+from pipelines.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
 from service.db.tables import Job
 from service.ids import new_id
 from service.jobs.executors import Executor, ran_out_of_memory

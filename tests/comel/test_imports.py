@@ -28,7 +28,6 @@ OPEN_TO_PIPELINES = {
     "comel.cores",
     "comel.errors",
     "comel.files",
-    "comel.killable",
     "comel.manifest",
     "comel.progress",
     "comel.registry",

@@ -16,7 +16,7 @@ from runs import a_bag, a_run
 
 from comel.bag import write_bag
 from comel.errors import ComelError
-from comel.killable import CallFailed, KillableWorker
+from pipelines.killable import CallFailed, KillableWorker
 from service.app import create_app
 from service.at_once import LOAD_SECONDS, AtOnce
 from service.errors import BusyError, TooLargeError

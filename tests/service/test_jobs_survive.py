@@ -76,7 +76,7 @@ class Server:
         found = []
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):  # one of them may have died just now
-                if "comel.killable" in " ".join(child.cmdline()):
+                if "pipelines.killable" in " ".join(child.cmdline()):
                     found.append(child)
         return found
 

@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _PARENT_SECONDS = 0.5
 _STANDARD_ERROR = 2
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from comel.killable import serve; serve(*sys.argv[2:])"
+_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from pipelines.killable import serve; serve(*sys.argv[2:])"
 
 
 class CallFailed(Exception):

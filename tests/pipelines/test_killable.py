@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from comel.errors import SlideError
-from comel.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, KillableWorker, WorkerCrashed
+from pipelines.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, KillableWorker, WorkerCrashed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -235,7 +235,7 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     """Also in the middle of a call, and for a script without a main guard."""
     script = """
     import os, signal, threading, time
-    from comel.killable import KillableWorker
+    from pipelines.killable import KillableWorker
     worker = KillableWorker()
     worker.call(os.getpid)
     print(worker.pid, flush=True)
@@ -256,7 +256,7 @@ def test_what_the_child_prints_is_no_result(closed: bool) -> None:
     program = f"""
         import os, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from comel.killable import KillableWorker
+        from pipelines.killable import KillableWorker
         from test_killable import greet
         if {closed}:
             os.close(2)
