@@ -182,9 +182,9 @@ def evaluate(
     Raises:
         ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
     """
-    from comel.at_hand import with_features
     from comel.config import load_config
     from comel.data import load_tasks
+    from comel.data_check import with_features
     from comel.progress import progress_bar, say
     from comel.run import RunDirectory, build_model, load_state
     from comel.trainer import resolve_device

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from comel import checkpoint
-from comel.at_hand import doubtful_labels, with_features, with_instances
 from comel.bag import FeatureContract
 from comel.classes import ClassSpace, Head
 from comel.config import RunConfig, TrainerConfig
 from comel.cores import torch_threads
 from comel.data import BagStore, TaskData
+from comel.data_check import doubtful_labels, with_features, with_instances
 from comel.early_stopping import EarlyStopping
 from comel.errors import ConfigError
 from comel.evaluation import choose_on_validation

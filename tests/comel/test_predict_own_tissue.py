@@ -10,23 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from toys import CONTRACT, DIMENSION, FINETUNE, TILE, Stream, features_of, make_bag, write_stream
+from toys import CONTRACT, ENCODER_FILE, FINETUNE, TILE, Stream, features_of, make_bag, write_stream
 
 import comel
 from comel.bag import write_bag
 from comel.prediction import read_prediction
 
 Cli = Callable[..., tuple[int, str, str]]
-
-ENCODER = f"""
-import numpy
-class Toy:
-    name, dimension, weights_hash = "toy", {DIMENSION}, "{CONTRACT.weights_hash}"
-    def __init__(self, device):
-        pass
-    def encode(self, tiles):
-        return numpy.repeat(tiles.mean(axis=(1, 2, 3))[:, None], self.dimension, axis=1).astype(numpy.float32)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +39,7 @@ def slide(tmp_path: Path) -> Path:
     pixels = np.full((3 * TILE, 4 * TILE, 3), 200, np.uint8)
     resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}  # 0.5 um/px
     tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", metadata=None, **resolution)
-    (tmp_path / "toy.py").write_text(ENCODER)
+    (tmp_path / "toy.py").write_text(ENCODER_FILE)
     return path
 
 

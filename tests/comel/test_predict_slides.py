@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from toys import CONTRACT, DIMENSION, TILE, Stream, write_manifest
+from toys import ENCODER_FILE, TILE, Stream, write_manifest
 
 from comel.bag import read_bag
 from comel.prediction import read_prediction
@@ -22,15 +22,6 @@ from pipelines.contract import ContractReader
 Cli = Callable[..., tuple[int, str, str]]
 
 COLOUR = (200, 60, 150)
-ENCODER = f"""
-import numpy
-class Toy:
-    name, dimension, weights_hash = "toy", {DIMENSION}, "{CONTRACT.weights_hash}"
-    def __init__(self, device):
-        pass
-    def encode(self, tiles):
-        return numpy.repeat(tiles.mean(axis=(1, 2, 3))[:, None], self.dimension, axis=1).astype(numpy.float32)
-"""
 
 
 def write_slide(path: Path, columns: int, rows: int, *, mpp: float | None, colour: tuple[int, int, int] = COLOUR) -> Path:
@@ -44,7 +35,7 @@ def write_slide(path: Path, columns: int, rows: int, *, mpp: float | None, colou
 @pytest.fixture
 def encoder(tmp_path: Path) -> list[object]:
     """The option that gives the toy encoder."""
-    (tmp_path / "toy.py").write_text(ENCODER)
+    (tmp_path / "toy.py").write_text(ENCODER_FILE)
     return ["--encoder", f"{tmp_path / 'toy.py'}:Toy"]
 
 

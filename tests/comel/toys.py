@@ -17,6 +17,16 @@ from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
 DIMENSION = 32
 TILE = 256
 CONTRACT = FeatureContract("toy", "ab" * 32, DIMENSION, 0.5, TILE)
+ENCODER_FILE = f"""
+import numpy
+class Toy:
+    name, dimension, weights_hash = "toy", {DIMENSION}, "{CONTRACT.weights_hash}"
+    def __init__(self, device):
+        pass
+    def encode(self, tiles):
+        return numpy.repeat(tiles.mean(axis=(1, 2, 3))[:, None], self.dimension, axis=1).astype(numpy.float32)
+"""
+"""A patch encoder of one's own that meets :data:`CONTRACT`, as a user's file."""
 TASKS = ("colon", "kidney", "liver")
 MODEL = {"name": "comel", "dim": 32, "attention_hidden": 16, "blocks": 1, "num_heads": 4, "region_size": 4}
 OWLORA = {"name": "owlora", "rank": 4, "tasks": 4}

@@ -1,4 +1,5 @@
-"""Which of a cohort's bags are there to learn from, looked at before anything is trained."""
+"""What is checked of a cohort before anything is trained or scored: bags that are missing, damaged or empty, and labels that
+may be meant otherwise."""
 
 from __future__ import annotations
 
