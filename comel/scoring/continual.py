@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from comel.base.files import read_json, write_json
 from comel.cohort.bags import BagStore
 from comel.cohort.tasks import TaskData
-from comel.models.base import MILModel
+from comel.prediction.judge import Judge
 from comel.runs.config import RunConfig
 from comel.runs.directory import RunDirectory
 from comel.runs.version import TaskInfo
@@ -31,8 +29,8 @@ class StageScorer:
         config: of the session.
         tasks: whose bags are here, in the order they arrive.
         store: reads the bags.
-        device: of the model.
-        untrained: makes the model as the first stage finds it.
+        untrained: looks with the model as the first stage finds it, whose scores are what chance gives; None if no stage of
+            the session is the run's first.
     """
 
     def __init__(
@@ -41,26 +39,20 @@ class StageScorer:
         config: RunConfig,
         tasks: Sequence[TaskData],
         store: BagStore,
-        device: torch.device,
-        untrained: Callable[[], MILModel],
+        untrained: Judge | None = None,
     ) -> None:
         self._run, self._mode, self._strategy = run, config.data.mode, config.strategy["name"]
         self._tasks = {task.name: task for task in tasks}
-        self._store, self._device, self._untrained = store, device, untrained
+        self._store, self._untrained = store, untrained
 
-    def run_model(self, model: MILModel, info: TaskInfo, split: str) -> list[CaseResult]:
-        """The model over the cases of a split of one of the session's tasks."""
-        task = self._tasks[info.name]
-        return evaluate_cases(model, task, info.head, task.cases(split), self._store, self._device)
-
-    def record(self, model: MILModel, learned: Sequence[TaskInfo], account: dict[str, Any], *, last: bool) -> None:
+    def record(self, judge: Judge, learned: Sequence[TaskInfo], account: dict[str, Any], *, last: bool) -> None:
         """Append a stage to the R matrices; tasks whose bags are no longer here stay None.
 
         In a domain-incremental run the tasks that are yet to come are scored too, with the newest task's threshold, and once
         by the untrained model.
 
         Args:
-            model: after the stage, with its temperatures and thresholds chosen.
+            judge: looks with the model after the stage, its temperatures and thresholds chosen.
             learned: all tasks learned so far.
             account: the stage's entry; ``version`` and ``learned`` are among it.
             last: whether the session ends with this stage: then intervals are computed.
@@ -74,13 +66,13 @@ class StageScorer:
         ahead = self._ahead(learned)
         columns = [info.name for info in (*learned, *ahead)]
         here = [info for info in learned if info.name in self._tasks]
-        results = {info.name: self.run_model(model, info, "test") for info in here}
+        results = {info.name: self._test(judge, info) for info in here}
         thresholds = {info.name: info.threshold for info in learned}
         scored = {name: score_task(cases, thresholds[name], self._mode) for name, cases in results.items()}
         for info in ahead:
-            scored[info.name] = score_task(self.run_model(model, info, "test"), info.threshold, self._mode)
-        if ahead and not metrics["stages"]:
-            metrics["chance"] = self._chance([*learned, *ahead])
+            scored[info.name] = score_task(self._test(judge, info), info.threshold, self._mode)
+        if ahead and not metrics["stages"] and self._untrained is not None:
+            metrics["chance"] = self._chance(self._untrained, [*learned, *ahead])
         append_row(metrics["matrices"], columns, scored)
         metrics["stages"].append(account)
         metrics |= {
@@ -97,7 +89,7 @@ class StageScorer:
             metrics["intervals"] = score_intervals(results, thresholds, self._mode)
             _drop_means_of_a_part(metrics)
         everything = [result for cases in results.values() for result in cases]
-        write_results(self._run.path / "evaluations" / f"{version:03d}.csv", everything, model.classes.names)
+        write_results(self._run.path / "evaluations" / f"{version:03d}.csv", everything, judge.classes.names)
         write_json(self._run.metrics, metrics)
 
     def finish(self) -> None:
@@ -117,10 +109,14 @@ class StageScorer:
             if name not in known
         ]
 
-    def _chance(self, infos: Sequence[TaskInfo]) -> dict[str, Any]:
+    def _test(self, judge: Judge, info: TaskInfo) -> list[CaseResult]:
+        """What the judge says of the test cases of one of the session's tasks."""
+        task = self._tasks[info.name]
+        return evaluate_cases(judge, task, info.head, task.test, self._store)
+
+    def _chance(self, untrained: Judge, infos: Sequence[TaskInfo]) -> dict[str, Any]:
         """Every task's scores by the untrained model."""
-        model = self._untrained()
-        scored = {info.name: score_task(self.run_model(model, info, "test"), 0.5, self._mode) for info in infos}
+        scored = {info.name: score_task(self._test(untrained, info), 0.5, self._mode) for info in infos}
         return chance_row([info.name for info in infos], scored)
 
 

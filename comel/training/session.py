@@ -24,6 +24,7 @@ from comel.cohort.tasks import TaskData
 from comel.errors import ConfigError
 from comel.models import model_class
 from comel.models.base import MILModel, settings_of
+from comel.prediction.judge import Judge
 from comel.runs import checkpoint
 from comel.runs.config import RunConfig, TrainerConfig
 from comel.runs.directory import RunDirectory
@@ -94,7 +95,7 @@ class Session:
         assert self.store.contract is not None
         self.contract: FeatureContract = self.store.contract
         self.plan = sha256_of_json([plan_of(self.config), self.base.version if self.base else 0])
-        self.scorer = StageScorer(self.run, self.config, self.tasks, self.store, self.device, self._untrained)
+        self.scorer = StageScorer(self.run, self.config, self.tasks, self.store, self._untrained())
 
     def new_model(self) -> MILModel:
         """A model without a head, its weights drawn from the seed."""
@@ -194,11 +195,13 @@ class Session:
         model.add_head(head)
         return len(model.classes.heads) - 1
 
-    def _untrained(self) -> MILModel:
-        """The model as the first stage finds it, with the one head of a domain-incremental run."""
+    def _untrained(self) -> Judge | None:
+        """Looks with the model as the first stage finds it; only the one head of a domain-incremental run can judge by it."""
+        if self.base is not None or self.config.data.mode != "domain-incremental":
+            return None
         model = self.new_model()
         self._add_head(model, self.tasks[0].head, 0)
-        return model.to(self.device)
+        return Judge(model.to(self.device), self.contract, self.device)
 
     def _train(
         self,
@@ -276,7 +279,8 @@ class Session:
         """Temperatures and thresholds on validation, scores on test, a new version."""
         new = [info for info in learned if info.stage == stage.index]
         before = {info.head for info in learned if info.stage < stage.index}
-        choose_on_validation(model, new, before, lambda info: self.scorer.run_model(model, info, "val"))
+        judge = Judge(model, self.contract, self.device)
+        choose_on_validation(judge, stage.tasks, new, before, self.store)
         farthest = choose_distance_threshold(distances(model, (bag for bag, _ in bags.validation())))
         temperatures = {info.head: info.temperature for info in new}
         for info in learned:
@@ -298,6 +302,6 @@ class Session:
             contract=asdict(self.contract),
             report=report,
         )
-        self.scorer.record(model, learned, account, last=last)
+        self.scorer.record(judge, learned, account, last=last)
         self.run.publish(published, model, strategy)
         self.run.event("version", version=version, tasks=account["learned"], report=report)
