@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from comel.base.text import listed
 from comel.cohort.manifest import ManifestRow, read_manifest
 from pipelines.batch.claims import EXPIRY_SECONDS, Claims
 from pipelines.batch.executor import Executor, InProcess, LocalPool
@@ -219,8 +220,7 @@ class CohortRun:
         folder = self._job.settings.tissue_folder
         with contextlib.suppress(OSError):  # then the slides say so
             if folder is not None and (names := unclaimed_tissue(folder, {row.slide_id for row in self._rows})):
-                shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-                _logger.warning("%s: not used, since no slide_id of the manifest is so called: %s", folder, shown)
+                _logger.warning("%s: not used, since no slide_id of the manifest is so called: %s", folder, listed(names))
 
     def _warn_of_absent_classes(self) -> None:
         """One slide without an area of a class is nothing strange; where all are, its name may be misspelt."""
