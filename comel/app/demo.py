@@ -15,6 +15,7 @@ from typing import Any
 import comel
 from comel.app import api
 from comel.base.files import atomic_path, read_json, write_json
+from comel.runs.directory import RunDirectory
 
 __all__ = ["run_demo"]
 
@@ -74,7 +75,7 @@ def run_demo(
         say.step("3 of 4", f"training '{name}' over the organs, one after another")
         settings = {"data": data, "trainer": config["trainer"], **row}
         run = out / "runs" / name
-        if not _is_finished(run):
+        if not RunDirectory(run).is_finished:
             with _timed(seconds, f"train {name}"):
                 comel.train(settings, run, quiet=quiet)
         table[name] = _scores(read_json(run / "metrics.json"))
@@ -139,11 +140,6 @@ class _Voice:
         self._console.print(f"summary:   {out / 'summary.json'}")
         self._console.print(f"serve it:  {summary['serve']}")
         self._console.print(f"{summary['seconds']['total']:.0f} s in all. Research use only, not for diagnosis.")
-
-
-def _is_finished(run: Path) -> bool:
-    path = run / "metrics.json"
-    return path.exists() and bool(read_json(path).get("finished"))
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:

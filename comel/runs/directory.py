@@ -49,6 +49,11 @@ class RunDirectory:
     metrics = property(lambda self: self.path / "metrics.json")
     checkpoint = property(lambda self: self.path / "checkpoint")
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage of the run is done."""
+        return self.metrics.exists() and bool(read_json(self.metrics).get("finished"))
+
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""
         folder = self.path / "versions"

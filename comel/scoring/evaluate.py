@@ -184,24 +184,26 @@ def evaluate(
     """
     from comel.base.progress import progress_bar, say
     from comel.cohort.checks import with_features
+    from comel.cohort.manifest import read_manifest
     from comel.cohort.tasks import load_tasks
     from comel.runs.config import load_config
     from comel.runs.directory import RunDirectory
 
-    run, manifest, bags = Path(run), Path(manifest), Path(bags)
+    run, bags = Path(run), Path(bags)
     directory = RunDirectory(run)
     info = directory.info(version)
     judge = Judge.open(directory, info, device)
     stored = load_config(directory.config)
     learned = {task.name: task for task in info.tasks}
-    named = _tasks_to_score(manifest, root, tasks, learned, f"{run}: version {info.version}")
+    cohort = read_manifest(manifest, root=root)
+    named = _tasks_to_score(tasks or cohort.tasks, learned, f"{run}: version {info.version}")
     labels = {name: list(judge.classes.heads[learned[name].head].labels) for name in named}
     data = stored.data.model_copy(
-        update={"manifest": manifest, "bags": bags, "root": root, "tasks": named, "fold": None, "labels": labels}
+        update={"manifest": cohort.path, "bags": bags, "root": root, "tasks": named, "fold": None, "labels": labels}
         | ({} if assume_encoder is None else {"assume_encoder": assume_encoder})
     )
     dealt = {(task.name, slide): split for task in info.tasks for split, slides in task.slides.items() for slide in slides}
-    loaded = load_tasks(data, dealt=dealt)
+    loaded = load_tasks(cohort, data, dealt=dealt)
     wanted = ("train", "val", "test") if split is None else (split,)
     loaded, left_out = with_features(loaded, bags, splits=wanted, skip_missing=skip_missing)
     for note in left_out:
@@ -227,14 +229,11 @@ def evaluate(
     }
 
 
-def _tasks_to_score(
-    manifest: Path, root: Path | None, tasks: Sequence[str] | None, learned: Mapping[str, TaskInfo], who: str
-) -> list[str]:
-    """The names asked for, or all of the manifest's; every one must be known to the version."""
-    from comel.cohort.manifest import read_manifest
+def _tasks_to_score(tasks: Sequence[str], learned: Mapping[str, TaskInfo], who: str) -> list[str]:
+    """The tasks, each once; every one must be known to the version."""
     from comel.errors import ConfigError
 
-    names = list(dict.fromkeys(tasks)) if tasks else read_manifest(manifest, root=root).tasks
+    names = list(dict.fromkeys(tasks))
     for name in names:
         if name not in learned:
             known = [name for name in names if name in learned]

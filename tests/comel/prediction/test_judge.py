@@ -16,7 +16,7 @@ import comel
 from comel.bags.bag import Bag, read_bag
 from comel.cohort.bags import BagStore
 from comel.cohort.config import DataConfig
-from comel.cohort.tasks import load_tasks
+from comel.cohort.tasks import load_tasks, read_cohort
 from comel.errors import ConfigError, FeatureMismatch, RunError
 from comel.models import MODELS
 from comel.models.base import MILModel
@@ -125,7 +125,8 @@ def test_a_look_is_to_the_bit_what_the_model_says(run: Path) -> None:
 def test_evaluation_and_prediction_say_the_same_to_the_bit(run: Path, stream: Stream) -> None:
     predictor, (model, judge) = Predictor.open(run, device="cpu"), opened(run)
     store = BagStore(stream.bags, CONTRACT)
-    for head, task in enumerate(load_tasks(DataConfig(manifest=stream.manifest, bags=stream.bags))):
+    data = DataConfig(manifest=stream.manifest, bags=stream.bags)
+    for head, task in enumerate(load_tasks(read_cohort(data), data)):
         cases = [*task.val, *task.test]
         results = evaluate_cases(judge, task, head, cases, store)
         assert [result.case for result in results] == cases
