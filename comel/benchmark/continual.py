@@ -87,7 +87,7 @@ def run_continual(
     results = run_benchmark(benchmark, make, seeds, folder, folds=folds, jobs=jobs, quiet=quiet)
     described = {"make": chosen.model_dump(mode="json", exclude={"seed"}), **made_from}
     described |= {key: getattr(benchmark, key) for key in ("model", "strategy", "trainer")}
-    return write_tables(folder, suite, {"comel": metadata.version("comel"), **described}, results)
+    return write_tables(folder, suite, {"comel": metadata.version("comel-mil"), **described}, results)
 
 
 def _is_made(stream: Path, settings: dict[str, Any]) -> bool:
