@@ -1,7 +1,7 @@
 # make demo       set everything up and run the main job on synthetic slides
 # make test       set everything up and pass the tests
 # make test-all   with the slow tests too
-# make lint       ruff and mypy
+# make lint       ruff, the law of imports and mypy
 # make coverage   the tests again, counting which lines they run; below the floor in pyproject.toml it fails
 # make docs       the documentation site, in site/
 # make viewer     fetch what the pages of the service need, by npm; the others do it where npm is present
@@ -31,7 +31,7 @@ test-all: install
 	$(PYTEST)
 
 lint: install
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy
 
 coverage: install
 	$(PYTEST) -m "not slow" --cov --cov-report=term

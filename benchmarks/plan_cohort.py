@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from comel.files import write_json
-from comel.manifest import ManifestRow, read_manifest
+from comel.base.files import write_json
+from comel.cohort.manifest import ManifestRow, read_manifest
 from pipelines.batch.outcomes import Ledger, Outcome, bag_path, files_stamp, inputs_stamp, overlay_path
 from pipelines.batch.plan import plan_slides
 from pipelines.batch.status import folder_status

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.slide import open_slide
+from pipelines.slides.slide import open_slide
 from pipelines.synth.situations import MPP, SITUATIONS, draw_situation
 from pipelines.tissue import TISSUE_METHODS, find_tissue
 from pipelines.tissue.find import segment

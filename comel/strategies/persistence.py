@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from comel.base.files import atomic_path, read_json
 from comel.errors import RunError
-from comel.files import atomic_path, read_json
 
 __all__ = ["read_state", "read_tensors", "write_tensors"]
 

@@ -1,7 +1,7 @@
 """Slides worked on by a Dask cluster.
 
 A task is one slide, and a few hundred bytes go through the scheduler: a manifest's row there, an outcome back. In the Dask
-worker a :class:`pipelines.killable.KillableWorker` does the work, so a decoder that crashes takes that child and no Dask
+worker a :class:`comel.base.killable.KillableWorker` does the work, so a decoder that crashes takes that child and no Dask
 worker. A Dask worker that dies is therefore nobody's fault: its slides are given out again.
 """
 
@@ -18,7 +18,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comel.cores import THREADS_VARIABLE, available_cores, threads_wanted
+from comel.base.cores import THREADS_VARIABLE, available_cores, threads_wanted
+from comel.base.killable import CallKilled, KillableWorker
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
 from pipelines.batch.executor import describe_in
@@ -28,7 +29,6 @@ from pipelines.batch.presence import Presence, Present, read_present
 from pipelines.batch.runs import marker_path
 from pipelines.batch.supervise import Settled, SlideTask, Supervisor
 from pipelines.batch.work import Described, Job
-from pipelines.killable import CallKilled, KillableWorker
 
 __all__ = ["DaskPool", "child_environment"]
 

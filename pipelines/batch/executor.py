@@ -10,13 +10,13 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
-from comel.cores import THREADS_VARIABLE, available_cores, threads_wanted
+from comel.base.cores import THREADS_VARIABLE, available_cores, threads_wanted
+from comel.base.killable import CallFailed, CallOutOfMemory, KillableWorker, WorkerCrashed
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
 from pipelines.batch.presence import Presence, Present
 from pipelines.batch.supervise import InThisProcess, Settled, SlideTask, Supervisor
 from pipelines.batch.work import Described, Job, describe
-from pipelines.killable import CallFailed, CallOutOfMemory, KillableWorker, WorkerCrashed
 
 __all__ = ["Executor", "InProcess", "LocalPool", "describe_in", "worker_environments"]
 

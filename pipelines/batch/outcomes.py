@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from comel.files import write_json
-from comel.manifest import ManifestRow
-from pipelines.slide_files import slide_files
+from comel.base.files import write_json
+from comel.cohort.manifest import ManifestRow
+from pipelines.slides.slide_files import slide_files
 
 __all__ = [
     "Ledger",

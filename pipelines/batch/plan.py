@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from comel.manifest import ManifestRow
+from comel.cohort.manifest import ManifestRow
 from pipelines.batch.outcomes import Ledger, Outcome
 from pipelines.batch.supervise import SlideTask
 

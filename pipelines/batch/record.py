@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from comel.files import write_json, write_text
-from comel.manifest import ManifestRow
+from comel.base.files import write_json, write_text
+from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.outcomes import Ledger, Outcome
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comel.files import read_json
-from comel.manifest import ManifestRow
+from comel.base.files import read_json
+from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
 from pipelines.batch.presence import Present, read_present

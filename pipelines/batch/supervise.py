@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+from comel.base.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed
+from comel.cohort.manifest import ManifestRow
 from comel.errors import ComelError, SlideError
-from comel.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp, slide_key
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Watched
 from pipelines.batch.runs import TakenOver, check_folder
 from pipelines.batch.work import Job, OutputFull, Worked, is_full, load, output_full, work_on
-from pipelines.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed
 
 __all__ = ["InThisProcess", "Settled", "SlideTask", "State", "Supervisor", "Worker"]
 
@@ -38,7 +38,7 @@ _STALL_REMEDY = "check the file and its disk; where a single batch takes that lo
 
 
 class Worker(Protocol):
-    """Where functions run: a :class:`pipelines.killable.KillableWorker`, or this process."""
+    """Where functions run: a :class:`comel.base.killable.KillableWorker`, or this process."""
 
     def call(
         self,

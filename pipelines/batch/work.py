@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from comel.bag import Bag, read_bag, read_bag_header, write_bag
+from comel.bags.bag import Bag, read_bag, read_bag_header, write_bag
+from comel.base.files import atomic_path, sha256_of_json
+from comel.cohort.manifest import ManifestRow
 from comel.errors import BagError, ComelError, ConfigError, SlideError
-from comel.files import atomic_path, sha256_of_json
-from comel.manifest import ManifestRow
 from pipelines.batch.claims import EXPIRY_SECONDS
 from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path, run_key
 from pipelines.batch.runs import check_folder
-from pipelines.encoders import PatchEncoder, load_encoder, scale_note
-from pipelines.settings import ExtractSettings, content_settings
+from pipelines.extraction.settings import ExtractSettings, content_settings
+from pipelines.patch_encoders import PatchEncoder, load_encoder, scale_note
 from pipelines.tissue import own_tissue
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Job:
 
     Attributes:
         out: the folder of the bags, the same on every host.
-        settings: see :class:`pipelines.settings.ExtractSettings`.
-        device: see :func:`pipelines.encoders.load_encoder`.
+        settings: see :class:`pipelines.extraction.settings.ExtractSettings`.
+        device: see :func:`pipelines.patch_encoders.load_encoder`.
         run: the run's own name.
         key: see :func:`describe`.
         force: do complete slides again too.
@@ -160,7 +160,7 @@ def load(job: Job, tell: Tell) -> None:
     """
     tell(("encoder", 0, 0))
     _encoder(job)
-    importlib.import_module("pipelines.extract")
+    importlib.import_module("pipelines.extraction.slide")
 
 
 def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
@@ -180,7 +180,7 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
     if not job.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, job.settings, encoder)) is not None:
         notes = bag.notes if row.path.exists() else (*bag.notes, SLIDE_GONE)
         return Worked("skipped", len(bag), notes, _assumed(bag.settings))
-    from pipelines.extract import extract_slide
+    from pipelines.extraction.slide import extract_slide
 
     extracted = extract_slide(
         row.path,

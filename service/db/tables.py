@@ -1,6 +1,6 @@
 """The tables. Times are seconds since 1970 (UTC), as floats; ids are 32 hexadecimal digits.
 
-Only names and places are here; what a prediction says lies in its folder (:mod:`service.prediction_store`).
+Only names and places are here; what a prediction says lies in its folder (:mod:`service.predictions.store`).
 """
 
 from __future__ import annotations

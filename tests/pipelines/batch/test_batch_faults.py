@@ -18,7 +18,18 @@ from typing import Any
 
 import psutil
 import pytest
-from small_cohort import (
+
+from comel.bags.bag import Bag
+from comel.cohort.manifest import read_manifest
+from pipelines.batch.claims import Claims
+from pipelines.batch.executor import LocalPool
+from pipelines.batch.outcomes import Ledger
+from pipelines.batch.owner import HOST_VARIABLE
+from pipelines.batch.presence import Presence
+from pipelines.batch.run import CohortRun, extract_cohort, read_failures
+from pipelines.batch.supervise import InThisProcess, SlideTask, Supervisor
+from pipelines.batch.work import Job
+from tests.pipelines.batch.small_cohort import (
     CRASHES,
     EATS,
     HANGS,
@@ -34,18 +45,7 @@ from small_cohort import (
     wait_for,
     write_cohort,
 )
-from small_slides import write_manifest
-
-from comel.bag import Bag
-from comel.manifest import read_manifest
-from pipelines.batch.claims import Claims
-from pipelines.batch.executor import LocalPool
-from pipelines.batch.outcomes import Ledger
-from pipelines.batch.owner import HOST_VARIABLE
-from pipelines.batch.presence import Presence
-from pipelines.batch.supervise import InThisProcess, SlideTask, Supervisor
-from pipelines.batch.work import Job
-from pipelines.cohort import CohortRun, extract_cohort, read_failures
+from tests.pipelines.small_slides import write_manifest
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from small_slides import MeanColour
 
-from comel.files import write_json
-from comel.manifest import ManifestRow
+from comel.base.files import write_json
+from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.executor import LocalPool, worker_environments
 from pipelines.batch.outcomes import Ledger, Outcome, bag_path, files_stamp, inputs_stamp, overlay_path
@@ -23,7 +22,8 @@ from pipelines.batch.plan import plan_slides
 from pipelines.batch.presence import Presence, remove_absent
 from pipelines.batch.status import RunningSlide, folder_status, seconds_left
 from pipelines.batch.work import Job
-from pipelines.settings import ExtractSettings
+from pipelines.extraction.settings import ExtractSettings
+from tests.pipelines.small_slides import MeanColour
 
 
 def make_row(folder: Path, slide_id: str) -> ManifestRow:

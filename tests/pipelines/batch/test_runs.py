@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_cohort import SETTINGS, Trapped, bags, leftovers, write_cohort
 
+from comel.base.files import read_json, write_json
+from comel.cohort.manifest import read_manifest
 from comel.errors import ConfigError
-from comel.files import read_json, write_json
-from comel.manifest import read_manifest
 from pipelines.batch.claims import Claims
 from pipelines.batch.executor import LocalPool
 from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.presence import Presence
+from pipelines.batch.run import CohortRun
 from pipelines.batch.runs import RunMarker, TakenOver, marker_path
 from pipelines.batch.supervise import SlideTask, Supervisor
 from pipelines.batch.work import Job
-from pipelines.cohort import CohortRun
+from tests.pipelines.batch.small_cohort import SETTINGS, Trapped, bags, leftovers, write_cohort
 
 ELSEWHERE = Owner("elsewhere", "another boot", 1, 0.0)
 
