@@ -24,7 +24,7 @@ from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, PooledT
 class SmoothMaxOptions(EmbeddingOptions):
     """What a user may set under ``model.``, with limits and defaults."""
 
-    sharpness: float = Field(4.0, gt=0, description="r: towards 0 the mean of the tiles, far above 1 their maximum")
+    sharpness: float = Field(1.0, gt=0, description="r: towards 0 the mean of the tiles, far above 1 their maximum")
 
 
 class LogSumExpPooling(nn.Module):
