@@ -106,7 +106,7 @@ def test_a_run_on_dask_is_interrupted(tmp_path: Path) -> None:
         (1, 4, 16, {"OMP_NUM_THREADS": "1"}, "4"),  # Dask's own doing
         (1, 4, 16, {"OMP_NUM_THREADS": "6"}, None),
         (2, 1, 16, {}, "8"),  # joined after the others were counted
-        (1, 4, 3, {}, "3"),  # a job of its own on a machine that others use too
+        (1, 4, 3, {}, "3"),  # a work of its own on a machine that others use too
         (1, 40, 16, {}, "1"),
     ],
 )
