@@ -35,10 +35,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def paths_in(text: str) -> list[str]:
-    return PATH.findall(text)
+    """The paths that a text names, but for the one on which an example of code says what file it would be."""
+    return PATH.findall(re.sub(r"^```python\n# .*$", "", text, flags=re.MULTILINE))
 
 
 def exists(path: str) -> bool:
+    """Whether a path is there; of one with a NAME to choose, its folder."""
+    path = path.rpartition("/")[0] if "NAME" in path else path
     return any(ROOT.glob(path.rstrip("/"))) if "*" in path else (ROOT / path).exists()
 
 
