@@ -15,7 +15,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import comel
+from comel.app.cli import main
 from comel.errors import ComelError, RunError
 from service.app import create_app
 from service.settings import ServiceSettings
@@ -52,14 +52,13 @@ def old(tmp_path: Path) -> Path:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """``cli("report", run)`` runs the command in this process and gives its standard output."""
-    (command,) = metadata.entry_points(group="console_scripts", name="comel")
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr("sys.argv", ["comel", *map(str, arguments)])
         capsys.readouterr()
         code: object = None
         try:
-            command.load()()
+            main()
         except SystemExit as stop:
             code = stop.code
         said = capsys.readouterr()
