@@ -35,7 +35,7 @@ class LogSumExpPooling(nn.Module):
         self.sharpness = sharpness
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``mask`` (B, M) is true where there is a tile; without one all M are tiles."""
+        """``mask`` (B, M) is true for a tile, false for padding; without one all M are tiles."""
         mask = torch.ones(h.shape[:2], dtype=torch.bool, device=h.device) if mask is None else mask
         scaled = (self.sharpness * h).masked_fill(~mask.unsqueeze(-1), -math.inf)  # (B, M, dim)
         tiles = mask.sum(dim=1, keepdim=True)  # (B, 1)

@@ -28,6 +28,9 @@ REQUIREMENT = re.compile(
 INSTALLED = re.compile(r"\b(?:version|distribution|metadata|requires|files)\(\s*['\"]comel['\"]\s*\)", re.IGNORECASE)
 """A question about the installed distribution of that name."""
 
+OF_AN_OLDER_RELEASE = {ROOT / "tests" / "data" / "make_format_1.py"}
+"""Runs under 0.1.0 alone, whose distribution had the bare name, and installs nothing."""
+
 
 def installs_of_the_bare_name(text: str) -> list[str]:
     """What in ``text`` would install, require or ask for the distribution ``comel``."""
@@ -42,6 +45,7 @@ def tracked() -> list[Path]:
         pytest.skip("needs the git checkout")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
     paths = [ROOT / name for name in listed.decode().split("\0") if name]
+    paths = [path for path in paths if path not in OF_AN_OLDER_RELEASE]
     return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()[:8192]]
 
 
