@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -155,3 +157,12 @@ def test_the_citation_and_the_changelog_know_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"\n## [{version}] - {released}\n" in changelog
     assert re.search(r"^## \[Unreleased\]$", changelog, re.M)
+
+
+def test_the_citation_is_one_by_the_schema() -> None:
+    program = Path(sys.executable).with_name("check-jsonschema")
+    if not program.exists():
+        pytest.skip("check-jsonschema is not installed")
+    command = [program, "--builtin-schema", "vendor.citation-file-format", ROOT / "CITATION.cff"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
