@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from comel.base.files import read_json, write_json, write_text
 from comel.base.settings import parse_section
+from comel.base.units import Mode
 from comel.cohort.manifest import read_manifest
 from comel.cohort.tasks import load_tasks
 from comel.errors import ConfigError, RunError
@@ -133,7 +134,7 @@ def _settings_for_new_tasks(
         if any(override.partition("=")[0].strip() in (f"data.{name}", "data") for override in overrides):
             raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
     labels = None
-    if stored.data.mode == "domain-incremental":
+    if stored.data.mode == Mode.DOMAIN:
         shared = run.info().model["heads"][0]["labels"]
         labels = dict.fromkeys(tasks or read_manifest(Path(manifest), root=root).tasks, shared)
     new = {"manifest": Path(manifest), "bags": Path(bags), "root": root, "tasks": list(tasks) if tasks else None}
