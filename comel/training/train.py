@@ -19,6 +19,7 @@ from comel.models.base import MILModel
 from comel.runs.config import RunConfig, load_config
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
+from comel.runs.metrics import read_metrics
 from comel.strategies import strategy_class
 from comel.strategies.base import Strategy
 from comel.training.session import Session, plan_of, without_name
@@ -176,7 +177,7 @@ def resolved(config: RunConfig) -> RunConfig:
 
 def is_finished(run: RunDirectory) -> bool:
     """Whether every stage of the run is done."""
-    return run.metrics.exists() and bool(read_json(run.metrics).get("finished"))
+    return read_metrics(run.metrics).finished
 
 
 def _check_free(run: RunDirectory, config: RunConfig) -> None:
