@@ -11,6 +11,7 @@ import numpy as np
 
 from comel.bags.bag import Bag
 from comel.bags.contract import FeatureContract
+from comel.base.units import Mode
 from comel.cohort.bags import check_contract, join_slides
 from comel.errors import ConfigError
 from comel.prediction.prediction import NO_TISSUE, OutOfDistribution, Prediction
@@ -32,7 +33,8 @@ class Predictor:
 
     def __init__(self, model: MILModel, info: VersionInfo, device: Any) -> None:
         self._model, self._device, self._info = model, device, info
-        self.version, self.run_id, self.mode = info.version, info.run, info.mode
+        self.version, self.run_id = info.version, info.run
+        self.mode: str = info.mode
 
     @classmethod
     def open(cls, run: Path, *, version: int | None = None, device: str = "auto") -> Predictor:
@@ -59,7 +61,7 @@ class Predictor:
     @property
     def class_names(self) -> list[str]:
         """Columns of the probabilities: ``task/label``, or the label alone in a domain-incremental run."""
-        if self.mode == "domain-incremental":
+        if self.mode == Mode.DOMAIN:
             return list(self._model.classes.heads[0].labels)
         return list(self._model.classes.names)
 
@@ -101,9 +103,9 @@ class Predictor:
 
         classes, model = self._model.classes, self._model
         self.check_task(task)
-        given = task is not None and self.mode == "class-incremental"
+        given = task is not None and self.mode == Mode.CLASS
         head = classes.head_index(task) if given and task is not None else None
-        mode = "task-incremental" if given else self.mode
+        mode = Mode.TASK if given else self.mode
         about = {"run": self.run_id, "version": self.version}
         check_contract(self.contract, bag, bag.slide_id)
         if not len(bag):
@@ -131,7 +133,7 @@ class Predictor:
         return Prediction(
             slide_id=bag.slide_id,
             mode=mode,
-            task=task if self.mode == "domain-incremental" else classes.heads[chosen].name,
+            task=task if self.mode == Mode.DOMAIN else classes.heads[chosen].name,
             label=label,
             classes=tuple(self.class_names),
             probabilities=probabilities.double().cpu().numpy(),

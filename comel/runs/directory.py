@@ -1,7 +1,7 @@
 """The run directory: what a training run leaves, and the only thing that prediction, evaluation and a later task open.
 
 config.yaml        every setting, resolved
-metrics.json       R matrices of bag and instance scores
+metrics.json       scores of bags, instances and patients after every stage (comel.runs.metrics)
 events.jsonl       progress, a line an event
 versions/NNN/      one immutable model a stage: model.json, model.safetensors (adapters merged), the strategy's state
                    (base weights, adapters/<task>/), checksums.json

@@ -30,9 +30,9 @@ from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
 from comel.runs.version import TaskInfo, VersionInfo
 from comel.runs.weights import build_model, load_state
-from comel.scoring.continual import StageScorer
 from comel.scoring.evaluate import choose_on_validation
 from comel.scoring.novelty import choose_distance_threshold, distances
+from comel.scoring.stages import StageScorer
 from comel.strategies import strategy_class
 from comel.strategies.base import Stage, Strategy
 from comel.training.early_stopping import EarlyStopping

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from comel.base.files import read_json, write_json, write_text
 from comel.base.settings import parse_section
+from comel.base.units import Mode
 from comel.cohort.manifest import read_manifest
 from comel.cohort.tasks import load_tasks
 from comel.errors import ConfigError, RunError
@@ -18,6 +19,7 @@ from comel.models.base import MILModel
 from comel.runs.config import RunConfig, load_config
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
+from comel.runs.metrics import read_metrics
 from comel.strategies import strategy_class
 from comel.strategies.base import Strategy
 from comel.training.session import Session, plan_of, without_name
@@ -133,7 +135,7 @@ def _settings_for_new_tasks(
         if any(override.partition("=")[0].strip() in (f"data.{name}", "data") for override in overrides):
             raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
     labels = None
-    if stored.data.mode == "domain-incremental":
+    if stored.data.mode == Mode.DOMAIN:
         shared = run.info().model["heads"][0]["labels"]
         labels = dict.fromkeys(tasks or read_manifest(Path(manifest), root=root).tasks, shared)
     new = {"manifest": Path(manifest), "bags": Path(bags), "root": root, "tasks": list(tasks) if tasks else None}
@@ -175,7 +177,7 @@ def resolved(config: RunConfig) -> RunConfig:
 
 def is_finished(run: RunDirectory) -> bool:
     """Whether every stage of the run is done."""
-    return run.metrics.exists() and bool(read_json(run.metrics).get("finished"))
+    return read_metrics(run.metrics).finished
 
 
 def _check_free(run: RunDirectory, config: RunConfig) -> None:

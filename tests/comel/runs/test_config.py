@@ -76,7 +76,8 @@ def test_a_run_of_ones_own_settings_is_read_back(tmp_path: Path) -> None:
         ("trainer.epochs.x=1", "trainer.epochs"),
         ("=5", "unknown key"),
         ("model=comel", "model"),
-        ("data.mode=task-incremental", "data.mode"),
+        ("data.mode=task-incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
+        ("data.mode=class_incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
     ],
 )
 def test_mistakes_on_the_command_line(override: str, said: str) -> None:
