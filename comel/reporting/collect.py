@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from comel.base.units import Mode
 from comel.errors import ComelError, RunError
 from comel.reporting.cases import CaseTable, read_cases
 from comel.runs.directory import RunDirectory
+from comel.runs.events import read_events
 from comel.runs.metrics import RunMetrics, damaged, read_metrics
 from comel.runs.version import VersionInfo
 from comel.scoring.continual import ScoreTable
@@ -153,8 +153,8 @@ def collect_run(path: Path, name: str) -> Report:
             raise damaged(folder / "checksums.json", error) from None
         table = path / "evaluations" / f"{versions[-1].version:03d}.csv"
         cases = read_cases(table, versions[-1]) if table.is_file() else None
-    events = list(_events(path / "events.jsonl"))
-    starts = [event for event in events if event.get("event") == "start"]
+    events = read_events(run)
+    starts = [event for event in events if event["event"] == "start"]
     planned = starts[-1].get("stages") if starts else None
     return Report(
         name=name,
@@ -173,25 +173,11 @@ def collect_run(path: Path, name: str) -> Report:
     )
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events that are whole; a killed process leaves half a line."""
-    if not path.is_file():
-        return
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
-
-
 def _epochs(events: Sequence[dict[str, Any]]) -> list[Epoch]:
     found: dict[tuple[int, int], Epoch] = {}
     for event in events:
         stage, epoch = event.get("stage"), event.get("epoch")
-        if event.get("event") != "epoch" or not isinstance(stage, int) or not isinstance(epoch, int):
+        if event["event"] != "epoch" or not isinstance(stage, int) or not isinstance(epoch, int):
             continue
         losses = event.get("losses")
         measures = {name: value for name, value in event.items() if name not in _NOT_A_MEASURE}

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from comel.base.files import read_json, sha256_of_file, write_json, write_text
 from comel.base.text import first_line
 from comel.errors import RunError
+from comel.runs.metrics import read_metrics
 from comel.runs.version import VersionInfo
 from comel.runs.weights import save_state
 
@@ -48,6 +49,11 @@ class RunDirectory:
     config = property(lambda self: self.path / "config.yaml")
     metrics = property(lambda self: self.path / "metrics.json")
     checkpoint = property(lambda self: self.path / "checkpoint")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage of the run is done."""
+        return read_metrics(self.metrics).finished
 
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""
