@@ -55,6 +55,7 @@ def run_demo(
     """
     import yaml
 
+    from comel.runs.directory import RunDirectory
     from comel.runs.metrics import read_metrics
     from comel.scoring.continual import ScoreTable
 
