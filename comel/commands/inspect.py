@@ -79,7 +79,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for number, level in enumerate(said["levels"]):
         tile = "" if level["tile"] is None else ", tiles of {} x {} px".format(*level["tile"])
         read = ", tiles are read from here" if number == said["read_level"] else ""
-        what = f"{level['width']} x {level['height']} px, 1:{level['downsample']:.4g}{tile}{read}"
+        factor = "not read: its factor is not known" if level["downsample"] is None else f"1:{level['downsample']:.4g}"
+        what = f"{level['width']} x {level['height']} px, {factor}{tile}{read}"
         lines.append(_line(f"level {number}", what))
     lines.append(_line("tissue", f"{said['tissue_area_mm2']:.2f} mm2 by {said['tissue']}"))
     colours = f", {', '.join(said['ink_colours'])}" if said["ink_colours"] else ""
