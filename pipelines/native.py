@@ -104,7 +104,9 @@ class NativeTiles:
 
     def _by_openslide(self, column: int, row: int) -> np.ndarray:
         left, top, right, bottom = self.grid.box(column, row)
-        return np.asarray(self._slide.read_region((left, top), self.grid.level, (right - left, bottom - top)))
+        downsample = self._slide.level_downsamples[self.grid.level]
+        location = (round(left * downsample), round(top * downsample))
+        return np.asarray(self._slide.read_region(location, self.grid.level, (right - left, bottom - top)))
 
     def _agrees(self, file: _TiffTiles) -> bool:
         """Whether tiles are what OpenSlide makes of them.

@@ -66,7 +66,6 @@ class Slide:
         self._lock = threading.Lock()
         self._handle = self._opened()
         self.properties: Mapping[str, str] = dict(self._handle.properties)
-        # OpenSlide finds a place on a level by its own ratios, right or wrong.
         self._ratios: tuple[float, ...] = tuple(self._handle.level_downsamples)
         stored, self.level_pages = _stored_levels(path, self.properties, self._handle.level_dimensions, self._ratios)
         levels = true_levels(stored, self.properties.get("openslide.vendor"))
@@ -157,15 +156,15 @@ class Slide:
             SlideError: the pixels cannot be read.
         """
         area = Area.of(box, size, self.level_dimensions[level])
-        return area.resample(self.read_region((area.left, area.top), level, (area.right - area.left, area.bottom - area.top)))
+        downsample = self.level_downsamples[level]
+        location = (round(area.left * downsample), round(area.top * downsample))
+        return area.resample(self.read_region(location, level, (area.right - area.left, area.bottom - area.top)))
 
-    def read_region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
         """Pixels of a level as RGB, transparent ones white, without the slide's colour profile.
 
-        OpenSlide is asked for the level-0 pixel nearest to the corner, so above level 0 up to half of one lies between them.
-
         Args:
-            corner: (x, y) of the top left corner in pixels of that level.
+            location: level-0 pixel (x, y) of the top left corner.
             level: the level to read.
             size: (width, height) in pixels of that level.
 
@@ -175,7 +174,9 @@ class Slide:
         import openslide
 
         handle = self._handle
-        location = (round(corner[0] * self._ratios[level]), round(corner[1] * self._ratios[level]))
+        # OpenSlide finds a place on a level by its own ratio of the sides.
+        beside = self._ratios[level] / self.level_downsamples[level]
+        location = location if beside in (0.0, 1.0) else (round(location[0] * beside), round(location[1] * beside))
         try:
             pixels = handle.read_region(location, level, size)
         except openslide.OpenSlideError:
