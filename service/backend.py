@@ -7,28 +7,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from service.at_once import AtOnce
-from service.audit import AuditLog
+from service.access.audit import AuditLog
+from service.access.keys import private_folder
 from service.db.database import Database, database_url
 from service.db.migrate import upgrade
 from service.db.tables import Job
 from service.housekeeping import Housekeeper
+from service.intake.upload_kinds import FileInspector
+from service.intake.uploads import UploadStore
+from service.jobs.at_once import AtOnce
 from service.jobs.executors import ChildExecutor, Executor, LocalExecutor, devices
 from service.jobs.pool import WorkerPool
 from service.jobs.queue import Accepted, JobQueue
 from service.jobs.sources import Inbox
-from service.keys import private_folder
+from service.jobs.submission import Submissions
 from service.logs import describe_defect
 from service.metrics import Metrics
-from service.models import FixedModel, ModelRegistry
-from service.prediction_store import PredictionStore
-from service.predictions import Made, Workbench
+from service.predictions.store import PredictionStore
+from service.predictions.work import Made, Workbench
+from service.served.registry import FixedModel, ModelRegistry
 from service.settings import ServiceSettings
-from service.slide_files import SlideFiles
-from service.slides import SlideFolders
-from service.submission import Submissions
-from service.upload_kinds import FileInspector
-from service.uploads import UploadStore
+from service.slides.finder import SlideFiles
+from service.slides.folders import SlideFolders
 from service.webhooks.outbox import Outbox
 
 __all__ = ["Backend", "hidden", "open_database", "work"]
@@ -87,7 +87,7 @@ class Backend:
         """Load the models that answer where bags are predicted at once, each version once; requests need not wait for that.
 
         Raises:
-            ComelError: see :meth:`service.at_once.AtOnce.prepare`.
+            ComelError: see :meth:`service.jobs.at_once.AtOnce.prepare`.
         """
         if self.settings.sync_max_instances:
             for name in self.models.names:

@@ -15,9 +15,9 @@ from service.db.database import Database
 from service.db.tables import ENDED, IdempotencyKey, Job, PredictionRow, Upload
 from service.jobs.sources import INBOX
 from service.logs import describe_defect
-from service.prediction_files import PARTIAL, REMOVED, remove_folder
-from service.predictions import PREDICTIONS
-from service.problems import UPLOADS
+from service.paths import UPLOADS
+from service.predictions.folder import PARTIAL, REMOVED, remove_folder
+from service.predictions.work import PREDICTIONS
 from service.settings import ServiceSettings
 
 __all__ = ["Housekeeper", "clean"]

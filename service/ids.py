@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 import uuid
 
-__all__ = ["is_id", "new_id"]
+__all__ = ["EXAMPLE_ID", "EXAMPLE_SLIDE", "EXAMPLE_TIME", "EXAMPLE_UPLOAD", "ID_PATTERN", "is_id", "new_id"]
+
+ID_PATTERN = "^[0-9a-f]{32}$"
+EXAMPLE_ID = "9f86d081884c4d659a2feaa0c55ad015"
+EXAMPLE_TIME = "2026-03-01T09:30:00Z"
+EXAMPLE_UPLOAD = "0cc175b9c0f1b6a831c399e269772661"
+EXAMPLE_SLIDE = "5d41402abc4b2a76b9719d911017c592"
 
 
 def new_id() -> str:
