@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comel.base.files import is_dicom
 from comel.errors import SlideError
 
-__all__ = ["DicomFile", "check_dicom", "dicom_files", "is_dicom", "level_mpps", "read_dicom", "series_beside"]
+__all__ = ["DicomFile", "check_dicom", "dicom_files", "level_mpps", "read_dicom", "series_beside"]
 
-_PREAMBLE, _MARK = 128, b"DICM"
-_TIFF_SUFFIXES = (".tif", ".tiff")
 _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 """Transfer syntaxes that OpenSlide decodes: uncompressed, JPEG baseline, and JPEG 2000 with and without loss."""
@@ -59,18 +58,6 @@ class DicomFile:
     samples: int
     bits: tuple[int, int]
     focal_planes: int
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether the file begins as DICOM does, whatever its name; a TIFF that is DICOM as well is a TIFF, as for OpenSlide.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if path.suffix.lower() in _TIFF_SUFFIXES or not path.is_file():
-        return False
-    with open(path, "rb") as stream:
-        return stream.read(_PREAMBLE + len(_MARK))[_PREAMBLE:] == _MARK
 
 
 def dicom_files(folder: Path) -> list[Path]:

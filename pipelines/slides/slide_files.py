@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from comel.base.files import is_dicom
 from comel.errors import SlideError
 from pipelines.slides.companions import ini_values
-from pipelines.slides.dicom_files import dicom_files, is_dicom, read_dicom
+from pipelines.slides.dicom_files import dicom_files, read_dicom
 
 __all__ = ["file_to_open", "fingerprint", "slide_files"]
 

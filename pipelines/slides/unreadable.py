@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from comel.base.files import is_dicom
 from comel.errors import SlideError
 from pipelines.slides.companions import check_companions
-from pipelines.slides.dicom_files import check_dicom, is_dicom, series_beside
+from pipelines.slides.dicom_files import check_dicom, series_beside
 from pipelines.slides.tiff_pages import least_size
 
 __all__ = ["CONVERT", "COPY_OR_CONVERT", "unopened", "unreadable"]
