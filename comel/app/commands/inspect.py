@@ -87,7 +87,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines.append(_line("ink", f"{said['ink_share']:.1%} of the slide{colours}"))
     lines.append(_line("folds", f"{said['fold_share_of_tissue']:.1%} of the tissue"))
     enlarged = ", enlarged: the slide is coarser than asked for" if said["interpolated"] else ""
-    lines.append(_line("tiles", f"{said['tiles']}{enlarged}"))
+    small = f", {said['too_small']}" if said["too_small"] else ""
+    lines.append(_line("tiles", f"{said['tiles']}{enlarged}{small}"))
     return lines
 
 
