@@ -70,7 +70,7 @@ class Slide:
         self._ratios: tuple[float, ...] = tuple(self._handle.level_downsamples)
         stored, self.level_pages = _stored_levels(path, self.properties, self._handle.level_dimensions, self._ratios)
         levels = true_levels(stored, self.properties.get("openslide.vendor"))
-        self.level_dimensions = tuple((level.width, level.height) for level in levels)
+        self.level_dimensions = tuple(level.size for level in levels)
         self.level_downsamples = tuple(level.downsample for level in levels)
         self.level_extents = tuple(level.extent for level in levels)
         self.mpp_x, self.mpp_y, self.mpp_source = _resolution(path, self.properties, mpp, assume_mpp)
@@ -265,7 +265,7 @@ def _stored_levels(
         pages = pages_of_levels(read_tiff(path), vendor, dimensions)
         mpps = [None if page is None else page_mpp(page) for page in pages]
     stored = [
-        Stored(*size, ratio, mpp, _tile_of(properties, level))
+        Stored(size, ratio, mpp, _tile_of(properties, level))
         for level, (size, ratio, mpp) in enumerate(zip(dimensions, ratios, mpps, strict=True))
     ]
     return stored, pages
