@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from comel.errors import SlideError
 from pipelines.slides.silence import libraries_silenced
-from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT
+from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT, unopened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,7 +93,7 @@ def _checked_size(path: Path) -> tuple[int, int]:
             size, mode, pages = image.size, image.mode, getattr(image, "n_frames", 1)
             form = image.format
     except UnidentifiedImageError:
-        raise SlideError(f"{path}: neither a slide that OpenSlide reads nor an image", COPY_OR_CONVERT) from None
+        raise unopened(path, path, "neither a slide that OpenSlide reads nor an image of PNG, JPEG or TIFF") from None
     except Image.DecompressionBombError:
         raise _too_large(path, "over 170 Mpx") from None
     except Exception as error:  # Pillow raises whatever a damaged header makes it stumble over
@@ -103,8 +103,7 @@ def _checked_size(path: Path) -> tuple[int, int]:
     if form == "TIFF" and pages > 1:
         raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{CONVERT}, or save one page alone")
     if form == "PNG" and _png_depth(path) > 8:
-        what = f"{path}: samples of {_png_depth(path)} bits, and no word on how many of them are used"
-        raise SlideError(what, "save it with 8 bits a channel")
+        raise SlideError(f"{path}: samples of {_png_depth(path)} bits", "save it with 8 bits a channel")
     if mode not in _EIGHT_BIT_MODES:
         raise SlideError(f"{path}: pixels of type {mode}", "save it as RGB with 8 bits a channel")
     return size

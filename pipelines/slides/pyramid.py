@@ -37,12 +37,14 @@ class Stored:
         ratio: its downsample according to OpenSlide.
         mpp: micrometres per pixel (x, y) that are stated for it, if any.
         tile: (width, height) of its tiles, if stated.
+        doubtful: whether another picture than the slide may lie here.
     """
 
     size: Pair
     ratio: float
     mpp: tuple[float, float] | None = None
     tile: Pair | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,18 @@ def true_levels(stored: Sequence[Stored], vendor: str | None) -> list[Level]:
     return [
         _level(sizes[0], level, 1.0 if number == 0 else None)
         if number == 0 or vendor in _KNOWN_BY_OPENSLIDE
-        else _settled(stored[0], level, twice=sizes.count(level.size) > 1)
+        else _settled(stored[0], level)
+        if sizes.count(level.size) == 1 and not level.doubtful
+        else _unread(level)
         for number, level in enumerate(stored)
     ]
 
 
-def _settled(full: Stored, level: Stored, *, twice: bool) -> Level:
+def _settled(full: Stored, level: Stored) -> Level:
     """A level whose downsample OpenSlide does not read from the file."""
     whole, size = full.size, level.size
     ratio, stated = _agreed_ratio(whole, level), _stated(full, level)
     whole_tiles = level.tile is not None and not any(side % step for side, step in zip(size, level.tile, strict=True))
-    if twice:
-        return _unread(level)
     if stated is not None:
         power = math.log2(stated).is_integer()
         if _fits(whole, size, stated) or (power and _fits_filled(whole, size, stated, level.tile)):

@@ -25,7 +25,7 @@ from pipelines.slides.scanned import picture_pieces, scanned_areas
 from pipelines.slides.silence import libraries_silenced
 from pipelines.slides.slide_files import file_to_open, slide_files
 from pipelines.slides.tiff_checks import check_pages
-from pipelines.slides.tiff_pages import page_mpp, pages_of_levels, read_tiff
+from pipelines.slides.tiff_pages import is_overview, page_mpp, pages_of_levels, read_tiff
 from pipelines.slides.unreadable import unopened, unreadable
 
 if TYPE_CHECKING:
@@ -265,8 +265,8 @@ def _stored_levels(
         pages = pages_of_levels(read_tiff(path), vendor, dimensions)
         mpps = [None if page is None else page_mpp(page) for page in pages]
     stored = [
-        Stored(size, ratio, mpp, _tile_of(properties, level))
-        for level, (size, ratio, mpp) in enumerate(zip(dimensions, ratios, mpps, strict=True))
+        Stored(size, ratio, mpp, _tile_of(properties, level), doubtful=page is not None and is_overview(page, vendor))
+        for level, (size, ratio, mpp, page) in enumerate(zip(dimensions, ratios, mpps, pages, strict=True))
     ]
     return stored, pages
 

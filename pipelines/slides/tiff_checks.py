@@ -6,6 +6,7 @@ than unsigned ones of at most 8 bits; channels beyond the colours; compressions 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,12 @@ def _check_planes(path: Path, tiff: Tiff, vendor: str | None, levels: list[Any])
     if _area(largest) > _area(first):
         what = f"{path}: its largest picture, {_said(largest)}, is page {largest.index + 1}, behind one of {_said(first)}"
         raise SlideError(what, f"save page {largest.index + 1} as a slide of its own")
+    ratios = [first.imagewidth / page.imagewidth + first.imagelength / page.imagelength for page in levels]
+    if any(finer > coarser for finer, coarser in pairwise(ratios)):
+        aspect = first.imagewidth / first.imagelength
+        odd = max(levels, key=lambda page: abs(math.log(page.imagewidth / page.imagelength / aspect)))
+        what = f"{path}: page {odd.index + 1}, {_said(odd)}, calls itself a reduced image of another shape than the slide's"
+        raise SlideError(what, "save the slide without that page")
     scenes = [page for page in others if page.is_tiled and _area(page) > _SCENE * _area(first)]
     if scenes:
         raise _several(path, f"{1 + len(scenes)} pictures (pages {_numbers([first, *scenes])}), such as scenes", "scene")
@@ -90,15 +97,15 @@ def _check_samples(path: Path, page: Any, vendor: str | None) -> None:
     if kind not in _UNSIGNED:
         raise SlideError(f"{path}: samples that are {bits}-bit {_SAMPLES.get(kind, 'complex')} numbers", _EIGHT_BITS)
     if bits > 8:
-        raise SlideError(f"{path}: samples of {bits} bits, and no word on how many of them are used", _EIGHT_BITS)
-    if vendor is None:
-        return
-    if tag_value(page, "BitsPerSample") is None:
+        raise SlideError(f"{path}: samples of {bits} bits", _EIGHT_BITS)
+    if vendor is not None and tag_value(page, "BitsPerSample") is None:
         raise SlideError(f"{path}: samples of 1 bit", "save it as RGB with 8 bits a channel")
     colours = _COLOURS.get(int(page.photometric), page.samplesperpixel)
     extra = page.samplesperpixel - colours
-    # libtiff takes a channel that it does not know for transparency, and what is transparent is white here.
-    if extra > 1 or (extra == 1 and not any(int(kind) in _ALPHA for kind in page.extrasamples)):
+    unknown = extra > 1 or (extra == 1 and not any(int(kind) in _ALPHA for kind in page.extrasamples))
+    # libtiff takes a channel that it does not know for transparency, and what is transparent is white here. Pillow drops
+    # those beside red, green and blue.
+    if unknown and (vendor is not None or (colours == 1 and extra > 1)):
         what = f"{page.samplesperpixel} channels, of which {colours} are said to be colour"
         raise SlideError(f"{path}: {what}", "save it as RGB with three channels of 8 bits")
 

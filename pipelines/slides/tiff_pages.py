@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Tiff", "is_reduced", "least_size", "level_candidates", "page_mpp", "pages_of_levels", "read_tiff", "tag_value"]
+__all__ = [
+    "Tiff",
+    "is_overview",
+    "is_reduced",
+    "least_size",
+    "level_candidates",
+    "page_mpp",
+    "pages_of_levels",
+    "read_tiff",
+    "tag_value",
+]
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MICROMETRES = {2: 25_400.0, 3: 10_000.0}
@@ -106,6 +116,12 @@ def pages_of_levels(tiff: Tiff, vendor: str | None, dimensions: Sequence[tuple[i
 def is_reduced(page: Any) -> bool:
     """Whether the page calls itself a reduced version of another one."""
     return bool(page.subfiletype & 1)
+
+
+def is_overview(page: Any, vendor: str | None) -> bool:
+    """Whether a page may be an overview that OpenSlide takes for a level: the first one of a plain TIFF, which need not call
+    itself reduced, if it is not level 0."""
+    return vendor == "generic-tiff" and not is_reduced(page)
 
 
 def page_mpp(page: Any) -> tuple[float, float] | None:
