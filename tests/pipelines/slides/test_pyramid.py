@@ -23,7 +23,7 @@ from service.slides.pictures import TileGrid, draw_tile, read_facts
 from tests.pipelines.vendor_slides import TILE, write_dicom
 
 EVERYWHERE = TissueMask(np.ones((8, 8), bool), 1e6, 1e6, 1.0)
-WIDTH, HEIGHT = 3000, 1980
+WIDTH, HEIGHT = 2000, 1320
 DARKEST, RANGE = 30, 200
 
 
@@ -51,9 +51,11 @@ def filled(pixels: np.ndarray, tile: int = TILE, value: int = 255) -> np.ndarray
     return whole
 
 
-def write_levels(
-    path: Path, levels: Sequence[np.ndarray], mpp: Callable[[int], float | None], compression: str = "zlib"
-) -> Path:
+Stated = Callable[[int], float | None]
+"""From a level's number to the micrometres per pixel that its page states."""
+
+
+def write_levels(path: Path, levels: Sequence[np.ndarray], mpp: Stated, compression: str = "zlib") -> Path:
     with tifffile.TiffWriter(path) as tiff:
         for number, level in enumerate(levels):
             side = mpp(number)
@@ -109,7 +111,7 @@ def test_levels_filled_up_to_whole_tiles(tmp_path: Path, compression: str, value
     path = write_levels(tmp_path / "s.tif", padded, own, compression)
     with open_slide(path) as slide:
         assert slide.level_downsamples == (1, 2, 4, 8, 16)
-        assert slide.level_dimensions[1:] == ((1500, 990), (750, 495), (375, 247), (187, 123))
+        assert slide.level_dimensions[1:] == ((1000, 660), (500, 330), (250, 165), (125, 82))
     check_all_readers(path, (WIDTH, HEIGHT))
 
 
@@ -128,7 +130,7 @@ def test_dicom_levels_filled_up_to_whole_tiles(tmp_path: Path) -> None:
         (lambda number: 0.25 if number == 0 else None, (WIDTH, HEIGHT)),
         (lambda number: 0.25 if number == 0 else 25_400 / 72, (WIDTH, HEIGHT)),
         (lambda number: None, (WIDTH, HEIGHT)),
-        (lambda number: None, (2600, 2600)),  # the sides agree, since both are filled up alike
+        (lambda number: None, (1800, 1800)),  # the sides agree, since both are filled up alike
         (lambda number: 0.25 * 3**number, (WIDTH, HEIGHT)),
     ],
 )
@@ -141,15 +143,13 @@ def test_a_level_whose_factor_cannot_be_known_is_not_read(tmp_path: Path, stated
     check_all_readers(path, size)
 
 
-@pytest.mark.parametrize(
-    "stated", [own, lambda number: 0.25, lambda number: None, lambda number: 0.25 if number == 0 else 352.8]
-)
+@pytest.mark.parametrize("stated", [own, lambda _: 0.25, lambda _: None, lambda number: 0.25 if number == 0 else 352.8])
 def test_levels_that_are_not_filled_up_are_read(tmp_path: Path, stated: Stated) -> None:
-    path = write_levels(tmp_path / "s.tif", halves(places(2999, 1981), 4), stated)
+    path = write_levels(tmp_path / "s.tif", halves(places(1999, 1321), 4), stated)
     with open_slide(path, mpp=0.25) as slide:
         assert slide.level_downsamples == pytest.approx((1, 2, 4, 8), rel=0.01)
         assert slide.level_for(8.1) == 3
-    check_all_readers(path, (2999, 1981))
+    check_all_readers(path, (1999, 1321))
 
 
 def test_the_rounded_side_of_a_narrow_slide(tmp_path: Path) -> None:
