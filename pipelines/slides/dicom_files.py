@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from comel.base.files import is_dicom
 from comel.errors import SlideError
+from pipelines.slides.silence import libraries_silenced
 
 __all__ = ["DicomFile", "check_dicom", "dicom_files", "level_mpps", "read_dicom", "series_beside"]
 
@@ -76,10 +75,8 @@ def read_dicom(path: Path) -> DicomFile | None:
     """The header of a DICOM file; None if it cannot be parsed."""
     import pydicom
 
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with libraries_silenced():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
             image_type = [str(word) for word in header.get("ImageType") or []]
             return DicomFile(
@@ -171,4 +168,5 @@ def _spacing(header: Any) -> tuple[float, float] | None:
 def _syntax_name(syntax: str) -> str:
     from pydicom.uid import UID
 
-    return UID(syntax).name if syntax else "nothing that it names"
+    with libraries_silenced():
+        return UID(syntax).name if syntax else "nothing that it names"

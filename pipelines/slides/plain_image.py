@@ -7,7 +7,6 @@ micrometres per pixel here. Pixels are taken as they are stored: an EXIF orienta
 from __future__ import annotations
 
 import threading
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +48,7 @@ class PlainImage:
         self._path = path
         self._lock = threading.Lock()
         self._pixels: Image | None = None
-        with warnings.catch_warnings():
-            # Pillow warns of images that are within the limit here.
-            warnings.simplefilter("ignore")
+        with libraries_silenced():  # Pillow warns of images that are within the limit here
             self.level_dimensions = (_checked_size(path),)
         self.level_downsamples = (1.0,)
         self.properties: dict[str, str] = {}
@@ -120,17 +117,15 @@ def _decoded(path: Path) -> Image:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with libraries_silenced(), Image.open(path, formats=list(_FORMATS)) as image:
-                if image.width * image.height > MAX_IMAGE_PIXELS:
-                    raise _too_large(path, f"{image.width} x {image.height} pixels")
-                if not image.has_transparency_data:
-                    pixels = image.convert("RGB")
-                else:
-                    layered = image.convert("RGBA")
-                    pixels = Image.new("RGB", image.size, "white")
-                    pixels.paste(layered, mask=layered)
+        with libraries_silenced(), Image.open(path, formats=list(_FORMATS)) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise _too_large(path, f"{image.width} x {image.height} pixels")
+            if not image.has_transparency_data:
+                pixels = image.convert("RGB")
+            else:
+                layered = image.convert("RGBA")
+                pixels = Image.new("RGB", image.size, "white")
+                pixels.paste(layered, mask=layered)
     except SlideError:
         raise
     except Exception as error:  # Pillow raises whatever damaged data make it stumble over
