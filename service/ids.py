@@ -1,11 +1,15 @@
-"""Ids of jobs, predictions, uploads and slides: 128 random or keyed bits, 32 hexadecimal digits."""
+"""Ids of jobs, predictions, uploads and slides: 128 random or keyed bits, 32 hexadecimal digits. And names that people give."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 import uuid
 
-__all__ = ["is_id", "new_id"]
+__all__ = ["is_id", "is_name", "new_id"]
+
+_UNREADABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def new_id() -> str:
@@ -16,3 +20,9 @@ def new_id() -> str:
 def is_id(text: str) -> bool:
     """Whether ``text`` has the form of an id; only what has it may become a part of a path or a query."""
     return re.fullmatch(r"[0-9a-f]{32}", text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` can be shown as a name: any script, sign and space, but no control characters, no line breaks, no bytes
+    that are no text, and nothing that shows the rest in another order."""
+    return bool(text) and not any(letter in _REORDERING or unicodedata.category(letter) in _UNREADABLE for letter in text)

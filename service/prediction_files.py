@@ -8,6 +8,8 @@
     the bag that it was made from.
 ``thumbnail.png``, ``tiles/01.jpg`` ...
     where it was made from a slide: the slide as a small picture, and its strongest tiles.
+``origin.json``
+    what only the service's list says of it otherwise: the model's name, whence it was made, and which API key asked.
 ``map.png``
     the map as it is drawn by default, made when it is first asked for.
 
@@ -20,7 +22,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,19 @@ from service.ids import new_id
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Stored", "folder_bytes", "read_folder", "remove_folder", "write_folder"]
+__all__ = [
+    "PARTIAL",
+    "REMOVED",
+    "Stored",
+    "bring_back",
+    "folder_bytes",
+    "read_folder",
+    "read_origin",
+    "remove_folder",
+    "removed_id",
+    "take_away",
+    "write_folder",
+]
 
 PARTIAL = ".partial-"
 REMOVED = ".removed-"
@@ -64,6 +78,7 @@ def write_folder(
     bag: Callable[[Path], None],
     thumbnail: Image | None = None,
     tiles: Sequence[Image] = (),
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a prediction's folder whole; where it is there already it stays as it is, and what was made anew is dropped.
 
@@ -73,6 +88,7 @@ def write_folder(
         bag: puts the bag at the path that it is given.
         thumbnail: the whole slide.
         tiles: the strongest tiles, strongest first.
+        origin: what :func:`read_origin` is to give.
     """
     partial = folder.with_name(f"{PARTIAL}{new_id()}")
     partial.mkdir(parents=True)
@@ -88,6 +104,7 @@ def write_folder(
             (partial / "tiles").mkdir()
         for rank, tile in enumerate(tiles, start=1):
             tile.save(partial / "tiles" / f"{rank:02d}.jpg", quality=_JPEG_QUALITY)
+        write_json(partial / "origin.json", dict(origin or {}))
         write_json(partial / "prediction.json", said)
         # Not the bag: it was flushed where it was written or accepted, and of one answered at once its sender has a copy.
         for path in [*(path for path in partial.rglob("*") if path.name != "bag.h5"), partial]:
@@ -123,14 +140,39 @@ def read_folder(folder: Path) -> Prediction:
         ) from None
 
 
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What was kept of where a prediction came from; empty where that is missing or damaged."""
+    try:
+        value = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def remove_folder(folder: Path) -> None:
     """Delete a folder; it is gone at once, however long its files take."""
-    aside = folder.with_name(f"{REMOVED}{new_id()}")
+    if (aside := take_away(folder)) is not None:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def take_away(folder: Path) -> Path | None:
+    """Give a folder a name under which nobody finds it and the clean-up deletes it; None where there is no such folder."""
+    aside = folder.with_name(f"{REMOVED}{folder.name}.{new_id()}")
     try:
         os.rename(folder, aside)
     except FileNotFoundError:
-        return
-    shutil.rmtree(aside, ignore_errors=True)
+        return None
+    return aside
+
+
+def bring_back(aside: Path) -> None:
+    """Undo :func:`take_away`."""
+    os.rename(aside, aside.with_name(removed_id(aside)))
+
+
+def removed_id(aside: Path) -> str:
+    """The name that a folder had before :func:`take_away`."""
+    return aside.name.removeprefix(REMOVED).partition(".")[0]
 
 
 def folder_bytes(folder: Path) -> int:

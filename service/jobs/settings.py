@@ -41,6 +41,10 @@ class JobSettings(BaseModel):
     max_state_bytes: int | None = Field(
         default=None, gt=0, description="most bytes of predictions and uploads; the oldest predictions go first; none: no limit"
     )
+    max_key_bytes: int | None = Field(
+        default=None, gt=0, description="most bytes of predictions and uploads of one API key; none: no limit"
+    )
+    max_key_uploads: int = Field(default=100, gt=0, description="most uploads of one API key that are not complete")
     webhook_hosts: tuple[str, ...] = Field(
         default=(), description="hosts that may be told of ended jobs, such as lims.example.org; a JSON list; none: no webhooks"
     )
