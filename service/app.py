@@ -130,13 +130,13 @@ def open_models(settings: ServiceSettings) -> ModelRegistry:
             "no model to serve",
             'name a run: comel serve --model runs/NAME, or set COMEL_RUNS=\'{"NAME": "runs/NAME"}\'; comel train makes one',
         )
-    for name, run in settings.runs.items():
-        if not run.is_dir():
-            raise ConfigError(f"run {run} of model '{name}' does not exist", "check the path, or train one: comel train")
     for root in settings.slide_roots:
         if not root.is_dir():
             raise ConfigError(f"slide folder {root} does not exist", "give an existing folder, or none")
     private_folder(settings.state_dir)
+    for name, run in settings.runs.items():
+        if not run.is_dir():
+            raise ConfigError(f"run {run} of model '{name}' does not exist", "check the path, or train one: comel train")
     models = ModelRegistry(settings)
     models.open()
     return models

@@ -46,7 +46,7 @@ def asked_for_head(scope: Scope) -> bool:
 
 
 class FileAnswer(FileResponse):
-    """A file, or those parts of it that are asked for; 304 where the client has it, problems where there is no such part."""
+    """A file, or the part of it that is asked for; 304 where the client has it, a problem where there is no such part."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -63,30 +63,27 @@ class FileAnswer(FileResponse):
             # Parts are of a request by GET alone, and of the file that the client has begun with.
             begun = headers.get("if-range", kept["etag"])
             whole = asked_for_head(scope) or begun not in kept.values()
-            wanted = None if whole else _ranges(headers.get("range", ""), about.st_size)
-            if answer is None and wanted == []:
+            wanted = None if whole else _range(headers.get("range", ""), about.st_size)
+            if answer is None and wanted == "":
                 answer = problem(416, "there is no such part", headers={"Content-Range": f"bytes */{about.st_size}"})
         if answer is not None:
             await answer(scope, receive, send)
             return
         given = [(name, value) for name, value in scope["headers"] if name != b"range"]
         if wanted:
-            given.append((b"range", ("bytes=" + ",".join(wanted)).encode()))
+            given.append((b"range", f"bytes={wanted}".encode()))
         method = "HEAD" if asked_for_head(scope) else scope["method"]
         await super().__call__({**scope, "headers": given, "method": method}, receive, send)
 
 
-def _ranges(header: str, size: int) -> list[str] | None:
-    """The parts that there are of those that ``Range`` names; None where it is to be ignored, as one that is not valid is."""
+def _range(header: str, size: int) -> str | None:
+    """The part that ``Range`` names, empty where there is none of it; None where it is to be ignored.
+
+    That is so where it is not valid, and where it names several parts: those come as the whole file.
+    """
     unit, _, said = header.partition("=")
-    parts = [part.strip() for part in said.split(",") if part.strip()]
-    found = [_RANGE.fullmatch(part) for part in parts]
-    if unit.strip().lower() != "bytes" or not found:
+    part = _RANGE.fullmatch(said.strip(" \t,"))
+    if unit.strip().lower() != "bytes" or part is None or (part[2] and int(part[2]) < int(part[1])):
         return None
-    wanted = []
-    for part in found:
-        if part is None or (part[2] and int(part[2]) < int(part[1])):
-            return None
-        if int(part[3] or 0) > 0 or (part[1] is not None and int(part[1]) < size):
-            wanted.append(part[0])
-    return wanted if size else []
+    there = int(part[1]) < size if part[1] is not None else int(part[3]) > 0 and size > 0
+    return part[0] if there else ""

@@ -97,9 +97,8 @@ def file_answer(kind: str, what: str, schema: dict[str, Any] = BINARY) -> Respon
 
 
 def part_answer(kind: str) -> Responses:
-    """The entry of an answer 206: the parts that ``Range`` asks for, several of them as multipart/byteranges."""
-    content = {media: {"schema": BINARY} for media in (kind, "multipart/byteranges")}
-    return {206: {"description": "The parts of it that were asked for.", "content": content}}
+    """The entry of an answer 206: the part that ``Range`` asks for."""
+    return {206: {"description": "The part of it that `Range` asks for.", "content": {kind: {"schema": BINARY}}}}
 
 
 def created(where: str, what: str) -> dict[str, Any]:

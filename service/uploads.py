@@ -1,7 +1,7 @@
 """Files that arrive in parts and go on after a break: rows of the table ``uploads``, and ``<state_dir>/uploads/<id>/<name>``.
 
 A part counts once it is on the disk and its row is committed; whoever was cut off asks for the offset and goes on there. Of
-several processes that serve one at a time receives a part of an upload: it holds a lock on the file.
+several processes that serve one at a time receives a part of an upload: it holds a lock on the file ``.lock`` beside it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class _Part:
     path: Path
     offset: int
     file: BinaryIO
+    lock: int
 
 
 class UploadStore:
@@ -114,14 +115,17 @@ class UploadStore:
         try:
             with needing_room():
                 part = await anyio.to_thread.run_sync(self._begin, identifier, offset)
-                with part.file:
-                    try:
-                        received = await self._receive(part, body)
-                        return await anyio.to_thread.run_sync(self._end, part, offset + received)
-                    except BaseException:
-                        with suppress(OSError):  # what does not count takes no room
-                            part.file.truncate(part.offset)
-                        raise
+                try:
+                    received = await self._receive(part, body)
+                    return await anyio.to_thread.run_sync(self._end, part, offset + received)
+                except BaseException:
+                    with suppress(OSError):  # what does not count takes no room
+                        part.file.truncate(part.offset)
+                    raise
+                finally:
+                    with suppress(OSError):  # it was flushed where that matters
+                        part.file.close()
+                    os.close(part.lock)
         finally:
             self._busy.discard(identifier)
 
@@ -185,23 +189,25 @@ class UploadStore:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _begin(self, identifier: str, offset: int) -> _Part:
-        path = self.path(self.get(identifier))
-        try:
-            file = open(path, "r+b")  # noqa: SIM115, the part has it until it was received
-        except FileNotFoundError:
+        begun = self.get(identifier)
+        path = self.path(begun)
+        if not path.is_file():
             # A restored database knows uploads whose files no backup has.
             self.delete(identifier)
+            raise NotFoundError("there is no upload of this id", _REMEDY)
+        try:
+            lock = _locked(path.with_name(".lock"), begun.offset)
+        except FileNotFoundError:  # it was deleted meanwhile
             raise NotFoundError("there is no upload of this id", _REMEDY) from None
         try:
-            _lock(file, self.get(identifier).offset)
             upload = self.get(identifier)  # as it is now that no other process changes it
             if upload.offset != offset or upload.kind is not None:
                 said = "the upload is complete" if upload.kind is not None else f"the next part begins at {upload.offset}"
                 raise ConflictError(said, "ask for the upload to see its offset", offset=upload.offset)
+            return _Part(upload, path, offset, open(path, "r+b"), lock)
         except BaseException:
-            file.close()
+            os.close(lock)
             raise
-        return _Part(upload, path, offset, file)
 
     def _end(self, part: _Part, offset: int) -> Upload:
         identifier = part.upload.id
@@ -242,18 +248,21 @@ class UploadStore:
             raise TooLargeError("the service's quota is used up by uploads", "delete some, or ask its operator")
 
 
-def _lock(file: BinaryIO, offset: int) -> None:
-    """Keep other processes from this upload until the file is closed.
+def _locked(path: Path, offset: int) -> int:
+    """A descriptor that keeps other processes from this upload until it is closed.
 
     Raises:
         ConflictError: another one receives a part.
     """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(descriptor)
         raise _busy(offset) from None
     except OSError:  # this file system has no locks
-        return
+        pass
+    return descriptor
 
 
 def _busy(offset: int) -> ConflictError:

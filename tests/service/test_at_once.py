@@ -84,14 +84,17 @@ def test_a_bag_that_ends_the_process_costs_its_own_request_only(
     opened, executor = at_once
     work = Work("0" * 32, "bag", bag, "a", "colon", 1)
     executor.first = os._exit, 11
+    opened.prepare("colon", 1)
     with pytest.raises(ComelError, match="died of it") as crashed:
         opened.perform(work)
     assert "damaged" in crashed.value.remedy
     executor.first = time.sleep, 60
+    opened.prepare("colon", 1)
     with pytest.raises(ComelError, match=r"longer than 0\.5 s") as late:
         opened.perform(work)
     assert "respond-async" in late.value.remedy
     executor.first = bytearray, 1 << 60
+    opened.prepare("colon", 1)
     with pytest.raises(TooLargeError, match="more memory"):
         opened.perform(work)
     executor.first = int, "no number"
@@ -129,6 +132,7 @@ def test_a_service_that_stops_does_not_wait_for_a_bag(at_once: tuple[AtOnce, Doi
 
 def test_who_waits_too_long_for_a_turn_is_told_to_come_back(at_once: tuple[AtOnce, Doing], bag: Path) -> None:
     opened, _ = at_once
+    opened.prepare("colon", 1)
     with opened._turns.turn(1, remedy=""), pytest.raises(BusyError, match="before this request") as busy:
         opened.perform(Work("0" * 32, "bag", bag, "a", "colon", 1))
     assert "respond-async" in busy.value.remedy
