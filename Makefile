@@ -1,7 +1,7 @@
 # make demo       set everything up and run the main job on synthetic slides
 # make test       set everything up and pass the tests
 # make test-all   with the slow tests too
-# make lint       ruff and mypy
+# make lint       ruff, the law of imports and mypy
 # make viewer     fetch what the pages of the service need, by npm; the others do it where npm is present
 # make sbom       sbom.json: every package of the environment with its version and licence (CycloneDX)
 #
@@ -29,7 +29,7 @@ test-all: install
 	$(PYTEST)
 
 lint: install
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy
 
 sbom: install
 	$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible --output-file sbom.json

@@ -12,12 +12,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from comel import api
-from comel.progress import progress_bar
-from pipelines.encoders import load_encoder
-from pipelines.encoders.base import PatchEncoder
-from pipelines.extract import extract_slide
-from pipelines.settings import ExtractSettings
+from comel.app import api
+from comel.base.progress import progress_bar
+from pipelines.extraction.settings import ExtractSettings
+from pipelines.extraction.slide import extract_slide
+from pipelines.patch_encoders import load_encoder
+from pipelines.patch_encoders.base import PatchEncoder
 
 WARM_UP = 10
 

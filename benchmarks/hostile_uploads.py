@@ -19,17 +19,17 @@ import requests
 from service.app import create_app
 from service.settings import ServiceSettings
 
-CORPUS = Path(__file__).resolve().parents[1] / "tests" / "service"
+ROOT = Path(__file__).resolve().parents[1]
 LIMIT_SECONDS = 2.0
 
 
 def main() -> None:
     """Send every upload once and print a table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    sys.path[:0] = [str(CORPUS)]
-    from conftest import FakePredictor
-    from generated import listening
-    from hostile import SLIDES, UPLOADS
+    sys.path[:0] = [str(ROOT)]
+    from tests.service.conftest import FakePredictor
+    from tests.service.generated import listening
+    from tests.service.hostile import SLIDES, UPLOADS
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

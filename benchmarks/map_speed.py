@@ -18,9 +18,9 @@ import time
 import numpy as np
 from PIL import Image
 
-from comel.bag import TileGeometry
-from comel.maps import PNG_EFFORT, draw_map
-from comel.prediction import Prediction
+from comel.bags.bag import TileGeometry
+from comel.prediction.picture import PNG_EFFORT, draw_map
+from comel.prediction.prediction import Prediction
 
 
 def prediction_of(tiles: int) -> Prediction:

@@ -15,8 +15,8 @@ import json
 from pathlib import Path
 
 import comel
+from comel.base.files import read_json
 from comel.errors import ComelError
-from comel.files import read_json
 
 TARGET_MPP, ASSUME_MPP = 1.05, 1.052
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from service_parts import BOUNDARY, a_run, boundary_body, serving, write_a_bag
 
-from comel.bag import read_bag
-from comel.predictor import Predictor
+from comel.bags.bag import read_bag
+from comel.prediction.predictor import Predictor
 
 ARRIVAL_SECONDS = 1.0
 

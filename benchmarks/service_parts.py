@@ -16,8 +16,9 @@ from urllib.request import urlopen
 import numpy as np
 
 import comel
-from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
-from comel.benchmark.features import FeatureSettings, make_features
+from comel.app.benchmark.features import FeatureSettings, make_features
+from comel.bags.bag import Bag, TileGeometry, write_bag
+from comel.bags.contract import FeatureContract
 
 __all__ = ["a_run", "boundary_body", "serving", "write_a_bag"]
 
@@ -57,7 +58,7 @@ def boundary_body(bag: Path) -> bytes:
 def serving(run: Path, state: Path, port: int, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
     """``comel serve`` on loopback without keys, as a process of its own."""
     environment = os.environ | {f"COMEL_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "comel.cli", "serve", "--model", f"model={run}", "--state", str(state)]
+    command = [sys.executable, "-m", "comel.app.cli", "serve", "--model", f"model={run}", "--state", str(state)]
     with open(state.with_suffix(".log"), "wb") as log:
         process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu"], env=environment, stderr=log)
         try:

@@ -2,7 +2,7 @@
 
     python benchmarks/unknown_organs.py --seeds 5 --out work/unknown
 
-Trains on the first four organs of the suite ``features`` (comel.benchmark.features), one after another, and after each measures
+Trains on the first four organs of the suite ``features`` (comel.app.benchmark.features) in turn. After each it measures
 the distance of test bags of the organs learned so far and of two organs that never come.
 """
 
@@ -15,12 +15,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import comel
-from comel.bag import read_bag
-from comel.benchmark.features import FeatureSettings, make_features
-from comel.manifest import read_manifest
-from comel.predictor import Predictor
-from comel.run import RunDirectory
-from comel.training import is_finished
+from comel.app.benchmark.features import FeatureSettings, make_features
+from comel.bags.bag import read_bag
+from comel.cohort.manifest import read_manifest
+from comel.prediction.predictor import Predictor
+from comel.runs.directory import RunDirectory
+from comel.training.train import is_finished
 
 KNOWN, UNKNOWN = 4, 2
 

@@ -9,15 +9,15 @@ They are loaded when first used; importing this package imports no torch.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from comel.api import bench_extract, check_bags, demo, encoders, extract, extract_status, inspect, serve, synth, worker
-    from comel.bag_statistics import bag_statistics
-    from comel.benchmark.continual import run_continual as bench_continual
-    from comel.evaluation import evaluate
-    from comel.export import export_clam
-    from comel.folds import train_folds, train_orders
-    from comel.predict_cohort import predict_cohort as predict
+    from comel.app.api import bench_extract, check_bags, demo, encoders, extract, extract_status, inspect, serve, synth, worker
+    from comel.app.benchmark.continual import run_continual as bench_continual
+    from comel.app.predict.slides import predict_cohort as predict
+    from comel.bags.summary import bag_statistics
+    from comel.cohort.clam import export_clam
     from comel.reporting.write import write_report as report
-    from comel.training import add_task, train
+    from comel.scoring.evaluate import evaluate
+    from comel.training.cross_validation import train_folds, train_orders
+    from comel.training.train import add_task, train
 
 __all__ = [
     "add_task",
@@ -43,16 +43,16 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "add_task": "comel.training:add_task",
-    "bag_statistics": "comel.bag_statistics:bag_statistics",
-    "bench_continual": "comel.benchmark.continual:run_continual",
-    "evaluate": "comel.evaluation:evaluate",
-    "export_clam": "comel.export:export_clam",
-    "predict": "comel.predict_cohort:predict_cohort",
+    "add_task": "comel.training.train:add_task",
+    "bag_statistics": "comel.bags.summary:bag_statistics",
+    "bench_continual": "comel.app.benchmark.continual:run_continual",
+    "evaluate": "comel.scoring.evaluate:evaluate",
+    "export_clam": "comel.cohort.clam:export_clam",
+    "predict": "comel.app.predict.slides:predict_cohort",
     "report": "comel.reporting.write:write_report",
-    "train": "comel.training:train",
-    "train_folds": "comel.folds:train_folds",
-    "train_orders": "comel.folds:train_orders",
+    "train": "comel.training.train:train",
+    "train_folds": "comel.training.cross_validation:train_folds",
+    "train_orders": "comel.training.cross_validation:train_orders",
 }
 
 
@@ -60,7 +60,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        module, _, function = _ELSEWHERE.get(name, f"comel.api:{name}").partition(":")
+        module, _, function = _ELSEWHERE.get(name, f"comel.app.api:{name}").partition(":")
         return getattr(import_module(module), function)
     raise AttributeError(f"module 'comel' has no attribute '{name}'")
 

@@ -14,22 +14,23 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from comel.errors import ConfigError
-from comel.prediction import NOTICE
-from service.access import Gate
-from service.audit import AuditLog
+from comel.prediction.prediction import NOTICE
+from service.access.audit import AuditLog
+from service.access.gate import Gate
+from service.access.keys import private_files, private_folder
 from service.backend import Backend, hidden, open_database
-from service.connections import Server, check_descriptors, protocol_of
-from service.keys import private_files, private_folder
+from service.http.connections import Server, check_descriptors, protocol_of
+from service.http.middleware import BodyLimits, Cors, Defects, RequestRecord
+from service.http.openapi import TAGS, describe_once
+from service.http.problems import install_problem_handlers
+from service.http.routes import documentation, health, jobs, prediction_parts, predictions, rasters, slides, uploads, viewer
+from service.http.routes import models as model_routes
 from service.logs import describe_defect, make_log, route_library_logs
 from service.metrics import Metrics
-from service.middleware import BodyLimits, Cors, Defects, RequestRecord
-from service.models import FixedModel, ModelRegistry, PredictorLike
-from service.openapi import TAGS, describe_once
-from service.problems import install_problem_handlers, without_paths
-from service.routes import documentation, health, jobs, prediction_parts, predictions, rasters, slides, uploads, viewer
-from service.routes import models as model_routes
+from service.paths import without_paths
+from service.served.registry import FixedModel, ModelRegistry, PredictorLike
 from service.settings import ServiceSettings
-from service.slide_tiles import SlidePictures
+from service.slides.pictures import SlidePictures
 
 __all__ = ["create_app", "open_models", "serve"]
 

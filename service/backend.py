@@ -11,30 +11,30 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from comel.errors import ComelError, ConfigError
-from service.at_once import AtOnce
-from service.audit import AuditLog
+from service.access.audit import AuditLog
+from service.access.keys import private_files, private_folder
 from service.db.database import Database, database_url
 from service.db.migrate import upgrade
 from service.db.pairing import pair
 from service.db.tables import Job
 from service.errors import is_full
 from service.housekeeping import Housekeeper
+from service.intake.upload_kinds import FileInspector
+from service.intake.uploads import UploadStore
+from service.jobs.at_once import AtOnce
 from service.jobs.executors import ChildExecutor, Executor, LocalExecutor, devices
 from service.jobs.pool import WorkerPool
 from service.jobs.queue import Accepted, JobQueue
 from service.jobs.sources import Inbox
-from service.keys import private_files, private_folder
+from service.jobs.submission import Submissions
 from service.logs import describe_defect
 from service.metrics import Metrics
-from service.models import FixedModel, ModelRegistry
-from service.prediction_store import PredictionStore
-from service.predictions import Made, Workbench
+from service.predictions.store import PredictionStore
+from service.predictions.work import Made, Workbench
+from service.served.registry import FixedModel, ModelRegistry
 from service.settings import ServiceSettings
-from service.slide_files import SlideFiles
-from service.slides import SlideFolders
-from service.submission import Submissions
-from service.upload_kinds import FileInspector
-from service.uploads import UploadStore
+from service.slides.finder import SlideFiles
+from service.slides.folders import SlideFolders
 from service.webhooks.outbox import Outbox
 
 __all__ = ["Backend", "hidden", "open_database", "work"]

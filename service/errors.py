@@ -1,4 +1,4 @@
-"""What a request may be refused for; :mod:`service.problems` says with which status."""
+"""What a request may be refused for; :mod:`service.http.problems` says with which status."""
 
 from __future__ import annotations
 

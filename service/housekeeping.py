@@ -18,16 +18,16 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from comel.errors import ComelError
-from service.audit import AuditLog
+from service.access.audit import AuditLog
 from service.db.database import Database
 from service.db.tables import ENDED, IdempotencyKey, Job, PredictionRow, Upload
 from service.ids import is_id
 from service.jobs.sources import INBOX
 from service.logs import describe_defect
-from service.prediction_files import PARTIAL, REMOVED, read_origin, remove_folder, removed_id
-from service.prediction_store import PredictionStore, row_of
-from service.predictions import PREDICTIONS, made_of
-from service.problems import UPLOADS
+from service.paths import PARTIAL, REMOVED, UPLOADS, remove_folder, removed_id
+from service.predictions.folder import read_origin
+from service.predictions.store import PredictionStore, row_of
+from service.predictions.work import PREDICTIONS, made_of
 from service.settings import ServiceSettings
 
 __all__ = ["SET_ASIDE", "Housekeeper", "clean", "take_in"]

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from pipelines.killable import CallFailed
+from comel.base.killable import CallFailed
 
 __all__ = ["Repeats", "describe_defect", "make_log", "route_library_logs"]
 

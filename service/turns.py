@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from pipelines.killable import CallKilled
+from comel.base.killable import CallKilled
 from service.errors import BusyError, NotReadyError
 
 __all__ = ["Turns"]

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "configs"
+from tests.places import ROOT
+
+FOLDER = ROOT / "configs"
 OF_COMMANDS = {"demo", "benchmark"}
 """Settings of whole commands; the others are settings of a run."""
 CONFIGS = sorted(p for p in FOLDER.glob("*.yaml") if p.stem not in OF_COMMANDS)
@@ -14,8 +16,8 @@ CONFIGS = sorted(p for p in FOLDER.glob("*.yaml") if p.stem not in OF_COMMANDS)
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_is_whole(path: Path) -> None:
-    from comel.config import load_config
-    from comel.training import resolved
+    from comel.runs.config import load_config
+    from comel.training.train import resolved
 
     config = resolved(load_config(path))
     assert config.model["name"] == "comel"
@@ -27,8 +29,8 @@ def test_a_configuration_is_whole(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "tasks"), [("camelyon16_paip", 5), ("tcga", 4)])
 def test_the_papers_protocols_train_as_the_paper_does(name: str, tasks: int) -> None:
-    from comel.config import load_config
-    from comel.training import resolved
+    from comel.runs.config import load_config
+    from comel.training.train import resolved
 
     config, paper = resolved(load_config(FOLDER / f"{name}.yaml")), resolved(load_config(FOLDER / "paper.yaml"))
     assert config.trainer == paper.trainer
@@ -38,8 +40,8 @@ def test_the_papers_protocols_train_as_the_paper_does(name: str, tasks: int) -> 
 
 
 def test_the_tcga_protocol_has_the_labels_that_its_manifest_has() -> None:
-    from comel.cohorts.tcga import SUBTYPES, TASKS
-    from comel.config import load_config
+    from comel.cohort.sources.tcga import SUBTYPES, TASKS
+    from comel.runs.config import load_config
 
     labels = load_config(FOLDER / "tcga.yaml").data.labels
     made = {}

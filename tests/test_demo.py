@@ -11,7 +11,20 @@ import pytest
 
 
 def demo(out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "comel.cli", "demo", "--out", str(out), "--slides", "6", "--size", "512", "--epochs", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "comel.app.cli",
+        "demo",
+        "--out",
+        str(out),
+        "--slides",
+        "6",
+        "--size",
+        "512",
+        "--epochs",
+        "1",
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import typer
 
-from comel.cli import app
+from comel.app.cli import app
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data_manifests" / "README.md"])
@@ -83,7 +83,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     """Every block in its order, in an empty folder, with ``comel`` on the path as after an installation."""
     program = tmp_path / "bin" / "comel"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m comel.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m comel.app.cli "$@"\n')
     program.chmod(0o755)
     place = tmp_path / "work"
     place.mkdir()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comel.registry import resolve
+from comel.base.registry import resolve
 
 __all__ = ["MODELS", "model_class"]
 

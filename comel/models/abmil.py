@@ -13,7 +13,7 @@ from torch import nn
 
 from comel.models.gated import GatedAttention
 from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, PooledTrunk
-from comel.pooling import AttentionPooling
+from comel.nn.pooling import AttentionPooling
 
 __all__ = ["ABMIL", "ABMILOptions"]
 

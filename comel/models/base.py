@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from comel.classes import ClassSpace, Head
+from comel.cohort.classes import ClassSpace, Head
 
 __all__ = ["AttentionOptions", "BagBatch", "BagOutput", "MILModel", "ModelOptions", "Over", "cross_entropy"]
 
@@ -128,7 +128,7 @@ class MILModel(nn.Module, ABC):
         """See :class:`BagOutput`. A bare tensor is (B, M, D) features."""
 
     def distance(self, bags: BagBatch, head: int | None = None) -> Tensor | None:
-        """How far bags lie from the bags of every class learned, or of one head's, (B,); see :mod:`comel.novelty`.
+        """How far bags lie from the bags of every class learned, or of one head's, (B,); see :mod:`comel.scoring.novelty`.
 
         None where the model keeps no statistics of what it has learned.
         """

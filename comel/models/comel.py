@@ -5,7 +5,7 @@ Equations and the published code's defects: ``docs/method.md``. What goes beyond
 - ``instance="classifier"``: an instance classifier trained by BPPL and the bag's label, beside the attention, whose score
   means the same on every slide; ``attention`` keeps the published scaled attention. ``neighbourhood`` draws its logits
   towards those of the tiles around, and with ``bag_evidence`` its strongest instances speak for the bag.
-- ``recognition="statistics"``: heads are combined by :mod:`comel.recognition`; ``none`` concatenates their logits.
+- ``recognition="statistics"``: heads are combined by :mod:`comel.nn.recognition`; ``none`` concatenates their logits.
 - ``loss_over="task"``: cross-entropy over the columns of the bag's own task; ``seen`` runs over all heads, as published.
 """
 
@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from comel.bag_evidence import BagEvidence
-from comel.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
-from comel.classes import Head
-from comel.gdat import GDATBlock
-from comel.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
+from comel.cohort.classes import Head
 from comel.models.base import AttentionOptions, BagBatch, BagOutput, MILModel, Over, as_batch, cross_entropy
 from comel.models.heads import initialise
-from comel.pooling import AttentionPooling
-from comel.recognition import TaskRecognition
+from comel.nn.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
+from comel.nn.evidence import BagEvidence
+from comel.nn.gdat import GDATBlock
+from comel.nn.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
+from comel.nn.pooling import AttentionPooling
+from comel.nn.recognition import TaskRecognition
 
 __all__ = ["CoMEL", "CoMELOptions", "Trunk"]
 

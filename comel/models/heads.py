@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from comel.classes import Head
+from comel.cohort.classes import Head
 from comel.models.base import BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
 from comel.models.scores import compose_scores, shown_by_attention, shown_by_labels
 

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from comel.models.base import AttentionOptions
 from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, masked_softmax
-from comel.models.tokens import TokenConvolution, merge_heads, split_heads
-from comel.pooling import AttentionPooling
+from comel.nn.pooling import AttentionPooling
+from comel.nn.tokens import TokenConvolution, merge_heads, split_heads
 
 __all__ = ["RRTMIL", "CrossRegionAttention", "RRTMILOptions", "RegionAttention", "region_places"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from comel.bppl import scaled_attention
-from comel.classes import ClassSpace
+from comel.cohort.classes import ClassSpace
+from comel.nn.bppl import scaled_attention
 
 __all__ = ["compose_scores", "shown_by_attention", "shown_by_labels"]
 
@@ -39,7 +39,7 @@ def compose_scores(classes: ClassSpace, probability: Tensor, shown: Tensor, mask
 
 
 def shown_by_attention(attention: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention scaled in its bag, ``(a - min a) / max a`` (:func:`comel.bppl.scaled_attention`); padding gets 0.
+    """Attention scaled in its bag, ``(a - min a) / max a`` (:func:`comel.nn.bppl.scaled_attention`); padding gets 0.
 
     The one instance of a bag of one is the bag, and gets 1.
 

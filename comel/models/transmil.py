@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from comel.models.base import AttentionOptions
 from comel.models.heads import Embedding, HeadedModel
-from comel.models.nystrom import NystromAttention
+from comel.nn.nystrom import NystromAttention
 
 __all__ = ["PPEG", "TransMIL", "TransMILOptions"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from comel.prediction import NOTICE
+from comel.prediction.prediction import NOTICE
 from comel.reporting.cohort import SPLITS, cohort, packages, unreadable_cohort
 from comel.reporting.collect import Report
 from comel.reporting.metrics import number

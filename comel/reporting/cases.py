@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from comel.errors import RunError
-from comel.metrics import bag_metrics
-from comel.run import VersionInfo
+from comel.runs.version import VersionInfo
+from comel.scoring.metrics import bag_metrics
 
 __all__ = ["CaseTable", "Roc", "best_and_worst", "calibration_error", "confusion", "read_cases", "reliability", "roc_curves"]
 
@@ -110,7 +110,7 @@ def roc_curves(cases: CaseTable) -> list[Roc]:
 def reliability(cases: CaseTable, *, bins: int = 15) -> list[tuple[float, float, int]]:
     """Mean confidence, accuracy and number of cases of each equal bin of the largest probability that holds a case.
 
-    The bins are those of :func:`comel.metrics.bag_metrics`, whose calibration error is the mean gap between the two.
+    The bins are those of :func:`comel.scoring.metrics.bag_metrics`, whose calibration error is the mean gap between the two.
     """
     confidence, correct = cases.probabilities.max(axis=1), cases.predicted == cases.truth
     index = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from comel.base.files import read_json, sha256_of_file
 from comel.errors import ComelError, RunError
-from comel.files import read_json, sha256_of_file
 from comel.reporting.cases import CaseTable, read_cases
 from comel.reporting.metrics import Metrics, damaged, number, read_metrics
-from comel.run import RunDirectory, VersionInfo
+from comel.runs.directory import RunDirectory
+from comel.runs.version import VersionInfo
 
 __all__ = ["Data", "Epoch", "Report", "collect", "collect_run"]
 
@@ -203,7 +204,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _data(config: Mapping[str, Any]) -> Data:
     """The manifest and the bags of the settings, as far as they are still there and can be read."""
-    from comel.manifest import read_manifest
+    from comel.cohort.manifest import read_manifest
 
     section = config.get("data")
     stated = section if isinstance(section, dict) else {}

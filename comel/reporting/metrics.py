@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from comel.base.files import read_json
 from comel.errors import RunError
-from comel.files import read_json
 
 __all__ = ["Metrics", "damaged", "number", "read_metrics"]
 

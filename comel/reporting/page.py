@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from comel.prediction import NOTICE
+from comel.prediction.prediction import NOTICE
 from comel.reporting import provenance, scores, training
 from comel.reporting.collect import Report
 from comel.reporting.compare import comparison

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from comel.data import BagStore, Case
+from comel.cohort.bags import BagStore
+from comel.cohort.tasks import Case
 from comel.errors import ComelError
-from comel.prediction import Prediction
+from comel.prediction.prediction import Prediction
 from comel.reporting.cases import CaseTable, best_and_worst
 from comel.reporting.collect import Report
 
 if TYPE_CHECKING:
-    from comel.predictor import Predictor
+    from comel.prediction.predictor import Predictor
 
 __all__ = ["SlideMap", "SlideMaps", "slide_maps"]
 
@@ -88,7 +89,7 @@ def slide_maps(report: Report, advance: Callable[..., None] = lambda steps=1, te
 
 
 def _open(report: Report) -> tuple[Predictor | None, str]:
-    from comel.predictor import Predictor
+    from comel.prediction.predictor import Predictor
 
     if report.data.bags is None or not report.data.bags.is_dir():
         return None, f"No maps: the bags are not at {report.data.bags or 'any folder that the settings name'}."
@@ -107,7 +108,7 @@ def _case(report: Report, cases: CaseTable, index: int) -> Case:
 
 
 def _draw(predictor: Predictor, store: BagStore, case: Case) -> bytes:
-    from comel.maps import MIN_MAP_WIDTH, draw_map
+    from comel.prediction.picture import MIN_MAP_WIDTH, draw_map
 
     prediction = predictor.predict(store.read(case))
     width = max(MIN_MAP_WIDTH, min(_WIDTH, round(_TALLEST / _height_over_width(prediction))))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comel.base.files import read_json
 from comel.errors import RunError
-from comel.files import read_json
 from comel.reporting.markup import Markup, join, tag
 from comel.reporting.tables import MISSING, plain_table, score
 from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, mode_name, score_name

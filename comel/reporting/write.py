@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from comel.base.files import write_text
+from comel.base.progress import progress_bar
 from comel.errors import ConfigError
-from comel.files import write_text
-from comel.progress import progress_bar
 from comel.reporting.card import model_cards
 from comel.reporting.cases import best_and_worst
 from comel.reporting.collect import collect

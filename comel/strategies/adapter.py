@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from comel.data import TaskData
+from comel.base.files import write_json
+from comel.cohort.tasks import TaskData
 from comel.errors import CapacityError, ConfigError
-from comel.files import write_json
 from comel.models.base import MILModel
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from comel.data import TaskData
+from comel.cohort.tasks import TaskData
 from comel.models.base import BagBatch, BagOutput, MILModel
 
 __all__ = ["NoOptions", "Stage", "StageBags", "Strategy", "train_heads"]

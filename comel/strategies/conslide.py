@@ -28,10 +28,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from comel.base.files import write_json
 from comel.errors import RunError
-from comel.files import write_json
 from comel.models.base import BagBatch, BagOutput, MILModel
-from comel.neighbours import cells_of
+from comel.nn.neighbours import cells_of
 from comel.strategies.base import Stage, StageBags
 from comel.strategies.persistence import read_state, read_tensors, write_tensors
 from comel.strategies.rehearsal import Rehearsal, RehearsalOptions, compact, of_stored

@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from comel.data import TaskData
+from comel.cohort.tasks import TaskData
 from comel.errors import CapacityError
 from comel.models.base import BagBatch, BagOutput, MILModel
 from comel.strategies.adapter import AdapterOptions, MergedAdapter, check_declared, check_stage

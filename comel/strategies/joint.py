@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from comel.data import TaskData
+from comel.cohort.tasks import TaskData
 from comel.strategies.base import Strategy
 
 __all__ = ["Joint"]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from comel.files import write_json
+from comel.base.files import write_json
 from comel.models.base import BagBatch, BagOutput, MILModel
 from comel.strategies.base import Stage, StageBags, Strategy
 from comel.strategies.persistence import read_state, read_tensors, write_tensors

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from comel.data import TaskData
+from comel.base.files import write_json
+from comel.cohort.tasks import TaskData
 from comel.errors import CapacityError
-from comel.files import write_json
 from comel.models.base import MILModel
 from comel.strategies.adapter import check_declared, check_stage, require_targets
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze

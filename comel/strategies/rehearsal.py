@@ -18,8 +18,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from comel.base.files import write_json
 from comel.errors import RunError
-from comel.files import write_json
 from comel.models.base import BagBatch, BagOutput, MILModel
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.persistence import read_state, read_tensors, write_tensors

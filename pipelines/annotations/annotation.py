@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 import shapely
 
-from comel.bag import TileGeometry
+from comel.bags.bag import TileGeometry
 from pipelines.annotations.mask import MASK_SUFFIXES, MarkedMask
 from pipelines.annotations.problems import annotation_error
 from pipelines.annotations.qupath import read_geojson
 from pipelines.annotations.vector import MarkedShapes
 from pipelines.annotations.vendor_xml import read_xml
-from pipelines.unreadable import unreadable
+from pipelines.slides.unreadable import unreadable
 
 __all__ = ["Annotation", "instance_labels", "read_annotation"]
 

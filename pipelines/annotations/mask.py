@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from comel.bag import TileGeometry
+from comel.bags.bag import TileGeometry
 from comel.errors import SlideError
 from pipelines.annotations.problems import annotation_error
-from pipelines.tissue import area_fraction
+from pipelines.slides.coverage import area_fraction
 
 __all__ = ["MASK_SUFFIXES", "MarkedMask", "read_mask"]
 

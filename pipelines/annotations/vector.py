@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from comel.bag import TileGeometry
+from comel.bags.bag import TileGeometry
 from pipelines.annotations.problems import annotation_error
 
 __all__ = ["MarkedArea", "MarkedShapes", "check_size", "is_one_of", "marked_areas"]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comel.files import write_json
+from comel.base.files import write_json
 from pipelines.batch.claims import Claim, Claims
 from pipelines.batch.owner import Owner, this_process
 

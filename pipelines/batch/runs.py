@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from comel.base.files import read_json, write_json
 from comel.errors import ConfigError
-from comel.files import read_json, write_json
 from pipelines.batch.claims import Claims
 from pipelines.batch.owner import Owner, this_process
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from comel.base.files import write_text
 from comel.errors import ComelError
-from comel.files import write_text
 from pipelines.synth.settings import SynthSettings
 from pipelines.synth.storage import NOTICE, is_complete, write_mask, write_pyramid
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from comel.files import atomic_path, canonical_json
+from comel.base.files import atomic_path, canonical_json
 from pipelines.synth.fields import COARSE
 
 __all__ = ["NOTICE", "is_complete", "write_mask", "write_pyramid"]

@@ -18,7 +18,7 @@ from pipelines.tissue.stain_density import stain_density
 from pipelines.tissue.thumbnail import Thumbnail, read_thumbnail
 
 if TYPE_CHECKING:
-    from pipelines.slide import Slide
+    from pipelines.slides.slide import Slide
 
 __all__ = ["TISSUE_METHODS", "find_tissue", "segment"]
 

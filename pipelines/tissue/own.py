@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from comel.bag import TileGeometry
+from comel.bags.bag import TileGeometry
 from comel.errors import SlideError
-from pipelines.unreadable import unreadable
+from pipelines.slides.unreadable import unreadable
 
 if TYPE_CHECKING:
-    from pipelines.slide import Slide
+    from pipelines.slides.slide import Slide
 
 __all__ = ["OWN_TISSUE", "draw_own_tissue", "own_tissue", "unclaimed_tissue"]
 

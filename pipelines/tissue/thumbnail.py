@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pipelines.slide import Slide
+    from pipelines.slides.slide import Slide
 
 __all__ = ["MASK_MPP", "Thumbnail", "read_thumbnail"]
 

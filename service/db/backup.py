@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, inspect, select, text
 
+from comel.base.files import atomic_path
 from comel.errors import ConfigError
-from comel.files import atomic_path
 from service.db.database import Database
 from service.db.migrate import head, revision, revisions, upgrade
 from service.db.tables import Base, Installation

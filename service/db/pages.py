@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
-from service.cursors import no_cursor, read_cursor, write_cursor
+from service.db.cursors import no_cursor, read_cursor, write_cursor
 from service.ids import is_id
 
 __all__ = ["Page", "page_of"]

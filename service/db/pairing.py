@@ -13,8 +13,8 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from comel.base.files import write_text
 from comel.errors import ConfigError
-from comel.files import write_text
 from service.db.database import Database
 from service.db.tables import Installation, Job, PredictionRow, Upload
 from service.ids import is_id, new_id

@@ -1,6 +1,6 @@
 """The tables. Times are seconds since 1970 (UTC), as floats; ids are 32 hexadecimal digits.
 
-Only names and places are here; what a prediction says lies in its folder (:mod:`service.prediction_store`).
+Only names and places are here; what a prediction says lies in its folder (:mod:`service.predictions.store`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["ENDED", "STATES", "Base", "Delivery", "IdempotencyKey", "Installation", "Job", "PredictionRow", "Upload"]
+__all__ = ["ENDED", "Base", "Delivery", "IdempotencyKey", "Installation", "Job", "PredictionRow", "Upload"]
 
-STATES = ("queued", "running", "done", "failed", "cancelled")
 ENDED = ("done", "failed", "cancelled")
 """States that a job does not leave."""
 

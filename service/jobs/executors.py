@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from comel.cores import limit_torch_threads
-from pipelines.killable import CallFailed, KillableWorker
+from comel.base.cores import limit_torch_threads
+from comel.base.killable import CallFailed, KillableWorker
 from service.logs import make_log, route_library_logs
-from service.models import ModelRegistry
-from service.predictions import Made, Tell, Work, Workbench
+from service.predictions.work import Made, Tell, Work, Workbench
+from service.served.registry import ModelRegistry
 from service.settings import ServiceSettings
 
 __all__ = ["ChildExecutor", "Executor", "LocalExecutor", "devices", "ran_out_of_memory"]
@@ -24,7 +24,7 @@ class Executor(Protocol):
         """Of the process that does it, None where it is not running."""
 
     def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
-        """See :meth:`service.predictions.Workbench.perform`; and the exceptions of :meth:`KillableWorker.call`.
+        """See :meth:`service.predictions.work.Workbench.perform`; and the exceptions of :meth:`KillableWorker.call`.
 
         Args:
             work: what to do.

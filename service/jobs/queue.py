@@ -20,7 +20,7 @@ from service.db.pages import Page, page_of
 from service.db.tables import Delivery, Job, PredictionRow
 from service.errors import BusyError, NotFoundError
 from service.ids import is_id, new_id
-from service.jobs.settings import JobSettings
+from service.settings import JobSettings
 
 __all__ = ["Accepted", "JobQueue", "LeaseLost", "NewJob"]
 

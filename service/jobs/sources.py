@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comel.errors import ComelError
 from service.db.tables import Job
 from service.errors import needing_room
-from service.uploads import UPLOADS
+from service.ids import EXAMPLE_UPLOAD, ID_PATTERN
+from service.intake.uploads import UPLOADS
 
 __all__ = ["Inbox"]
 
@@ -71,3 +75,48 @@ class Inbox:
     def discard(self, job: str) -> None:
         """Remove what was accepted with a job that has ended, or that is none after all."""
         shutil.rmtree(self._folder / job, ignore_errors=True)
+
+
+class SourceRequest(BaseModel):
+    """A slide that lies in the service's slide folders, or a file that was uploaded: one of the two."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"slide": "case-7/slide-1.svs", "webhook": "https://lims.example.org/comel"}],
+        },
+    )
+
+    slide: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="id of a slide, or its path below a slide folder",
+        examples=["case-7/slide-1.svs"],
+    )
+    upload: str | None = Field(
+        default=None, pattern=ID_PATTERN, description="id of a complete upload", examples=[EXAMPLE_UPLOAD]
+    )
+    model: str | None = Field(default=None, max_length=128, description="name of the model; the default one if not given")
+    task: str | None = Field(
+        default=None, max_length=256, description="tell apart the classes of this task only", examples=["breast"]
+    )
+    assume_encoder: str | None = Field(
+        default=None, max_length=256, description="the encoder that made an uploaded bag's features, where it does not say"
+    )
+    webhook: str | None = Field(
+        default=None, max_length=2000, description="URL that is called when the job has ended", examples=[None]
+    )
+    mpp: float | None = Field(
+        default=None,
+        ge=0.05,
+        le=20,
+        description="micrometres per pixel of level 0, in place of what the slide says",
+        examples=[0.25],
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.slide is None) == (self.upload is None):
+            raise ValueError("give one of 'slide' and 'upload'")
+        return self

@@ -14,18 +14,17 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from comel.base.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
 from comel.errors import ComelError
-from pipelines.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
 from service.db.tables import Job
 from service.ids import new_id
 from service.jobs.executors import Executor, ran_out_of_memory
 from service.jobs.queue import JobQueue, LeaseLost
 from service.jobs.sources import Inbox
 from service.logs import describe_defect
-from service.prediction_files import remove_folder
-from service.prediction_store import row_of
-from service.predictions import PREDICTIONS, Made, Work
-from service.problems import without_paths
+from service.paths import remove_folder, without_paths
+from service.predictions.store import row_of
+from service.predictions.work import PREDICTIONS, Made, Work
 from service.settings import ServiceSettings
 
 __all__ = ["Ended", "Worker"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from comel.errors import ComelError
-from service.jobs.settings import JobSettings
+from service.settings import JobSettings
 
 __all__ = ["Target", "check_url", "connect", "resolve"]
 

@@ -20,8 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from comel.errors import ComelError
 from service.db.database import Database
 from service.db.tables import Delivery, Job
-from service.jobs.settings import JobSettings
 from service.logs import describe_defect
+from service.settings import JobSettings
 from service.webhooks.addresses import connect, resolve
 from service.webhooks.signature import HEADER, sign
 

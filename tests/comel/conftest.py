@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toys import Stream, write_stream
+
+from tests.comel.toys import Stream, write_stream
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,7 +33,7 @@ def comel_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     """``comel_cli("evaluate", run, ...)`` runs the command in this process: (exit code, standard output, standard error)."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        from comel.cli import main
+        from comel.app.cli import main
 
         monkeypatch.setattr("sys.argv", ["comel", *map(str, arguments)])
         capsys.readouterr()

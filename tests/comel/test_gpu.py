@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comel.classes import Head
+from comel.cohort.classes import Head
 from comel.models.base import BagBatch
 from comel.models.comel import CoMEL, CoMELOptions
 

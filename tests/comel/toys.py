@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
+from comel.bags.bag import Bag, TileGeometry, write_bag
+from comel.bags.contract import FeatureContract
 
 DIMENSION = 32
 TILE = 256

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_slides import MeanColour, tissue_picture, write_slide
 
-from pipelines.slide import Slide
+from pipelines.slides.slide import Slide
+from tests.pipelines.small_slides import MeanColour, tissue_picture, write_slide
+from tests.places import REAL_DATA
 
-REAL_SLIDES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wsi"
+REAL_SLIDES = REAL_DATA / "wsi"
 
 
 @pytest.fixture

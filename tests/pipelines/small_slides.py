@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from pipelines.encoders.base import PatchEncoder
-from pipelines.slide import Slide
-from pipelines.tiles import TilePlan
+from pipelines.patch_encoders.base import PatchEncoder
+from pipelines.slides.slide import Slide
+from pipelines.tiles.plan import TilePlan
 
 STAIN = (170, 80, 160)
 GLASS = (243, 243, 243)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from comel.bag import Bag, write_bag
+from comel.bags.bag import Bag, write_bag
 
 
 def bag_bytes(tmp_path: Path, bag: Bag) -> bytes:

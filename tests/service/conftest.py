@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from answers import bag_bytes
 from fastapi.testclient import TestClient
 
-from comel.bag import Bag, FeatureContract, TileGeometry
+from comel.bags.bag import Bag, TileGeometry
+from comel.bags.contract import FeatureContract
 from comel.errors import ComelError, FeatureMismatch
-from comel.prediction import Prediction
+from comel.prediction.prediction import Prediction
 from service.app import create_app
 from service.settings import ServiceSettings
+from tests.service.answers import bag_bytes
 
 CONTRACT = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 64)
 

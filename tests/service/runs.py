@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import comel
-from comel.bag import Bag, FeatureContract, TileGeometry, write_bag
+from comel.bags.bag import Bag, TileGeometry, write_bag
+from comel.bags.contract import FeatureContract
 
 DIMENSION = 8
 CONTRACT = FeatureContract("toy", "ab" * 32, DIMENSION, 0.5, 64)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from zoo import BREAST, LUNG, array, bag, cross_entropy, embedded, linear, make
+
+from tests.comel.models.zoo import BREAST, LUNG, array, bag, cross_entropy, embedded, linear, make
 
 
 @pytest.mark.parametrize("gated", [False, True])

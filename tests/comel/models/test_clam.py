@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from zoo import BREAST, COLON, LUNG, array, bag, cross_entropy, linear, make
 
 from comel.models.clam import CLAMOptions, instance_term
+from tests.comel.models.zoo import BREAST, COLON, LUNG, array, bag, cross_entropy, linear, make
 
 
 def svm(scores: np.ndarray, target: int) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from zoo import BREAST, LUNG, array, bag, embedded, make, softmax
+
+from tests.comel.models.zoo import BREAST, LUNG, array, bag, embedded, make, softmax
 
 
 def test_equations() -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from comel.bppl import bppl_loss, pseudo_labels, reachable_threshold, scaled_attention
-from comel.classes import Head
+from comel.cohort.classes import Head
 from comel.errors import ConfigError
 from comel.models.base import BagBatch, settings_of
 from comel.models.comel import CoMEL, CoMELOptions
+from comel.nn.bppl import bppl_loss, pseudo_labels, reachable_threshold, scaled_attention
 
 BREAST = Head("breast", ("normal", "tumour"), "normal")
 LUNG = Head("lung", ("adeno", "squamous"), None)

@@ -9,19 +9,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from toys import FINETUNE, OWLORA, TASKS, Stream
-from zoo import BREAST, COLON, FEATURES, LUNG, NAMES, REGISTRY, SMALL, bag, make, padded
 
 import comel
-from comel.bag import read_bag
-from comel.classes import Head
+from comel.bags.bag import read_bag
+from comel.base.registry import resolve
+from comel.cohort.classes import Head
 from comel.models import MODELS
 from comel.models.base import BagBatch, settings_of
-from comel.predictor import Predictor
-from comel.registry import resolve
-from comel.run import RunDirectory, build_model, load_state, save_state
+from comel.prediction.predictor import Predictor
+from comel.runs.directory import RunDirectory
+from comel.runs.weights import build_model, load_state, save_state
 from comel.strategies.base import Strategy
 from comel.strategies.linears import adapted_linears, input_grams
+from tests.comel.models.zoo import BREAST, COLON, FEATURES, LUNG, NAMES, REGISTRY, SMALL, bag, make, padded
+from tests.comel.toys import FINETUNE, OWLORA, TASKS, Stream
 
 SETS = ["mean", "max", "abmil", "clam-sb", "clam-mb", "dsmil"]
 EVERY = pytest.mark.parametrize("name", NAMES)
@@ -238,7 +239,7 @@ def test_adapters_find_the_same_whatever_slices_a_bag_is_computed_in(name: str, 
     model, bags = make(name, BREAST), [(BagBatch(bag(9)), 0), (BagBatch(bag(13, 1)), 1)]
     layers = adapted_linears(model)
     whole = input_grams(model, layers, bags)
-    monkeypatch.setattr("comel.gdat._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("comel.nn.gdat._ROWS_AT_ONCE", 4)
     for layer, gram in input_grams(model, layers, bags).items():
         torch.testing.assert_close(gram, whole[layer], rtol=1e-5, atol=1e-6)
 

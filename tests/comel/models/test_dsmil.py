@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from zoo import BREAST, DIM, LUNG, array, bag, cross_entropy, embedded, linear, make, padded, softmax
+
+from tests.comel.models.zoo import BREAST, DIM, LUNG, array, bag, cross_entropy, embedded, linear, make, padded, softmax
 
 
 def test_both_streams() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from zoo import BREAST, COLON, LUNG, softmax
 
-from comel.classes import ClassSpace
+from comel.cohort.classes import ClassSpace
 from comel.models.scores import compose_scores, shown_by_attention, shown_by_labels
+from tests.comel.models.zoo import BREAST, COLON, LUNG, softmax
 
 CLASSES = ClassSpace.of([BREAST, LUNG, COLON])  # normal tumour | adeno squamous | low high normal
 

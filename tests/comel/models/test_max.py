@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from zoo import BREAST, COLON, LUNG, array, bag, embedded, linear, make, padded, softmax
 
 from comel.models.base import BagBatch
+from tests.comel.models.zoo import BREAST, COLON, LUNG, array, bag, embedded, linear, make, padded, softmax
 
 
 def test_each_heads_most_suspicious_instance_speaks_for_the_bag() -> None:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
-from zoo import BREAST, LUNG, array, bag, embedded, layer_norm, linear, make, softmax
 
 from comel.models.rrt_mil import CrossRegionAttention, RegionAttention, RRTMILOptions, region_places
+from tests.comel.models.zoo import BREAST, LUNG, array, bag, embedded, layer_norm, linear, make, softmax
 
 
 def attention_by_hand(layer: RegionAttention, x: np.ndarray) -> np.ndarray:

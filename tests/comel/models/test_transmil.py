@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from zoo import BREAST, DIM, LUNG, array, bag, embedded, layer_norm, linear, make
 
 from comel.models.transmil import PPEG
+from tests.comel.models.zoo import BREAST, DIM, LUNG, array, bag, embedded, layer_norm, linear, make
 
 
 def image_of(ppeg: PPEG, image: np.ndarray) -> np.ndarray:

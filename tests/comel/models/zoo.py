@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from comel.classes import Head
+from comel.base.registry import resolve
+from comel.cohort.classes import Head
 from comel.models import MODELS
 from comel.models.base import BagBatch
 from comel.models.heads import HeadedModel
-from comel.registry import resolve
 
 FEATURES, DIM = 6, 16
 BREAST = Head("breast", ("normal", "tumour"), "normal")

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pages import Page, change_metrics, copy_of, metrics_of, newest_table, read_rows, write_rows
 from PIL import Image
-from toys import FINETUNE, Stream, tree
 
 import comel
 from comel.errors import ComelError
-from comel.prediction import NOTICE
+from comel.prediction.prediction import NOTICE
 from comel.reporting.write import write_report
+from tests.comel.reporting.pages import Page, change_metrics, copy_of, metrics_of, newest_table, read_rows, write_rows
+from tests.comel.toys import FINETUNE, Stream, tree
 
 KINDS = {"bag": "Bag", "patient": "Patient", "instance": "Instance"}
 NAMES = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice", "iou": "IoU", "recall": "recall", "precision": "precision"}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from pages import Page, change_metrics, copy_of, metrics_of
-from toys import Stream
 from typer.testing import CliRunner
 
-from comel.commands.report import report
-from comel.prediction import NOTICE
+from comel.app.commands.report import report
+from comel.prediction.prediction import NOTICE
 from comel.reporting.write import write_report
+from tests.comel.reporting.pages import Page, change_metrics, copy_of, metrics_of
+from tests.comel.toys import Stream
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from pages import Page
-from toys import FINETUNE, Stream
 
 from comel.errors import RunError
-from comel.folds import train_folds, train_orders
 from comel.reporting.write import write_report
+from comel.training.cross_validation import train_folds, train_orders
+from tests.comel.reporting.pages import Page
+from tests.comel.toys import FINETUNE, Stream
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny import assert_goes_on_as_if_never_stopped, bags_of, begin, epochs_of, learn, new_model, terms_of
 from torch import Tensor, nn
 
 from comel.models.base import BagBatch
 from comel.models.comel import CoMEL
 from comel.strategies.agem import AGEM, AGEMOptions, project
-from comel.trainer import total
+from comel.training.loop import total
+from tests.comel.strategies.tiny import (
+    assert_goes_on_as_if_never_stopped,
+    bags_of,
+    begin,
+    epochs_of,
+    learn,
+    new_model,
+    terms_of,
+)
 
 
 def flat(tensors: list[Tensor | None], like: list[nn.Parameter]) -> np.ndarray:

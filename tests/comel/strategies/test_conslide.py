@@ -12,12 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny import assert_goes_on_as_if_never_stopped, bags_of, begin, epochs_of, finish, learn, new_model, stage_of, terms_of
 
+from comel.base.files import read_json, write_json
 from comel.errors import RunError
-from comel.files import read_json, write_json
 from comel.models.base import BagBatch
 from comel.strategies.conslide import ConSlide, ConSlideOptions, Region, RegionStore, break_up, reorganise
+from tests.comel.strategies.tiny import (
+    assert_goes_on_as_if_never_stopped,
+    bags_of,
+    begin,
+    epochs_of,
+    finish,
+    learn,
+    new_model,
+    stage_of,
+    terms_of,
+)
 
 
 def slide(number: int, across: int = 8, down: int = 6, distance: float = 256.0, holes: float = 0.0) -> BagBatch:

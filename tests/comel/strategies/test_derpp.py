@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import (
+
+from comel.strategies.derpp import DERpp, DERppOptions
+from tests.comel.strategies.tiny import (
     assert_a_killed_run_ends_alike,
     assert_goes_on_as_if_never_stopped,
     bags_of,
@@ -20,8 +22,6 @@ from tiny import (
     new_model,
     terms_of,
 )
-
-from comel.strategies.derpp import DERpp, DERppOptions
 
 
 def test_logits_are_those_of_the_model_that_has_learned_the_task() -> None:

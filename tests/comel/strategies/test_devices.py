@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CONFIG, HEADS, bags_of, new_model, stage_of
 
 from comel.models.base import BagBatch
-from comel.run import load_state, save_state
+from comel.runs.weights import load_state, save_state
 from comel.strategies.agem import AGEM
 from comel.strategies.base import Strategy
 from comel.strategies.conslide import ConSlide
@@ -18,7 +17,8 @@ from comel.strategies.er import ER
 from comel.strategies.er_ace import ERACE
 from comel.strategies.ewc import EWC
 from comel.strategies.lwf import LwF
-from comel.trainer import begin_stage, make_optimizer, total
+from comel.training.loop import begin_stage, make_optimizer, total
+from tests.comel.strategies.tiny import CONFIG, HEADS, bags_of, new_model, stage_of
 
 CUDA = pytest.param(
     "cuda",

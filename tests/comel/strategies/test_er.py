@@ -6,10 +6,20 @@ import copy
 from pathlib import Path
 
 import torch
-from tiny import assert_goes_on_as_if_never_stopped, bags_of, begin, epochs_of, finish, head_logits, learn, new_model, terms_of
 
 from comel.strategies.er import ER
 from comel.strategies.rehearsal import RehearsalOptions
+from tests.comel.strategies.tiny import (
+    assert_goes_on_as_if_never_stopped,
+    bags_of,
+    begin,
+    epochs_of,
+    finish,
+    head_logits,
+    learn,
+    new_model,
+    terms_of,
+)
 
 
 def test_the_first_task_replays_nothing() -> None:

@@ -9,9 +9,18 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from tiny import assert_goes_on_as_if_never_stopped, bags_of, begin, epochs_of, head_logits, learn, new_model, terms_of
 
 from comel.strategies.er_ace import ERACE
+from tests.comel.strategies.tiny import (
+    assert_goes_on_as_if_never_stopped,
+    bags_of,
+    begin,
+    epochs_of,
+    head_logits,
+    learn,
+    new_model,
+    terms_of,
+)
 
 
 def cross_entropy_of(logits: torch.Tensor, label: int) -> float:

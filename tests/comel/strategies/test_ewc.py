@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import (
+
+from comel.errors import RunError
+from comel.models.comel import CoMEL
+from comel.strategies.ewc import EWC, EWCOptions
+from tests.comel.strategies.tiny import (
     assert_goes_on_as_if_never_stopped,
     bags_of,
     begin,
@@ -20,10 +24,6 @@ from tiny import (
     terms_of,
     trunk_of,
 )
-
-from comel.errors import RunError
-from comel.models.comel import CoMEL
-from comel.strategies.ewc import EWC, EWCOptions
 
 
 def fisher_by_hand(model: CoMEL, task: int) -> dict[str, np.ndarray]:

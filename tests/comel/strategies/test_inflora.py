@@ -7,13 +7,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_strategies import CONFIG, DIM, FEATURES, HEADS, TASKS, bags_of, begin, head_names, learn, new_model, trained_names
 
 from comel.errors import CapacityError
 from comel.models.comel import CoMEL, CoMELOptions
 from comel.strategies.base import Stage
 from comel.strategies.inflora import InfLora, InfLoraOptions, down_projection
 from comel.strategies.linears import adapted_linears
+from tests.comel.strategies.test_strategies import (
+    CONFIG,
+    DIM,
+    FEATURES,
+    HEADS,
+    TASKS,
+    bags_of,
+    begin,
+    head_names,
+    learn,
+    new_model,
+    trained_names,
+)
 
 RANK = 4
 EPSILON = 0.95

@@ -9,20 +9,31 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_strategies import CONFIG, bags_of, begin, head_names, learn, look, new_model, stage_of, trained_names
 from torch import Tensor
-from toys import Stream, killed, tree
 
 import comel
-from comel import checkpoint
 from comel.errors import ConfigError, RunError
 from comel.models.comel import CoMEL
-from comel.predictor import Predictor
-from comel.run import RunDirectory, load_state, save_state
+from comel.prediction.predictor import Predictor
+from comel.runs import checkpoint
+from comel.runs.directory import RunDirectory
+from comel.runs.weights import load_state, save_state
 from comel.strategies.adapter import AdapterOptions, MergedAdapter
 from comel.strategies.inflora import InfLora, InfLoraOptions
 from comel.strategies.lora import Lora
-from comel.trainer import make_optimizer, total
+from comel.training.loop import make_optimizer, total
+from tests.comel.strategies.test_strategies import (
+    CONFIG,
+    bags_of,
+    begin,
+    head_names,
+    learn,
+    look,
+    new_model,
+    stage_of,
+    trained_names,
+)
+from tests.comel.toys import Stream, killed, tree
 
 SOURCES = Path(comel.__file__).parent / "strategies"
 FILES = {"lora": f"{SOURCES / 'lora.py'}:Lora", "inflora": f"{SOURCES / 'inflora.py'}:InfLora"}

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import (
+
+from comel.models.base import MILModel
+from comel.strategies.lwf import LwF, LwFOptions
+from tests.comel.strategies.tiny import (
     HEADS,
     assert_a_killed_run_ends_alike,
     assert_goes_on_as_if_never_stopped,
@@ -24,9 +27,6 @@ from tiny import (
     stage_of,
     terms_of,
 )
-
-from comel.models.base import MILModel
-from comel.strategies.lwf import LwF, LwFOptions
 
 
 def divergence(said: np.ndarray, says: np.ndarray, temperature: float) -> float:

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny import CONFIG, HEADS, bags_of, begin, epochs_of, finish, learn, new_model, stage_of
 
+from comel.base.files import read_json, write_json
 from comel.errors import RunError
-from comel.files import read_json, write_json
 from comel.models.base import BagBatch
 from comel.strategies.rehearsal import Rehearsal, RehearsalOptions, Reservoir, StoredBag, compact
+from tests.comel.strategies.tiny import CONFIG, HEADS, bags_of, begin, epochs_of, finish, learn, new_model, stage_of
 
 
 def bag_number(number: int, size: int = 2) -> BagBatch:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import killed, tree, write_stream
 
-from comel.classes import Head
-from comel.config import TrainerConfig
-from comel.data import TaskData
+from comel.cohort.classes import Head
+from comel.cohort.tasks import TaskData
 from comel.models.base import BagBatch
 from comel.models.comel import CoMEL, CoMELOptions
-from comel.run import load_state, save_state
+from comel.runs.config import TrainerConfig
+from comel.runs.weights import load_state, save_state
 from comel.strategies.base import Stage, Strategy
-from comel.trainer import begin_stage, make_optimizer, total
+from comel.training.loop import begin_stage, make_optimizer, total
+from tests.comel.toys import killed, tree, write_stream
 
 FEATURES = 12
 HEADS = tuple(Head(f"task{index}", ("normal", "tumour"), "normal") for index in range(4))

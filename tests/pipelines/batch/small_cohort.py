@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_slides import GLASS, MeanColour, write_manifest, write_slide
 
-from comel.bag import Bag, read_bag
-from comel.manifest import read_manifest
-from pipelines.batch.executor import LocalPool
-from pipelines.cohort import CohortReport, CohortRun
-from pipelines.settings import ExtractSettings
+from comel.bags.bag import Bag, read_bag
+from comel.cohort.manifest import read_manifest
+from pipelines.batch.pool import LocalPool
+from pipelines.batch.run import CohortReport, CohortRun
+from pipelines.extraction.settings import ExtractSettings
+from tests.pipelines.small_slides import GLASS, MeanColour, write_manifest, write_slide
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = ExtractSettings(target_mpp=1.0, tile_size=64, batch_size=2)
 EATS, HANGS, CRASHES, STAIN = (150, 0, 140), (150, 28, 140), (150, 55, 140), (170, 85, 160)
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_cohort import SETTINGS, Trapped, bags, draw_slide, write_cohort
-from small_slides import GLASS, tissue_picture, write_manifest, write_slide
 
-from comel.manifest import read_manifest
-from pipelines.batch.executor import InProcess
+from comel.cohort.manifest import read_manifest
+from pipelines.batch.pool import InProcess
+from pipelines.batch.run import CohortRun, read_failures
 from pipelines.batch.status import folder_status
-from pipelines.cohort import CohortRun, read_failures
-from pipelines.settings import ExtractSettings
+from pipelines.extraction.settings import ExtractSettings
+from tests.pipelines.batch.small_cohort import SETTINGS, Trapped, bags, draw_slide, write_cohort
+from tests.pipelines.small_slides import GLASS, tissue_picture, write_manifest, write_slide
 
 
 def notes(out: Path) -> dict[str, list[str]]:

@@ -19,8 +19,8 @@ import pytest
 
 from pipelines.batch.claims import Claim, Claims
 from pipelines.batch.owner import HOST_VARIABLE, Owner, this_process
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 ELSEWHERE = Owner("elsewhere", "another boot", 1, 0.0)
 
 

@@ -10,14 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_cohort import CRASHES, EATS, SETTINGS, Trapped, assert_same, bags, leftovers, wait_for, write_cohort
 
+from comel.cohort.manifest import read_manifest
 from comel.errors import ConfigError
-from comel.manifest import read_manifest
 from pipelines.batch.claims import Claims
 from pipelines.batch.dask_pool import DaskPool, child_environment
 from pipelines.batch.presence import Present, read_present
-from pipelines.cohort import CohortReport, CohortRun, extract_cohort, read_failures
+from pipelines.batch.run import CohortReport, CohortRun, extract_cohort, read_failures
+from tests.pipelines.batch.small_cohort import (
+    CRASHES,
+    EATS,
+    SETTINGS,
+    Trapped,
+    assert_same,
+    bags,
+    leftovers,
+    wait_for,
+    write_cohort,
+)
 
 
 def test_the_same_files_and_failures_as_without_dask(tmp_path: Path) -> None:
@@ -96,7 +106,7 @@ def test_a_run_on_dask_is_interrupted(tmp_path: Path) -> None:
         (1, 4, 16, {"OMP_NUM_THREADS": "1"}, "4"),  # Dask's own doing
         (1, 4, 16, {"OMP_NUM_THREADS": "6"}, None),
         (2, 1, 16, {}, "8"),  # joined after the others were counted
-        (1, 4, 3, {}, "3"),  # a job of its own on a machine that others use too
+        (1, 4, 3, {}, "3"),  # a work of its own on a machine that others use too
         (1, 40, 16, {}, "1"),
     ],
 )

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_cohort import ROOT, draw_slide, leftovers, wait_for, write_cohort
 
-from comel.commands.extract_view import status_line, watch
+from comel.app.commands.extract_view import status_line, watch
 from pipelines.batch.status import RunningSlide, Status
+from tests.pipelines.batch.small_cohort import ROOT, draw_slide, leftovers, wait_for, write_cohort
 
 ENCODER = """
 import os, time
@@ -40,7 +40,7 @@ RUN = ["cohort.csv", "--out", "bags", "--encoder", "mean.py:Mean", "--target-mpp
 
 def comel(*arguments: object, folder: Path) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "comel.cli", "extract", *map(str, arguments)],
+        [sys.executable, "-m", "comel.app.cli", "extract", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -110,7 +110,7 @@ def under_way(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     (tmp_path / "mean.py").write_text(ENCODER)
     write_cohort(tmp_path, 2)
     process = subprocess.Popen(
-        [sys.executable, "-m", "comel.cli", "extract", *RUN, "--workers", "2"],
+        [sys.executable, "-m", "comel.app.cli", "extract", *RUN, "--workers", "2"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PAUSE": "600"},
         stdout=subprocess.PIPE,
@@ -183,7 +183,7 @@ def test_a_second_ctrl_c_ends_it_at_once(under_way: tuple[subprocess.Popen[str],
 def test_mistakes(
     tmp_path: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from comel.cli import main
+    from comel.app.cli import main
 
     write_cohort(tmp_path, 1)
     monkeypatch.setattr(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from known_slides import KnownSlide, write_plain_slide, write_slide_with_bounds
-from viewer_server import Darkness, Server, listening
 
-from service.routes.viewer import viewer_file
+from service.http.routes.viewer import viewer_file
+from tests.service.viewer.known_slides import KnownSlide, write_plain_slide, write_slide_with_bounds
+from tests.service.viewer.viewer_server import Darkness, Server, listening
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PATIENCE = 60_000
@@ -27,7 +27,7 @@ def known_slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KnownSli
 def server(known_slides: dict[str, KnownSlide], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One service for all tests of the page."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.contract.load_encoder", lambda name, device: Darkness())
+        patch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: Darkness())
         with listening(tmp_path_factory.mktemp("viewer"), known_slides) as running:
             yield running
 

@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 import numpy as np
-from known_slides import TISSUE, TUMOUR
 from PIL import Image
 from scipy import ndimage
+
+from tests.service.viewer.known_slides import TISSUE, TUMOUR
 
 Box = tuple[int, int, int, int]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from known_slides import TUMOUR
-from looking import set_range, stage, tumour_and_map, until
-from viewer_server import CONTRACT, Darkness, listening
 
-from comel.bag import write_bag
-from service.keys import KeyStore
+from comel.bags.bag import write_bag
+from service.access.keys import KeyStore
 from service.vendor import vendored
+from tests.service.viewer.known_slides import TUMOUR
+from tests.service.viewer.looking import set_range, stage, tumour_and_map, until
+from tests.service.viewer.viewer_server import CONTRACT, Darkness, listening
 
 CLOSEST = 2
 """Screen pixels by which the map's edge may lie beside the tumour's."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.places import ROOT
 
 
 def test_the_guide_has_the_keys_of_the_page() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.places import ROOT
+
 PACKAGE = json.loads((ROOT / "package.json").read_text())
 LIBRARIES = {name: ROOT / "node_modules" / place for name, place in PACKAGE["vendored"].items()}
 

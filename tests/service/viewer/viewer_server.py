@@ -13,13 +13,14 @@ from typing import Any
 
 import httpx
 import numpy as np
-from known_slides import TILE, KnownSlide
 
-from comel.bag import Bag, FeatureContract
-from comel.prediction import Prediction
-from pipelines.encoders.base import PatchEncoder
+from comel.bags.bag import Bag
+from comel.bags.contract import FeatureContract
+from comel.prediction.prediction import Prediction
+from pipelines.patch_encoders.base import PatchEncoder
 from service.app import create_app
 from service.settings import ServiceSettings
+from tests.service.viewer.known_slides import TILE, KnownSlide
 
 CONTRACT = FeatureContract("darkness", "a" * 64, 8, 0.5, TILE)
 

@@ -1,0 +1,278 @@
+"""The commands that need slides or the service, as Python functions: part of the composition root, which alone knows comel,
+pipelines and service together.
+
+Everything heavy is imported inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comel.base.progress import progress_bar
+from comel.base.registry import nearest
+from comel.errors import ComelError, ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.batch.pool import Pool
+    from pipelines.batch.run import CohortReport
+    from pipelines.batch.status import Status
+    from pipelines.extraction.inspection import Inspection
+
+__all__ = [
+    "bench_extract",
+    "check_bags",
+    "demo",
+    "encoders",
+    "extract",
+    "extract_status",
+    "inspect",
+    "serve",
+    "synth",
+    "worker",
+]
+
+
+def synth(out: Path, *, quiet: bool = False, **settings: Any) -> Path:
+    """Generate a synthetic cohort; returns its manifest.
+
+    Args:
+        out: folder for slides, masks and ``manifest.csv``.
+        quiet: no progress.
+        settings: fields of :class:`pipelines.synth.SynthSettings`: seed, organs, slides_per_organ, size, difficulty, ...
+    """
+    from comel.base.settings import parse_section
+    from pipelines.synth import SynthSettings, generate_cohort
+
+    chosen = parse_section(SynthSettings, _given(settings), "synth")
+    with progress_bar(len(chosen.organs) * chosen.slides_per_organ, "synth", quiet=quiet) as advance:
+        return generate_cohort(Path(out), settings=chosen, progress=lambda done, total, slide: advance(1, text=slide))
+
+
+def extract(
+    manifest: Path,
+    out: Path,
+    *,
+    root: Path | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    scheduler: str | None = None,
+    scheduler_file: Path | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> CohortReport:
+    """Extract a manifest's slides to bags in ``out``; what is complete is kept.
+
+    Args:
+        manifest: the cohort.
+        out: folder of the bags, of ``overlays/`` and of ``failures.csv``.
+        root: folder that the manifest's relative paths start from; default its own.
+        workers: slides at once on this machine; default one a CUDA device, else one for every eight cores.
+        engine: ``local``, or ``dask``: the workers of a Dask scheduler.
+        scheduler: the Dask scheduler's address.
+        scheduler_file: the Dask scheduler's file, in place of its address.
+        quiet: no progress.
+        settings: fields of :class:`pipelines.extraction.settings.ExtractSettings`: encoder, target_mpp, tile_size, ...; and
+            options of :class:`pipelines.batch.run.CohortRun`: device, force, verify, retry_failed, wait, time_limit,
+            worker_memory.
+    """
+    from comel.app.commands.extract_view import watch
+    from comel.base.settings import parse_section
+    from comel.cohort.manifest import read_manifest
+    from pipelines.batch.run import RUN_OPTIONS, CohortRun, SlideOutcome
+    from pipelines.extraction.settings import ExtractSettings
+
+    given = _given(settings)
+    options = {name: given.pop(name) for name in RUN_OPTIONS & given.keys()}
+    chosen = parse_section(ExtractSettings, given, "extract")
+    rows = read_manifest(Path(manifest), root=root).rows
+    run = CohortRun(rows, Path(out), chosen, _pool(engine, workers, scheduler, scheduler_file), **options)
+    with watch(run.status, quiet=quiet) as say:
+
+        def tell(outcome: SlideOutcome) -> None:
+            if outcome.failure is not None:
+                say(f"{outcome.slide_id} failed, {outcome.failure.stage}: {outcome.failure.reason}")
+            elif outcome.state == "done":
+                say("; ".join([f"{outcome.slide_id} done, {outcome.tiles} tiles", *outcome.notes]))
+
+        return run.run(tell)
+
+
+def _pool(engine: str, workers: int | None, scheduler: str | None, scheduler_file: Path | None) -> Pool:
+    if engine == "dask":
+        if workers is not None:
+            raise ConfigError("--workers is of this machine", "with --engine dask, start as many Dask workers as you want")
+        from pipelines.batch.dask_pool import DaskPool
+
+        return DaskPool(scheduler, scheduler_file=scheduler_file)
+    if engine != "local":
+        raise ConfigError(f"--engine: no '{engine}'", nearest(engine, ["local", "dask"]))
+    if scheduler is not None or scheduler_file is not None:
+        raise ConfigError("a scheduler was given, but the engine is local", "add --engine dask")
+    from pipelines.batch.pool import LocalPool
+
+    return LocalPool(workers)
+
+
+def extract_status(manifest: Path, out: Path, *, root: Path | None = None) -> Status:
+    """How far the extraction of a manifest's slides in ``out`` is, whoever works on it, with the last run's settings."""
+    from comel.cohort.manifest import read_manifest
+    from pipelines.batch.status import folder_status
+
+    return folder_status(read_manifest(Path(manifest), root=root).rows, Path(out))
+
+
+def bench_extract(
+    slides: Sequence[Path],
+    *,
+    workers: int | None = None,
+    repeats: int = 3,
+    size: int = 4096,
+    device: str = "auto",
+    quiet: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure the extraction of ``slides``, or of a synthetic one; see
+    :func:`comel.app.benchmark.extraction.measure_extraction`.
+
+    Args:
+        slides: to read; none for a synthetic slide, which is thrown away afterwards.
+        workers: decoding threads, and processes of the DataLoader it is compared with.
+        repeats: of every measurement.
+        size: side of the synthetic slide in pixels.
+        device: of the patch encoder.
+        quiet: no progress.
+        settings: fields of :class:`pipelines.extraction.settings.ExtractSettings`.
+    """
+    from tempfile import TemporaryDirectory
+
+    from comel.app.benchmark.extraction import WAYS, measure_extraction
+    from comel.base.settings import parse_section
+    from pipelines.extraction.settings import ExtractSettings
+    from pipelines.patch_encoders import load_encoder
+
+    chosen = parse_section(ExtractSettings, _given(settings), "bench extract")
+    encoder = load_encoder(chosen.encoder, device, chosen.precision)
+    with TemporaryDirectory() as folder:
+        if not slides:
+            synth(Path(folder), organs=("colon",), slides_per_organ=2, size=size, quiet=quiet)
+            slides = [Path(folder) / "slides" / "colon-0000.tif"]
+        with progress_bar(repeats * len(WAYS), "bench extract", quiet=quiet) as advance:
+            return measure_extraction(
+                [Path(slide) for slide in slides],
+                encoder,
+                chosen,
+                workers=workers,
+                repeats=repeats,
+                progress=lambda way: advance(1, text=way),
+            )
+
+
+def serve(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
+    """Answer predictions over HTTP until interrupted; settings are those of :class:`service.settings.ServiceSettings`.
+
+    Args:
+        models: run directories, or ``NAME=RUN``; a run without a name is called as its folder. The first is the default.
+            Default what the settings file or the environment says.
+        settings: in place of what these say.
+    """
+    from comel.base.settings import parse_section
+    from service.app import serve as run_service
+    from service.settings import ServiceSettings
+
+    runs = _named_runs(models) if models is not None else None
+    run_service(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "serve"))
+
+
+def worker(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
+    """Work on the jobs that :func:`serve` accepts elsewhere, until told to stop (SIGTERM or Ctrl-C); arguments are its."""
+    import signal
+    import threading
+
+    from comel.base.settings import parse_section
+    from service.backend import work as run_worker
+    from service.logs import make_log, route_library_logs
+    from service.settings import ServiceSettings
+
+    runs = _named_runs(models) if models is not None else None
+    until = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: until.set())
+    log = make_log()
+    route_library_logs(log)
+    run_worker(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "worker"), log, until)
+
+
+def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> Inspection:
+    """What a slide is: size, levels, mpp and where it comes from, tissue, ink and folds, number of tiles; and a picture of it.
+
+    Args:
+        path: the slide.
+        mpp: micrometres per pixel of level 0, whatever the slide says.
+        overlay: PNG to write the picture to.
+        settings: fields of :class:`pipelines.extraction.settings.ExtractSettings`: target_mpp, tissue, min_tissue, ...
+    """
+    from comel.base.files import atomic_path
+    from comel.base.settings import parse_section
+    from pipelines.extraction.inspection import inspect_slide
+    from pipelines.extraction.settings import ExtractSettings
+
+    found = inspect_slide(Path(path), parse_section(ExtractSettings, _given(settings), "inspect"), mpp=mpp)
+    if overlay is not None:
+        with atomic_path(Path(overlay)) as temporary:
+            found.overlay.save(temporary, format="PNG")
+    return found
+
+
+def encoders(name: str | None = None) -> list[dict[str, Any]]:
+    """What is known of every patch encoder, or of one with how it is had; see :mod:`pipelines.patch_encoders.listing`."""
+    from pipelines.patch_encoders.listing import list_encoders, obtain
+
+    entries = list_encoders(name)
+    return entries if name is None else [{**entries[0], "obtain": obtain(name)}]
+
+
+def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read feature files whole, checksums included; one entry a file with what it holds or what is wrong."""
+    from comel.bags.foreign import feature_files, read_any_bag
+
+    entries = []
+    for file in feature_files(paths):
+        entry: dict[str, Any] = {"file": str(file)}
+        try:
+            bag = read_any_bag(file, verify=True)
+            labels = bag.labels
+            positive = None if labels is None else int((labels == 1).sum())
+            entry |= {"instances": len(bag), "positive_instances": positive, **asdict(bag.contract)}
+            entry["scales"] = {f"{scale.contract.mpp:g}": len(scale) for scale in bag.scales}
+        except ComelError as error:
+            entry |= {"error": str(error)}
+        entries.append(entry)
+    return entries
+
+
+def demo(out: Path, **settings: Any) -> dict[str, Any]:
+    """The whole way on a synthetic cohort: synth, extract, train, evaluate, predict; returns the summary."""
+    from comel.app.demo import run_demo
+
+    return run_demo(Path(out), **settings)
+
+
+def _named_runs(models: Sequence[str | Path]) -> dict[str, Path]:
+    """``NAME=RUN`` or a run's folder, by name."""
+    runs: dict[str, Path] = {}
+    for model in models:
+        name, named, path = str(model).partition("=")
+        run = Path(path if named else name)
+        name = name if named else run.resolve().name
+        if name in runs:
+            raise ConfigError(f"two models are called '{name}'", f"name one of them otherwise: --model OTHER={run}")
+        runs[name] = run
+    return runs
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given: None means the default."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -1,0 +1,168 @@
+"""Training a benchmark's rows over its seeds, several at once, and gathering what came out.
+
+Every row is a run directory, trained as a user's is; what is finished is kept, so that a benchmark may be stopped and started
+again, or get more rows and seeds later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from comel.app.benchmark.rows import Benchmark, Row
+from comel.base.files import read_json
+from comel.base.progress import progress_bar
+from comel.errors import CapacityError, ComelError, ConfigError, RunError
+
+__all__ = ["MEASURES", "RowResult", "run_benchmark"]
+
+MEASURES = {
+    "accuracy": ("bag", "accuracy", "final_average"),
+    "auc": ("bag", "auc", "final_average"),
+    "forgetting": ("bag", "accuracy", "forgetting"),
+    "instance_auc": ("instance", "auc", "final_average"),
+    "dice": ("instance", "dice", "final_average"),
+    "dice_forgetting": ("instance", "dice", "forgetting"),
+}
+_MODES = {"class-incremental": "class_incremental", "domain-incremental": "domain_incremental"}
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What a row gave with one seed: measures by name, or why there is none."""
+
+    row: str
+    group: str
+    seed: int
+    measures: dict[str, float | None]
+    refused: str | None = None
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    make: Callable[[int], dict[str, Any]],
+    seeds: Iterable[int],
+    out: Path,
+    *,
+    folds: int | None = None,
+    jobs: int = 2,
+    quiet: bool = False,
+) -> list[RowResult]:
+    """Make the bags of every seed and train every row on them.
+
+    Args:
+        benchmark: the suite and its rows.
+        make: from a seed to the ``data`` settings of its stream, made if they are not there yet.
+        seeds: of the streams; a row's weights are drawn from the same seed.
+        out: folder of the runs: ``seed-N/runs/ROW``.
+        folds: cross-validate every row over so many folds; measures are then means over folds, and ``pooled_auc`` is the bag
+            AUC of the test cases of all folds together, task by task, with its interval by bootstrap over patients.
+        jobs: trainings at once, each in a process of its own.
+        quiet: no progress.
+
+    Returns:
+        a result a row and seed, in their order. A row that its strategy or model refuses carries the reason.
+
+    Raises:
+        ComelError: a folder of the runs holds something else, or a training was killed. What is finished is kept.
+    """
+    work: list[tuple[Row, int, Path, dict[str, Any]]] = []
+    for seed in seeds:
+        data = make(seed)
+        for row in benchmark.rows:
+            run = out / f"seed-{seed}" / "runs" / row.name
+            work.append((row, seed, run, benchmark.settings(row, data, seed)))
+    results: dict[int, RowResult] = {}
+    with (
+        progress_bar(len(work), f"bench {benchmark.suite}", quiet=quiet) as advance,
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+    ):
+        futures = {pool.submit(_train, run, settings, folds): i for i, (_, _, run, settings) in enumerate(work)}
+        try:
+            for future in as_completed(futures):
+                i = futures[future]
+                row, seed, run, _ = work[i]
+                refused = _outcome(future, f"row '{row.name}', seed {seed}")
+                measures = dict.fromkeys(MEASURES) if refused else _measures(run, folds)
+                results[i] = RowResult(row.name, row.group, seed, measures, refused)
+                advance(1, text=f"seed {seed} {row.name}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [results[i] for i in range(len(work))]
+
+
+def _outcome(future: Future[str | None], where: str) -> str | None:
+    """What :func:`_train` answered.
+
+    Raises:
+        ComelError: the training cannot be done with these settings or this folder.
+        RuntimeError: a defect, with the row's name before it.
+    """
+    try:
+        return future.result()
+    except ComelError as error:
+        raise RunError(f"{where}: {error}") from error
+    except BrokenProcessPool:
+        remedy = "give the same command again, with --jobs 1; finished rows are kept"
+        raise RunError("a training was killed, maybe for want of memory", remedy) from None
+    except Exception as error:
+        raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None:
+    """Train one row unless it is finished; the reason where its strategy or model refuses."""
+    from comel.base.settings import parse_section
+    from comel.runs.config import RunConfig
+    from comel.runs.directory import RunDirectory
+    from comel.training.cross_validation import train_folds
+    from comel.training.session import plan_of
+    from comel.training.train import is_finished, resolved, stored_plan, train
+
+    config = resolved(parse_section(RunConfig, settings, "settings"))
+    directory = RunDirectory(run)
+    try:
+        if folds is not None:
+            train_folds(config, run, folds=folds, quiet=True)
+        elif not is_finished(directory):
+            train(config, run, quiet=True)
+        elif stored_plan(directory) != plan_of(config):
+            raise RunError(f"{run}: holds a finished run of other settings", "choose another --out, or delete the run")
+    except (ConfigError, CapacityError) as error:
+        return str(error)
+    return None
+
+
+def _measures(run: Path, folds: int | None) -> dict[str, float | None]:
+    """The scores of a row that the table shows, and what they cost."""
+    if folds is None:
+        return _of_run(read_json(run / "metrics.json"))
+    every = [_of_run(read_json(run / f"fold-{fold}" / "metrics.json")) for fold in range(folds)]
+    means: dict[str, float | None] = {}
+    for name in every[0]:
+        values = [value for one in every if (value := one[name]) is not None]
+        means[name] = sum(values) / len(values) if values else None
+    summary = read_json(run / "folds.json")
+    pooled, mode = summary["pooled"], _MODES[summary["mode"]]
+    means["pooled_auc"] = pooled["mean"][mode]["bag"].get("auc")
+    means["pooled_auc_low"], means["pooled_auc_high"] = pooled["intervals"]["bag"][mode]["auc"]["mean"] or (None, None)
+    return means
+
+
+def _of_run(metrics: dict[str, Any]) -> dict[str, float | None]:
+    mode = _MODES[metrics["mode"]]
+    found: dict[str, float | None] = {}
+    for name, (kind, score, statistic) in MEASURES.items():
+        found[name] = (metrics["continual"].get(kind, {}).get(mode, {}).get(score) or {}).get(statistic)
+    within = metrics["continual"]["bag"].get("task_incremental")
+    found["within_task_accuracy"] = within["accuracy"]["final_average"] if within else None
+    stages = metrics["stages"]
+    found["trained_parameters"] = stages[-1].get("trained_parameters", 0)
+    found["old_data_bytes"] = max(stage.get("old_data_bytes", 0) for stage in stages)
+    found["seconds_per_task"] = sum(stage.get("seconds", 0) for stage in stages) / len(metrics["tasks"])
+    return found

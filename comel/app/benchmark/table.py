@@ -1,0 +1,96 @@
+"""A benchmark's table: mean and spread over seeds, as text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comel.app.benchmark.runner import RowResult
+from comel.base.files import atomic_path, write_json, write_text
+
+__all__ = ["markdown", "summarise", "write_tables"]
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "within_task_accuracy": "within task",
+    "auc": "AUC",
+    "pooled_auc": "pooled AUC",
+    "pooled_auc_low": "from",
+    "pooled_auc_high": "to",
+    "forgetting": "forgetting",
+    "instance_auc": "instance AUC",
+    "dice": "Dice",
+    "dice_forgetting": "Dice forgetting",
+    "trained_parameters": "trained",
+    "old_data_bytes": "old data",
+    "seconds_per_task": "s/task",
+}
+_WHOLE = {"trained_parameters", "old_data_bytes"}
+
+
+def summarise(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
+    """By row: its group, the seeds that count, the reason of a refusal, and ``mean`` and ``std`` of every measure.
+
+    The spread is the sample standard deviation over seeds; a measure that some seed does not have is over the others.
+    """
+    summary: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(result.row for result in results):
+        mine = [result for result in results if result.row == name]
+        entry: dict[str, Any] = {
+            "group": mine[0].group,
+            "seeds": [r.seed for r in mine if not r.refused],
+            "mean": {},
+            "std": {},
+        }
+        entry["refused"] = next((r.refused for r in mine if r.refused), None)
+        for measure in COLUMNS:
+            values = [value for r in mine if (value := r.measures.get(measure)) is not None]
+            entry["mean"][measure] = float(np.mean(values)) if values else None
+            entry["std"][measure] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        summary[name] = entry
+    return summary
+
+
+def markdown(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table, group by group; scores in percent, mean ± standard deviation over seeds."""
+    lines = []
+    shown = {m: title for m, title in COLUMNS.items() if any(entry["mean"][m] is not None for entry in summary.values())}
+    for group in dict.fromkeys(entry["group"] for entry in summary.values()):
+        lines += ["", f"| {group} | " + " | ".join(shown.values()) + " |", "|---" + "|---:" * len(shown) + "|"]
+        for name, entry in summary.items():
+            if entry["group"] == group:
+                cells = [_cell(measure, entry["mean"][measure], entry["std"][measure]) for measure in shown]
+                text = " | ".join(cells) if entry["seeds"] else "refused: " + entry["refused"].replace("|", "\\|")
+                lines.append(f"| {name} | {text} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def write_tables(out: Path, suite: str, settings: Mapping[str, Any], results: Sequence[RowResult]) -> dict[str, Any]:
+    """``results.json`` (settings, every seed, the summary), ``results.csv`` (a line a row and seed) and ``table.md``."""
+    import pandas
+
+    summary = summarise(results)
+    content = {
+        "suite": suite,
+        "settings": dict(settings),
+        "rows": summary,
+        "results": [{"row": r.row, "seed": r.seed, "refused": r.refused, **r.measures} for r in results],
+    }
+    write_json(out / "results.json", content)
+    with atomic_path(out / "results.csv") as path:
+        pandas.DataFrame(content["results"]).to_csv(path, index=False)
+    write_text(out / "table.md", markdown(summary))
+    return content
+
+
+def _cell(measure: str, mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "-"
+    if measure in _WHOLE:
+        return f"{mean:,.0f}"
+    if measure == "seconds_per_task":
+        return f"{mean:.1f}"
+    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")

@@ -1,0 +1,88 @@
+"""The command line: puts together the commands of :mod:`comel.app.commands`. Nothing heavy is imported before a command runs.
+
+Exit codes: 0 done; 1 done, but some slides failed; 2 the input cannot be used, said in one line on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from comel.app.commands import (
+    bench,
+    db,
+    demo,
+    encoders,
+    extract,
+    inference,
+    inspect,
+    keys,
+    learning,
+    manifest,
+    report,
+    scales,
+    slides,
+    worker,
+)
+from comel.errors import ComelError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="comel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Continual multiple instance learning on whole-slide images. Research use only, not for diagnosis.",
+)
+bags_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at feature files, and take them to other tools.")
+
+app.command(epilog="Example: comel demo --out demo")(demo.demo)
+app.command(epilog="Example: comel synth cohort --organs colon,kidney --slides 20 --seed 1")(slides.synth)
+app.add_typer(manifest.app, name="manifest")
+app.command(epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(extract.extract)
+app.command(epilog="Example: comel encoders uni")(encoders.encoders)
+app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
+app.add_typer(bags_app, name="bags")
+bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)
+bags_app.command("stats", epilog="Example: comel bags stats bags/")(slides.bags_stats)
+bags_app.command("export", epilog="Example: comel bags export bags/ --out clam --manifest cohort.csv")(slides.bags_export)
+bags_app.command("scale", epilog="Example: comel bags scale bags/ --mpp 1.0 --out bags-10x")(scales.bags_scale)
+bags_app.command("join-scales", epilog="Example: comel bags join-scales bags/ --out bags-joined")(scales.bags_join_scales)
+app.command(epilog=learning.EPILOGS["train"])(learning.train)
+app.command("add-task", epilog=learning.EPILOGS["add-task"])(learning.add_task)
+app.command(epilog=learning.EPILOGS["evaluate"])(learning.evaluate)
+app.command(epilog="Example: comel report runs/owlora runs/finetune --out report.html")(report.report)
+app.command(epilog="Example: comel predict runs/owlora slide.svs --out predictions")(inference.predict)
+app.command(epilog="Example: comel serve --model runs/owlora --slides /data/slides")(inference.serve)
+app.command(epilog="Example: comel worker --model runs/owlora --state /var/lib/comel")(worker.worker)
+app.add_typer(keys.app, name="keys")
+app.add_typer(db.app, name="db")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """The entry point: turns what a user can get wrong into one line and exit code 2."""
+    try:
+        app(prog_name="comel")
+    except ComelError as error:
+        typer.echo(f"comel: {error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Typer makes an exit with code 130 of the first.
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
+        typer.echo("comel: interrupted; the same command goes on where it stopped", err=True)
+        sys.exit(130)
+    except OSError as error:
+        typer.echo(
+            f"comel: {error.filename or 'file'}: {error.strerror or error}; check the path, its permissions and the disk",
+            err=True,
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

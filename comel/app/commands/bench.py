@@ -1,0 +1,107 @@
+"""``comel bench``: the benchmarks of the documents, each by one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comel.app.commands.options import Device, Json, Quiet, Set, print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Benchmarks.")
+
+
+@app.callback()
+def _bench() -> None:
+    """Benchmarks."""
+
+
+@app.command(epilog="Example: comel bench continual --suite features --seeds 1 --rows comel,finetune --out bench")
+def continual(
+    suite: Annotated[str, typer.Option(help="features, composite or crchisto.")] = "features",
+    out: Annotated[Path, typer.Option(help="Folder for streams, runs and tables; what is finished there is kept.")] = Path(
+        "bench"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them; from 100 on to choose settings.")] = 0,
+    rows: Annotated[str | None, typer.Option(help="Rows or groups, comma-separated; default all.")] = None,
+    slides: Annotated[Path | None, typer.Option(help="composite: manifest of real slides, task = organ.")] = None,
+    root: Annotated[Path | None, typer.Option(help="composite: folder that its paths start from.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="crchisto: the cells' .npz.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Suites and rows, in place of configs/benchmark.yaml.")] = None,
+    settings: Set = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Strategies and models on a stream of tasks that anyone can make again; --set make.difficulty=0.8 changes the stream."""
+    from comel.app.benchmark.continual import run_continual
+    from comel.app.benchmark.table import markdown
+
+    result = run_continual(
+        suite,
+        out,
+        seeds=range(first_seed, first_seed + seeds),
+        rows=[name.strip() for name in rows.split(",")] if rows else None,
+        slides=slides,
+        root=root,
+        archive=archive,
+        config=config,
+        overrides=settings or [],
+        jobs=jobs,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo(markdown(result["rows"]))
+        typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")
+
+
+@app.command(epilog="Example: comel bench extract slide.svs --encoder efficientnet-lite0 --repeats 3")
+def extract(
+    slides: Annotated[list[Path] | None, typer.Argument(help="Slides; default a synthetic one.")] = None,
+    encoder: Annotated[str, typer.Option(help="As for comel extract.")] = "efficientnet-lite0",
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one a core, up to 8.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of every measurement; the median is printed.")] = 3,
+    target_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
+    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles encoded at once.")] = 32,
+    precision: Annotated[str, typer.Option(help="As for comel extract.")] = "auto",
+    size: Annotated[int, typer.Option(help="Side of the synthetic slide in pixels.")] = 4096,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tiles a second: decoding alone, with the encoder, the encoder alone, and one read a tile in a DataLoader."""
+    from comel.app import api
+
+    result = api.bench_extract(
+        slides or [],
+        encoder=encoder,
+        workers=workers,
+        repeats=repeats,
+        target_mpp=target_mpp,
+        assume_mpp=assume_mpp,
+        batch_size=batch_size,
+        precision=precision,
+        size=size,
+        device=device,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print_json(result)
+        return
+    where = f"{result['cores']} cores, {result['device']}, {result['precision']}"
+    typer.echo(f"{result['tiles']} tiles, {result['workers']} workers, {where}\n")
+    typer.echo("| way | tiles/s | core-seconds |\n|---|---:|---:|")
+    for way, speed in result["tiles_per_second"].items():
+        spent = result["core_seconds"].get(way)
+        typer.echo(f"| {way} | {speed:.1f} | {'-' if spent is None else f'{spent:.2f}'} |")
+    typer.echo("\n| target | measured | wanted | holds |\n|---|---:|---:|---|")
+    for target in result["targets"]:
+        wanted = f"<= {target['at_most']:g}" if "at_most" in target else f">= {target['at_least']:g}"
+        typer.echo(f"| {target['name']} | {target['value']:.2f} | {wanted} | {'yes' if target['holds'] else 'no'} |")

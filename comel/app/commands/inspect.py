@@ -1,0 +1,94 @@
+"""``comel inspect``: what a slide is, and what would be cut from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from comel.app.commands.options import Json, ink_colours, print_json
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    slide: Annotated[Path, typer.Argument(help="A slide.")],
+    overlay: Annotated[Path | None, typer.Option(help="PNG of the tissue and the tiles to write.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, whatever the slide says itself.")] = None,
+    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel if the slide states none.")] = None,
+    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
+    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
+    tissue: Annotated[str | None, typer.Option(help="hsv-otsu (default), stain-density, mask or geojson.")] = None,
+    tissue_folder: Annotated[Path | None, typer.Option(help="Your own tissue: <name of the slide>.geojson, .png, ...")] = None,
+    min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
+    ink: Annotated[str | None, typer.Option(help="Marker inks to look for: red,green,blue,black (default) or none.")] = None,
+    max_pen: Annotated[float | None, typer.Option(help="Most share of ink in a tile; default 0.25.")] = None,
+    max_fold: Annotated[float | None, typer.Option(help="Most share of folds in a tile; default 1, keeps all.")] = None,
+    picture: Annotated[bool, typer.Option(help="Show the overlay in a terminal that has the colours.")] = True,
+    as_json: Json = False,
+) -> None:
+    """What a slide is, and what would be cut from it. Nothing is written but the overlay, if asked for."""
+    from comel.app import api
+
+    found = api.inspect(
+        slide,
+        overlay=overlay,
+        mpp=mpp,
+        assume_mpp=assume_mpp,
+        target_mpp=target_mpp,
+        tile_size=tile_size,
+        overlap=overlap,
+        tissue=tissue,
+        tissue_folder=tissue_folder,
+        min_tissue=min_tissue,
+        ink=ink_colours(ink),
+        max_pen=max_pen,
+        max_fold=max_fold,
+    )
+    if as_json:
+        print_json(found.facts)
+        return
+    for line in _lines(found.facts):
+        typer.echo(line)
+    if overlay is not None:
+        typer.echo(_line("overlay", overlay))
+    if picture:
+        from rich.console import Console
+
+        from comel.app.commands.picture import can_show, picture_text
+
+        console = Console()
+        if can_show(console):
+            console.print(picture_text(found.overlay, console.width, console.height - 2))
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    """The facts as a person reads them."""
+    said = dict(facts)
+    lines = [_line(name, said[name]) for name in ("slide", "format")]
+    lines.append(_line("objective", f"{said['objective_power']:g}x" if said["objective_power"] else "not stated"))
+    lines.append(_line("size", f"{said['width']} x {said['height']} px"))
+    sides = [f"{said[name]:.4g}" for name in ("mpp_x", "mpp_y")]
+    source = {"slide": "stated by the slide", "manifest": "given", "assumed": "assumed"}[said["mpp_source"]]
+    lines.append(_line("um/px", f"{' x '.join(sides if sides[0] != sides[1] else sides[:1])}, {source}"))
+    if said["bounds"] is not None:
+        x, y, width, height = said["bounds"]
+        lines.append(_line("bounds", f"{width} x {height} px at ({x}, {y})"))
+    for number, level in enumerate(said["levels"]):
+        tile = "" if level["tile"] is None else ", tiles of {} x {} px".format(*level["tile"])
+        read = ", tiles are read from here" if number == said["read_level"] else ""
+        what = f"{level['width']} x {level['height']} px, 1:{level['downsample']:.4g}{tile}{read}"
+        lines.append(_line(f"level {number}", what))
+    lines.append(_line("tissue", f"{said['tissue_area_mm2']:.2f} mm2 by {said['tissue']}"))
+    colours = f", {', '.join(said['ink_colours'])}" if said["ink_colours"] else ""
+    lines.append(_line("ink", f"{said['ink_share']:.1%} of the slide{colours}"))
+    lines.append(_line("folds", f"{said['fold_share_of_tissue']:.1%} of the tissue"))
+    enlarged = ", enlarged: the slide is coarser than asked for" if said["interpolated"] else ""
+    lines.append(_line("tiles", f"{said['tiles']}{enlarged}"))
+    return lines
+
+
+def _line(name: str, value: object) -> str:
+    return f"{name:12} {value}"

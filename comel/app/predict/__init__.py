@@ -1,0 +1,1 @@
+"""``comel predict``: what it is given, the slides one by one, and the files it writes."""

@@ -1,0 +1,83 @@
+"""The files of a prediction, ``<name>.json``, ``.png`` and ``.geojson``, and whether they need not be made again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comel.base.files import atomic_path, read_json, write_text
+from comel.prediction.prediction import Prediction
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["KINDS", "Writing", "kept_prediction", "kinds_of", "write_prediction"]
+
+KINDS = {"png": "maps", "geojson": "GeoJSON", "json": "JSON"}
+"""By ending, what a file is called; the JSON is written last, so that where it is the others are whole."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How predictions are written; the words are those of :func:`comel.app.predict.slides.predict_cohort`."""
+
+    out: Path
+    table: Path
+    width: int = 1024
+    merge: bool = False
+
+    def path(self, name: str, kind: str) -> Path:
+        """The file of a slide of one of :data:`KINDS`."""
+        return self.out / f"{name}.{kind}"
+
+
+def kinds_of(prediction: Prediction) -> list[str]:
+    """Which of :data:`KINDS` a prediction has: a map needs coordinates, GeoJSON geometry as well."""
+    there = {
+        "png": prediction.coords is not None,
+        "geojson": prediction.coords is not None and prediction.geometry is not None,
+        "json": True,
+    }
+    return [kind for kind in KINDS if there[kind]]
+
+
+def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: Writing, request: str | None) -> None:
+    """Write a slide's files in place of those that are there under its name.
+
+    Args:
+        prediction: what to write.
+        thumbnail: the slide's picture to draw the map on, or None.
+        writing: where and how.
+        request: hash of all that was asked, for :func:`kept_prediction`; None where it cannot be known.
+
+    Raises:
+        ComelError: the map or the regions cannot be drawn.
+    """
+    from comel.prediction.geojson import to_geojson
+    from comel.prediction.picture import PNG_EFFORT, draw_map
+
+    kinds, name = kinds_of(prediction), prediction.slide_id
+    picture = draw_map(prediction, thumbnail, width=writing.width) if "png" in kinds else None
+    regions = to_geojson(prediction, merge=writing.merge) if "geojson" in kinds else None
+    for kind in reversed(KINDS):
+        writing.path(name, kind).unlink(missing_ok=True)
+    if picture is not None:
+        with atomic_path(writing.path(name, "png")) as temporary:
+            picture.save(temporary, format="PNG", compress_level=PNG_EFFORT)
+    if regions is not None:
+        write_text(writing.path(name, "geojson"), json.dumps(regions) + "\n")
+    prediction.save_json(writing.path(name, "json"), request=request)
+
+
+def kept_prediction(name: str, writing: Writing, request: str) -> Prediction | None:
+    """The slide's prediction where its files are there and were made by the same request; else None."""
+    try:
+        value = read_json(writing.path(name, "json"))
+        if value.get("request") != request:
+            return None
+        prediction = Prediction.from_dict(value)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return prediction if all(writing.path(name, kind).is_file() for kind in kinds_of(prediction)) else None

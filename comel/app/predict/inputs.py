@@ -1,0 +1,137 @@
+"""What ``comel predict`` is given: slides, bags, folders of bags and manifests, as one list of slides and their cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comel.errors import BagError, ComelError, ConfigError
+
+__all__ = ["Input", "Reading", "by_case", "find_inputs"]
+
+_BAG_SUFFIXES = {".h5", ".hdf5", ".pt", ".pth"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read; the words are those of :func:`comel.app.predict.slides.predict_cohort`."""
+
+    bags: Path | None = None
+    slide: Path | None = None
+    root: Path | None = None
+    mpp: float | None = None
+    assume_mpp: float | None = None
+    assume_encoder: str | None = None
+    encoder: str | None = None
+    tissue_folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """One slide to predict.
+
+    Attributes:
+        name: the slide's; its files are called so.
+        bag: its features, or None where they are extracted from ``slide``.
+        slide: its picture, or None where there is none.
+        mpp: micrometres per pixel of level 0 in place of what the slide says.
+        manifest: what it is a row of.
+        case_id: its case, as the manifest states it.
+        problem: why it cannot be predicted.
+    """
+
+    name: str
+    bag: Path | None = None
+    slide: Path | None = None
+    mpp: float | None = None
+    manifest: Path | None = None
+    case_id: str | None = None
+    problem: ComelError | None = None
+
+    @property
+    def case(self) -> str:
+        """What is one bag within its manifest: the case, else the slide."""
+        return self.case_id or self.name
+
+
+def find_inputs(paths: Sequence[Path], reading: Reading) -> list[Input]:
+    """Every slide to predict, in order, each under a name of its own.
+
+    Raises:
+        ComelError: there is nothing, a path or an option does not fit, a manifest or a folder cannot be used, or two inputs
+            would write the same files.
+    """
+    if not paths:
+        raise ConfigError("nothing to predict", "give slides, bags or manifests")
+    if reading.slide is not None:
+        if len(paths) != 1 or not _is_bag(paths[0]):
+            raise ConfigError("--slide belongs to a single bag", "give one .h5 or .pt file with it")
+        if not reading.slide.exists():
+            raise ConfigError(f"{reading.slide}: no such file", "check --slide")
+    found: dict[str, Path] = {}
+    inputs = []
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file", "check the path")
+        for entry in _expand(path, reading):
+            if entry.name in found:
+                raise ConfigError(f"{found[entry.name]} and {path} would both be '{entry.name}'", "use two folders")
+            if reading.mpp is not None and (entry.manifest or entry.bag):
+                remedy = "state it in the column 'mpp'" if entry.manifest else "leave it out: a bag has its own"
+                raise ConfigError(f"--mpp is of slides, and has no effect on {path}", remedy)
+            found[entry.name] = path
+            inputs.append(entry)
+    return inputs
+
+
+def by_case(inputs: Sequence[Input]) -> list[list[Input]]:
+    """The inputs that are one bag together: those of a manifest with the same case."""
+    cases: dict[tuple[Path | None, str], list[Input]] = {}
+    for entry in inputs:
+        cases.setdefault((entry.manifest, entry.case), []).append(entry)
+    return list(cases.values())
+
+
+def _is_bag(path: Path) -> bool:
+    return path.suffix.lower() in _BAG_SUFFIXES and not path.is_dir()
+
+
+def _expand(path: Path, reading: Reading) -> Iterator[Input]:
+    if path.is_dir():
+        yield from _of_folder(path, reading)
+    elif path.suffix.lower() == ".csv":
+        yield from _of_manifest(path, reading)
+    elif _is_bag(path):
+        yield Input(path.stem, bag=path, slide=reading.slide)
+    else:
+        yield Input(path.stem, slide=path, mpp=reading.mpp)
+
+
+def _of_folder(folder: Path, reading: Reading) -> Iterator[Input]:
+    """A DICOM slide, or the bags of the folder."""
+    from comel.bags.foreign import feature_files
+
+    if any(part.suffix.lower() == ".dcm" for part in folder.iterdir()):
+        yield Input(folder.absolute().name, slide=folder, mpp=reading.mpp)
+        return
+    try:
+        files = feature_files([folder])
+    except BagError as error:
+        raise BagError(error.what, f"{error.remedy}; or the folder of one DICOM slide, or slides' own files") from None
+    yield from (Input(file.stem, bag=file) for file in files)
+
+
+def _of_manifest(path: Path, reading: Reading) -> Iterator[Input]:
+    from comel.bags.foreign import bag_path
+    from comel.cohort.manifest import read_manifest
+
+    for row in read_manifest(path, root=reading.root).rows:
+        bag, problem = None, None
+        if reading.bags is not None:
+            try:
+                bag = bag_path(reading.bags, row.slide_id)
+            except ComelError as error:
+                problem = error
+        there = row.path if bag is None or row.path.exists() else None
+        yield Input(row.slide_id, bag, there, row.mpp, path, row.case_id, problem)

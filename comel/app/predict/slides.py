@@ -1,0 +1,303 @@
+"""Prediction of slides, bags and manifests to files: JSON, map PNG and GeoJSON a slide, and one table for all.
+
+Part of the composition root: it reads slides through ``pipelines``, imported only where a prediction is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comel.app.predict.files import Writing, kept_prediction, kinds_of, write_prediction
+from comel.app.predict.inputs import Input, Reading, by_case, find_inputs
+from comel.bags.bag import Bag
+from comel.base.files import sha256_of_file, sha256_of_json
+from comel.base.progress import progress_bar
+from comel.cohort.bags import check_contract
+from comel.errors import ComelError, ConfigError, SlideError
+from comel.prediction.prediction import Prediction, check_table, failed_row, prediction_row, write_table
+from comel.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from comel.prediction.predictor import Predictor
+    from pipelines.extraction.contract import ContractReader
+
+__all__ = ["Outcome", "predict_cohort", "predict_each"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one slide: its prediction, or the error that kept it from being predicted."""
+
+    entry: Input
+    result: Prediction | ComelError
+    kept: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The slide's row of the table."""
+        if isinstance(self.result, ComelError):
+            return failed_row(self.entry.name, self.result, case_id=self.entry.case_id)
+        return prediction_row(self.result, case_id=self.entry.case_id)
+
+    def told(self) -> str:
+        """What progress says of it."""
+        if isinstance(self.result, ComelError):
+            return f"{self.entry.name}: failed"
+        return f"{self.entry.name}: {self.result.predicted_class or 'nothing'}{', kept' if self.kept else ''}"
+
+    def kinds(self) -> list[str]:
+        """Which files it has; see :data:`comel.app.predict.files.KINDS`."""
+        return [] if isinstance(self.result, ComelError) else kinds_of(self.result)
+
+
+def predict_cohort(
+    run: Path,
+    inputs: Path | str | Sequence[Path | str],
+    out: Path,
+    *,
+    version: int | None = None,
+    task: str | None = None,
+    bags: Path | None = None,
+    slide: Path | None = None,
+    root: Path | None = None,
+    table: Path | None = None,
+    mpp: float | None = None,
+    assume_mpp: float | None = None,
+    assume_encoder: str | None = None,
+    encoder: str | None = None,
+    tissue_folder: Path | None = None,
+    width: int = 1024,
+    merge: bool = False,
+    device: str = "auto",
+    quiet: bool = False,
+) -> list[Prediction | ComelError]:
+    """Predict and write ``<name>.json``, ``<name>.png``, ``<name>.geojson`` to ``out``, and a table.
+
+    The slides of a manifest's case are predicted as one bag: each gets the case's label and probabilities, and the scores of
+    its own tiles. Where one of them cannot be used, none of the case is predicted. A slide whose files are in ``out`` and were
+    made by the same version, from the same content and with the same words is kept as it is.
+
+    Args:
+        run: the run directory.
+        inputs: slides, bags (.h5, .pt), folders of bags and manifests (.csv), in any mixture; or one of them.
+        out: folder for the files.
+        version: of the run; default the current one.
+        task: where it is known; the prediction is then within that task.
+        bags: folder in which a manifest's slides have their bags already; without it they are extracted.
+        slide: the slide of a single bag, to draw its map on.
+        root: folder that a manifest's relative paths start from.
+        table: .csv or .parquet; default ``out/predictions.csv``.
+        mpp: micrometres per pixel of slides given by themselves, whatever they say.
+        assume_mpp: micrometres per pixel of slides that state none.
+        assume_encoder: encoder of feature files that do not name theirs.
+        encoder: where the model's patch encoder comes from, such as ``uni:FOLDER``; default by its name.
+        tissue_folder: tissue that you drew, ``<slide_id>.geojson``, ``.png``, ...; of a slide that is no manifest's, by its
+            file name. Used for the slides that it has a file of.
+        width: of the map picture in pixels.
+        merge: GeoJSON of regions instead of tiles.
+        device: of model and encoder.
+        quiet: no progress.
+
+    Returns:
+        In the order of the inputs a prediction a slide, or the error that kept one of several from being predicted. The error
+        of a single slide is raised.
+
+    Raises:
+        ConfigError: an option or an input does not fit, or there are slides and the model cannot read any.
+    """
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    reading = Reading(
+        bags=_path(bags),
+        slide=_path(slide),
+        root=_path(root),
+        mpp=mpp,
+        assume_mpp=assume_mpp,
+        assume_encoder=assume_encoder,
+        encoder=encoder,
+        tissue_folder=_path(tissue_folder),
+    )
+    writing = Writing(Path(out), Path(table or Path(out) / "predictions.csv"), width, merge)
+    outcomes = predict_each(
+        Path(run), list(map(Path, given)), reading, writing, version=version, task=task, device=device, quiet=quiet
+    )
+    return [outcome.result for outcome in outcomes]
+
+
+def predict_each(
+    run: Path,
+    paths: Sequence[Path],
+    reading: Reading,
+    writing: Writing,
+    *,
+    version: int | None = None,
+    task: str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> list[Outcome]:
+    """:func:`predict_cohort` with what became of every slide; the table is written also where it is interrupted."""
+    from comel.prediction.picture import check_width
+    from comel.prediction.predictor import Predictor
+    from pipelines.extraction.contract import ContractReader
+
+    check_table(writing.table)
+    check_width(writing.width)
+    _check_mpp(reading.mpp)
+    inputs = find_inputs(paths, reading)
+    predictor = Predictor.open(run, version=version, device=device)
+    predictor.check_task(task)
+    reader = ContractReader(
+        predictor.contract,
+        assume_mpp=reading.assume_mpp,
+        device=device,
+        encoder=reading.encoder,
+        tissue_folder=reading.tissue_folder,
+    )
+    if any(entry.bag is None and entry.problem is None for entry in inputs):
+        reader.settings()
+    content = sha256_of_file(RunDirectory(run).version_folder(predictor.version) / "checksums.json")
+    work = _Work(predictor, reader, reading, writing, task, content)
+    writing.out.mkdir(parents=True, exist_ok=True)
+    done: dict[str, Outcome] = {}
+    try:
+        with progress_bar(len(inputs), "predict", quiet=quiet) as advance:
+            for case in by_case(inputs):
+                for outcome in work.predict(case):
+                    if isinstance(outcome.result, ComelError) and len(inputs) == 1:
+                        raise outcome.result
+                    done[outcome.entry.name] = outcome
+                    advance(1, text=outcome.told())
+    finally:
+        outcomes = [done[entry.name] for entry in inputs if entry.name in done]
+        if outcomes:
+            write_table([outcome.row() for outcome in outcomes], writing.table)
+    return outcomes
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Predicts case by case; ``version`` identifies the model's content."""
+
+    predictor: Predictor
+    reader: ContractReader
+    reading: Reading
+    writing: Writing
+    task: str | None
+    version: str
+
+    def predict(self, case: Sequence[Input]) -> list[Outcome]:
+        """Predict the slides of a case and write their files, or find them there."""
+        requests = self._requests(case)
+        kept = [self._kept(entry, requests) for entry in case]
+        found = [Outcome(entry, there, kept=True) for entry, there in zip(case, kept, strict=True) if there is not None]
+        if len(found) == len(case):
+            return found
+        bags, notes = {}, {}
+        for entry in sorted(case, key=lambda entry: (entry.problem is None, entry.bag is None)):  # what fails soon first
+            try:
+                bags[entry.name], notes[entry.name] = self._read(entry)
+            except ComelError as error:
+                return [Outcome(one, error if one is entry else one.problem or _case_error(one, entry)) for one in case]
+        try:
+            predictions = self.predictor.predict_case(case[0].case, [bags[entry.name] for entry in case], task=self.task)
+        except ComelError as error:
+            return [Outcome(entry, error) for entry in case]
+        outcomes = []
+        for entry, prediction in zip(case, predictions, strict=True):
+            try:
+                thumbnail, note = self._thumbnail(entry, prediction)
+                prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes[entry.name], *note))
+                write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
+                outcomes.append(Outcome(entry, prediction))
+            except ComelError as error:
+                outcomes.append(Outcome(entry, error))
+        return outcomes
+
+    def _read(self, entry: Input) -> tuple[Bag, list[str]]:
+        """A slide's bag, and what a user should know of its extraction."""
+        from comel.bags.foreign import read_any_bag
+
+        if entry.problem is not None:
+            raise entry.problem
+        if entry.bag is None:
+            assert entry.slide is not None
+            extracted = self.reader.extract(entry.slide, slide_id=entry.name, mpp=entry.mpp)
+            return extracted.bag, list(extracted.notes)
+        bag = read_any_bag(entry.bag, assume_encoder=self.reading.assume_encoder)
+        check_contract(self.predictor.contract, bag, entry.name)
+        return dataclasses.replace(bag, slide_id=entry.name), []
+
+    def _thumbnail(self, entry: Input, prediction: Prediction) -> tuple[Image | None, list[str]]:
+        """The slide's picture for the map, which is as large as the bag says; or a note on why it is drawn without."""
+        if entry.slide is None or prediction.coords is None:
+            return None, []
+        without = "the map is drawn without the slide"
+        if prediction.geometry is None:
+            return None, [f"{without}: its features do not say where its tiles lie; extract it with comel extract"]
+        try:
+            return self.reader.thumbnail(entry.slide, mpp=prediction.geometry.level0_mpp_x), []
+        except SlideError as error:
+            if entry.bag is None:
+                raise
+            return None, [f"{without}: {error}"]
+
+    def _requests(self, case: Sequence[Input]) -> dict[str, str]:
+        """By slide a hash of all that decides what its files hold; empty where that cannot be known."""
+        sources = [self._source(entry) for entry in case]
+        if None in sources:
+            return {}
+        asked = {
+            "comel": metadata.version("comel"),
+            "version": self.version,
+            "task": self.task,
+            "assume_encoder": self.reading.assume_encoder,
+            "width": self.writing.width,
+            "merge": self.writing.merge,
+            "case": case[0].case,
+            "slides": sources,
+        }
+        return {entry.name: sha256_of_json({**asked, "slide": entry.name}) for entry in case}
+
+    def _source(self, entry: Input) -> dict[str, Any] | None:
+        """What a slide is read from, by its content; None where that cannot be known."""
+        from pipelines.slides.slide_files import fingerprint
+
+        if entry.problem is not None:
+            return None
+        try:
+            if entry.bag is not None:
+                slide = None if entry.slide is None else fingerprint(entry.slide)
+                return {"name": entry.name, "bag": sha256_of_file(entry.bag), "slide": slide}
+            assert entry.slide is not None
+            made = self.reader.source(entry.slide, slide_id=entry.name, mpp=entry.mpp)
+        except (OSError, ComelError):
+            return None  # reading it will say what is wrong
+        return None if made is None else {"name": entry.name, **made}
+
+    def _kept(self, entry: Input, requests: Mapping[str, str]) -> Prediction | None:
+        request = requests.get(entry.name)
+        return None if request is None else kept_prediction(entry.name, self.writing, request)
+
+
+def _case_error(entry: Input, culprit: Input) -> ComelError:
+    return ComelError(
+        f"{entry.name}: not predicted, because slide {culprit.name} of its case {entry.case} cannot be used",
+        "correct that slide, or take it out of the manifest",
+    )
+
+
+def _check_mpp(mpp: float | None) -> None:
+    from pipelines.slides.slide import MPP_RANGE
+
+    if mpp is not None and not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+        allowed = f"{MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}"
+        raise ConfigError(f"--mpp {mpp:g}: no slide has so many micrometres per pixel ({allowed})", "correct --mpp")
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)

@@ -1,0 +1,311 @@
+"""A child process that does one call at a time, can be killed in the middle of it, and takes nobody with it when it crashes.
+
+Decoding a slide runs code of many vendors' formats in C: it may hang, crash or eat all memory. The parent of a
+:class:`KillableWorker` survives all three and learns which call was to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from comel.errors import ComelError
+
+__all__ = ["CallFailed", "CallKilled", "CallOutOfMemory", "CallTimedOut", "KillableWorker", "WorkerCrashed"]
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 2.0
+_PARENT_SECONDS = 0.5
+_STANDARD_ERROR = 2
+_CHILD = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from comel.base.killable import answer_calls
+answer_calls(*sys.argv[2:])
+"""
+
+
+class CallFailed(Exception):
+    """The function raised something that is not a :class:`comel.errors.ComelError`; the text has its name and message.
+
+    Attributes:
+        kind: name of the exception's class; "MemoryError" for every kind of it.
+        trace: the child's traceback.
+    """
+
+    def __init__(self, kind: str, message: str, trace: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind, self.trace = kind, trace
+
+
+class CallTimedOut(Exception):
+    """The call took longer than it may; the child was killed."""
+
+
+class CallOutOfMemory(Exception):
+    """The call took more memory than it may; the child was killed."""
+
+
+class CallKilled(Exception):
+    """:meth:`KillableWorker.kill` ended the call."""
+
+
+class WorkerCrashed(Exception):
+    """The child died during the call, by a signal or an exit.
+
+    Attributes:
+        exit_code: as :attr:`subprocess.Popen.returncode`: negative for a signal. None where the child stayed but closed its
+            end of the pipe, and was killed for it.
+    """
+
+    def __init__(self, exit_code: int | None) -> None:
+        self.exit_code = exit_code
+        ended = "the process no longer answered and was ended"
+        super().__init__(ended if exit_code is None else f"the process died ({_died_of(exit_code)})")
+
+
+class KillableWorker:
+    """A long-lived child process.
+
+    The child is started at the first call and again at the first call after it was killed or crashed; between calls it stays,
+    so what a function keeps in module globals (an encoder, an open model) is loaded once. It ends with its parent, also
+    where that is killed, and does not see Ctrl-C: the parent decides. Functions, arguments and results go through a pipe that
+    only the two processes hold.
+
+    One thread calls at a time; :meth:`kill` may come from any thread.
+
+    It is no :mod:`multiprocessing` process: those re-import the user's script, and a daemonic one, such as a Dask worker, may
+    not have any. Linux and macOS only.
+
+    Args:
+        memory_bytes: most private memory that the child may ask for (``RLIMIT_DATA``, Linux), None for no limit. What asks for
+            more fails in its own way, libraries in C by a crash or a wrong word about their file.
+        used_bytes: most private memory that the child may use (Linux), None for no limit. It is looked at ten times a second
+            during a call, and a child that uses more is killed.
+        environment: variables that the child has beside its parent's, such as ``CUDA_VISIBLE_DEVICES``.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory_bytes: int | None = None,
+        used_bytes: int | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._memory_bytes, self._used_bytes, self._environment = memory_bytes, used_bytes, dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._killed = threading.Event()
+
+    def __enter__(self) -> KillableWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, None where there is none."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        timeout: float | None = None,
+        tell: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Run ``function(*arguments)`` in the child and return its result.
+
+        Args:
+            function: importable by name there. With ``tell`` it gets one more argument, a callable that sends a message.
+            arguments: what can be pickled; as the result.
+            timeout: most seconds the call may take.
+            tell: called here with each message that the function sends.
+
+        Raises:
+            ComelError: as the function raised it.
+            CallFailed: the function raised something else.
+            CallTimedOut: it took too long; the child was killed.
+            CallOutOfMemory: it used more than ``used_bytes``; the child was killed.
+            CallKilled: :meth:`kill` was called meanwhile.
+            WorkerCrashed: the child died of it. One that had died before, ended by others while it waited, is replaced.
+        """
+        self._killed.clear()
+        waited, begun = self.pid is not None, False
+        pipe = self._started()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            pipe.send((function, arguments, tell is not None))
+            while True:
+                if pipe.poll(_POLL_SECONDS):
+                    kind, content = pipe.recv()
+                    if kind == "begun":
+                        begun = True
+                    elif kind != "told":
+                        break
+                    elif tell is not None:
+                        tell(content)
+                if deadline is not None and time.monotonic() > deadline:
+                    self._end()
+                    raise CallTimedOut(f"it took longer than {timeout:g} s")
+                if self._used_bytes is not None and _used_bytes(self.pid) > self._used_bytes:
+                    self._end()
+                    raise CallOutOfMemory(f"it used more than {self._used_bytes / (1 << 30):g} GiB of memory")
+        except (EOFError, OSError):
+            # A child whose pipe just broke is about to be a corpse, whose exit code says what happened.
+            exit_code = self._end(patience=_GRACE_SECONDS)
+            if self._killed.is_set():
+                raise CallKilled("it was stopped") from None
+            if waited and not begun:
+                return self.call(function, *arguments, timeout=timeout, tell=tell)
+            raise WorkerCrashed(exit_code) from None
+        except BaseException:
+            # What the child still sends would be taken for the answer to the next call.
+            self._end()
+            raise
+        if kind == "raised":
+            raise content
+        if kind == "failed":
+            raise CallFailed(*content)
+        return content
+
+    def kill(self) -> None:
+        """End the child at once, whatever it does; a call under way raises :class:`CallKilled`."""
+        self._killed.set()
+        if (process := self._process) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End the child, which has two seconds to go by itself."""
+        if self._pipe is not None:
+            self._pipe.close()
+        self._end(patience=_GRACE_SECONDS)
+
+    def _started(self) -> Connection:
+        if self._process is not None and self._process.poll() is None and self._pipe is not None:
+            return self._pipe
+        self._end()
+        output = _where_errors_go()  # before the pipe, which might take the number of a closed one
+        here, there = socket.socketpair()
+        with there, _out_of_reach_of_ctrl_c():
+            descriptor = there.fileno()
+            said = [json.dumps(sys.path), str(descriptor), str(os.getpid()), str(self._memory_bytes or 0)]
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, *said],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                pass_fds=[descriptor],
+                env=os.environ | self._environment,
+            )
+        self._pipe = Connection(here.detach())
+        return self._pipe
+
+    def _end(self, *, patience: float = 0.0) -> int | None:
+        """End the child, which has some seconds to go by itself; returns how it did, None where it had to be killed."""
+        process, self._process = self._process, None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if process is None:
+            return None
+        _wait(process, patience)
+        exit_code = process.poll()
+        process.kill()
+        process.wait()
+        return exit_code
+
+
+@contextlib.contextmanager
+def _out_of_reach_of_ctrl_c() -> Iterator[None]:
+    """What is started here never gets a SIGINT: it inherits the mask, and so has no moment before it could ignore one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _where_errors_go() -> int:
+    """What a function prints, such as a user's encoder that greets, is no part of the result that the parent prints."""
+    try:
+        os.fstat(_STANDARD_ERROR)
+    except OSError:  # it was closed, as in a daemon
+        return subprocess.DEVNULL
+    return _STANDARD_ERROR
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def answer_calls(descriptor: str, parent: str, memory_bytes: str) -> None:
+    """The child's main loop: answers calls until the pipe closes. All arguments are whole numbers as text."""
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    if int(memory_bytes):
+        _limit_memory(int(memory_bytes))
+    pipe = Connection(int(descriptor))
+    while True:
+        try:
+            function, arguments, tells = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(("begun", None))
+        extra = (lambda message: pipe.send(("told", message)),) if tells else ()
+        try:
+            pipe.send(("returned", function(*arguments, *extra)))
+        except ComelError as error:
+            pipe.send(("raised", error))
+        except BrokenPipeError:
+            return
+        except (Exception, SystemExit) as error:  # whatever it is, the parent decides what becomes of it
+            said = " ".join(str(error).split())[:300]
+            kind = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
+            pipe.send(("failed", (kind, said, traceback.format_exc())))
+
+
+def _end_with(parent: int) -> None:
+    """Leave when the parent is gone: nobody would take the answer."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
+
+
+def _limit_memory(size: int) -> None:
+    import resource
+
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def _used_bytes(pid: int | None) -> int:
+    """Private memory of a process, in use or swapped out; 0 where that cannot be known."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:
+            words = [line.split() for line in stream if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:"))]
+    except OSError:
+        return 0
+    return sum(int(kib) << 10 for _, kib, _ in words)
+
+
+def _died_of(exit_code: int) -> str:
+    if exit_code < 0:
+        try:
+            return f"signal {signal.Signals(-exit_code).name}"
+        except ValueError:
+            return f"signal {-exit_code}"
+    return f"exit code {exit_code}"

@@ -1,0 +1,133 @@
+"""From a manifest and a folder of feature files to tasks of labelled bags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from comel.cohort.classes import Head
+from comel.cohort.config import DataConfig
+from comel.cohort.manifest import SPLITS, Manifest, ManifestRow, read_manifest
+from comel.cohort.splits import assign_splits, split_by_fold
+from comel.errors import ConfigError, ManifestError
+
+__all__ = ["Case", "TaskData", "load_tasks"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bag: a case's slides, their label, and who they come from."""
+
+    name: str
+    patient: str
+    label: str
+    slides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's cases by split, and the head they belong to."""
+
+    name: str
+    head: Head
+    train: tuple[Case, ...]
+    val: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+    def cases(self, split: str | None) -> tuple[Case, ...]:
+        """The cases of a split, or all of them."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        if split is None:
+            return tuple(case for cases in splits.values() for case in cases)
+        return splits[split]
+
+    def slides(self) -> dict[str, list[str]]:
+        """The slides of each split."""
+        return {split: [slide for case in self.cases(split) for slide in case.slides] for split in ("train", "val", "test")}
+
+
+def load_tasks(config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:
+    """The tasks of a run in the order they arrive.
+
+    Args:
+        config: which manifest and bags, and how they make up tasks.
+        dealt: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
+            splits of (task, slide) that a run was trained with: they stand, other slides follow their patient, or else are as
+            the manifest says, and those without a split are test cases.
+
+    Raises:
+        ConfigError: no manifest or bags are named, or labels do not fit.
+        ManifestError: the manifest cannot be used, or a row's label is unknown.
+    """
+    if config.manifest is None:
+        raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
+    if config.bags is None:
+        raise ConfigError("no folder of bags is named", "give --bags FOLDER or data.bags in the config")
+    if not config.bags.is_dir():
+        raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
+    manifest = read_manifest(config.manifest, root=config.root, tasks=config.tasks)
+    heads = _heads(manifest, config)
+    splits = _splits(manifest.rows, config) if dealt is None else _as_dealt(manifest.rows, dealt)
+    tasks = []
+    for name in manifest.tasks:
+        rows = manifest.select(task=name)
+        by_split = {split: tuple(_cases(rows, splits, split)) for split in ("train", "val", "test")}
+        if dealt is None and not by_split["train"]:
+            raise ManifestError(f"{manifest.path.name}: task '{name}' has no training slide", "mark some with split 'train'")
+        tasks.append(TaskData(name, heads[name], by_split["train"], by_split["val"], by_split["test"]))
+    return tasks
+
+
+def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
+    """The head of each task; in a domain-incremental run all tasks share one."""
+    declared = config.labels or {}
+    for task in declared:
+        if task not in manifest.tasks and config.mode == "class-incremental":
+            raise ConfigError(f"data.labels names the task '{task}'", f"the manifest has {', '.join(manifest.tasks)}")
+    labels = {
+        task: tuple(declared.get(task, _negative_first(manifest.labels(task), config.negative))) for task in manifest.tasks
+    }
+    if config.mode == "domain-incremental":
+        every = [label for task in manifest.tasks for label in labels[task]]
+        shared = tuple(_negative_first(list(dict.fromkeys(every)), config.negative))
+        labels = dict.fromkeys(manifest.tasks, shared)
+    for row in manifest.rows:
+        if row.label not in labels[row.task]:
+            known = ", ".join(labels[row.task])
+            raise ManifestError(
+                f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'", f"'{row.task}' has {known}"
+            )
+    negative = {task: config.negative if config.negative in labels[task] else None for task in manifest.tasks}
+    if config.mode == "domain-incremental":
+        first = manifest.tasks[0]
+        return dict.fromkeys(manifest.tasks, Head("all domains", labels[first], negative[first]))
+    return {task: Head(task, labels[task], negative[task]) for task in manifest.tasks}
+
+
+def _negative_first(labels: list[str], negative: str) -> list[str]:
+    return sorted(labels, key=lambda label: label != negative)
+
+
+def _splits(rows: Sequence[ManifestRow], config: DataConfig) -> dict[str, str]:
+    if config.fold is not None:
+        return split_by_fold(rows, config.fold, val_fraction=config.val_fraction)
+    return assign_splits(rows, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+
+
+def _as_dealt(rows: Sequence[ManifestRow], dealt: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """The split of each slide as a run dealt it out; a slide that it did not see goes where its patient is."""
+    own = {row.slide_id: dealt.get((row.task, row.slide_id)) for row in rows}
+    of_patient: dict[str, str] = {}
+    for row in rows:
+        if (split := own[row.slide_id]) is not None:
+            of_patient[row.patient] = min(split, of_patient.get(row.patient, split), key=SPLITS.index)
+    return {row.slide_id: own[row.slide_id] or of_patient.get(row.patient) or row.split or "test" for row in rows}
+
+
+def _cases(rows: Sequence[ManifestRow], splits: dict[str, str], split: str) -> Iterator[Case]:
+    grouped: dict[str, list[ManifestRow]] = {}
+    for row in rows:
+        if splits[row.slide_id] == split:
+            grouped.setdefault(row.case, []).append(row)
+    for name, members in grouped.items():
+        yield Case(name, members[0].patient, members[0].label, tuple(row.slide_id for row in members))

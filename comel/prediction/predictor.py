@@ -1,0 +1,194 @@
+"""Prediction: a version of a run and a bag in, class probabilities and instance scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from comel.bags.bag import Bag
+from comel.bags.contract import FeatureContract
+from comel.cohort.bags import check_contract, join_slides
+from comel.errors import ConfigError
+from comel.prediction.prediction import NO_TISSUE, OutOfDistribution, Prediction
+from comel.runs.directory import RunDirectory
+from comel.runs.version import VersionInfo
+from comel.runs.weights import build_model, load_state
+
+if TYPE_CHECKING:
+    from comel.models.base import MILModel
+
+__all__ = ["Predictor"]
+
+
+class Predictor:
+    """A model ready to predict, from the merged weights of one version; adapters and PEFT are not needed.
+
+    Use :meth:`open`.
+    """
+
+    def __init__(self, model: MILModel, info: VersionInfo, device: Any) -> None:
+        self._model, self._device, self._info = model, device, info
+        self.version, self.run_id, self.mode = info.version, info.run, info.mode
+
+    @classmethod
+    def open(cls, run: Path, *, version: int | None = None, device: str = "auto") -> Predictor:
+        """Load a version of a run, after comparing its checksums; default the current one.
+
+        Raises:
+            RunError: the run or version does not exist or is damaged.
+        """
+        from comel.base.devices import resolve_device
+
+        directory = RunDirectory(run)
+        info = directory.info(version)
+        directory.verify(info.version)
+        model = build_model(info.model)
+        load_state(directory.version_folder(info.version), model)
+        place = resolve_device(device)
+        return cls(model.to(place).eval(), info, place)
+
+    @property
+    def contract(self) -> FeatureContract:
+        """What bags must be like."""
+        return self._info.feature_contract
+
+    @property
+    def class_names(self) -> list[str]:
+        """Columns of the probabilities: ``task/label``, or the label alone in a domain-incremental run."""
+        if self.mode == "domain-incremental":
+            return list(self._model.classes.heads[0].labels)
+        return list(self._model.classes.names)
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """The tasks learned: name, labels, negative label, instance threshold."""
+        heads = self._model.classes.heads
+        return [
+            {
+                "name": task.name,
+                "labels": list(heads[task.head].labels),
+                "negative": heads[task.head].negative,
+                "threshold": task.threshold,
+                "stage": task.stage,
+            }
+            for task in self._info.tasks
+        ]
+
+    def check_task(self, task: str | None) -> None:
+        """Raise :class:`ConfigError` where a task is given that the model does not know."""
+        known = [info.name for info in self._info.tasks]
+        if task is not None and task not in known:
+            raise ConfigError(f"the model knows no task '{task}'", f"it knows {', '.join(known)}")
+
+    def predict(self, bag: Bag, *, task: str | None = None) -> Prediction:
+        """Predict one bag.
+
+        Args:
+            bag: features made as :attr:`contract` says; no instance at all gives a prediction of nothing.
+            task: the task where it is known; probabilities are then within it, and the answer says so.
+
+        Raises:
+            FeatureMismatch: the features were made otherwise.
+            ConfigError: the model knows no such task.
+        """
+        import torch
+
+        from comel.models.batch import make_batch
+
+        classes, model = self._model.classes, self._model
+        self.check_task(task)
+        given = task is not None and self.mode == "class-incremental"
+        head = classes.head_index(task) if given and task is not None else None
+        mode = "task-incremental" if given else self.mode
+        about = {"run": self.run_id, "version": self.version}
+        check_contract(self.contract, bag, bag.slide_id)
+        if not len(bag):
+            return Prediction.nothing(
+                bag.slide_id,
+                mode=mode,
+                classes=tuple(self.class_names),
+                threshold=self._threshold(head, task),
+                model=about,
+                task=task,
+                geometry=bag.geometry,
+            )
+        with torch.inference_mode():
+            batch = make_batch(bag, self._device)
+            output = model(batch)
+            distance = model.distance(batch, head)
+            probabilities = model.probabilities(output, head)[0]
+            if head is not None:
+                output = model.with_task(output, head)
+            column = int(probabilities.argmax())
+            chosen = classes.head_of(column)
+            scores = model.evidence(output, chosen)[0].float().cpu().numpy()
+            by_class = output.instance_scores[0].clamp(0, 1).mul(255).round().byte().cpu().numpy()
+        label = classes.heads[chosen].labels[column - classes.columns(chosen).start]
+        return Prediction(
+            slide_id=bag.slide_id,
+            mode=mode,
+            task=task if self.mode == "domain-incremental" else classes.heads[chosen].name,
+            label=label,
+            classes=tuple(self.class_names),
+            probabilities=probabilities.double().cpu().numpy(),
+            instance_scores=scores.astype(np.float32),
+            threshold=self._threshold(chosen, task),
+            positive=classes.positive[column],
+            coords=bag.coords,
+            geometry=bag.geometry,
+            model=about,
+            out_of_distribution=self._novelty(distance),
+            class_scores=by_class if by_class.shape[1] == len(probabilities) else None,
+        )
+
+    def predict_case(self, name: str, bags: Sequence[Bag], *, task: str | None = None) -> list[Prediction]:
+        """Predict the slides of a case as the one bag that they are in training.
+
+        Args:
+            name: the case.
+            bags: one a slide.
+            task: see :meth:`predict`.
+
+        Returns:
+            A prediction a slide, in the order of ``bags``: label, probabilities and distance are the case's; scores,
+            coordinates and geometry the slide's own. A note names the other slides.
+
+        Raises:
+            FeatureMismatch: the features of a slide were made otherwise.
+            ConfigError: the model knows no such task.
+        """
+        if len(bags) == 1:
+            return [self.predict(bags[0], task=task)]
+        for bag in bags:
+            check_contract(self.contract, bag, bag.slide_id)
+        whole, slides = self.predict(join_slides(name, bags), task=task), []
+        for bag, end in zip(bags, np.cumsum([len(bag) for bag in bags]), strict=True):
+            rows = slice(end - len(bag), end)
+            others = ", ".join(other.slide_id for other in bags if other is not bag)
+            notes = [NO_TISSUE] * (not len(bag)) + [f"predicted as case {name}, together with {others}"]
+            slides.append(
+                replace(
+                    whole,
+                    slide_id=bag.slide_id,
+                    instance_scores=whole.instance_scores[rows],
+                    class_scores=None if whole.class_scores is None else whole.class_scores[rows],
+                    coords=bag.coords if len(bag) else np.zeros((0, 2), np.int64),
+                    geometry=bag.geometry,
+                    notes=tuple(notes),
+                )
+            )
+        return slides
+
+    def _novelty(self, distance: Any) -> OutOfDistribution | None:
+        threshold = self._info.distance_threshold
+        return None if threshold is None or distance is None else OutOfDistribution(float(distance[0]), threshold)
+
+    def _threshold(self, head: int | None, task: str | None = None) -> float:
+        """The given task's threshold; else that of the newest task with this head, else 0.5."""
+        own = [info.threshold for info in self._info.tasks if info.name == task]
+        shared = [info.threshold for info in self._info.tasks if head is not None and info.head == head]
+        return (own or shared or [0.5])[-1]

@@ -1,0 +1,1 @@
+"""The run directory and everything in it: settings, versions, weights, checkpoints, events."""

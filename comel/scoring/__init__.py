@@ -1,0 +1,1 @@
+"""Scores of bags, instances and patients; calibration, thresholds and the continual matrices."""

@@ -1,0 +1,120 @@
+"""What a model says of labelled cases: in memory, and as a CSV with one row per case (``evaluations/NNN.csv``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from comel.base.files import atomic_path
+from comel.cohort.classes import ClassSpace
+from comel.cohort.tasks import Case
+from comel.errors import RunError
+
+__all__ = ["CaseResult", "read_results", "write_results"]
+
+_ANY, _GIVEN = "p:", "given:"
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What the model says of one case whose label is known.
+
+    Attributes:
+        case, task, column: the case, its task, and the column of its label.
+        positive: whether the label is a finding.
+        probabilities: (C,) over all classes.
+        within: (C,) within the case's own task, 0 elsewhere.
+        raw_probabilities, raw_within: the same without the heads' temperatures; None where they are not known.
+        head_logits: (L,) of the task's own head, without temperature; None where they are not known.
+        place: where the label stands in the head.
+        scores: (N,) instance scores of the predicted task.
+        scores_given: (N,) instance scores with the task given.
+        labels: (N,) instance labels, or None.
+        coords: (N, 2) level-0 corners of the tiles, or None.
+        distance: from all that the model has learned (:mod:`comel.scoring.novelty`), or None where the model cannot tell.
+    """
+
+    case: Case
+    task: str
+    column: int
+    positive: bool
+    probabilities: np.ndarray
+    within: np.ndarray
+    raw_probabilities: np.ndarray | None = None
+    raw_within: np.ndarray | None = None
+    head_logits: np.ndarray | None = None
+    place: int = 0
+    scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    scores_given: np.ndarray = field(default_factory=lambda: np.empty(0))
+    labels: np.ndarray | None = None
+    coords: np.ndarray | None = None
+    distance: float | None = None
+
+
+def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[str], **columns: Sequence[object]) -> None:
+    """Write each case's label, the prediction with the task unknown and with the task given, its distance from all that was
+    learned, and all probabilities.
+
+    Args:
+        path: the CSV. ``p:<class>`` holds the probability over all classes, ``given:<class>`` the one within the case's task.
+        results: the cases.
+        classes: names of the columns of the probabilities.
+        columns: further columns by name, a value a case.
+    """
+    import pandas
+
+    rows = [
+        {
+            **{name: values[i] for name, values in columns.items()},
+            "case_id": result.case.name,
+            "patient_id": result.case.patient,
+            "task": result.task,
+            "label": result.case.label,
+            "predicted": classes[int(result.probabilities.argmax())],
+            "predicted_with_task_given": classes[int(result.within.argmax())],
+            "distance": result.distance,
+            **{_ANY + name: float(p) for name, p in zip(classes, result.probabilities, strict=True)},
+            **{_GIVEN + name: float(p) for name, p in zip(classes, result.within, strict=True)},
+        }
+        for i, result in enumerate(results)
+    ]
+    with atomic_path(path) as temporary:
+        pandas.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def read_results(path: Path, classes: ClassSpace, heads: Mapping[str, int]) -> list[CaseResult]:
+    """The inverse of :func:`write_results`, as far as bags go: instances are not in the table.
+
+    Args:
+        path: the CSV.
+        classes: of the model that made it.
+        heads: the number of each task's head.
+
+    Raises:
+        RunError: the file is missing, or is not such a table.
+    """
+    import pandas
+
+    try:
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        return [_result(row, classes, heads[row["task"]]) for row in table.to_dict("records")]
+    except pandas.errors.EmptyDataError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path}: no table of these cases ({type(error).__name__})", "restore the run from a copy") from None
+
+
+def _result(row: Mapping[str, str], classes: ClassSpace, head: int) -> CaseResult:
+    column = classes.column(head, row["label"])
+    return CaseResult(
+        case=Case(row["case_id"], row["patient_id"], row["label"], ()),
+        task=row["task"],
+        column=column,
+        positive=classes.positive[column],
+        probabilities=np.array([float(row[_ANY + name]) for name in classes.names]),
+        within=np.array([float(row[_GIVEN + name]) for name in classes.names]),
+        distance=float(row["distance"]) if row.get("distance") else None,
+    )

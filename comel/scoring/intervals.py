@@ -1,0 +1,120 @@
+"""95 % intervals of the main scores, by resampling patients.
+
+What :func:`comel.scoring.metrics.bootstrap_interval` does one resample at a time is done here for all at once: how often each
+case is drawn is enough to know accuracy, AUC and Dice of a resample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from comel.scoring.case_results import CaseResult
+from comel.scoring.metrics import bootstrap_counts, instance_metrics, percentile_interval
+from comel.scoring.task_scores import View, views
+
+__all__ = ["score_intervals"]
+
+_RESAMPLES = 1000
+_BINS = 4096
+_MAIN = (("bag", "accuracy"), ("bag", "auc"), ("instance", "auc"), ("instance", "dice"))
+
+
+def score_intervals(
+    results: Mapping[str, Sequence[CaseResult]], thresholds: Mapping[str, float], mode: str, *, seed: int = 0
+) -> dict[str, Any]:
+    """Intervals of bag accuracy and AUC and of instance AUC and Dice.
+
+    Patients are drawn over all tasks together. Instance AUC is of the tiles' scores in at most 4096 steps.
+
+    Args:
+        results: each task's cases.
+        thresholds: each task's instance threshold.
+        mode: of the run.
+        seed: of the resampling.
+
+    Returns:
+        ``{kind: {mode: {score: {"mean": (low, high), "tasks": {task: (low, high)}}}}}``; the mean is over the tasks whose score
+        is defined, and an interval is None where fewer than half of the resamples define it, or there is one patient only.
+    """
+    every = [result for cases in results.values() for result in cases]
+    patients = [result.case.patient for result in every]
+    enough = len(set(patients)) > 1
+    counts = bootstrap_counts(patients, n=_RESAMPLES, seed=seed)
+    found: dict[str, Any] = {"bag": {}, "instance": {}}
+    for name, view in views(mode).items():
+        start, resampled = 0, {}
+        for task, cases in results.items():
+            resampled[task] = _resampled(cases, counts[:, start : start + len(cases)], view, thresholds[task])
+            start += len(cases)
+        for kind, score in _MAIN:
+            by_task = {task: values[kind, score] for task, values in resampled.items()}
+            defined = [values for values in by_task.values() if np.isfinite(values).any()]
+            mean = np.mean(defined, axis=0) if defined else np.full(_RESAMPLES, np.nan)
+            found[kind].setdefault(name, {})[score] = {
+                "mean": percentile_interval(mean) if enough else None,
+                "tasks": {task: percentile_interval(values) if enough else None for task, values in by_task.items()},
+            }
+    return found
+
+
+def _resampled(
+    cases: Sequence[CaseResult], counts: np.ndarray, view: View, threshold: float
+) -> dict[tuple[str, str], np.ndarray]:
+    """Each score of one task in every resample, (resamples,); NaN where it is not defined."""
+    undefined = np.full(len(counts), np.nan)
+    if not cases:
+        return dict.fromkeys(_MAIN, undefined)
+    table = np.array([view.probabilities(case) for case in cases])
+    truth = np.array([case.column for case in cases])
+    areas = np.array([_auc(table[:, c], truth == c, np.arange(len(cases)), counts) for c in np.unique(truth)])
+    labelled = [(i, view.instances(case), case.labels) for i, case in enumerate(cases) if case.labels is not None]
+    known = [(i, scores[labels >= 0], labels[labels >= 0] == 1) for i, scores, labels in labelled]
+    instance_auc, dice = undefined, undefined
+    if known:
+        pooled, positive = np.concatenate([one for _, one, _ in known]), np.concatenate([mask for _, _, mask in known])
+        of_case = np.concatenate([np.full(len(one), i) for i, one, _ in known])
+        instance_auc = _auc(pooled, positive, of_case, counts)
+        own = np.full(len(cases), np.nan)
+        for i, one, mask in known:
+            value = instance_metrics([one], [mask.astype(np.int8)], threshold=threshold)["dice"]
+            own[i] = np.nan if value is None else value
+        dice = _weighted_mean(own, counts)
+    return {
+        ("bag", "accuracy"): _weighted_mean((table.argmax(axis=1) == truth).astype(float), counts),
+        ("bag", "auc"): _mean_of_defined(areas),
+        ("instance", "auc"): instance_auc,
+        ("instance", "dice"): dice,
+    }
+
+
+def _weighted_mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    there = np.isfinite(values)
+    weights = counts[:, there]
+    with np.errstate(invalid="ignore"):
+        return weights @ values[there] / weights.sum(axis=1)
+
+
+def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
+    """Over the classes that a resample holds beside another, as :func:`comel.scoring.metrics.bag_metrics` takes the mean."""
+    there = np.isfinite(areas)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, areas, 0).sum(axis=0) / there.sum(axis=0)
+
+
+def _auc(scores: np.ndarray, positive: np.ndarray, of_case: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The AUC of pooled values in every resample of the cases they belong to.
+
+    The share of pairs in the right order is a sum over pairs of cases, w_a w_b U_ab, so only U is counted, once.
+    """
+    steps = np.unique(scores)
+    if len(steps) > _BINS:
+        steps = steps[np.linspace(0, len(steps) - 1, _BINS).astype(int)]
+    place = of_case * len(steps) + np.searchsorted(steps, scores)
+    cases, size = counts.shape[1], counts.shape[1] * len(steps)
+    high, low = (np.bincount(place[mask], minlength=size).reshape(cases, -1).astype(float) for mask in (positive, ~positive))
+    pairs = high @ (low.cumsum(axis=1) - low / 2).T
+    with np.errstate(invalid="ignore"):
+        return ((counts @ pairs) * counts).sum(axis=1) / ((counts @ high.sum(axis=1)) * (counts @ low.sum(axis=1)))

@@ -1,0 +1,112 @@
+"""Scores of one task's cases: of bags, of instances and, where patients have several cases, of patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from comel.scoring.case_results import CaseResult
+from comel.scoring.froc import froc
+from comel.scoring.metrics import Scores, bag_metrics, calibration_error, instance_metrics
+
+__all__ = ["View", "mean_over_tasks", "patient_level", "score_task", "views"]
+
+
+@dataclass(frozen=True)
+class View:
+    """Which of a result's numbers are scored: with the task unknown, or with the task given."""
+
+    probabilities: Callable[[CaseResult], np.ndarray]
+    raw: Callable[[CaseResult], np.ndarray | None]
+    instances: Callable[[CaseResult], np.ndarray]
+
+
+_FREE = View(lambda r: r.probabilities, lambda r: r.raw_probabilities, lambda r: r.scores)
+_GIVEN = View(lambda r: r.within, lambda r: r.raw_within, lambda r: r.scores_given)
+
+
+def views(mode: str) -> dict[str, View]:
+    """What is scored in a run of a mode.
+
+    A class-incremental run is scored as ``class_incremental`` (any class may be predicted) and ``task_incremental`` (the
+    classes of the case's own task only), a domain-incremental one, which has one head, as ``domain_incremental``.
+    """
+    if mode == "domain-incremental":
+        return {"domain_incremental": _FREE}
+    return {"class_incremental": _FREE, "task_incremental": _GIVEN}
+
+
+def score_task(results: Sequence[CaseResult], threshold: float, mode: str) -> dict[str, dict[str, Scores]]:
+    """Scores of one task's cases by mode (:func:`views`) and kind.
+
+    ``bag``
+        :func:`comel.scoring.metrics.bag_metrics`, and ``ece_uncalibrated``: the same without the heads' temperatures.
+    ``instance``
+        :func:`comel.scoring.metrics.instance_metrics` of cases with instance labels, and ``froc``: mean sensitivity to lesions
+        over the six rates of false alarms (:func:`comel.scoring.froc.froc`), None unless all these cases have coordinates.
+    ``patient``
+        the bag metrics of patients (:func:`patient_level`); only where some patient has more than one case.
+    """
+    return {name: _scores(results, view, threshold) for name, view in views(mode).items()}
+
+
+def _scores(results: Sequence[CaseResult], view: View, threshold: float) -> dict[str, Scores]:
+    columns = np.array([result.column for result in results], dtype=np.int64)
+    bag = bag_metrics(_table([view.probabilities(result) for result in results]), columns)
+    raw = [table for table in map(view.raw, results) if table is not None]
+    bag["ece_uncalibrated"] = calibration_error(_table(raw), columns) if len(raw) == len(results) else None
+    labelled = [(view.instances(r), r.labels, r.coords) for r in results if r.labels is not None]
+    scores, labels = [entry[0] for entry in labelled], [entry[1] for entry in labelled]
+    instance = instance_metrics(scores, labels, threshold=threshold)
+    coords = [entry[2] for entry in labelled if entry[2] is not None]
+    found = froc(scores, labels, coords, threshold=threshold) if len(coords) == len(labelled) else None
+    instance["froc"] = float(np.mean(list(found.values()))) if found else None
+    kinds = {"bag": bag, "instance": instance}
+    if len({result.case.patient for result in results}) < len(results):
+        kinds["patient"] = bag_metrics(*patient_level(results, view))
+    return kinds
+
+
+def patient_level(results: Sequence[CaseResult], view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Patients' probabilities and labels from their cases'.
+
+    A patient's probabilities are the mean over the cases. The label is that of the cases where they agree, and the finding
+    where some cases show one finding and the others are negative. A patient with two different findings has no one label and
+    is left out.
+
+    Returns:
+        (patients, C) probabilities and (patients,) columns, in order of first appearance.
+    """
+    by_patient: dict[str, list[CaseResult]] = {}
+    for result in results:
+        by_patient.setdefault(result.case.patient, []).append(result)
+    tables, columns = [], []
+    for cases in by_patient.values():
+        found = {case.column for case in cases if case.positive} or {case.column for case in cases}
+        if len(found) == 1:
+            tables.append(np.mean([view.probabilities(case) for case in cases], axis=0))
+            columns.append(found.pop())
+    return _table(tables), np.array(columns, dtype=np.int64)
+
+
+def mean_over_tasks(scored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """The mean of every score over the tasks that have it, from ``{task: score_task(...)}``."""
+    gathered: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for modes in scored.values():
+        for mode, kinds in modes.items():
+            for kind, values in kinds.items():
+                for name, value in values.items():
+                    if value is not None:
+                        gathered.setdefault(mode, {}).setdefault(kind, {}).setdefault(name, []).append(value)
+    return {
+        mode: {kind: {name: float(np.mean(v)) for name, v in values.items()} for kind, values in kinds.items()}
+        for mode, kinds in gathered.items()
+    }
+
+
+def _table(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, C), also of no row."""
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(rows[0]) if len(rows) else 0)

@@ -1,0 +1,1 @@
+"""Training a stream of tasks into a run directory: sessions, the loop, folds and orders."""

@@ -1,0 +1,214 @@
+"""``train`` and ``add_task``: a stream of tasks into a run directory, resumable, one version a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from comel.base.files import read_json, write_json, write_text
+from comel.base.settings import parse_section
+from comel.cohort.manifest import read_manifest
+from comel.cohort.tasks import load_tasks
+from comel.errors import ConfigError, RunError
+from comel.models import model_class
+from comel.models.base import MILModel
+from comel.runs.config import RunConfig, load_config
+from comel.runs.directory import RunDirectory
+from comel.runs.events import read_events
+from comel.strategies import strategy_class
+from comel.strategies.base import Strategy
+from comel.training.session import Session, plan_of, without_name
+
+__all__ = ["add_task", "is_finished", "resolved", "stored_plan", "train"]
+
+_PENDING = "add-task.json"
+_OF_THE_NEW_TASKS = {
+    "manifest": "give --manifest",
+    "bags": "give --bags",
+    "root": "give --root",
+    "tasks": "give --task, once for each",
+    "labels": "a new task's labels are those of its manifest, the negative one first",
+    "fold": "give the new tasks' manifest a column 'split'",
+}
+
+
+def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = False, quiet: bool = False) -> Path:
+    """Train a model over a stream of tasks.
+
+    Args:
+        config: settings, see :mod:`comel.runs.config`.
+        out: the run directory. The same settings again go on with an unfinished run.
+        resume: take the settings from the run itself.
+        quiet: no progress.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ComelError: settings, manifest, bags or the run directory cannot be used.
+    """
+    run = RunDirectory(Path(out))
+    if resume:
+        if not run.config.exists():
+            raise RunError(
+                f"{run.path}: holds no run to go on with", run.runs_inside() or "train one: comel train without --resume"
+            )
+        config = load_config(run.config)
+    config = resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
+    with run.locked():
+        _check_free(run, config)
+        session = Session(run, config, load_tasks(config.data), quiet)
+        _claim(run, config)
+        session.learn()
+    return run.path
+
+
+def add_task(
+    run: Path,
+    manifest: Path,
+    bags: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    root: Path | None = None,
+    overrides: Iterable[str] = (),
+    quiet: bool = False,
+) -> Path:
+    """Teach a finished run new tasks from their bags alone; each gives a new version, and the old ones stay usable.
+
+    Args:
+        run: a finished run directory.
+        manifest: the new tasks' cohort.
+        bags: the new tasks' feature files, made as the run's feature contract says.
+        tasks: which tasks of the manifest, in order; default all.
+        root: folder that the manifest's relative paths start from; default its own.
+        overrides: ``trainer.epochs=20`` and the like for this training.
+        quiet: no progress.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ComelError: the run is not finished, knows the task already, has no room left, or the bags do not fit.
+    """
+    directory = RunDirectory(Path(run))
+    directory.version_folder()
+    with directory.locked():
+        if not is_finished(directory) and not (directory.path / _PENDING).exists():
+            raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
+        config = _settings_for_new_tasks(directory, manifest, bags, tasks, root, overrides)
+        info = directory.info(_base_version(directory, plan_of(config)))
+        directory.verify(info.version)
+        if not strategy_class(config.strategy["name"]).continual:
+            raise ConfigError(f"strategy '{config.strategy['name']}' needs all tasks at once", "train a new run over all tasks")
+        loaded = load_tasks(config.data)
+        again = [task.name for task in loaded if task.name in {known.name for known in info.tasks}]
+        if again:
+            raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
+        session = Session(directory, config, loaded, quiet, info)
+        write_json(directory.path / _PENDING, {"plan": plan_of(config), "base_version": info.version})
+        session.learn()
+        (directory.path / _PENDING).unlink()
+    return directory.path
+
+
+def _settings_for_new_tasks(
+    run: RunDirectory,
+    manifest: Path,
+    bags: Path,
+    tasks: Sequence[str] | None,
+    root: Path | None,
+    overrides: Iterable[str],
+) -> RunConfig:
+    """The run's own settings over the new tasks' data; what named the old data does not carry over."""
+    overrides = list(overrides)
+    before, stored = resolved(load_config(run.config)), resolved(load_config(run.config, overrides))
+    if (before.model, before.strategy, before.data.mode) != (stored.model, stored.strategy, stored.data.mode):
+        raise ConfigError(
+            "model, strategy and data.mode stay as the run was trained", "change settings of data and trainer only"
+        )
+    for name in sorted(_OF_THE_NEW_TASKS):
+        if any(override.partition("=")[0].strip() in (f"data.{name}", "data") for override in overrides):
+            raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
+    labels = None
+    if stored.data.mode == "domain-incremental":
+        shared = run.info().model["heads"][0]["labels"]
+        labels = dict.fromkeys(tasks or read_manifest(Path(manifest), root=root).tasks, shared)
+    new = {"manifest": Path(manifest), "bags": Path(bags), "root": root, "tasks": list(tasks) if tasks else None}
+    data = stored.data.model_copy(update={**new, "labels": labels, "fold": None})
+    return stored.model_copy(update={"data": data})
+
+
+def _base_version(run: RunDirectory, plan: str) -> int | None:
+    """The version that an interrupted ``add-task`` of the same plan started from, or None for the current one."""
+    path = run.path / _PENDING
+    pending = read_json(path) if path.exists() else {}
+    return pending.get("base_version") if pending.get("plan") == plan else None
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The settings with every option of model and strategy spelt out and checked."""
+
+    def options(section: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
+        contract = MILModel if where == "model" else Strategy
+        if not (isinstance(kind, type) and issubclass(kind, contract)):
+            raise ConfigError(
+                f"{where}: '{section['name']}' is no {where}", f"derive it from {contract.__module__}.{contract.__name__}"
+            )
+        chosen: BaseModel = parse_section(kind.Options, without_name(section), where)
+        file, separator, kind_name = section["name"].rpartition(".py:")
+        name = f"{Path(file).resolve()}.py:{kind_name}" if separator else section["name"]
+        return {"name": name, **chosen.model_dump(mode="json")}
+
+    for where in ("model", "strategy"):
+        if not isinstance(getattr(config, where).get("name"), str):
+            raise ConfigError(f"{where}.name is not a name", f"write {where}.name")
+    return config.model_copy(
+        update={
+            "model": options(config.model, model_class(config.model["name"]), "model"),
+            "strategy": options(config.strategy, strategy_class(config.strategy["name"]), "strategy"),
+        }
+    )
+
+
+def is_finished(run: RunDirectory) -> bool:
+    """Whether every stage of the run is done."""
+    return run.metrics.exists() and bool(read_json(run.metrics).get("finished"))
+
+
+def _check_free(run: RunDirectory, config: RunConfig) -> None:
+    """The run directory is empty, or holds an unfinished run of the same settings or one that has learned nothing yet."""
+    if run.config.exists():
+        if is_finished(run):
+            raise RunError(f"{run.path}: holds a finished run", "choose another --out, or teach it more: comel add-task")
+        if (run.path / _PENDING).exists():
+            raise RunError(f"{run.path}: an add-task is not finished", "give the same comel add-task command again")
+        learned = run.versions() or run.checkpoint.exists()
+        if learned and stored_plan(run) != plan_of(config):
+            raise RunError(
+                f"{run.path}: holds an unfinished run with other settings or another manifest",
+                "say --resume, put the manifest back as it was, or choose another --out",
+            )
+    elif any(path.name != ".lock" for path in run.path.iterdir()):
+        raise RunError(f"{run.path}: is not empty and holds no run", "choose another --out")
+
+
+def _claim(run: RunDirectory, config: RunConfig) -> None:
+    """Write the settings into the run directory, unless they are there already."""
+    import yaml
+
+    if run.config.exists() and plan_of(load_config(run.config)) == plan_of(config):
+        return
+    values = config.model_dump(mode="json")
+    for key in ("manifest", "bags", "root"):
+        if values["data"][key] is not None:
+            values["data"][key] = str(Path(values["data"][key]).resolve())
+    write_text(run.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def stored_plan(run: RunDirectory) -> str:
+    """The hash of the settings and the manifest (:func:`comel.training.session.plan_of`) that the run was last trained with."""
+    plans = [event["plan"] for event in read_events(run) if event["event"] == "start" and "plan" in event]
+    return plans[-1] if plans else plan_of(load_config(run.config))

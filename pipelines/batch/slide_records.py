@@ -1,0 +1,160 @@
+"""What became of each slide, one small file a slide, and when it may be believed without reading the bag again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from comel.base.files import write_json
+from comel.cohort.manifest import ManifestRow
+from pipelines.slides.slide_files import slide_files
+
+__all__ = [
+    "Ledger",
+    "SlideRecord",
+    "bag_path",
+    "file_stamp",
+    "files_stamp",
+    "inputs_stamp",
+    "overlay_path",
+    "run_key",
+    "slide_key",
+]
+
+_ASSUMING = " assuming "
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """What became of a slide.
+
+    Attributes:
+        slide_id: the slide.
+        state: ``done`` or ``failed``.
+        key: of its run, less what did not matter for this slide, see :func:`slide_key`.
+        inputs: name, size and time of the slide and its annotation, see :func:`inputs_stamp`.
+        files: size and time of the bag and the overlay; empty where it failed.
+        tiles: rows of the bag.
+        notes: what a user should know about the slide.
+        stage: where it failed.
+        reason: what was wrong.
+        remedy: what to do about it.
+        host: where it was worked on.
+        ended: when, seconds since 1970 by that host's clock.
+        seconds: how long it took.
+    """
+
+    slide_id: str
+    state: Literal["done", "failed"]
+    key: str
+    inputs: str
+    files: str = ""
+    tiles: int = 0
+    notes: tuple[str, ...] = ()
+    stage: str = ""
+    reason: str = ""
+    remedy: str = ""
+    host: str = ""
+    ended: float = 0.0
+    seconds: float = 0.0
+
+    def has_key(self, key: str) -> bool:
+        """Whether a run with this key would make of the slide what this outcome tells of."""
+        return self.key in (key, slide_key(key, assumed=False))
+
+    def still_holds(self, row: ManifestRow, key: str, out: Path) -> bool:
+        """Whether the slide is done with these settings, and neither it nor its files were touched since."""
+        return (
+            self.state == "done"
+            and self.has_key(key)
+            and self.inputs == inputs_stamp(row)
+            and self.files == files_stamp(out, self.slide_id)
+        )
+
+
+def run_key(content: str, assume_mpp: float | None) -> str:
+    """What the runs that may share a folder have in common.
+
+    Args:
+        content: hash of settings and encoder.
+        assume_mpp: micrometres per pixel of slides that state none.
+    """
+    return f"{content}{_ASSUMING}{assume_mpp}"
+
+
+def slide_key(key: str, *, assumed: bool) -> str:
+    """The key of a run as it is for one slide: the assumed micrometres per pixel count where they were used."""
+    return key if assumed else key.partition(_ASSUMING)[0]
+
+
+class Ledger:
+    """The outcomes in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+
+    def read(self, slide_id: str) -> SlideRecord | None:
+        """The slide's outcome; None where there is none that can be read, and the slide is worked on again."""
+        return _read(self._folder / f"{slide_id}.json")
+
+    def write(self, outcome: SlideRecord) -> None:
+        """Record an outcome in place of the last one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_json(self._folder / f"{outcome.slide_id}.json", asdict(outcome))
+
+    def all(self) -> dict[str, SlideRecord]:
+        """The outcomes of every slide ever worked on in this folder, in order of name."""
+        found = [outcome for path in sorted(self._folder.glob("[!.]*.json")) if (outcome := _read(path)) is not None]
+        return {outcome.slide_id: outcome for outcome in found}
+
+
+def _read(path: Path) -> SlideRecord | None:
+    try:
+        said = json.loads(path.read_bytes())
+        outcome = SlideRecord(**{**said, "notes": tuple(said["notes"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return outcome if outcome.slide_id == path.name.removesuffix(".json") else None
+
+
+def bag_path(out: Path, slide_id: str) -> Path:
+    """Where a slide's bag is."""
+    return out / f"{slide_id}.h5"
+
+
+def overlay_path(out: Path, slide_id: str) -> Path:
+    """Where the picture to check it by is."""
+    return out / "overlays" / f"{slide_id}.png"
+
+
+def inputs_stamp(row: ManifestRow) -> str:
+    """Names, sizes and times of the files that the manifest's row names, and its mpp: changes whenever one of them is
+    replaced, by another or in the manifest.
+
+    Costs no reading. A copy has another stamp; whether it has other content is then found out by its fingerprint.
+    """
+    files = [value for field in dataclasses.fields(row) if isinstance(value := getattr(row, field.name), Path)]
+    with contextlib.suppress(OSError):
+        files += slide_files(row.path)
+    return " ".join([*(f"{path} {file_stamp(path)}" for path in files), f"mpp {row.mpp}"])
+
+
+def files_stamp(out: Path, slide_id: str) -> str:
+    """Sizes and times of a bag and its overlay."""
+    return f"{file_stamp(bag_path(out, slide_id))} {file_stamp(overlay_path(out, slide_id))}"
+
+
+def file_stamp(path: Path) -> str:
+    """Size and time of a file, or that it is missing."""
+    try:
+        state = path.stat()
+    except OSError:
+        return "missing"
+    return f"{state.st_size}:{state.st_mtime_ns}"

@@ -1,0 +1,1 @@
+"""One slide to one bag: settings, regions, appearance, contract and overlay."""

@@ -1,0 +1,156 @@
+"""Slides read as a feature contract says: the same encoder with the same weights, the same tiles at the same mpp, and the
+tissue, the overlap and the stain normalisation of the slides that the model was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from comel.bags.contract import FeatureContract
+from comel.bags.scales import join_scales
+from comel.base.files import sha256_of_file
+from comel.errors import ConfigError, FeatureMismatch, SlideError
+from pipelines.extraction.settings import ExtractSettings
+from pipelines.extraction.slide import ExtractedSlide, Progress, extract_slide
+from pipelines.patch_encoders import PatchEncoder, load_encoder
+from pipelines.slides.slide import open_slide
+from pipelines.slides.slide_files import fingerprint
+from pipelines.tiles.plan import TooCoarse
+from pipelines.tissue import OWN_TISSUE, own_tissue
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ContractReader"]
+
+THUMBNAIL_SIDE = 1536
+
+
+class ContractReader:
+    """Extracts slides for a model; the encoder is loaded at the first slide and kept.
+
+    Args:
+        contract: the model's feature contract.
+        assume_mpp: micrometres per pixel of slides that state none.
+        device: of the encoder.
+        encoder: where the contract's encoder comes from, such as ``uni:FOLDER`` or ``file.py:Class``; default its name.
+        tissue_folder: tissue that a user drew, see :func:`pipelines.tissue.own_tissue`; used for the slides that it has a file
+            of, and needed where the model was trained on tissue of the user's own.
+    """
+
+    def __init__(
+        self,
+        contract: FeatureContract,
+        *,
+        assume_mpp: float | None = None,
+        device: str = "auto",
+        encoder: str | None = None,
+        tissue_folder: Path | None = None,
+    ) -> None:
+        self._contract, self._assume_mpp, self._device, self._source = contract, assume_mpp, device, encoder
+        self._tissue_folder = tissue_folder
+        self._encoder: PatchEncoder | None = None
+
+    def extract(
+        self, path: Path, *, slide_id: str, mpp: float | None = None, progress: Progress | None = None
+    ) -> ExtractedSlide:
+        """One slide; ``mpp`` overrides what the slide says, ``progress`` is told the stage and the tiles done.
+
+        Raises:
+            ConfigError: see :meth:`settings`; or the contract names an encoder that is not at hand.
+            FeatureMismatch: see :meth:`settings`; or the encoder at hand has other weights.
+            SlideError: the slide cannot be used.
+        """
+        settings, contract = self.settings(), self._contract
+        assert contract.encoder is not None
+        encoder = self._load(contract.encoder, contract.weights_hash)
+        try:
+            extracted = extract_slide(path, slide_id=slide_id, encoder=encoder, settings=settings, mpp=mpp, progress=progress)
+        except TooCoarse as error:
+            remedy = "the model needs a finer scan; if the slide's um/px are wrong, correct the manifest column 'mpp' or --mpp"
+            raise SlideError(error.what, remedy, stage=error.stage) from None
+        return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
+
+    def settings(self) -> ExtractSettings:
+        """How slides are read; the encoder is not loaded for it.
+
+        Raises:
+            ConfigError: the contract does not say how features are made, or wants tissue that a user drew and no folder of it
+                was given.
+            FeatureMismatch: this version cannot read slides as the contract says.
+        """
+        contract = self._contract
+        if contract.encoder is None or contract.mpp is None or contract.tile_size is None:
+            raise ConfigError(
+                "the model was trained on features that do not say how they were made, so it cannot read slides",
+                "send a bag instead, made by the same tool",
+            )
+        if (tissue := contract.reading.get("tissue")) in OWN_TISSUE and self._tissue_folder is None:
+            raise ConfigError(
+                f"the model reads slides only where their tissue was drawn (it was trained with --tissue {tissue})",
+                "draw this slide's and give the folder as --tissue-folder (of the service: tissue_folder), or send a bag",
+            )
+        if self._tissue_folder is not None and not self._tissue_folder.is_dir():
+            raise ConfigError(f"{self._tissue_folder}: no such folder", "check --tissue-folder")
+        known: dict[str, Any] = {
+            **contract.reading,
+            "encoder": self._source or contract.encoder,
+            "target_mpp": contract.mpp,
+            "tile_size": contract.tile_size,
+            "assume_mpp": self._assume_mpp,
+            "also_mpp": contract.joined_mpp,
+            "tissue_folder": self._tissue_folder,
+        }
+        try:
+            return ExtractSettings.model_validate(known)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise FeatureMismatch(
+                f"slides cannot be read as the model's were: {'.'.join(map(str, problem['loc']))}: {problem['msg']}",
+                "send a bag instead, made as the training bags were",
+            ) from None
+
+    def source(self, path: Path, *, slide_id: str, mpp: float | None = None) -> dict[str, Any] | None:
+        """What decides a slide's features beside the contract, as JSON values; nothing is extracted.
+
+        Returns:
+            Equal values where :meth:`extract` gives equal features. None where the contract does not have the hash of its
+            encoder's weights, so that others may be at hand today.
+
+        Raises:
+            ConfigError, FeatureMismatch: see :meth:`settings`.
+            SlideError: the slide's own tissue is not as it must be.
+            OSError: the slide or the file of its tissue cannot be read.
+        """
+        if self._contract.weights_hash is None:
+            return None
+        tissue = own_tissue(self._tissue_folder, slide_id, self.settings().tissue)
+        return {
+            "file": path.name,
+            "slide": fingerprint(path),
+            "tissue": None if tissue is None else sha256_of_file(tissue),
+            "mpp": mpp,
+            "assume_mpp": self._assume_mpp,
+            "encoder": self._source,
+        }
+
+    def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:
+        """The whole slide as a picture of at most 1,536 pixels a side."""
+        with open_slide(path, mpp=mpp, assume_mpp=self._assume_mpp) as slide:
+            return slide.thumbnail(THUMBNAIL_SIDE)
+
+    def _load(self, name: str, weights_hash: str | None) -> PatchEncoder:
+        if self._encoder is None:
+            encoder = load_encoder(self._source or name, self._device)
+            if encoder.name != name:
+                raise FeatureMismatch(f"{self._source}: is the encoder {encoder.name}, not {name}", "name the model's encoder")
+            if weights_hash and encoder.weights_hash != weights_hash:
+                raise FeatureMismatch(
+                    f"{name}: other weights on this machine than the model was trained with",
+                    "install those, or send a bag made with them",
+                )
+            self._encoder = encoder
+        return self._encoder

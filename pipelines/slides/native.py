@@ -1,0 +1,203 @@
+"""The tiles a slide is stored in, one decoded at a time: straight from a TIFF's JPEG tiles where that is possible and exact.
+
+OpenSlide paints the tiles it decodes onto a canvas with transparency and hands that over with the slide's colour profile,
+which costs several times the decoding of a JPEG tile. Of Aperio and plain tiled TIFFs the tiles are therefore decoded here,
+by the same kind of library, to the same pixels. OpenSlide stays the judge: it reads what is stored in another way, every level
+where a tile decoded here is not equal to its own, and each single tile that does not decode cleanly, so what is damaged is
+damaged for both.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pipelines.slides.slide import Slide
+
+__all__ = ["NativeLevel", "NativeTiles"]
+
+_VENDORS = ("aperio", "generic-tiff")
+_JPEG, _APERIO_JPEG2000_RGB = 7, 33005
+_RGB, _YCBCR = 2, 6
+_END_OF_IMAGE = b"\xff\xd9"
+_SMALLEST_SIDE, _LARGEST_SIDE = 192, 4096
+_SIDE_WHERE_UNKNOWN = 512
+
+
+@dataclass(frozen=True)
+class NativeLevel:
+    """The grid of one level.
+
+    Attributes:
+        level: of the slide.
+        width, height: of the level in its pixels.
+        tile_width, tile_height: of what is decoded at once; the last column and row are cut off at the level's edge.
+    """
+
+    level: int
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+
+    @classmethod
+    def of(cls, slide: Slide, level: int) -> NativeLevel:
+        """As the slide states it. Several tiles make one where they are narrow strips; 512 px where nothing is stated."""
+        sides = [_side(slide.properties.get(f"openslide.level[{level}].tile-{name}")) for name in ("width", "height")]
+        return cls(level, *slide.level_dimensions[level], *sides)
+
+    @property
+    def columns(self) -> int:
+        """Tiles beside each other."""
+        return -(-self.width // self.tile_width)
+
+    def box(self, column: int, row: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of a tile in pixels of the level."""
+        left, top = column * self.tile_width, row * self.tile_height
+        return left, top, min(left + self.tile_width, self.width), min(top + self.tile_height, self.height)
+
+
+class NativeTiles:
+    """Reads one level's tiles; safe from several threads. Close it after use.
+
+    Attributes:
+        grid: of the level.
+        direct: whether tiles are decoded here, not by OpenSlide.
+    """
+
+    def __init__(self, slide: Slide, level: int) -> None:
+        self._slide = slide
+        self.grid = NativeLevel.of(slide, level)
+        self._file = _TiffTiles.find(slide, self.grid)
+        if self._file is not None and not self._agrees(self._file):
+            self.close()
+
+    @property
+    def direct(self) -> bool:
+        """Whether tiles are decoded here, not by OpenSlide."""
+        return self._file is not None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self, column: int, row: int) -> np.ndarray:
+        """The pixels of a tile, (height, width, 3) uint8 RGB, cut off at the level's edge.
+
+        On levels above 0 OpenSlide starts at the nearest level-0 pixel, up to half of one beside the tile's corner.
+
+        Raises:
+            SlideError: the pixels cannot be read.
+        """
+        pixels = self._file.read(column, row) if self._file is not None else None
+        if pixels is None:
+            return self._by_openslide(column, row)
+        left, top, right, bottom = self.grid.box(column, row)
+        return pixels[: bottom - top, : right - left]
+
+    def _by_openslide(self, column: int, row: int) -> np.ndarray:
+        left, top, right, bottom = self.grid.box(column, row)
+        downsample = self._slide.level_downsamples[self.grid.level]
+        location = (round(left * downsample), round(top * downsample))
+        return np.asarray(self._slide.read_region(location, self.grid.level, (right - left, bottom - top)))
+
+    def _agrees(self, file: _TiffTiles) -> bool:
+        """Whether a tile is what OpenSlide makes of it. In the corner of a level OpenSlide's place is exact."""
+        from comel.errors import SlideError
+
+        column = row = 0
+        if self.grid.level == 0:
+            column, row = self.grid.columns // 2, self.grid.height // self.grid.tile_height // 2
+        pixels = file.read(column, row)
+        left, top, right, bottom = self.grid.box(column, row)
+        try:
+            expected = self._by_openslide(column, row)
+        except SlideError:
+            return False
+        return pixels is not None and np.array_equal(pixels[: bottom - top, : right - left], expected)
+
+
+class _TiffTiles:
+    """The stored tiles of one TIFF page: JPEG in RGB or YCbCr, or Aperio's JPEG 2000 in RGB."""
+
+    def __init__(self, path: str, page: Any) -> None:
+        self._offsets, self._lengths = page.dataoffsets, page.databytecounts
+        self._shape = (page.tilelength, page.tilewidth, 3)
+        self._columns = -(-page.imagewidth // page.tilewidth)
+        self._compression, self._photometric = int(page.compression), int(page.photometric)
+        self._tables = page.jpegtables
+        # pread takes the position along, so threads need no lock.
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    @classmethod
+    def find(cls, slide: Slide, grid: NativeLevel) -> _TiffTiles | None:
+        """The page that holds a level, or None where it is stored in a way that is OpenSlide's to read."""
+        import tifffile
+
+        if slide.properties.get("openslide.vendor") not in _VENDORS:
+            return None
+        wanted = (grid.width, grid.height, grid.tile_width, grid.tile_height)
+        try:
+            with tifffile.TiffFile(slide.path) as file:
+                for page in file.pages:
+                    if not isinstance(page, tifffile.TiffPage) or not page.is_tiled:
+                        continue
+                    if (page.imagewidth, page.imagelength, page.tilewidth, page.tilelength) == wanted:
+                        return cls(str(slide.path), page) if _readable(page) else None
+        except Exception:  # a file that OpenSlide opens and tifffile does not like; it raises its errors of many kinds
+            return None
+        return None
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def read(self, column: int, row: int) -> np.ndarray | None:
+        """The whole tile; None where it is absent or does not decode cleanly."""
+        import imagecodecs
+
+        index = row * self._columns + column
+        length = self._lengths[index]
+        # More than the bare pixels is no compressed tile.
+        if not 0 < length <= self._shape[0] * self._shape[1] * 4:
+            return None
+        data = os.pread(self._descriptor, length, self._offsets[index])
+        # The decoder writes into an array of the size that the page states: a tile that says another is refused.
+        pixels = np.empty(self._shape, np.uint8)
+        try:
+            if self._compression == _APERIO_JPEG2000_RGB:
+                imagecodecs.jpeg2k_decode(data, out=pixels)
+            # The decoder fills up what a cut-off tile lacks; OpenSlide calls it damaged.
+            elif data.find(_END_OF_IMAGE) != length - len(_END_OF_IMAGE):
+                return None
+            else:
+                imagecodecs.jpeg8_decode(
+                    data, tables=self._tables, colorspace=_COLOUR[self._photometric], outcolorspace="RGB", out=pixels
+                )
+        except (imagecodecs.Jpeg8Error, imagecodecs.Jpeg2kError, ValueError, RuntimeError):
+            return None
+        return pixels
+
+
+_COLOUR: dict[int, Literal["RGB", "YCBCR"]] = {_RGB: "RGB", _YCBCR: "YCBCR"}
+
+
+def _readable(page: Any) -> bool:
+    colours = {_JPEG: (_RGB, _YCBCR), _APERIO_JPEG2000_RGB: (_RGB,)}.get(int(page.compression), ())
+    planar = int(page.planarconfig or 1) != 1
+    return int(page.photometric) in colours and page.samplesperpixel == 3 and page.bitspersample == 8 and not planar
+
+
+def _side(stated: str | None) -> int:
+    try:
+        side = int(stated or "")
+    except ValueError:
+        return _SIDE_WHERE_UNKNOWN
+    if not 0 < side <= _LARGEST_SIDE:
+        return _SIDE_WHERE_UNKNOWN
+    return side * -(-_SMALLEST_SIDE // side)

@@ -1,0 +1,144 @@
+"""A PNG, JPEG or plain TIFF image as a slide of one level, decoded whole at the first look at its pixels.
+
+OpenSlide reads none of these. What such a file says of its resolution is that of a screen or a printer, so it states no
+micrometres per pixel here. Pixels are taken as they are stored: an EXIF orientation and a colour profile change nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comel.errors import SlideError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["COPY_OR_CONVERT", "MAX_IMAGE_PIXELS", "PlainImage", "is_plain_image"]
+
+MAX_IMAGE_PIXELS = 128 << 20
+"""More pixels than this are refused before any is decoded: they would take more than 384 MiB of memory."""
+
+_FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
+_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+_CONVERT = "convert it to a tiled pyramidal TIFF"
+COPY_OR_CONVERT = f"copy it again; if it stays so, {_CONVERT}"
+"""A copy that was cut off is of no format either, since most of them say at the end of the file what is in it."""
+
+
+def is_plain_image(path: Path) -> bool:
+    """Whether the file has a suffix of the images that :class:`PlainImage` reads."""
+    return any(path.suffix.lower() in suffixes for suffixes in _FORMATS.values())
+
+
+class PlainImage:
+    """An image behind the part of OpenSlide's interface that :class:`pipelines.slides.slide.Slide` uses.
+
+    Attributes:
+        level_dimensions: (width, height) in pixels of the only level.
+        level_downsamples: of the only level, 1.
+        properties: empty: the image states neither resolution nor bounds.
+
+    Raises:
+        SlideError: no image of these formats, several pages, more than :data:`MAX_IMAGE_PIXELS`, or samples of more than 8
+            bits. Nothing is decoded to find this out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._pixels: Image | None = None
+        with warnings.catch_warnings():
+            # Pillow warns of images that are within the limit here.
+            warnings.simplefilter("ignore")
+            self.level_dimensions = (_checked_size(path),)
+        self.level_downsamples = (1.0,)
+        self.properties: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Let go of the pixels."""
+        self._pixels = None
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
+        """Pixels as RGBA, transparent outside the image; safe from several threads.
+
+        Args:
+            location: (x, y) of the top left corner.
+            level: 0.
+            size: (width, height) of the region in pixels.
+
+        Raises:
+            SlideError: the image is damaged.
+        """
+        from PIL import Image
+
+        with self._lock:
+            if self._pixels is None:
+                self._pixels = _decoded(self._path)
+        pixels = self._pixels
+        left, top = max(0, location[0]), max(0, location[1])
+        right, bottom = min(pixels.width, location[0] + size[0]), min(pixels.height, location[1] + size[1])
+        region = Image.new("RGBA", size, (0, 0, 0, 0))
+        if left < right and top < bottom:
+            region.paste(pixels.crop((left, top, right, bottom)), (left - location[0], top - location[1]))
+        return region
+
+
+def _checked_size(path: Path) -> tuple[int, int]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=list(_FORMATS)) as image:
+            size, mode, pages = image.size, image.mode, getattr(image, "n_frames", 1)
+            form = image.format
+    except UnidentifiedImageError:
+        raise SlideError(f"{path}: neither a slide that OpenSlide reads nor an image", COPY_OR_CONVERT) from None
+    except Image.DecompressionBombError:
+        raise _too_large(path, "over 170 Mpx") from None
+    except Exception as error:  # Pillow raises whatever a damaged header makes it stumble over
+        raise _damaged(path, error) from None
+    if size[0] * size[1] > MAX_IMAGE_PIXELS:
+        raise _too_large(path, f"{size[0]} x {size[1]} pixels")
+    if form == "TIFF" and pages > 1:
+        raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{_CONVERT}, or save one page alone")
+    if mode not in _EIGHT_BIT_MODES:
+        raise SlideError(f"{path}: pixels of type {mode}", "save it as RGB with 8 bits a channel")
+    return size
+
+
+def _decoded(path: Path) -> Image:
+    """The image as RGB, transparent pixels white, without its metadata."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=list(_FORMATS)) as image:
+                if image.width * image.height > MAX_IMAGE_PIXELS:
+                    raise _too_large(path, f"{image.width} x {image.height} pixels")
+                if not image.has_transparency_data:
+                    pixels = image.convert("RGB")
+                else:
+                    layered = image.convert("RGBA")
+                    pixels = Image.new("RGB", image.size, "white")
+                    pixels.paste(layered, mask=layered)
+    except SlideError:
+        raise
+    except Exception as error:  # Pillow raises whatever damaged data make it stumble over
+        raise _damaged(path, error) from None
+    pixels.info.clear()
+    return pixels
+
+
+def _too_large(path: Path, said: str) -> SlideError:
+    limit = f"at most {MAX_IMAGE_PIXELS >> 20} Mpx of an image are read whole"
+    return SlideError(f"{path}: {said}, and {limit}", _CONVERT)
+
+
+def _damaged(path: Path, error: Exception) -> SlideError:
+    said = (str(error).splitlines() or [""])[0][:160]
+    return SlideError(
+        f"{path}: the image cannot be read ({type(error).__name__}: {said})", "the file is damaged: copy it again"
+    )

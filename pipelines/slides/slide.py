@@ -1,0 +1,272 @@
+"""Whole-slide images through OpenSlide: their resolution, a thumbnail, and exact areas of a level.
+
+What OpenSlide does not read is tried as a plain image of one level (:mod:`pipelines.slides.plain_image`). A resolution is never
+guessed: it comes from the manifest, from the slide, or from what the user says to assume where the slide states none.
+Label and macro images are never touched, and no picture that comes from here carries the slide's colour profile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from comel.base.text import first_line
+from comel.errors import SlideError
+from pipelines.slides.area import Area
+from pipelines.slides.plain_image import COPY_OR_CONVERT, PlainImage, is_plain_image
+from pipelines.slides.scanned import picture_pieces, scanned_areas
+from pipelines.slides.slide_files import file_to_open, slide_files
+from pipelines.slides.unreadable import unreadable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MPP_RANGE", "Slide", "open_handle", "open_slide"]
+
+MPP_RANGE = (0.05, 20.0)
+"""Micrometres per pixel that a light microscope's slide can have; a file that states 264 carries a screen's 96 dpi."""
+
+_MPP_PLACE = "the manifest column 'mpp' (of a slide given by itself: --mpp)"
+_MPP_REMEDY = f"state it in {_MPP_PLACE}"
+_ASSUME_REMEDY = f"{_MPP_REMEDY}, or give --assume-mpp for all slides that state none"
+_CACHE_BYTES = 128 << 20
+
+MppSource = Literal["manifest", "slide", "assumed"]
+
+
+class Slide:
+    """An open slide. Use :func:`open_slide`; reading is safe from several threads.
+
+    Attributes:
+        path: the file.
+        properties: what the file states, under OpenSlide's names.
+        level_dimensions: (width, height) in pixels of every level, level 0 first.
+        level_downsamples: level-0 pixels per pixel of every level.
+        mpp_x, mpp_y: micrometres per pixel of level 0.
+        mpp_source: where these come from: the manifest, the slide, or the user's assumption.
+        bounds: (x, y, width, height) of the non-empty region in level-0 pixels where the slide states all four
+            ``openslide.bounds-*``, else None.
+    """
+
+    def __init__(self, path: Path, mpp: float | None, assume_mpp: float | None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._handle = self._opened()
+        self.properties: Mapping[str, str] = dict(self._handle.properties)
+        self.level_dimensions: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
+        self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
+        self.mpp_x, self.mpp_y, self.mpp_source = _resolution(path, self.properties, mpp, assume_mpp)
+        values = [self.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        self.bounds: tuple[int, ...] | None = None if None in values else tuple(int(str(value)) for value in values)
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._handle.close()
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """(width, height) of level 0 in pixels."""
+        return self.level_dimensions[0]
+
+    def facts(self) -> dict[str, Any]:
+        """What the file says of its making: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every
+        level ``width, height, downsample`` and ``tile``, (width, height) of its tiles where it states them.
+
+        Files also carry names, dates and accession numbers in their properties: nothing but these is read.
+        """
+        properties = self._handle.properties
+        tiles = [
+            tuple(_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height"))
+            for level in range(len(self.level_dimensions))
+        ]
+        return {
+            "format": properties.get("openslide.vendor", "plain image"),
+            "objective_power": _number(properties.get("openslide.objective-power")),
+            "levels": [
+                {
+                    "width": size[0],
+                    "height": size[1],
+                    "downsample": downsample,
+                    "tile": None if None in tile else [int(side) for side in tile if side is not None],
+                }
+                for size, downsample, tile in zip(self.level_dimensions, self.level_downsamples, tiles, strict=True)
+            ],
+        }
+
+    def level_for(self, downsample: float) -> int:
+        """The coarsest level that is not coarser than ``downsample`` (level-0 pixels per pixel); level 0 at least."""
+        fitting = [level for level, own in enumerate(self.level_downsamples) if own <= downsample]
+        return max(fitting, key=lambda level: self.level_downsamples[level], default=0)
+
+    def thumbnail(self, max_side: int) -> Image:
+        """The whole slide as an RGB image whose longer side is at most ``max_side`` pixels; nothing is enlarged.
+
+        Only what was scanned is read, the rest is white. It is read in pieces, so that a slide with a single huge level
+        takes no more memory than a piece of it.
+
+        Raises:
+            SlideError: the slide's pixels cannot be read.
+        """
+        from PIL import Image
+
+        width, height = self.dimensions
+        scale = max(1.0, max(width, height) / max_side)
+        size = (max(1, round(width / scale)), max(1, round(height / scale)))
+        level = self.level_for(min(width / size[0], height / size[1]))
+        of_level = self.level_dimensions[level]
+        thumbnail = Image.new("RGB", size, "white")
+        areas = scanned_areas(self.properties, self.dimensions)
+        for left, top, right, bottom in picture_pieces(areas, self.dimensions, of_level, size):
+            x0, x1 = (column * of_level[0] / size[0] for column in (left, right))
+            y0, y1 = (row * of_level[1] / size[1] for row in (top, bottom))
+            thumbnail.paste(self.read_area(level, (x0, y0, x1, y1), (right - left, bottom - top)), (left, top))
+        return thumbnail
+
+    def read_area(self, level: int, box: tuple[float, float, float, float], size: tuple[int, int]) -> Image:
+        """An exact area of a level, resampled to ``size``.
+
+        See :class:`pipelines.slides.area.Area` on how; an area of ``size`` whole pixels comes back as it is.
+
+        Args:
+            level: the level to read.
+            box: (left, top, right, bottom) in pixels of that level, not rounded; what lies outside is cut off.
+            size: (width, height) of the result in pixels.
+
+        Raises:
+            SlideError: the pixels cannot be read.
+        """
+        area = Area.of(box, size, self.level_dimensions[level])
+        downsample = self.level_downsamples[level]
+        location = (round(area.left * downsample), round(area.top * downsample))
+        return area.resample(self.read_region(location, level, (area.right - area.left, area.bottom - area.top)))
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
+        """Pixels of a level as RGB, transparent ones white, without the slide's colour profile.
+
+        Args:
+            location: level-0 pixel (x, y) of the top left corner.
+            level: the level to read.
+            size: (width, height) in pixels of that level.
+
+        Raises:
+            SlideError: the pixels cannot be read, also not by a fresh handle.
+        """
+        import openslide
+
+        handle = self._handle
+        try:
+            pixels = handle.read_region(location, level, size)
+        except openslide.OpenSlideError:
+            # One bad tile leaves a handle unusable for good. The old one is not closed: another thread may be reading by it.
+            try:
+                with self._lock:
+                    if self._handle is handle:
+                        self._handle = self._opened()
+                    handle = self._handle
+                pixels = handle.read_region(location, level, size)
+            except openslide.OpenSlideError as error:
+                raise SlideError(
+                    f"{self.path}: pixels of level {level} at {location} cannot be read ({first_line(error)})",
+                    "the file is damaged or truncated: copy it again",
+                    stage="tiles",
+                ) from None
+        return _on_white(pixels)
+
+    def _opened(self) -> Any:
+        import openslide
+
+        handle = open_handle(self.path)
+        if isinstance(handle, openslide.OpenSlide):
+            handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        return handle
+
+
+def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None = None) -> Slide:
+    """Open a slide and settle its resolution.
+
+    Args:
+        path: any file that OpenSlide reads, the folder of a DICOM series, or a PNG, JPEG or plain TIFF image of at most
+            128 Mpx.
+        mpp: micrometres per pixel of level 0 that override what the slide says, in x and y (the manifest's column).
+        assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
+
+    Raises:
+        SlideError: no such file, empty, not to be read, not a slide, a folder of several (stage "open"); no resolution, or
+            one outside :data:`MPP_RANGE` (stage "mpp").
+    """
+    return Slide(Path(path), mpp, assume_mpp)
+
+
+def open_handle(path: Path) -> Any:
+    """The slide behind OpenSlide's own interface, or a plain image behind the part of it that is used here.
+
+    Raises:
+        SlideError: it cannot be opened (stage "open").
+    """
+    import openslide
+
+    try:
+        if not path.exists():
+            raise SlideError(f"{path}: no such file", "check the path in the manifest")
+        # OpenSlide and Pillow take a file that may not be read for one of another format.
+        for part in slide_files(path):
+            open(part, "rb").close()
+        file = file_to_open(path)
+        if file.stat().st_size == 0:
+            raise SlideError(f"{path}: the file is empty", "copy it again")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    try:
+        return openslide.OpenSlide(file)
+    except openslide.OpenSlideUnsupportedFormatError:
+        if is_plain_image(path):
+            return PlainImage(path)
+        raise SlideError(f"{path}: not a slide that OpenSlide reads", COPY_OR_CONVERT) from None
+    except openslide.OpenSlideError as error:
+        raise SlideError(f"{path}: cannot be opened ({first_line(error)})", "the file is damaged: copy it again") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _resolution(path: Path, properties: Any, mpp: float | None, assume_mpp: float | None) -> tuple[float, float, MppSource]:
+    def checked(x: float, y: float, source: MppSource, said: str, remedy: str) -> tuple[float, float, MppSource]:
+        if all(MPP_RANGE[0] <= value <= MPP_RANGE[1] for value in (x, y)):
+            return x, y, source
+        stated = f"{x:g}" if x == y else f"{x:g} x {y:g}"
+        what = f"{path}: {said} {stated} um/px, which no slide has ({MPP_RANGE[0]:g} to {MPP_RANGE[1]:g})"
+        raise SlideError(what, remedy, stage="mpp")
+
+    if mpp is not None:
+        return checked(mpp, mpp, "manifest", "it is said to have", f"correct {_MPP_PLACE}")
+    own = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    if own[0] is not None and own[1] is not None:
+        remedy = f"{_MPP_REMEDY}; --assume-mpp does not overrule what a slide states"
+        return checked(own[0], own[1], "slide", "the file states", remedy)
+    if assume_mpp is not None:
+        return checked(assume_mpp, assume_mpp, "assumed", "--assume-mpp says", "correct --assume-mpp")
+    raise SlideError(f"{path}: the slide states no micrometres per pixel", _ASSUME_REMEDY, stage="mpp")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _on_white(pixels: Image) -> Image:
+    from PIL import Image
+
+    if pixels.getchannel("A").getextrema() == (255, 255):
+        opaque = pixels.convert("RGB")
+        # OpenSlide hands its regions the profile, which a PNG made of them would carry along.
+        opaque.info.clear()
+        return opaque
+    opaque = Image.new("RGB", pixels.size, "white")
+    opaque.paste(pixels, mask=pixels)
+    return opaque

@@ -1,0 +1,1 @@
+"""Staining: measured, normalised and shifted."""

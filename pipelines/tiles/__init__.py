@@ -1,0 +1,1 @@
+"""Tiles: planned, decoded, encoded and measured."""

@@ -1,0 +1,1 @@
+"""HTTP: routes, schemas, problems, responses, middleware and the OpenAPI document."""

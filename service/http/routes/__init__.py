@@ -1,0 +1,1 @@
+"""Routers that only translate HTTP; the work is in :mod:`service.predictions.work`."""

@@ -1,0 +1,1 @@
+"""What clients send: bodies, uploads, and the checks of received files."""

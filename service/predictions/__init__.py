@@ -1,0 +1,1 @@
+"""Predictions: the work, the folder of one, and the store of all."""

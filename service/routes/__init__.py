@@ -1,1 +1,0 @@
-"""Routers that only translate HTTP; the work is in :mod:`service.predictions`."""

@@ -1,0 +1,1 @@
+"""The runs that the service serves, and which version of them."""

@@ -1,0 +1,1 @@
+"""The slides that the service shows: folders, finder, pictures, strongest tiles."""
