@@ -84,7 +84,6 @@ class Backend:
             uploads=self.uploads,
             slides=self.slides,
         )
-        self.loading: set[str] = set()
         self.unloadable: dict[str, str] = {}
         self._prepared: dict[str, int] = {}
         self._try_again: dict[str, float] = {}
@@ -109,7 +108,6 @@ class Backend:
             version = self.models.state(name).version
             if version is None or self._prepared.get(name) == version or time.monotonic() < self._try_again.get(name, 0.0):
                 continue
-            self.loading.add(name)
             try:
                 self._at_once.prepare(name, version)
                 self._prepared[name] = version
@@ -118,8 +116,6 @@ class Backend:
                 self._try_again[name] = time.monotonic() + _PREPARE_SECONDS
                 self.unloadable[name] = error.what if isinstance(error, ComelError) else type(error).__name__
                 self._log.error("a model could not be loaded ahead", model=name, **describe_defect(error))
-            finally:
-                self.loading.discard(name)
 
     def cancel(self, job: str, *, record: Callable[[], None] = lambda: None) -> Accepted:
         """Cancel a job that has not ended, and remove what was accepted with it where no worker has it in hand.

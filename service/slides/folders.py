@@ -163,7 +163,8 @@ def resolve_slide(root: Path | None, name: str) -> Path:
             "this service has no slide folder", "send a bag, or start the service with a slide folder (COMEL_SLIDE_ROOTS)"
         )
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not is_name(name):
+    # A backslash is a letter here, but whoever wrote it before two dots meant what they mean elsewhere.
+    if parts.is_absolute() or ".." in re.split(r"[/\\]", name) or not is_name(name):
         raise ComelError("the slide's name is not a plain path below the slide folder", "name it relative to the slide folder")
     try:
         base = root.resolve(strict=True)

@@ -50,7 +50,6 @@ def ready(request: Request) -> Readiness:
     warnings = [_refused(state, request.app.state.hidden) for state in states if state.refusal is not None]
     if all(state.version is None for state in states):
         raise NotReadyError("; ".join(warnings) or "no model answers", "see to the runs")
-    warnings += [f"model {name}: is being loaded where bags are answered at once" for name in sorted(backend.loading)]
     warnings += [
         f"model {name}: cannot be loaded where bags are answered at once: {without_paths(why, request.app.state.hidden)}"
         for name, why in sorted(backend.unloadable.items())

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -272,7 +273,7 @@ def listening_to_nothing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         server.started = True
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
-    monkeypatch.setattr(application, "open_models", lambda settings: object())
+    monkeypatch.setattr(application, "open_models", lambda settings: SimpleNamespace(names=[]))
     monkeypatch.setattr(application, "route_library_logs", lambda log: None)
     monkeypatch.setattr(tempfile, "tempdir", None)
     return opened

@@ -152,17 +152,17 @@ def test_what_is_announced_takes_no_room_from_others(
     settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
 ) -> None:
     """Nobody's prediction goes because somebody says that a large file will come."""
-    small = settings.model_copy(update={"max_state_bytes": 20_000})
+    small = settings.model_copy(update={"max_state_bytes": 200_000})
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1] * 200)))}
     with TestClient(create_app(small, predictor=predictor)) as client:
         made = client.post("/v1/predictions", files=files).json()["id"]
         for _ in range(3):
-            place = place_of(client.post("/v1/uploads", json={"filename": "a", "size": 19_000}))
+            place = place_of(client.post("/v1/uploads", json={"filename": "a", "size": 199_000}))
         audit = client.app.state.audit  # type: ignore[attr-defined]
         assert not any(clean(backend_of(client).database, small, audit).values())
         assert client.get(f"/v1/predictions/{made}").status_code == 200
         # What has arrived does: predictions make room for it.
-        assert client.put(place, params={"offset": 0}, content=bytes(18_500)).status_code == 200
+        assert client.put(place, params={"offset": 0}, content=bytes(198_000)).status_code == 200
         assert clean(backend_of(client).database, small, audit)["predictions"] == 1
 
 

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from service.app import create_app
-from service.predictions.work import store as prediction_store
+from service.predictions import store as prediction_store
 from service.settings import ServiceSettings
 from tests.service.answers import place_of
 
@@ -89,9 +89,14 @@ def test_the_state_folder_holds_whole_predictions_and_outlives_the_service(
     body = send(make_bag(SCORES)).json()
     (folder,) = (settings.state_dir / "predictions").iterdir()
     assert folder.name == body["id"]
-    assert sorted(path.name for path in folder.iterdir()) == ["bag.h5", "instances.npz", "prediction.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bag.h5",
+        "instances.npz",
+        "origin.json",
+        "prediction.json",
+    ]
     names = {path.name for path in settings.state_dir.iterdir() if not path.name.startswith("comel.db")}
-    assert names == {"predictions", "audit.jsonl", "pseudonym.key", "uploads"}
+    assert names == {"predictions", "audit.jsonl", "pseudonym.key", "reserve", "state.id", "uploads"}
     assert not list((settings.state_dir / "uploads").iterdir())
     with TestClient(create_app(settings, predictor=predictor)) as again:
         assert again.get(body["links"]["self"]).json() == body
