@@ -52,7 +52,7 @@ class Provider:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
         self.issuer = f"http://127.0.0.1:{self.server.server_port}/realms/hospital"
 
     def answer(self, path: str) -> Any:
