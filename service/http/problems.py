@@ -60,6 +60,7 @@ _STATUS = {
     NotReadyError: 503,
     NoRoomError: 507,
 }
+_METHODS = ("GET", "POST", "PUT", "DELETE")
 _UNDEFINED_TABLE = "42P01"
 """PostgreSQL's word for a database that was emptied."""
 
@@ -124,11 +125,14 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
 
 
 def _allowed(request: Request) -> str:
-    """The methods that a path takes, of all the routes that have it."""
-    scope = {**request.scope, "method": "", "path_params": {}}
-    matching = (route for route in request.app.routes if route.matches(scope)[0] is not Match.NONE)
-    methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
-    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    """The methods that a path takes."""
+    place = {name: request.scope[name] for name in ("type", "path", "root_path") if name in request.scope}
+    methods = [
+        method
+        for method in _METHODS
+        if any(route.matches({**place, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ", ".join(["GET", "HEAD", *methods[1:]] if "GET" in methods else methods)
 
 
 def describe_validation(errors: Iterable[Any]) -> str:
