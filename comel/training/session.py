@@ -25,7 +25,7 @@ from comel.errors import ConfigError
 from comel.models import model_class
 from comel.models.base import MILModel, settings_of
 from comel.runs import checkpoint
-from comel.runs.config import RunConfig, TrainerConfig
+from comel.runs.config import SHORT_PRECISIONS, RunConfig, TrainerConfig
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
 from comel.runs.version import TaskInfo, VersionInfo
@@ -49,6 +49,8 @@ def plan_of(config: RunConfig) -> str:
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())
+    # As version 0.1.0 spelt it, so that a run that it began is still the same plan.
+    values["trainer"]["precision"] = SHORT_PRECISIONS[config.trainer.precision]
     manifest = config.data.manifest
     content = sha256_of_file(manifest) if manifest is not None and manifest.is_file() else None
     return sha256_of_json([values, content])

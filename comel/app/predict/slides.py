@@ -292,7 +292,7 @@ def _case_error(entry: Input, culprit: Input) -> ComelError:
 
 
 def _check_mpp(mpp: float | None) -> None:
-    from pipelines.slides.slide import MPP_RANGE
+    from comel.base.units import MPP_RANGE
 
     if mpp is not None and not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         allowed = f"{MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}"

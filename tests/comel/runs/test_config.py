@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comel.app.commands.learning import quoted
+from comel.base.files import sha256_of_json
 from comel.base.registry import nearest, resolve
 from comel.base.settings import parse_section
 from comel.errors import ConfigError
 from comel.runs.config import RunConfig, load_config
+from comel.training.session import plan_of
 from comel.training.train import resolved
 
 
@@ -134,6 +136,19 @@ def test_whatever_is_given_is_taken_or_refused_in_one_line(content: dict[str, An
 def test_a_path_given_as_an_option_arrives_as_it_is(name: str) -> None:
     """Options become overrides, which are read as YAML: signs, quotes and names from beyond the BMP must survive."""
     assert str(load_config(None, [f"data.manifest={quoted(Path(name))}"]).data.manifest) == str(Path(name))
+
+
+@pytest.mark.parametrize(("short", "name"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_a_precision_as_version_0_1_spelt_it_is_read_and_is_the_same_plan(short: str, name: str) -> None:
+    old, new = (load_config(None, [f"trainer.precision={said}"]) for said in (short, name))
+    assert old == new
+    values = new.model_dump(
+        mode="json", exclude={"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
+    )
+    assert values["trainer"]["precision"] == name
+    values["trainer"]["precision"] = short
+    assert plan_of(old) == sha256_of_json([values, None])
+    assert "trainer.precision: Input should be 'float32' or 'bfloat16'" in mistake(["trainer.precision=fp16"])
 
 
 def test_nearest_names_one_or_all() -> None:
