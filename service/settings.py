@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, SecretStr, StringConstraints
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from comel.base.settings import load_yaml
 from comel.errors import ConfigError
 
 __all__ = ["JobSettings", "ServiceSettings"]
@@ -133,21 +134,13 @@ class _FileSource(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        import yaml
-
         path = self.current_state.get("settings_file")
         if path is None:
             return {}
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})", "check the path") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise ConfigError(f"{path}: not YAML", "write one 'setting: value' a line") from None
-        if content is None:
-            return {}
-        if not isinstance(content, dict) or "settings_file" in content or not all(isinstance(name, str) for name in content):
-            raise ConfigError(f"{path}: no mapping of settings", "write one 'setting: value' a line")
+        # Paths stay as they are: a relative state folder is that of the folder the service is started in.
+        content = load_yaml(Path(path), self.settings_cls, relative=False)
+        if "settings_file" in content:
+            raise ConfigError(f"{path}: settings_file stands in it", "take it out: a settings file names no other")
         return _without(content, self.current_state)
 
 
