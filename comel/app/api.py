@@ -41,10 +41,11 @@ def synth(out: Path, *, quiet: bool = False, **settings: Any) -> Path:
     Args:
         out: folder for slides, masks and ``manifest.csv``.
         quiet: no progress.
-        settings: fields of :class:`pipelines.synth.SynthSettings`: seed, organs, slides_per_organ, size, difficulty, ...
+        settings: fields of :class:`pipelines.synth.settings.SynthSettings`: seed, organs, slides_per_organ, size, ...
     """
     from comel.base.settings import parse_section
-    from pipelines.synth import SynthSettings, generate_cohort
+    from pipelines.synth.cohort import generate_cohort
+    from pipelines.synth.settings import SynthSettings
 
     chosen = parse_section(SynthSettings, _given(settings), "synth")
     with progress_bar(len(chosen.organs) * chosen.slides_per_organ, "synth", quiet=quiet) as advance:
