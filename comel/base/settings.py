@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -22,12 +22,14 @@ def _as_text(value: Any) -> Any:
 Name = Annotated[str, BeforeValidator(_as_text)]
 """A label or a task, as it stands in the manifest."""
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
-def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: str) -> Any:
+def parse_section(schema: type[Model], content: Mapping[str, Any], where: str) -> Model:
     """Validate settings; the first problem becomes one line that names the key and, for an unknown one, the nearest.
 
     Raises:

@@ -100,12 +100,14 @@ class Session:
         """A model without a head, its weights drawn from the seed."""
         torch.manual_seed(self.config.trainer.seed)
         kind = model_class(self.config.model["name"])
-        return kind(self.contract.dimension, kind.Options.model_validate(without_name(self.config.model)))
+        model: MILModel = kind(self.contract.dimension, kind.Options.model_validate(without_name(self.config.model)))
+        return model
 
     def new_strategy(self) -> Strategy:
         """The strategy, in its first state."""
         kind = strategy_class(self.config.strategy["name"])
-        return kind(kind.Options.model_validate(without_name(self.config.strategy)))
+        strategy: Strategy = kind(kind.Options.model_validate(without_name(self.config.strategy)))
+        return strategy
 
     def learn(self) -> None:
         """All stages that are not done: from the newest version of this plan, or from a checkpoint inside a stage."""

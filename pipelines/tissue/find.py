@@ -79,7 +79,8 @@ def segment(thumbnail: Thumbnail, method: str, ink: np.ndarray) -> np.ndarray:
     found = TISSUE_METHODS[method](thumbnail, clear).astype(np.uint8)
     side = 2 * max(1, round(thumbnail.pixels_of(_CLOSING_UM))) + 1
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return _without_pinholes(_without_specks_and_edges(closed, thumbnail), thumbnail) & clear
+    tissue: np.ndarray = _without_pinholes(_without_specks_and_edges(closed, thumbnail), thumbnail) & clear
+    return tissue
 
 
 def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
@@ -98,7 +99,8 @@ def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndar
             points = np.argwhere(inside)[:, ::-1].astype(np.float32)
             sides = cv2.minAreaRect(points)[1]
             keep[part] = not (max(sides) >= length and min(sides) <= width)
-    return keep[parts]
+    kept: np.ndarray = keep[parts]
+    return kept
 
 
 def _without_pinholes(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
@@ -107,4 +109,5 @@ def _without_pinholes(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
     _, parts, found, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
     pinhole = found[:, cv2.CC_STAT_AREA] <= _LARGEST_HOLE_UM2 / thumbnail.pixel_um2
     pinhole[0] = False
-    return mask | pinhole[parts]
+    filled: np.ndarray = mask | pinhole[parts]
+    return filled

@@ -131,7 +131,7 @@ def _read(config: Path | None) -> dict[str, Any]:
     where = config or "configs/benchmark.yaml"
     try:
         text = (config or resources.files("configs") / "benchmark.yaml").read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content: dict[str, Any] = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{where}: cannot be read ({first_line(error)})", "correct the file") from None
     for key in ("suites", "rows"):

@@ -190,7 +190,7 @@ def test_memory_has_a_limit() -> None:
 
 def hoard(size: int, tell: Callable[[int], None]) -> None:
     """Take memory in small pieces, which no allocator refuses, and keep talking."""
-    kept = []
+    kept: list[bytes] = []
     while len(kept) << 20 < size:
         kept.append(b"x" * (1 << 20))
         tell(len(kept))

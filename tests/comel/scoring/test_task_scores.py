@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +21,14 @@ CLASSES = ClassSpace.of([Head("colon", ("normal", "polyp", "tumour"), "normal"),
 FREE = views("domain-incremental")["domain_incremental"]
 
 
-def result(name: str, patient: str, label: str, probabilities: list[float], head: int = 0, **more: object) -> CaseResult:
+def result(name: str, patient: str, label: str, probabilities: list[float], head: int = 0, **more: Any) -> CaseResult:
     column = CLASSES.column(head, label)
     columns = CLASSES.columns(head)
     within = np.zeros(len(CLASSES))
     within[columns] = np.array(probabilities)[columns] / np.array(probabilities)[columns].sum()
     task = CLASSES.heads[head].name
     case = Case(name, patient, label, (name,))
-    return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)  # type: ignore[arg-type]
+    return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)
 
 
 def test_a_patient_is_the_mean_of_its_cases_and_positive_if_any_is() -> None:
@@ -66,7 +67,7 @@ def test_the_calibration_error_before_and_after() -> None:
         for i, label in enumerate(("normal", "normal", "normal", "polyp"))
     ]
     bag = score_task(results, 0.5, "class-incremental")["task_incremental"]["bag"]
-    assert (bag["ece"], bag["ece_uncalibrated"]) == (pytest.approx(0), pytest.approx(0.25))
+    assert (bag["ece"], bag["ece_uncalibrated"]) == pytest.approx((0, 0.25))
     unknown = [result("x", "x", "normal", [0.75, 0.25, 0, 0, 0])]
     assert score_task(unknown, 0.5, "class-incremental")["class_incremental"]["bag"]["ece_uncalibrated"] is None
     assert score_task([], 0.5, "class-incremental")["class_incremental"]["bag"]["ece_uncalibrated"] is None
@@ -74,11 +75,14 @@ def test_the_calibration_error_before_and_after() -> None:
 
 def test_lesions_need_coordinates_of_every_labelled_case() -> None:
     coords = np.array([[0, 0], [256, 0], [512, 0]])
-    known = {"labels": np.array([1, 0, 0]), "scores": np.array([0.9, 0.1, 0.2])}
+    known: dict[str, Any] = {"labels": np.array([1, 0, 0]), "scores": np.array([0.9, 0.1, 0.2])}
     there = result("a", "a", "tumour", [0.1, 0.1, 0.8, 0, 0], coords=coords, **known)
     without = result("b", "b", "tumour", [0.1, 0.1, 0.8, 0, 0], **known)
     unlabelled = result("c", "c", "tumour", [0.1, 0.1, 0.8, 0, 0])
-    score = lambda results: score_task(results, 0.5, "domain-incremental")["domain_incremental"]["instance"]["froc"]  # noqa: E731
+
+    def score(results: list[CaseResult]) -> Any:
+        return score_task(results, 0.5, "domain-incremental")["domain_incremental"]["instance"]["froc"]
+
     assert score([there, unlabelled]) == 1.0
     assert score([there, without]) is None
     assert score([unlabelled]) is None
@@ -145,5 +149,9 @@ def test_forward_transfer_against_chance_and_only_over_what_is_learned() -> None
 
 
 def test_the_mean_is_over_the_tasks_that_have_a_score() -> None:
-    entries = {"a": scored(0.5), "b": scored(0.7), "c": {"domain_incremental": {"bag": {"accuracy": None}}}}
+    entries: dict[str, dict[str, Any]] = {
+        "a": scored(0.5),
+        "b": scored(0.7),
+        "c": {"domain_incremental": {"bag": {"accuracy": None}}},
+    }
     assert mean_over_tasks(entries) == {"domain_incremental": {"bag": {"accuracy": pytest.approx(0.6)}}}

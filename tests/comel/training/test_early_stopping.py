@@ -24,7 +24,7 @@ from comel.training.early_stopping import EarlyStopping, validation_loss
 from tests.comel.toys import DIMENSION, FINETUNE, MODEL, OWLORA, Stream, killed, make_bag, write_manifest, write_stream
 
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
-SHORT = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
+SHORT: dict[str, Any] = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from tests.places import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
-SHORT = {"epochs": 2, "checkpoint_seconds": 0}
+SHORT: dict[str, Any] = {"epochs": 2, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")

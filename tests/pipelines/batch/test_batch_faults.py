@@ -33,7 +33,6 @@ from tests.pipelines.batch.small_cohort import (
     CRASHES,
     EATS,
     HANGS,
-    ROOT,
     SETTINGS,
     Trapped,
     assert_same,
@@ -46,6 +45,7 @@ from tests.pipelines.batch.small_cohort import (
     write_cohort,
 )
 from tests.pipelines.small_slides import write_manifest
+from tests.places import ROOT
 
 
 @pytest.fixture(scope="module")

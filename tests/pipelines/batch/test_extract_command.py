@@ -19,7 +19,8 @@ import pytest
 
 from comel.app.commands.extract_view import status_line, watch
 from pipelines.batch.status import RunningSlide, Status
-from tests.pipelines.batch.small_cohort import ROOT, draw_slide, leftovers, wait_for, write_cohort
+from tests.pipelines.batch.small_cohort import draw_slide, leftovers, wait_for, write_cohort
+from tests.places import ROOT
 
 ENCODER = """
 import os, time

@@ -70,8 +70,10 @@ class Provider:
             "scope": "openid comel:predict",
         }
         content = {name: value for name, value in (good | claims).items() if value is not None}
-        own_algorithm, own = self.keys.get(kid, (None, None))
-        return jwt.encode(content, key or own, algorithm=algorithm or own_algorithm, headers={"kid": kid})
+        if key is None:
+            own_algorithm, key = self.keys[kid]
+            algorithm = algorithm or own_algorithm
+        return jwt.encode(content, key, algorithm=algorithm, headers={"kid": kid})
 
 
 @pytest.fixture
@@ -128,9 +130,7 @@ BAD: dict[str, Callable[[Provider], str]] = {
     "of an unknown key": lambda p: p.token("second", key=p.keys["first"][1], algorithm="RS256"),
     "by a shared secret": lambda p: p.token("shared", key="secret" * 8, algorithm="HS256"),
     "by the public key as a secret": lambda p: p.token(key="n" * 64, algorithm="HS256"),
-    "not signed": lambda p: jwt.encode(
-        {"iss": p.issuer, "aud": "comel", "sub": "x", "exp": 9e9}, None, "none", {"kid": "first"}
-    ),
+    "not signed": lambda p: jwt.encode({"iss": p.issuer, "aud": "comel", "sub": "x", "exp": 9e9}, "", "none", {"kid": "first"}),
     "cut": lambda p: p.token()[:-9],
     "changed": lambda p: ".".join(a if i != 1 else a[:-4] + "AAAA" for i, a in enumerate(p.token().split("."))),
     "no token": lambda p: "a.b.c",
