@@ -162,7 +162,7 @@ def test_interrupt_is_said_in_one_line(small_stream: Stream, tmp_path: Path) -> 
         ),
     )
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.decode() == "comel: interrupted; the same command goes on where it stopped\n"
 

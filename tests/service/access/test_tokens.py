@@ -197,10 +197,12 @@ def test_a_provider_that_hangs_keeps_no_known_token_waiting(provider: Provider, 
     known = provider.token()
     assert verifier.identify(known) is not None
     hanging, go_on, answer = threading.Event(), threading.Event(), provider.answer
+    answered: list[str] = []
 
     def hang(path: str) -> Any:
         hanging.set()
-        go_on.wait(30)
+        go_on.wait(240)
+        answered.append(path)
         return answer(path)
 
     provider.answer = hang  # type: ignore[method-assign]
@@ -208,11 +210,11 @@ def test_a_provider_that_hangs_keeps_no_known_token_waiting(provider: Provider, 
     stranger = provider.token("made-up", key=provider.keys["first"][1], algorithm="RS256")
     asking = threading.Thread(target=verifier.identify, args=[stranger])
     asking.start()
-    assert hanging.wait(10)
+    assert hanging.wait(60)
     assert verifier.identify(known) is not None
-    assert asking.is_alive()
+    assert not answered
     go_on.set()
-    asking.join(10)
+    asking.join(60)
 
 
 def test_a_long_subject_fits_the_columns_that_keep_it(provider: Provider, verifier: TokenVerifier) -> None:
