@@ -8,7 +8,7 @@ import torch
 from comel.cohort.classes import Head
 from comel.models.base import BagBatch
 from comel.models.comel import CoMEL, CoMELOptions
-from comel.nn.gdat import GroupedDoubleAttention
+from comel.nn.gdat import GroupedDoubleAttention, Grouping
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,7 +26,7 @@ def model() -> CoMEL:
 
 
 @pytest.mark.parametrize("grouping", ["strided", "region", "spatial"])
-def test_a_prediction_is_the_same_as_on_the_cpu(grouping: str) -> None:
+def test_a_prediction_is_the_same_as_on_the_cpu(grouping: Grouping) -> None:
     torch.manual_seed(1)
     side = torch.arange(400)
     batch = BagBatch(torch.randn(1, 400, 48), torch.stack([side % 20, side // 20], dim=1).unsqueeze(0) * 256)

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from comel.base.files import read_json
 from comel.errors import ComelError
 from comel.runs.directory import RunDirectory
+from comel.runs.metrics import read_metrics
+from comel.scoring.continual import ScoreTable, nested
 from service.access.gate import allow
 from service.http.request_state import audited
 from service.http.responses import guarded, problems
@@ -127,17 +128,12 @@ def _summary(request: Request, name: str) -> dict[str, Any]:
 def _rows(run: RunDirectory) -> Mapping[int, Any]:
     """Of each version the row of the run's R matrices that belongs to it, by task."""
     try:
-        metrics = read_json(run.metrics)
-        tasks, numbers = metrics["tasks"], [stage["version"] for stage in metrics["stages"]]
-        return {
-            number: {
-                kind: {
-                    mode: {score: dict(zip(tasks, rows[stage], strict=False)) for score, rows in scores.items()}
-                    for mode, scores in modes.items()
-                }
-                for kind, modes in metrics["matrices"].items()
-            }
-            for stage, number in enumerate(numbers)
-        }
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        metrics = read_metrics(run.metrics)
+    except ComelError:
         return {}  # a run without scores predicts all the same
+    table = ScoreTable.of_run(metrics)
+    matrices = [(kind, mode.key, name, table.matrix(kind, mode, name)) for kind, mode, name in table.keys]
+    return {
+        entry.version: nested((*key, dict(zip(table.tasks, rows[stage], strict=True))) for *key, rows in matrices)
+        for stage, entry in enumerate(metrics.stages)
+    }
