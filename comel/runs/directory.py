@@ -7,8 +7,8 @@ versions/NNN/      one immutable model a stage: model.json, model.safetensors (a
                    (base weights, adapters/<task>/), checksums.json
 current            the version in use; replaced atomically
 evaluations/       per-case predictions on the test sets, a CSV a version
-checkpoint/        what an interrupted run goes on from; early-stopping-*.safetensors, its best weights so far; add-task.json,
-                   the plan of an unfinished add-task
+checkpoint/        what an interrupted run goes on from
+add-task.json      the plan of an unfinished add-task
 """
 
 from __future__ import annotations

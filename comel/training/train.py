@@ -80,7 +80,7 @@ def continue_or_begin(run: RunDirectory, config: RunConfig, manifest: Manifest |
         config = config.model_copy(update={"data": config.data.model_copy(update={"manifest": manifest.path})})
         plan = plan_of(config, manifest)
         _check_plan(run, plan, manifest)
-        session = Session(run, config, load_tasks(manifest, config.data), plan, quiet)
+        session = Session.prepare(run, config, load_tasks(manifest, config.data), plan, quiet=quiet)
         if not run.config.exists() or plan_of(load_config(run.config), manifest) != plan:
             _write_settings(run, config)
         session.learn()
@@ -129,7 +129,7 @@ def add_task(
         again = [task.name for task in loaded if task.name in {known.name for known in info.tasks}]
         if again:
             raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
-        session = Session(directory, config, loaded, plan, quiet, info)
+        session = Session.prepare(directory, config, loaded, plan, base=info, quiet=quiet)
         write_json(directory.path / _PENDING, {"plan": plan, "base_version": info.version})
         session.learn()
         (directory.path / _PENDING).unlink()
