@@ -257,12 +257,12 @@ with interruptible():
         except KeyboardInterrupt:
             pass
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for word, number in (("working", signal.SIGTERM), ("cleaning up", signal.SIGINT)):
-        assert process.stdout.readline() == f"{word}\n"
-        process.send_signal(number)
-    assert process.wait(60) == -signal.SIGINT
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for word, number in (("working", signal.SIGTERM), ("cleaning up", signal.SIGINT)):
+            assert process.stdout.readline() == f"{word}\n"
+            process.send_signal(number)
+        assert process.wait(60) == -signal.SIGINT
 
 
 @pytest.mark.slow
