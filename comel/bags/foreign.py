@@ -290,7 +290,8 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
     coords = _rows(array)
     if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > 2**40).any():
         raise BagError(f"{path}: coords that lie on no slide", "extract the slide again")
-    return np.rint(coords).astype(np.int64)
+    whole: np.ndarray = np.rint(coords).astype(np.int64)
+    return whole
 
 
 def _checked(bag: Bag, path: Path) -> Bag:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -47,6 +47,7 @@ def comma_separated(value: Any) -> Any:
 
 
 _ABSENT: Any = object()
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -144,7 +145,7 @@ def gather(
     return content, place
 
 
-def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: str | Callable[[Sequence[str]], str]) -> Any:
+def parse_section(schema: type[Model], content: Mapping[str, Any], where: str | Callable[[Sequence[str]], str]) -> Model:
     """Validate settings; the first problem becomes one line that names the key and, for an unknown one, the nearest.
 
     Args:

@@ -61,7 +61,7 @@ class Inbox:
         """
         source = job.source
         if "bag" in source:
-            path = self._folder / job.id / source["bag"]
+            path: Path = self._folder / job.id / source["bag"]
         elif "upload" in source:
             path = self._state_dir / UPLOADS / source["upload"] / source["name"]
         else:

@@ -476,14 +476,18 @@ def test_python_has_the_commands_and_their_words() -> None:
 
 def test_python_takes_plain_values(toy_stream: Stream, tmp_path: Path) -> None:
     """Text for paths, dictionaries for settings, and every function after every other."""
+
+    def text(path: Path) -> Any:
+        return str(path)
+
     data: dict[str, Any] = {"manifest": str(toy_stream.manifest), "bags": str(toy_stream.bags), "tasks": ["colon"]}
     settings = {**toy_stream.settings(epochs=1), "data": data}
-    run = comel.train(settings, str(tmp_path / "run"), quiet=True)  # type: ignore[arg-type]
-    comel.add_task(str(run), data["manifest"], data["bags"], tasks=["kidney"], quiet=True)
+    run = comel.train(settings, text(tmp_path / "run"), quiet=True)
+    comel.add_task(text(run), data["manifest"], data["bags"], tasks=["kidney"], quiet=True)
     rows = [row for row in toy_stream.rows if row["task"] != "liver"]
-    scores = comel.evaluate(str(run), str(write_manifest(tmp_path / "m.csv", rows)), data["bags"], quiet=True)  # type: ignore[arg-type]
+    scores = comel.evaluate(text(run), text(write_manifest(tmp_path / "m.csv", rows)), data["bags"], quiet=True)
     assert scores["version"] == 2
-    results = comel.predict(str(run), [str(toy_stream.bag("colon-00"))], str(tmp_path / "out"), quiet=True)  # type: ignore[arg-type, list-item]
+    results = comel.predict(text(run), [text(toy_stream.bag("colon-00"))], text(tmp_path / "out"), quiet=True)
     assert not isinstance(results[0], ComelError)
     comel.train(settings, tmp_path / "again", quiet=True)
     with pytest.raises(ComelError):

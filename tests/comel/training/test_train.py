@@ -42,7 +42,7 @@ from tests.places import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
-SHORT = {"epochs": 2, "checkpoint_seconds": 0}
+SHORT: dict[str, Any] = {"epochs": 2, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_interrupt_is_said_in_one_line(small_stream: Stream, tmp_path: Path) -> 
         ),
     )
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.decode() == "comel: interrupted; the same command goes on where it stopped\n"
 
