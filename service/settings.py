@@ -5,16 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from comel.base.kinds import Written
 from comel.base.settings import load_yaml
 from comel.errors import ConfigError
 
 __all__ = ["JobSettings", "ServiceSettings"]
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _by_name(runs: Any) -> Any:
+    """``NAME=RUN`` or a run's folder, several of them, by name."""
+    if not isinstance(runs, (list, tuple)):
+        return runs
+    named: dict[str, Path] = {}
+    for each in runs:
+        name, sign, path = str(each).partition("=")
+        run = Path(path if sign else name)
+        name = name if sign else run.resolve().name
+        if name in named:
+            raise ConfigError(f"two models are called '{name}'", f"name one of them otherwise: --model OTHER={run}")
+        named[name] = run
+    return named
 
 
 class JobSettings(BaseModel):
@@ -72,7 +88,7 @@ class ServiceSettings(JobSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COMEL_", extra="forbid", frozen=True)
 
     settings_file: Path | None = Field(default=None, description="YAML file with any of the other settings")
-    runs: dict[ModelName, Path] = Field(
+    runs: Annotated[dict[ModelName, Path], BeforeValidator(_by_name), Written(list[str])] = Field(
         default={}, description="models by name, each a run directory; the first is the default; JSON in the environment"
     )
     slide_roots: tuple[Path, ...] = Field(

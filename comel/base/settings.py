@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from comel.base.kinds import kind_at
 from comel.base.registry import nearest
 from comel.base.units import MPP_RANGE
 from comel.errors import ConfigError
@@ -18,7 +18,6 @@ __all__ = [
     "Mpp",
     "Name",
     "Section",
-    "Written",
     "apply_overrides",
     "comma_separated",
     "gather",
@@ -38,13 +37,6 @@ Name = Annotated[str, BeforeValidator(_as_text)]
 
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 """Micrometres per pixel."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """Beside a field's type: what else a user may write, such as a text with commas for a tuple, or an image for its stains."""
-
-    kind: Any
 
 
 def comma_separated(value: Any) -> Any:
@@ -94,7 +86,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str], kind: Any
     Raises:
         ConfigError: no ``=``, a value that is not YAML, or a key inside of what is no section.
     """
-    from comel.base.yaml_text import kind_at, read_yaml
+    from comel.base.yaml_text import read_yaml
 
     for override in overrides:
         key, separator, text = override.partition("=")

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Any, Literal, get_origin
 
 import yaml
 from pydantic import BaseModel, SecretStr
 
-from comel.base.settings import Written
+from comel.base.kinds import kind_at, kinds_of, kinds_of_elements
 from comel.base.text import first_line
 from comel.errors import ConfigError
 
-__all__ = ["kind_at", "kinds_of", "read_yaml"]
+__all__ = ["read_yaml"]
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")}
@@ -64,30 +64,12 @@ def read_yaml(text: str, kind: Any, where: str, folder: Path | None = None) -> A
         raise ConfigError(f"{where}: nested too deeply", "correct it") from None
 
 
-def kinds_of(kind: Any) -> list[Any]:
-    """The types that a value of an annotation may have: those of a union, as a user writes them."""
-    if get_origin(kind) is Annotated:
-        bare, *notes = get_args(kind)
-        written = [note.kind for note in notes if isinstance(note, Written)]
-        return [*(one for note in written for one in kinds_of(note)), *kinds_of(bare)]
-    if get_origin(kind) in (Union, UnionType):
-        return [one for arm in get_args(kind) for one in kinds_of(arm)]
-    return [kind]
-
-
-def kind_at(kind: Any, keys: list[str]) -> Any:
-    """The type of the value that ``keys`` lead to, section by section; ``Any`` if the schema does not say."""
-    for key in keys:
-        kind = _kind_of_value(kind, key)
-    return kind
-
-
 def _value(loader: Any, node: yaml.Node, kind: Any, folder: Path | None) -> Any:
     if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map" and _names_values(kind):
         loader.flatten_mapping(node)
         pairs = [(_key(loader, key), value) for key, value in node.value]
-        return {key: _value(loader, value, _kind_of_value(kind, key), folder) for key, value in pairs}
-    if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq" and (inner := _kinds_of_elements(kind)):
+        return {key: _value(loader, value, kind_at(kind, [key]), folder) for key, value in pairs}
+    if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq" and (inner := kinds_of_elements(kind)):
         kinds = inner if len(inner) == len(node.value) else [inner[0]] * len(node.value)
         return [_value(loader, value, one, folder) for value, one in zip(node.value, kinds, strict=True)]
     if isinstance(node, yaml.ScalarNode) and (text := _text(node, kind)) is not None:
@@ -115,23 +97,6 @@ def _key(loader: Any, node: yaml.Node) -> Any:
 
 def _names_values(kind: Any) -> bool:
     return any(get_origin(one) is dict or (isinstance(one, type) and issubclass(one, BaseModel)) for one in kinds_of(kind))
-
-
-def _kind_of_value(kind: Any, key: Any) -> Any:
-    for one in kinds_of(kind):
-        if isinstance(one, type) and issubclass(one, BaseModel) and key in one.model_fields:
-            return one.model_fields[key].rebuild_annotation()
-        if get_origin(one) is dict:
-            return get_args(one)[1]
-    return Any
-
-
-def _kinds_of_elements(kind: Any) -> list[Any]:
-    """The types of a list's elements: one for all, or as many as there are."""
-    for one in kinds_of(kind):
-        if get_origin(one) in (list, tuple):
-            return [inner for inner in get_args(one) if inner is not Ellipsis]
-    return []
 
 
 def _check_keys(node: yaml.Node, where: str) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from comel.base.settings import Mpp, Written, comma_separated
+from comel.base.kinds import Written
+from comel.base.settings import Mpp, comma_separated
 from comel.base.units import MPP_RANGE, Precision
 from pipelines.stain.staining import Stain, StainReference
 
@@ -35,7 +36,7 @@ class ExtractSettings(BaseModel):
     also_mpp: tuple[Mpp, ...] = Field(
         (), max_length=7, description="coarser scales to extract too, each a whole multiple of the next finer one"
     )
-    tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at target_mpp")
+    tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at the target resolution")
     overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at each scale")
     min_tissue: float = Field(0.25, ge=0, le=1, description="least share of a tile's area that is tissue; 0 keeps every tile")
     ink: Annotated[tuple[Literal["red", "green", "blue", "black"], ...], BeforeValidator(comma_separated), Written(str)] = (
@@ -48,7 +49,7 @@ class ExtractSettings(BaseModel):
     max_pen: float = Field(0.25, ge=0, le=1, description="most of a tile's area that may lie under a marker's ink")
     max_fold: float = Field(1.0, ge=0, le=1, description="most of a tile's area that may be folded; 1 keeps every tile")
     tissue: Literal["hsv-otsu", "stain-density", "mask", "geojson"] = Field(
-        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own files in tissue_folder"
+        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own, in the tissue folder"
     )
     tissue_folder: Path | None = Field(
         None, description="folder of your own tissue, <slide_id>.geojson, .png, ...: used for the slides that it has a file of"

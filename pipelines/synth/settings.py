@@ -7,7 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from comel.base.settings import Written, comma_separated
+from comel.base.kinds import Written
+from comel.base.settings import comma_separated
 from comel.errors import ConfigError
 
 __all__ = ["ORGANS", "SynthSettings"]
@@ -28,7 +29,7 @@ class SynthSettings(BaseModel):
     organs: Annotated[tuple[str, ...], BeforeValidator(comma_separated), Written(str)] = Field(
         ("colon", "kidney", "liver"),
         min_length=1,
-        description="organs, comma-separated, in the order of the tasks: colon, kidney, liver, lymph_node",
+        description="comma-separated organs, in the order of the tasks: colon, kidney, liver, lymph_node",
     )
     slides_per_organ: int = Field(20, ge=2, le=1000, description="slides of each organ, every second one with a tumour")
     size: int = Field(2048, ge=256, le=8192, multiple_of=16, description="level-0 width and height in pixels")

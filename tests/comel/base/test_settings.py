@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, BeforeValidator, Field
 
-from comel.base.settings import Name, Section, Written, apply_overrides, comma_separated, gather, load_yaml, parse_section
+from comel.base.kinds import Written
+from comel.base.settings import Name, Section, apply_overrides, comma_separated, gather, load_yaml, parse_section
 from comel.base.yaml_text import read_yaml
 from comel.errors import ConfigError
 
