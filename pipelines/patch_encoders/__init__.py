@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from comel.base.registry import resolve
+from comel.base.units import Precision
 from comel.errors import ConfigError
-from pipelines.patch_encoders.base import PatchEncoder, Precision, scale_note
+from pipelines.patch_encoders.base import PatchEncoder, scale_note
 from pipelines.patch_encoders.facts import ENCODER_FACTS, EncoderFacts
 
 __all__ = ["ENCODER_FACTS", "EncoderFacts", "PatchEncoder", "load_encoder", "scale_note"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from comel.base.files import sha256_of_file
-from pipelines.patch_encoders.base import Precision
+from comel.base.units import Precision
 from pipelines.patch_encoders.torch_encoder import TorchEncoder
 
 __all__ = ["EfficientNetLite0"]

@@ -16,8 +16,8 @@ import torch
 
 from comel.base.files import canonical_json, read_json, sha256_of_arrays
 from comel.base.text import first_line
+from comel.base.units import Precision
 from comel.errors import ConfigError
-from pipelines.patch_encoders.base import Precision
 from pipelines.patch_encoders.torch_encoder import TorchEncoder
 
 __all__ = ["HuggingFaceEncoder"]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from comel.base.units import Precision
 from comel.errors import ConfigError
-from pipelines.patch_encoders.base import Precision
 from pipelines.patch_encoders.facts import EncoderFacts
 from pipelines.patch_encoders.torch_encoder import TorchEncoder
 from pipelines.patch_encoders.weights import hash_of_weights, load_weights, read_weights

@@ -55,6 +55,16 @@ print([name for name in sys.argv[1:] if name in sys.modules])
     assert python(code, *HEAVY).strip() == "[]"
 
 
+def test_schemas_import_nothing_but_pydantic() -> None:
+    """Help texts are made from them."""
+    code = """
+import sys
+import pipelines.extraction.settings, pipelines.synth.settings, comel.runs.config
+print([name for name in sys.argv[1:] if name in sys.modules])
+"""
+    assert python(code, *HEAVY, "numpy", "cv2", "PIL", "yaml").strip() == "[]"
+
+
 def test_reading_a_bag_and_a_manifest_imports_no_torch(toy_stream: Stream) -> None:
     code = """
 import sys

@@ -39,7 +39,7 @@ class CrchistoSettings(BaseModel):
     @field_validator("stains")
     @classmethod
     def _known_once(cls, stains: tuple[str, ...]) -> tuple[str, ...]:
-        from pipelines.stain.matrix import STAINS
+        from pipelines.stain.staining import STAINS
 
         for stain in stains:
             if stain not in STAINS:

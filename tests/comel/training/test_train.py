@@ -586,7 +586,7 @@ def test_a_file_that_holds_no_strategy_is_refused(small_stream: Stream, tmp_path
         comel.train(small_stream.settings({"name": f"{tmp_path}/mine.py:Mine"}), tmp_path / "run", quiet=True)
 
 
-@pytest.mark.parametrize("trainer", [{"max_instances": 5}, {"clip_norm": 0.5}, {"precision": "bf16"}], ids=str)
+@pytest.mark.parametrize("trainer", [{"max_instances": 5}, {"clip_norm": 0.5}, {"precision": "bfloat16"}], ids=str)
 def test_options_of_the_trainer(small_stream: Stream, tmp_path: Path, trainer: dict[str, Any]) -> None:
     plain = comel.train(small_stream.settings(epochs=1), tmp_path / "plain", quiet=True)
     run = comel.train(small_stream.settings(epochs=1, **trainer), tmp_path / "run", quiet=True)

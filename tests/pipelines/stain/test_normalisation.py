@@ -26,8 +26,9 @@ from pipelines.extraction.contract import ContractReader
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import extract_slide
 from pipelines.slides.slide import open_slide
-from pipelines.stain.matrix import STAINS, drawn_shift, restain
-from pipelines.stain.normalisation import MacenkoStaining, measure_staining, normaliser, read_reference
+from pipelines.stain.matrix import drawn_shift, restain
+from pipelines.stain.normalisation import measure_staining, normaliser, read_reference
+from pipelines.stain.staining import STAINS, MacenkoStaining
 from pipelines.tiles.decode import decoded_batches
 from pipelines.tiles.plan import plan_tiles
 from pipelines.tissue import find_tissue
