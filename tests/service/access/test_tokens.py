@@ -335,7 +335,7 @@ def test_a_provider_that_drips_is_given_up(where: str, monkeypatch: pytest.Monke
         verifier._flight.join(60)
         assert not verifier._flight.is_alive()
         over.set()
-        dripping.join(10)
+        dripping.join(60)
 
 
 def test_an_answer_without_end_is_not_read(provider: Provider, verifier: TokenVerifier) -> None:
@@ -345,11 +345,11 @@ def test_an_answer_without_end_is_not_read(provider: Provider, verifier: TokenVe
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         if holds():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not come about in 20 seconds")
+    raise AssertionError("it did not come about in a minute")
 
 
 def test_a_long_subject_fits_the_columns_that_keep_it(provider: Provider, verifier: TokenVerifier) -> None:
