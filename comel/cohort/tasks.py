@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from comel.base.units import Mode
 from comel.cohort.classes import Head
 from comel.cohort.config import DataConfig
 from comel.cohort.manifest import SPLITS, Manifest, ManifestRow, read_manifest
@@ -93,12 +94,12 @@ def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
     """The head of each task; in a domain-incremental run all tasks share one."""
     declared = config.labels or {}
     for task in declared:
-        if task not in manifest.tasks and config.mode == "class-incremental":
+        if task not in manifest.tasks and config.mode == Mode.CLASS:
             raise ConfigError(f"data.labels names the task '{task}'", f"the manifest has {', '.join(manifest.tasks)}")
     labels = {
         task: tuple(declared.get(task, _negative_first(manifest.labels(task), config.negative))) for task in manifest.tasks
     }
-    if config.mode == "domain-incremental":
+    if config.mode == Mode.DOMAIN:
         every = [label for task in manifest.tasks for label in labels[task]]
         shared = tuple(_negative_first(list(dict.fromkeys(every)), config.negative))
         labels = dict.fromkeys(manifest.tasks, shared)
@@ -109,7 +110,7 @@ def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
                 f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'", f"'{row.task}' has {known}"
             )
     negative = {task: config.negative if config.negative in labels[task] else None for task in manifest.tasks}
-    if config.mode == "domain-incremental":
+    if config.mode == Mode.DOMAIN:
         first = manifest.tasks[0]
         return dict.fromkeys(manifest.tasks, Head("all domains", labels[first], negative[first]))
     return {task: Head(task, labels[task], negative[task]) for task in manifest.tasks}

@@ -122,7 +122,8 @@ def _edges(mask: np.ndarray) -> np.ndarray:
     inner[:-1] &= mask[1:]
     inner[:, 1:] &= mask[:, :-1]
     inner[:, :-1] &= mask[:, 1:]
-    return mask & ~inner
+    outline: np.ndarray = mask & ~inner
+    return outline
 
 
 def _footer(

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from comel.bags.bag import TileGeometry, geometry_from_attributes
+from comel.bags.geometry import TileGeometry, geometry_from_attributes
 from comel.base.files import atomic_path, write_json
+from comel.base.units import Mode
 from comel.errors import ComelError
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "write_table",
 ]
 
-MODES = ("class-incremental", "task-incremental", "domain-incremental")
+MODES = tuple(Mode)
 NOTICE = "Research use only: not a medical device, not for diagnosis."
 NO_TISSUE = "no tissue"
 

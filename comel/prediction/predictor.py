@@ -11,6 +11,7 @@ import numpy as np
 
 from comel.bags.bag import Bag
 from comel.bags.contract import FeatureContract
+from comel.base.units import Mode
 from comel.cohort.bags import check_contract, join_slides
 from comel.errors import ConfigError
 from comel.prediction.prediction import NO_TISSUE, OutOfDistribution, Prediction
@@ -31,7 +32,8 @@ class Predictor:
 
     def __init__(self, judge: Judge, info: VersionInfo) -> None:
         self._judge, self._info = judge, info
-        self.version, self.run_id, self.mode = info.version, info.run, info.mode
+        self.version, self.run_id = info.version, info.run
+        self.mode: str = info.mode
 
     @classmethod
     def open(cls, run: Path, *, version: int | None = None, device: str = "auto") -> Predictor:
@@ -54,7 +56,7 @@ class Predictor:
     @property
     def class_names(self) -> list[str]:
         """Columns of the probabilities: ``task/label``, or the label alone in a domain-incremental run."""
-        if self.mode == "domain-incremental":
+        if self.mode == Mode.DOMAIN:
             return list(self._judge.classes.heads[0].labels)
         return list(self._judge.classes.names)
 
@@ -93,8 +95,9 @@ class Predictor:
         """
         self.check_task(task)
         classes = self._judge.classes
-        head = classes.head_index(task) if task is not None and self.mode == "class-incremental" else None
-        mode = self.mode if head is None else "task-incremental"
+        given = task is not None and self.mode == Mode.CLASS
+        head = classes.head_index(task) if given and task is not None else None
+        mode = Mode.TASK if given else self.mode
         about = {"run": self.run_id, "version": self.version}
         look = self._judge.look(bag)
         if look is None:
@@ -112,7 +115,7 @@ class Predictor:
         return Prediction(
             slide_id=bag.slide_id,
             mode=mode,
-            task=task if self.mode == "domain-incremental" else chosen.name,
+            task=task if self.mode == Mode.DOMAIN else chosen.name,
             label=chosen.labels[view.column - classes.columns(view.head).start],
             classes=tuple(self.class_names),
             probabilities=view.probabilities,

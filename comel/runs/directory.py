@@ -1,7 +1,7 @@
 """The run directory: what a training run leaves, and the only thing that prediction, evaluation and a later task open.
 
 config.yaml        every setting, resolved
-metrics.json       R matrices of bag and instance scores
+metrics.json       scores of bags, instances and patients after every stage (comel.runs.metrics)
 events.jsonl       progress, a line an event
 versions/NNN/      one immutable model a stage: model.json, model.safetensors (adapters merged), the strategy's state
                    (base weights, adapters/<task>/), checksums.json
@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from comel.base.files import read_json, sha256_of_file, write_json, write_text
 from comel.base.text import first_line
 from comel.errors import RunError
+from comel.runs.metrics import read_metrics
 from comel.runs.version import VersionInfo
 from comel.runs.weights import save_state
 
@@ -52,7 +53,7 @@ class RunDirectory:
     @property
     def is_finished(self) -> bool:
         """Whether every stage of the run is done."""
-        return self.metrics.exists() and bool(read_json(self.metrics).get("finished"))
+        return read_metrics(self.metrics).finished
 
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""

@@ -15,9 +15,8 @@ from comel.prediction.judge import Judge
 from comel.runs.version import TaskInfo
 from comel.scoring.calibration import fit_temperature
 from comel.scoring.case_results import CaseResult, write_results
-from comel.scoring.intervals import score_intervals
+from comel.scoring.intervals import score_cases
 from comel.scoring.metrics import choose_threshold
-from comel.scoring.task_scores import mean_over_tasks, score_task
 
 __all__ = ["choose_instance_threshold", "choose_on_validation", "choose_temperature", "evaluate", "evaluate_cases"]
 
@@ -175,9 +174,8 @@ def evaluate(
         quiet: no progress.
 
     Returns:
-        ``{"run", "version", "split", "tasks": {name: {"cases", mode: {"bag", "instance"}}}, "mean": {mode: ...},
-        "intervals": {kind: {mode: {score: {"mean", "tasks"}}}}}``; see :func:`comel.scoring.task_scores.score_task` and
-        :func:`comel.scoring.intervals.score_intervals`.
+        ``{"run", "version", "split", "tasks", "mean", "intervals"}``; see
+        :meth:`comel.scoring.continual.ScoreTable.nested_scores`.
 
     Raises:
         ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
@@ -216,16 +214,13 @@ def evaluate(
             head = learned[task.name].head
             results[task.name] = evaluate_cases(judge, task, head, chosen[task.name], store, advance)
     thresholds = {name: learned[name].threshold for name in results}
-    scored = {name: score_task(cases, thresholds[name], info.mode) for name, cases in results.items()}
     if table is not None:
         write_results(table, [result for cases in results.values() for result in cases], judge.classes.names)
     return {
         "run": info.run,
         "version": info.version,
         "split": split or "all",
-        "tasks": {name: {"cases": len(results[name]), **modes} for name, modes in scored.items()},
-        "mean": mean_over_tasks(scored),
-        "intervals": score_intervals(results, thresholds, info.mode),
+        **score_cases(results, thresholds, info.mode).nested_scores({name: len(cases) for name, cases in results.items()}),
     }
 
 

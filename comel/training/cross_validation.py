@@ -13,15 +13,16 @@ import hashlib
 import io
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comel.base.files import read_json, write_json, write_text
+from comel.base.files import write_json, write_text
 from comel.base.settings import parse_section
+from comel.base.units import Mode
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.manifest import Manifest, ManifestRow
 from comel.cohort.splits import assign_folds
@@ -29,10 +30,11 @@ from comel.cohort.tasks import load_tasks, read_cohort
 from comel.errors import ConfigError, RunError
 from comel.runs.config import RunConfig
 from comel.runs.directory import RunDirectory
+from comel.runs.metrics import read_metrics
 from comel.runs.parts import resolved
 from comel.scoring.case_results import CaseResult, read_results, write_results
-from comel.scoring.intervals import score_intervals
-from comel.scoring.task_scores import mean_over_tasks, score_task
+from comel.scoring.continual import ScoreTable, nested
+from comel.scoring.intervals import score_cases
 from comel.training.plan import plan_of, stored_plan
 from comel.training.train import continue_or_begin
 
@@ -75,7 +77,7 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
     for number in numbers:
         data = config.data.model_copy(update={"manifest": dealt.path, "root": root, "fold": number})
         runs.append(_trained(config.model_copy(update={"data": data}), dealt, out / f"fold-{number}", quiet))
-    metrics = [read_json(run.metrics) for run in runs]
+    metrics = [read_metrics(run.metrics) for run in runs]
     pooled: list[tuple[int, CaseResult]] = []
     for number, run in zip(numbers, runs, strict=True):
         pooled += [(number, result) for result in _test_results(run)]
@@ -86,9 +88,9 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
         "runs": [run.path.name for run in runs],
         "mode": config.data.mode,
         "strategy": config.strategy["name"],
-        "tasks": metrics[0]["tasks"],
-        "continual": over_runs(metrics),
-        "pooled": _pooled_scores([result for _, result in pooled], metrics[0]["tasks"], config.data.mode),
+        "tasks": metrics[0].tasks,
+        "continual": over_runs([ScoreTable.of_run(run) for run in metrics]),
+        "pooled": _pooled_scores([result for _, result in pooled], metrics[0].tasks, config.data.mode),
     }
     write_json(out / "folds.json", summary)
     return summary
@@ -125,43 +127,37 @@ def train_orders(config: RunConfig | Mapping[str, Any], out: Path, *, orders: in
         "runs": [run.path.name for run in runs],
         "mode": config.data.mode,
         "strategy": config.strategy["name"],
-        "continual": over_runs([read_json(run.metrics) for run in runs]),
+        "continual": over_runs([ScoreTable.of_run(read_metrics(run.metrics)) for run in runs]),
     }
     write_json(Path(out) / "orders.json", summary)
     return summary
 
 
-def over_runs(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_runs(tables: Sequence[ScoreTable]) -> dict[str, Any]:
     """Mean and spread of every continual score over runs.
 
     Args:
-        metrics: each run's ``metrics.json``.
+        tables: each run's scores.
 
     Returns:
         ``{kind: {mode: {score: {statistic: {"mean", "spread", "values"}}}}}``. The spread is the standard deviation with n - 1,
         None under two values; both are over the runs that define the score.
     """
-    summary: dict[str, Any] = {}
-    for kind, mode, name in dict.fromkeys(key for run in metrics for key in _scores_of(run["continual"])):
-        entries = [run["continual"].get(kind, {}).get(mode, {}).get(name) or {} for run in metrics]
+    entries = []
+    for key in dict.fromkeys(key for table in tables for key in table.continual):
+        found = [table.continual.get(key) or {} for table in tables]
         statistics = {}
-        for statistic in dict.fromkeys(key for entry in entries for key in entry):
-            values = [entry.get(statistic) for entry in entries]
+        for statistic in dict.fromkeys(name for scores in found for name in scores):
+            values = [scores.get(statistic) for scores in found]
             known = [value for value in values if value is not None]
             statistics[statistic] = {
                 "mean": float(np.mean(known)) if known else None,
                 "spread": float(np.std(known, ddof=1)) if len(known) > 1 else None,
                 "values": values,
             }
-        summary.setdefault(kind, {}).setdefault(mode, {})[name] = statistics
-    return summary
-
-
-def _scores_of(continual: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for kind, modes in continual.items():
-        for mode, names in modes.items():
-            for name in names:
-                yield kind, mode, name
+        kind, mode, name = key
+        entries.append((kind, mode.key, name, statistics))
+    return nested(entries)
 
 
 def _checked(config: RunConfig | Mapping[str, Any]) -> RunConfig:
@@ -245,19 +241,9 @@ def _test_results(run: RunDirectory) -> list[CaseResult]:
     return read_results(table, _classes(run), {task.name: task.head for task in info.tasks})
 
 
-def _pooled_scores(results: Sequence[CaseResult], tasks: Sequence[str], mode: str) -> dict[str, Any]:
+def _pooled_scores(results: Sequence[CaseResult], tasks: Sequence[str], mode: Mode) -> dict[str, Any]:
     """Bag scores of pooled cases; the kinds and scores that a table of cases cannot give are left out."""
     by_task = {task: [result for result in results if result.task == task] for task in tasks}
-    scored = {}
-    for task, cases in by_task.items():
-        modes = score_task(cases, 0.5, mode)
-        for kinds in modes.values():
-            kinds.pop("instance")
-            kinds["bag"].pop("ece_uncalibrated")
-        scored[task] = modes
-    intervals = score_intervals(by_task, dict.fromkeys(tasks, 0.5), mode)
-    return {
-        "tasks": {task: {"cases": len(by_task[task]), **modes} for task, modes in scored.items()},
-        "mean": mean_over_tasks(scored),
-        "intervals": {"bag": intervals["bag"]},
-    }
+    rows = score_cases(by_task, dict.fromkeys(tasks, 0.5), mode).rows
+    known = ScoreTable(row for row in rows if row.kind != "instance" and row.name != "ece_uncalibrated")
+    return known.nested_scores({task: len(cases) for task, cases in by_task.items()})

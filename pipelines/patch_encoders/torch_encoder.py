@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from comel.base.devices import resolve_device
-from pipelines.patch_encoders.base import PatchEncoder, Precision, resolve_precision
+from comel.base.units import Precision
+from pipelines.patch_encoders.base import PatchEncoder, resolve_precision
 
 __all__ = ["TorchEncoder"]
 

@@ -3,50 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Json, ink_colours, print_json
+from comel.app.commands.options import Json, print_json
+from comel.app.options import Flag, Given, options_of
+
+if TYPE_CHECKING:
+    from comel.app.schemas import ExtractOptions
 
 __all__ = ["inspect"]
 
+_OF_TILES = (
+    "assume_mpp",
+    "target_mpp",
+    "tile_size",
+    "overlap",
+    "tissue",
+    "tissue_folder",
+    "min_tissue",
+    "ink",
+    "max_pen",
+    "max_fold",
+)
 
+
+@options_of(
+    "comel.app.schemas:ExtractOptions",
+    only=_OF_TILES,
+    names={"tissue_folder": Flag("--tissue-folder", "Folder of your own tissue: <name of the slide>.geojson, .png, ...")},
+    config="YAML file of comel extract; options and --set win over it.",
+    example="target_mpp=1.0",
+)
 def inspect(
     slide: Annotated[Path, typer.Argument(help="A slide.")],
+    given: Given[ExtractOptions],
     overlay: Annotated[Path | None, typer.Option(help="PNG of the tissue and the tiles to write.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, whatever the slide says itself.")] = None,
-    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel if the slide states none.")] = None,
-    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
-    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
-    tissue: Annotated[str | None, typer.Option(help="hsv-otsu (default), stain-density, mask or geojson.")] = None,
-    tissue_folder: Annotated[Path | None, typer.Option(help="Your own tissue: <name of the slide>.geojson, .png, ...")] = None,
-    min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
-    ink: Annotated[str | None, typer.Option(help="Marker inks to look for: red,green,blue,black (default) or none.")] = None,
-    max_pen: Annotated[float | None, typer.Option(help="Most share of ink in a tile; default 0.25.")] = None,
-    max_fold: Annotated[float | None, typer.Option(help="Most share of folds in a tile; default 1, keeps all.")] = None,
     picture: Annotated[bool, typer.Option(help="Show the overlay in a terminal that has the colours.")] = True,
     as_json: Json = False,
 ) -> None:
     """What a slide is, and what would be cut from it. Nothing is written but the overlay, if asked for."""
     from comel.app import api
 
-    found = api.inspect(
-        slide,
-        overlay=overlay,
-        mpp=mpp,
-        assume_mpp=assume_mpp,
-        target_mpp=target_mpp,
-        tile_size=tile_size,
-        overlap=overlap,
-        tissue=tissue,
-        tissue_folder=tissue_folder,
-        min_tissue=min_tissue,
-        ink=ink_colours(ink),
-        max_pen=max_pen,
-        max_fold=max_fold,
-    )
+    found = api.inspect(slide, overlay=overlay, mpp=mpp, **dict(given.settings().extraction()))
     if as_json:
         print_json(found.facts)
         return
@@ -79,14 +80,16 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for number, level in enumerate(said["levels"]):
         tile = "" if level["tile"] is None else ", tiles of {} x {} px".format(*level["tile"])
         read = ", tiles are read from here" if number == said["read_level"] else ""
-        what = f"{level['width']} x {level['height']} px, 1:{level['downsample']:.4g}{tile}{read}"
+        factor = "not read: its factor is not known" if level["downsample"] is None else f"1:{level['downsample']:.4g}"
+        what = f"{level['width']} x {level['height']} px, {factor}{tile}{read}"
         lines.append(_line(f"level {number}", what))
     lines.append(_line("tissue", f"{said['tissue_area_mm2']:.2f} mm2 by {said['tissue']}"))
     colours = f", {', '.join(said['ink_colours'])}" if said["ink_colours"] else ""
     lines.append(_line("ink", f"{said['ink_share']:.1%} of the slide{colours}"))
     lines.append(_line("folds", f"{said['fold_share_of_tissue']:.1%} of the tissue"))
     enlarged = ", enlarged: the slide is coarser than asked for" if said["interpolated"] else ""
-    lines.append(_line("tiles", f"{said['tiles']}{enlarged}"))
+    small = f", {said['too_small']}" if said["too_small"] else ""
+    lines.append(_line("tiles", f"{said['tiles']}{enlarged}{small}"))
     return lines
 
 

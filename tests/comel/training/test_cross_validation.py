@@ -19,13 +19,16 @@ from typer.testing import CliRunner, Result
 
 import comel
 from comel.app.commands import learning
+from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, read_manifest
 from comel.errors import ComelError, ConfigError, RunError
 from comel.runs.config import RunConfig, load_config
 from comel.runs.directory import RunDirectory
+from comel.runs.metrics import ScoreRow
+from comel.scoring.continual import ScoreTable
 from comel.scoring.metrics import bag_metrics
 from comel.training.cross_validation import _keep, _with_folds, over_runs, train_folds, train_orders
-from tests.comel.toys import FINETUNE, Stream, tree, write_manifest, write_stream
+from tests.comel.toys import FINETUNE, Stream, scores_of, tree, write_manifest, write_stream
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_every_slide_is_tested_once_by_a_model_that_never_saw_its_patient(stream
 
 def test_the_summary_is_what_the_files_hold(three_folds: Path) -> None:
     summary = json.loads((three_folds / "folds.json").read_text())
-    runs = [json.loads((three_folds / f"fold-{fold}" / "metrics.json").read_text()) for fold in range(3)]
+    runs = [scores_of(three_folds / f"fold-{fold}") for fold in range(3)]
     values = [run["continual"]["instance"]["class_incremental"]["auc"]["final_average"] for run in runs]
     entry = summary["continual"]["instance"]["class_incremental"]["auc"]["final_average"]
     assert entry == {"mean": pytest.approx(np.mean(values)), "spread": pytest.approx(np.std(values, ddof=1)), "values": values}
@@ -204,7 +207,7 @@ def test_orders_differ_and_the_given_one_comes_first(stream: Stream, tmp_path: P
     summary = train_orders(settings, tmp_path / "out", orders=2, quiet=True)
     assert summary["orders"] == [["kidney", "colon"], ["colon", "kidney"]]
     assert json.loads((tmp_path / "out" / "orders.json").read_text()) == summary
-    runs = [json.loads((tmp_path / "out" / f"order-{i}" / "metrics.json").read_text()) for i in range(2)]
+    runs = [scores_of(tmp_path / "out" / f"order-{i}") for i in range(2)]
     assert [run["tasks"] for run in runs] == summary["orders"]
     forgetting = [run["continual"]["bag"]["class_incremental"]["accuracy"]["forgetting"] for run in runs]
     assert summary["continual"]["bag"]["class_incremental"]["accuracy"]["forgetting"]["values"] == forgetting
@@ -237,17 +240,17 @@ def test_orders_of_many_tasks() -> None:
 
 
 def test_mean_and_spread_pass_over_what_is_not_defined() -> None:
-    def run(value: float | None) -> dict[str, object]:
-        return {"continual": {"bag": {"m": {"accuracy": {"final_average": value}, "auc": None}}}}
+    def run(value: float | None, stages: int = 1) -> ScoreTable:
+        return ScoreTable(ScoreRow(stage, "a", "bag", Mode.CLASS, "accuracy", value) for stage in range(stages))
 
-    summary = over_runs([run(0.5), run(None), run(0.9)])["bag"]["m"]
-    assert summary["accuracy"]["final_average"] == {
+    entry = over_runs([run(0.5), run(None), run(0.9), run(0.7, stages=2)])["bag"]["class_incremental"]["accuracy"]
+    assert entry["final_average"] == {
         "mean": pytest.approx(0.7),
         "spread": pytest.approx(0.4 / np.sqrt(2)),
-        "values": [0.5, None, 0.9],
+        "values": [0.5, None, 0.9, None],
     }
-    assert summary["auc"] == {}
-    assert over_runs([run(0.5)])["bag"]["m"]["accuracy"]["final_average"]["spread"] is None
+    assert over_runs([run(0.7, stages=2)]) == {"bag": {"class_incremental": {"accuracy": {}}}}
+    assert over_runs([run(0.5)])["bag"]["class_incremental"]["accuracy"]["final_average"]["spread"] is None
 
 
 @pytest.fixture

@@ -22,10 +22,21 @@ from comel.models.comel import CoMEL, CoMELOptions
 from comel.runs.directory import RunDirectory
 from comel.runs.weights import build_model, load_state
 from comel.training.early_stopping import EarlyStopping, validation_loss
-from tests.comel.toys import DIMENSION, FINETUNE, MODEL, OWLORA, Stream, killed, make_bag, write_manifest, write_stream
+from tests.comel.toys import (
+    DIMENSION,
+    FINETUNE,
+    MODEL,
+    OWLORA,
+    Stream,
+    killed,
+    make_bag,
+    scores_of,
+    write_manifest,
+    write_stream,
+)
 
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
-SHORT = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
+SHORT: dict[str, Any] = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +212,7 @@ def test_test_cases_decide_nothing(stream: Stream, tmp_path: Path) -> None:
     assert weights(runs[0]) == weights(runs[1])
     chosen = [[(t.threshold, t.temperature) for t in RunDirectory(run).info().tasks] for run in runs]
     assert chosen[0] == chosen[1]
-    scores = [json.loads((run / "metrics.json").read_text())["matrices"]["bag"] for run in runs]
+    scores = [scores_of(run)["matrices"]["bag"] for run in runs]
     assert scores[0] != scores[1]
 
 
