@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comel.errors import SlideError
+from pipelines.slides.silence import libraries_silenced
+from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["COPY_OR_CONVERT", "MAX_IMAGE_PIXELS", "PlainImage", "is_plain_image"]
+__all__ = ["MAX_IMAGE_PIXELS", "PlainImage", "is_plain_image"]
 
 MAX_IMAGE_PIXELS = 128 << 20
 """More pixels than this are refused before any is decoded: they would take more than 384 MiB of memory."""
 
 _FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-_CONVERT = "convert it to a tiled pyramidal TIFF"
-COPY_OR_CONVERT = f"copy it again; if it stays so, {_CONVERT}"
-"""A copy that was cut off is of no format either, since most of them say at the end of the file what is in it."""
 
 
 def is_plain_image(path: Path) -> bool:
@@ -102,10 +101,19 @@ def _checked_size(path: Path) -> tuple[int, int]:
     if size[0] * size[1] > MAX_IMAGE_PIXELS:
         raise _too_large(path, f"{size[0]} x {size[1]} pixels")
     if form == "TIFF" and pages > 1:
-        raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{_CONVERT}, or save one page alone")
+        raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{CONVERT}, or save one page alone")
+    if form == "PNG" and _png_depth(path) > 8:
+        what = f"{path}: samples of {_png_depth(path)} bits, and no word on how many of them are used"
+        raise SlideError(what, "save it with 8 bits a channel")
     if mode not in _EIGHT_BIT_MODES:
         raise SlideError(f"{path}: pixels of type {mode}", "save it as RGB with 8 bits a channel")
     return size
+
+
+def _png_depth(path: Path) -> int:
+    """Bits of a PNG's samples: Pillow drops the lower half of 16 without a word."""
+    with open(path, "rb") as stream:
+        return stream.read(25)[24]
 
 
 def _decoded(path: Path) -> Image:
@@ -115,7 +123,7 @@ def _decoded(path: Path) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=list(_FORMATS)) as image:
+            with libraries_silenced(), Image.open(path, formats=list(_FORMATS)) as image:
                 if image.width * image.height > MAX_IMAGE_PIXELS:
                     raise _too_large(path, f"{image.width} x {image.height} pixels")
                 if not image.has_transparency_data:
@@ -134,11 +142,9 @@ def _decoded(path: Path) -> Image:
 
 def _too_large(path: Path, said: str) -> SlideError:
     limit = f"at most {MAX_IMAGE_PIXELS >> 20} Mpx of an image are read whole"
-    return SlideError(f"{path}: {said}, and {limit}", _CONVERT)
+    return SlideError(f"{path}: {said}, and {limit}", CONVERT)
 
 
 def _damaged(path: Path, error: Exception) -> SlideError:
     said = (str(error).splitlines() or [""])[0][:160]
-    return SlideError(
-        f"{path}: the image cannot be read ({type(error).__name__}: {said})", "the file is damaged: copy it again"
-    )
+    return SlideError(f"{path}: the image cannot be read ({type(error).__name__}: {said})", COPY_OR_CONVERT)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from comel.base.files import is_dicom
 from comel.errors import ComelError
 from pipelines.slides.slide_files import slide_files
 from service.errors import NotFoundError
@@ -24,6 +25,7 @@ SUFFIXES = frozenset(
     ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .bif .svslide .czi .png .jpg .jpeg".split()  # noqa: SIM905
 )
 DICOM = ".dcm"
+FEW = 16
 MAX_LISTED = 100_000
 FRESH_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
@@ -157,7 +159,7 @@ def _slide_files(base: Path) -> Iterator[Path]:
     """Files with a slide's suffix and folders of DICOM files; hidden ones and links are left out."""
     for folder, folders, names in os.walk(base):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if any(Path(name).suffix.lower() == DICOM for name in names) and _is_slide(Path(folder)):
+        if any(_is_dicom(Path(folder, name)) for name in _likely_dicom(names)) and _is_slide(Path(folder)):
             yield Path(folder)
         for name in sorted(names):
             path = Path(folder, name)
@@ -165,12 +167,26 @@ def _slide_files(base: Path) -> Iterator[Path]:
                 yield path
 
 
+def _likely_dicom(names: Sequence[str]) -> list[str]:
+    """A name that ends in ``.dcm``; without one, the first few of no slide's suffix: a folder of DICOM holds little else."""
+    named = [name for name in names if Path(name).suffix.lower() == DICOM]
+    return named[:1] or sorted(name for name in names if Path(name).suffix.lower() not in SUFFIXES)[:FEW]
+
+
+def _is_dicom(path: Path) -> bool:
+    """By the suffix or, whatever the name, by the content."""
+    try:
+        return path.suffix.lower() == DICOM or is_dicom(path)
+    except OSError:  # it may not be read
+        return False
+
+
 def _is_slide(path: Path) -> bool:
     """Whether there is a file, or a folder of DICOM files of its own.
 
     OpenSlide looks at every file beside a DICOM file, so none of them may be a link: it might lead outside.
     """
-    folder = path.parent if path.suffix.lower() == DICOM and path.is_file() else path
+    folder = path.parent if path.is_file() and _is_dicom(path) else path
     if not folder.is_dir():
         return path.is_file()
     try:

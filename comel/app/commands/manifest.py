@@ -128,6 +128,9 @@ def _write(cohort: Cohort, root: Path, out: Path | None, folds: int | None, seed
     out = out or root / "manifest.csv"
     for warning in cohort.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    if cohort.left_out:
+        counted = ", ".join(f"{count} {kind}" for kind, count in cohort.left_out.items())
+        typer.echo(f"left out, since they are no slides here: {counted}", err=True)
     manifest, start = write_manifest(cohort, root, out, folds=folds, seed=seed, force=force)
     counts = summary(manifest)
     if as_json:
@@ -139,6 +142,7 @@ def _write(cohort: Cohort, root: Path, out: Path | None, folds: int | None, seed
                 "annotated": sum(row.annotation is not None for row in manifest.rows),
                 "tasks": counts,
                 "warnings": cohort.warnings,
+                "left_out": cohort.left_out,
             }
         )
         return

@@ -1,5 +1,7 @@
 """A cohort of one's own, described by its folders: ``TASK/LABEL/slide`` or, for a single task, ``LABEL/slide``.
 
+In a folder without slides PNG and JPEG pictures are the slides.
+
 An annotation has the slide's name: ``slide.xml``, ``slide.geojson``, ``slide_mask.png`` or ``slide_mask.tif``, beside the
 slide or anywhere else in the cohort's folder.
 """
@@ -13,12 +15,15 @@ from pathlib import Path
 from comel.base.text import listed
 from comel.cohort.sources.common import (
     MASK_SUFFIXES,
+    PICTURE_SUFFIXES,
     SLIDE_SUFFIXES,
     VECTOR_SUFFIXES,
     Cohort,
     check_labels,
     find_files,
+    find_pictures,
     find_slides,
+    left_out,
     slide_row,
     stem_of,
 )
@@ -44,7 +49,11 @@ def build(root: Path, *, task: str | None = None, patient_regex: str | None = No
     pattern = _compiled(patient_regex)
     slides = [path for path in find_slides(root) if not stem_of(path).lower().endswith(_MASK)]
     if not slides:
-        raise ManifestError(f"{root}: no slide ({' '.join(sorted(SLIDE_SUFFIXES))})", "give the folder of the slides")
+        slides = [path for path in find_pictures(root) if not stem_of(path).lower().endswith(_MASK)]
+        cohort.warnings += [f"{len(slides)} pictures are the slides: fill in their um/px, column 'mpp'"] if slides else []
+    if not slides:
+        kinds = " ".join(sorted(SLIDE_SUFFIXES.union(PICTURE_SUFFIXES)))
+        raise ManifestError(f"{root}: no slide ({kinds})", "give the folder of the slides")
     annotations = _annotations(root)
     without_patient = []
     for path in slides:
@@ -64,6 +73,8 @@ def build(root: Path, *, task: str | None = None, patient_regex: str | None = No
             f"--patient-regex finds no patient in {len(without_patient)} names: {listed(sorted(without_patient))}"
         )
     cohort.warnings += check_labels(cohort.rows)
+    annotated = [row.annotation for row in cohort.rows if row.annotation is not None]
+    cohort.left_out = left_out(root, [*slides, *annotated])
     return cohort
 
 
