@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, Set, print_json
+from comel.app.commands.options import Device, Json, Quiet, Set, print_json, tell_notes
 
 __all__ = ["app"]
 
@@ -41,6 +41,7 @@ def continual(
     from comel.app.benchmark.continual import run_continual
     from comel.app.benchmark.table import markdown
 
+    tell_notes(slides, quiet=quiet or as_json)
     result = run_continual(
         suite,
         out,

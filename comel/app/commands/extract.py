@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, ink_colours, print_json
+from comel.app.commands.options import Device, Json, Quiet, ink_colours, print_json, tell_notes
 
 if TYPE_CHECKING:
     from pipelines.batch.run import CohortReport
@@ -94,6 +94,7 @@ def extract(
 
     from comel.app import api
 
+    tell_notes(manifest, quiet=quiet or as_json)
     if status:
         from comel.app.commands.extract_view import status_table
 

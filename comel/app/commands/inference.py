@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, Run, Version, print_json
+from comel.app.commands.options import Device, Json, Quiet, Run, Version, print_json, tell_notes
 from comel.errors import ComelError
 
 __all__ = ["predict", "serve"]
@@ -43,6 +43,8 @@ def predict(
     from comel.base.cores import limit_torch_threads
 
     limit_torch_threads()
+    for table_of_slides in (path for path in inputs if path.suffix.lower() == ".csv"):
+        tell_notes(table_of_slides, quiet=quiet or as_json)
     reading = Reading(bags, slide, root, mpp, assume_mpp, assume_encoder, encoder, tissue_folder)
     writing = Writing(out, table or out / "predictions.csv", width, merge)
     outcomes = predict_each(run, inputs, reading, writing, version=version, task=task, device=device, quiet=quiet or as_json)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, Run, Set, Version, number, print_json
+from comel.app.commands.options import Device, Json, Quiet, Run, Set, Version, number, print_json, tell_notes
 from comel.errors import ComelError
 
 __all__ = ["EPILOGS", "add_task", "evaluate", "quoted", "train"]
@@ -64,6 +64,7 @@ def train(
         raise ComelError("--resume takes the settings of the run", "leave the other settings out, or train a new run with them")
     chosen = load_config(config, [*overrides, *(settings or [])])
     silent = quiet or as_json
+    tell_notes(chosen.data.manifest, quiet=silent)
     if folds is not None:
         from comel.training.cross_validation import train_folds
 
@@ -96,6 +97,7 @@ def add_task(
 
     overrides = [*(settings or []), *(["data.skip_missing=true"] if skip_missing else [])]
     overrides += [] if assume_encoder is None else [f"data.assume_encoder={quoted(assume_encoder)}"]
+    tell_notes(manifest, quiet=quiet or as_json)
     teach(run, manifest, bags, tasks=task, root=root, overrides=overrides, quiet=quiet or as_json)
     _tell_metrics(run, as_json)
 
@@ -122,6 +124,7 @@ def evaluate(
     from comel.scoring.evaluate import evaluate
 
     limit_torch_threads()
+    tell_notes(manifest, quiet=quiet or as_json)
     scores = evaluate(
         run,
         manifest,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, print_json
+from comel.app.commands.options import Json, Quiet, print_json, tell_notes
 
 __all__ = ["bags_check", "bags_export", "bags_stats", "synth"]
 
@@ -86,6 +86,7 @@ def bags_export(
 
     from comel.cohort.clam import export_clam
 
+    tell_notes(manifest, quiet=quiet or as_json)
     report = export_clam(paths, out, manifest=manifest, root=root, quiet=quiet or as_json)
     if as_json:
         print_json(asdict(report))
