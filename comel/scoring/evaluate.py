@@ -69,6 +69,7 @@ def evaluate_cases(
                 labels=None if labels is None else np.asarray(labels),
                 coords=None if bag.coords is None else np.asarray(bag.coords),
                 distance=None if distance is None else float(distance[0]),
+                classes=model.classes,
             )
         )
     return results

@@ -62,6 +62,8 @@ def predict(
                 novelty = result.out_of_distribution
                 strange = ", unlike all that the model has learned" if novelty is not None and novelty.flag else ""
                 typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}{strange}")
+                for note in () if quiet else result.notes:
+                    typer.echo(f"  {result.slide_id}: {note}", err=True)
         written = [word for kind, word in KINDS.items() if any(kind in outcome.kinds() for outcome in outcomes)]
         files = f"{_listed(written)}: {out}; " if written else ""
         typer.echo(f"{files}table: {writing.table}")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from comel.app.predict.files import Writing, kept_prediction, kinds_of, write_prediction
 from comel.app.predict.inputs import Input, Reading, by_case, find_inputs
 from comel.bags.bag import Bag
+from comel.bags.left_out import said_left_out
 from comel.base.files import sha256_of_file, sha256_of_json
-from comel.base.progress import progress_bar
+from comel.base.progress import progress_bar, say
 from comel.cohort.bags import check_contract
 from comel.errors import ComelError, ConfigError, SlideError
 from comel.prediction.prediction import Prediction, check_table, failed_row, prediction_row, write_table
@@ -149,6 +150,8 @@ def predict_each(
     check_width(writing.width)
     _check_mpp(reading.mpp)
     inputs = find_inputs(paths, reading)
+    if (line := said_left_out(paths, [entry.bag or entry.slide or Path(entry.name) for entry in inputs])) is not None:
+        say(line, quiet=quiet)
     predictor = Predictor.open(run, version=version, device=device)
     predictor.check_task(task)
     reader = ContractReader(
@@ -212,7 +215,7 @@ class _Work:
             try:
                 thumbnail, note = self._thumbnail(entry, prediction)
                 prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes[entry.name], *note))
-                write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
+                prediction = write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
                 outcomes.append(Outcome(entry, prediction))
             except ComelError as error:
                 outcomes.append(Outcome(entry, error))

@@ -40,7 +40,22 @@ SLIDE_SUFFIXES = frozenset(
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 VECTOR_SUFFIXES = (".xml", ".geojson")
-_DOCUMENTS = (".csv", ".htm", ".html", ".json", ".log", ".md", ".pdf", ".tsv", ".txt", ".xls", ".xlsx", ".yaml", ".yml")
+_DOCUMENTS = (
+    ".csv",
+    ".htm",
+    ".html",
+    ".json",
+    ".log",
+    ".md",
+    ".parcel",
+    ".pdf",
+    ".tsv",
+    ".txt",
+    ".xls",
+    ".xlsx",
+    ".yaml",
+    ".yml",
+)
 _PICTURES_BEGIN = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _MAX_TABLE_BYTES = 256 << 20
 

@@ -24,6 +24,7 @@ from comel.cohort.sources.common import (
     Cohort,
     check_labels,
     find_files,
+    left_out,
     read_table,
     slide_row,
     stem_of,
@@ -107,6 +108,7 @@ def build(
             f"--no-annotations for PAIP 2021): {listed(sorted(layered))}"
         )
     cohort.warnings += check_labels(cohort.rows)
+    cohort.left_out = left_out(root, find_files(root, (".svs", *VECTOR_SUFFIXES, *MASK_SUFFIXES)))
     return cohort
 
 

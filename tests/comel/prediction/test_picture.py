@@ -202,7 +202,6 @@ def test_a_hundred_thousand_tiles_take_little_memory() -> None:
         ({"alpha": 1.5}, "alpha"),
         ({"threshold": -0.1}, "threshold"),
         ({"width": 10}, "no room"),
-        ({"width": 100_000}, "too large"),
         ({"colormap": "infrno"}, "not known"),
         ({"thumbnail": Image.new("RGB", (100, 300))}, "thumbnail"),
     ],
@@ -214,7 +213,7 @@ def test_what_a_user_can_get_wrong_is_said(arguments: dict[str, Any], said: str)
 
 
 def test_hostile_coordinates_are_refused_before_memory() -> None:
-    far = prediction_at([[0, 0], [10**15, 10**15]], [0.5, 0.5], geometry_of(3000, 2000))
+    far = prediction_at([[0, 0], [10**15, 10**15]], [0.5, 0.6], geometry_of(3000, 2000))
     for work in (score_raster, lambda p: to_geojson(p, merge=True)):
         with pytest.raises(ComelError, match="spread over"):
             work(far)

@@ -27,10 +27,11 @@ def result(name: str, patient: str, label: str, probabilities: list[float], head
     within[columns] = np.array(probabilities)[columns] / np.array(probabilities)[columns].sum()
     task = CLASSES.heads[head].name
     case = Case(name, patient, label, (name,))
+    more = {"classes": CLASSES, **more}
     return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)  # type: ignore[arg-type]
 
 
-def test_a_patient_is_the_mean_of_its_cases_and_positive_if_any_is() -> None:
+def test_a_patient_is_positive_if_any_case_is_in_label_and_probability() -> None:
     results = [
         result("a1", "a", "normal", [0.8, 0.1, 0.1, 0, 0]),
         result("b1", "b", "normal", [0.6, 0.0, 0.4, 0, 0]),
@@ -41,7 +42,8 @@ def test_a_patient_is_the_mean_of_its_cases_and_positive_if_any_is() -> None:
     ]
     table, columns = patient_level(results, FREE)
     assert columns.tolist() == [0, 2]  # c has two findings
-    assert table == pytest.approx(np.array([[0.6, 0.3, 0.1, 0, 0], [0.35, 0, 0.65, 0, 0]]))
+    odds = np.array([[1, 5 / 4, 1 / 4, 0, 0], [1, 0, 9, 0, 0]])
+    assert table == pytest.approx(odds / odds.sum(axis=1, keepdims=True))
     scored = score_task(results, 0.5, "class-incremental")
     assert scored["class_incremental"]["patient"] == bag_metrics(table, columns)
     assert scored["task_incremental"].keys() == {"bag", "instance", "patient"}
@@ -52,6 +54,18 @@ def test_without_a_negative_class_mixed_patients_are_left_out() -> None:
     table, columns = patient_level(mixed, FREE)
     assert (len(table), len(columns)) == (0, 0)
     assert set(score_task(mixed, 0.5, "class-incremental")["class_incremental"]["patient"].values()) == {None}
+
+
+def test_results_that_do_not_say_their_classes_take_the_negative_cases_label_for_negative() -> None:
+    known = [
+        result("a", "p", "normal", [0.9, 0.1, 0, 0, 0]),
+        result("b", "p", "polyp", [0.3, 0.7, 0, 0, 0]),
+        result("c", "q", "normal", [0.6, 0.4, 0, 0, 0]),
+    ]
+    unknown = [replace(one, classes=None) for one in known]
+    assert patient_level(unknown, FREE)[0] == pytest.approx(patient_level(known, FREE)[0])
+    positive = [replace(one, positive=True) for one in unknown[1:]]
+    assert patient_level(positive, FREE)[0] == pytest.approx(np.array([[0.3, 0.7, 0, 0, 0], [0.6, 0.4, 0, 0, 0]]))
 
 
 def test_patients_of_one_case_each_are_left_out() -> None:
