@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from comel.base.numbers import beyond_range
 from comel.base.registry import nearest
 from comel.errors import ConfigError
 
@@ -34,7 +35,7 @@ def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: st
         ConfigError: as said.
     """
     try:
-        return schema.model_validate(dict(content))
+        chosen = schema.model_validate(dict(content))
     except ValidationError as error:
         problem = error.errors()[0]
         location = [str(part) for part in problem["loc"]]
@@ -45,6 +46,11 @@ def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: st
         given = "" if isinstance(value, dict) else f" (given: {value!r})"
         said = ": ".join([where, *([".".join(location)] if location else []), problem["msg"].removeprefix("Value error, ")])
         raise ConfigError(f"{said}{given}", "correct the value") from None
+    if (beyond := beyond_range(chosen)) is not None:
+        keys, number = beyond
+        given = f"{number:g}" if isinstance(number, float) else f"an integer of {number.bit_length()} bits"
+        raise ConfigError(f"{where}: {'.'.join(keys)}: Input should be a number in range (given: {given})", "correct the value")
+    return chosen
 
 
 def _keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from comel.base.names import without_invisible
@@ -121,7 +121,7 @@ def read_lines(path: Path, max_bytes: int, *, known: Collection[str] = (), comme
     return [(number, cells) for number, cells in lines if any(cells) and not (comments and cells[0].startswith("#"))]
 
 
-def _rows(text: str, separator: str) -> csv._reader:
+def _rows(text: str, separator: str) -> Iterator[list[str]]:
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
 
 

@@ -26,7 +26,7 @@ def continual(
         "bench"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them; from 100 on to choose settings.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The first; from 100 on to choose settings.")] = 0,
     rows: Annotated[str | None, typer.Option(help="Rows or groups, comma-separated; default all.")] = None,
     slides: Annotated[Path | None, typer.Option(help="composite: manifest of real slides, task = organ.")] = None,
     root: Annotated[Path | None, typer.Option(help="composite: folder that its paths start from.")] = None,

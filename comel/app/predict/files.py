@@ -63,7 +63,8 @@ def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: W
     from comel.prediction.picture import PNG_EFFORT
 
     kinds, name = kinds_of(prediction), prediction.slide_id
-    picture, regions, notes = None, None, []
+    picture, regions = None, None
+    notes: list[str] = []
     if "png" in kinds:
         picture, notes = _map(prediction, thumbnail, writing.width)
     if "geojson" in kinds:
