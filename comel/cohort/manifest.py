@@ -10,17 +10,18 @@ is known.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comel.base.names import existing, without_invisible
-from comel.cohort.table_text import is_missing, read_lines
+from comel.cohort.table_text import is_missing, lines_of, read_content
 from comel.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -88,11 +89,13 @@ class Manifest:
     Attributes:
         path: the CSV.
         rows: its slides, in the file's order (by task first, where tasks were asked for).
+        digest: SHA-256 (hex) of the CSV's bytes, as they were read.
         ignored: the columns that mean nothing here, so that a misspelt one can be noticed.
     """
 
     path: Path
     rows: list[ManifestRow]
+    digest: str
     ignored: tuple[str, ...] = ()
 
     @property
@@ -107,6 +110,19 @@ class Manifest:
     def select(self, *, task: str | None = None, split: str | None = None) -> list[ManifestRow]:
         """The slides of a task, of a split, or of both."""
         return [row for row in self.rows if task in (None, row.task) and split in (None, row.split)]
+
+    def of_tasks(self, tasks: Sequence[str] | None) -> Manifest:
+        """The slides of these tasks only, in this order; None leaves all as they are.
+
+        Raises:
+            ManifestError: there is no slide of such a task.
+        """
+        if tasks is None:
+            return self
+        for task in tasks:
+            if task not in self.tasks:
+                raise ManifestError(f"{self.path.name} has no slide of task {task!r}", f"its tasks are {', '.join(self.tasks)}")
+        return replace(self, rows=[row for task in dict.fromkeys(tasks) for row in self.rows if row.task == task])
 
 
 def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] | None = None) -> Manifest:
@@ -123,7 +139,8 @@ def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] 
             are counted. Slides that are not on disk are no error here: training needs bags only.
     """
     path = Path(path)
-    frame, ignored, words = _read_cells(path)
+    content = read_content(path, MAX_MANIFEST_BYTES)
+    frame, ignored, words = _cells(path, content)
     folder = Path(os.path.normpath(Path(root if root is not None else path.parent).absolute()))
     problems = sorted([*_cell_problems(frame, folder, words), *_row_problems(frame)])
     if problems:
@@ -131,13 +148,7 @@ def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] 
         more = f"; {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
         raise ManifestError(f"{path.name} {shown}{more}")
     rows = [_row(int(number), cells, folder) for number, cells in zip(frame.index, frame.to_dict("records"), strict=True)]
-    if tasks is not None:
-        known = list(dict.fromkeys(row.task for row in rows))
-        for task in tasks:
-            if task not in known:
-                raise ManifestError(f"{path.name} has no slide of task {task!r}", f"its tasks are {', '.join(known)}")
-        rows = [row for task in dict.fromkeys(tasks) for row in rows if row.task == task]
-    return Manifest(path, rows, ignored)
+    return Manifest(path, rows, hashlib.sha256(content).hexdigest(), ignored).of_tasks(tasks)
 
 
 def read_cells(path: Path) -> dict[str, list[str]]:
@@ -146,7 +157,7 @@ def read_cells(path: Path) -> dict[str, list[str]]:
     Raises:
         ManifestError: the file is no table.
     """
-    header, records = _read_records(path)
+    header, records = _records(path, read_content(path, MAX_MANIFEST_BYTES))
     columns: dict[str, list[str]] = {name: [] for name in header if name}
     for _, cells in records:
         for name, cell in zip(header, cells, strict=False):
@@ -155,12 +166,12 @@ def read_cells(path: Path) -> dict[str, list[str]]:
     return columns
 
 
-def _read_cells(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...], dict[tuple[int, str], str]]:
+def _cells(path: Path, content: bytes) -> tuple[pandas.DataFrame, tuple[str, ...], dict[tuple[int, str], str]]:
     """All known columns as text, None where nothing is known, indexed by the spreadsheet's row; the columns not known; and the
     words that stand for "nothing is known", by row and column."""
     import pandas
 
-    header, records = _read_records(path)
+    header, records = _records(path, content)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise ManifestError(f"{path.name} has the column {twice[0]} twice", "keep one of them")
@@ -199,9 +210,9 @@ def _remedy(header: Sequence[str], missing: Sequence[str]) -> str:
     return "add it, or write the manifest by a command: comel manifest --help"
 
 
-def _read_records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _records(path: Path, content: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header and the rows that are not blank, with their numbers; cells stripped of white space."""
-    lines = read_lines(path, MAX_MANIFEST_BYTES, known=REQUIRED + OPTIONAL)
+    lines = lines_of(path, content, known=REQUIRED + OPTIONAL)
     if not lines:
         raise ManifestError(f"{path}: the file is empty", f"its first line names the columns: {', '.join(REQUIRED)}")
     return [without_invisible(name).strip() for name in lines[0][1]], lines[1:]

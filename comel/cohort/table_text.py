@@ -15,7 +15,7 @@ from pathlib import Path
 from comel.base.names import without_invisible
 from comel.errors import ManifestError
 
-__all__ = ["MISSING_WORDS", "Lines", "is_missing", "read_lines", "read_table_text"]
+__all__ = ["MISSING_WORDS", "Lines", "is_missing", "lines_of", "read_content"]
 
 Lines = list[tuple[int, list[str]]]
 """The rows that are not blank, each with its number as a spreadsheet counts, cells without white space around them."""
@@ -53,27 +53,29 @@ def is_missing(cell: str) -> bool:
     return not (word := without_invisible(cell).strip()) or word.casefold().replace(" ", "_") in MISSING_WORDS
 
 
-def read_table_text(path: Path, max_bytes: int) -> str:
-    """The text of a table.
+def read_content(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a table.
 
     Raises:
-        ManifestError: it cannot be read, is larger than ``max_bytes``, or is no text.
+        ManifestError: it cannot be read, or is larger than ``max_bytes``.
     """
     try:
         size = path.stat().st_size
         if size > max_bytes:
             raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row a slide")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a table, such as CSV") from None
+
+
+def _text(path: Path, content: bytes) -> str:
     kind = next((kind for beginning, kind in _KINDS.items() if content.startswith(beginning)), None)
     if kind is not None:
         raise ManifestError(f"{path}: {kind}, whatever its name", f"open it and {_SAVE_AS}")
     try:
-        text = content.decode(_encoding(content))
+        text = content.decode(_encoding(content)).lstrip("\ufeff")
     except UnicodeDecodeError:
         raise ManifestError(f"{path}: not UTF-8 text", _SAVE_AS) from None
-    text = text.lstrip("\ufeff")
     if _MARKUP.match(text):
         raise ManifestError(f"{path}: a web page or XML, whatever its name", f"open it in a spreadsheet and {_SAVE_AS}")
     return text
@@ -93,22 +95,22 @@ def _encoding(content: bytes) -> str:
     return "utf-8"
 
 
-def read_lines(path: Path, max_bytes: int, *, known: Collection[str] = (), comments: bool = False) -> Lines:
+def lines_of(path: Path, content: bytes, *, known: Collection[str] = (), comments: bool = False) -> Lines:
     """The rows of a table that are not blank.
 
     A line ``sep=;`` at the top says the separator and is no row, as in Excel. Without one it is that of comma, semicolon, tab
     and bar by which the header has most of the known columns, else most cells.
 
     Args:
-        path: the table.
-        max_bytes: refuse larger ones.
+        path: the table, for messages.
+        content: its bytes.
         known: names that the header may hold.
         comments: leave out lines that start with ``#``.
 
     Raises:
-        ManifestError: it cannot be read, or its quotes do not fit; an empty table has no rows.
+        ManifestError: it is no text, or its quotes do not fit; an empty table has no rows.
     """
-    text = read_table_text(path, max_bytes)
+    text = _text(path, content)
     stated = _SEP_LINE.match(text)
     if stated:
         text = text[stated.end() :]

@@ -19,6 +19,7 @@ import numpy as np
 from comel.bags.bag import TileGeometry, geometry_from_attributes
 from comel.base.files import atomic_path, write_json
 from comel.base.thresholds import all_equal, from_threshold
+from comel.base.units import Mode
 from comel.errors import ComelError
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "write_table",
 ]
 
-MODES = ("class-incremental", "task-incremental", "domain-incremental")
+MODES = tuple(Mode)
 NOTICE = "Research use only: not a medical device, not for diagnosis."
 NO_TISSUE = "no tissue"
 EQUAL_SCORES = "all tiles have the same score, so none is marked"
@@ -44,10 +45,10 @@ _COLUMNS_AFTER = ["instances", "positive_instances", "distance", "out_of_distrib
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """How far a slide lies from all that the model has learned (:mod:`comel.scoring.novelty`).
+    """How far a slide lies from what the model has learned (:mod:`comel.scoring.novelty`).
 
     Attributes:
-        score: the distance.
+        score: the distance from the nearest class of all tasks; with the task given, from the nearest class of that task.
         threshold: the distance from which a slide counts as of another kind, chosen on validation data.
     """
 
@@ -56,7 +57,8 @@ class OutOfDistribution:
 
     @property
     def flag(self) -> bool:
-        """Whether the slide is of a kind that the model has not learned: its prediction then means little."""
+        """Whether the slide is of a kind that the model has not learned, or not of the given task's kind: its prediction then
+        means little."""
         return self.score > self.threshold
 
     def to_dict(self) -> dict[str, Any]:

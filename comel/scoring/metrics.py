@@ -6,8 +6,7 @@ task) is None, never NaN, so that it can be written as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +16,6 @@ from comel.base.thresholds import all_equal, from_threshold
 __all__ = [
     "bag_metrics",
     "bootstrap_counts",
-    "bootstrap_interval",
     "calibration_error",
     "choose_threshold",
     "continual_metrics",
@@ -26,7 +24,6 @@ __all__ = [
 ]
 
 Scores = dict[str, float | None]
-_Value = TypeVar("_Value")
 
 
 def bag_metrics(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> Scores:
@@ -206,40 +203,10 @@ def continual_metrics(matrix: Sequence[Sequence[float | None]], *, chance: Seque
     }
 
 
-def bootstrap_interval(
-    values_by_patient: Mapping[str, Sequence[_Value]],
-    statistic: Callable[[list[_Value]], float | None],
-    *,
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float] | None:
-    """A percentile interval of a statistic by resampling patients (Efron and Tibshirani, 1993, chapter 13).
+def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each bag is in each resample of the patients (Efron and Tibshirani, 1993, chapter 13).
 
     Patients, not bags, are drawn, because the bags of a patient resemble each other.
-
-    Args:
-        values_by_patient: whatever the statistic is computed from, a value a bag.
-        statistic: from the values of a resample to a number, or None where it is not defined.
-        n: number of resamples.
-        seed: of the resampling.
-        level: the share of resamples between the ends.
-
-    Returns:
-        The two ends, or None with fewer than two patients or where fewer than half of the resamples define the statistic.
-    """
-    patients = sorted(values_by_patient)
-    if len(patients) < 2:
-        return None
-    found = []
-    for drawn in _draws(len(patients), n, seed):
-        score = statistic([value for index in drawn for value in values_by_patient[patients[index]]])
-        found.append(np.nan if score is None else score)
-    return percentile_interval(np.array(found, dtype=np.float64), level=level)
-
-
-def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each bag is in each resample of :func:`bootstrap_interval`, for statistics that weights are enough for.
 
     Args:
         patients: the patient of each bag.
@@ -250,9 +217,9 @@ def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -
         (n, bags) float64.
     """
     names, of_bag = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    counts = np.zeros((n, len(names)))
-    for row, drawn in enumerate(_draws(len(names), n, seed) if len(names) else ()):
-        counts[row] = np.bincount(drawn, minlength=len(names))
+    counts, generator = np.zeros((n, len(names))), np.random.default_rng(seed)
+    for row in counts if len(names) else ():
+        row += np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
     return counts[:, of_bag]
 
 
@@ -268,13 +235,6 @@ def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[flo
         return None
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _draws(patients: int, n: int, seed: int) -> Iterator[np.ndarray]:
-    """``n`` times as many numbers of patients as there are, with replacement."""
-    generator = np.random.default_rng(seed)
-    for _ in range(n):
-        yield generator.integers(patients, size=patients)
 
 
 def _pooled(slides: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from comel.base.units import Mode
 from comel.cohort.classes import ClassSpace, Head
+from comel.runs.metrics import ScoreRow
 from comel.scoring.case_results import CaseResult
 from comel.scoring.froc import froc
 from comel.scoring.metrics import Scores, bag_metrics, calibration_error, instance_metrics
 from comel.scoring.patients import patient_probabilities
 
-__all__ = ["View", "mean_over_tasks", "patient_level", "score_task", "views"]
+__all__ = ["View", "patient_level", "score_task", "views"]
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,13 @@ _FREE = View(lambda r: r.probabilities, lambda r: r.raw_probabilities, lambda r:
 _GIVEN = View(lambda r: r.within, lambda r: r.raw_within, lambda r: r.scores_given)
 
 
-def views(mode: str) -> dict[str, View]:
-    """What is scored in a run of a mode.
-
-    A class-incremental run is scored as ``class_incremental`` (any class may be predicted) and ``task_incremental`` (the
-    classes of the case's own task only), a domain-incremental one, which has one head, as ``domain_incremental``.
-    """
-    if mode == "domain-incremental":
-        return {"domain_incremental": _FREE}
-    return {"class_incremental": _FREE, "task_incremental": _GIVEN}
+def views(mode: Mode) -> dict[Mode, View]:
+    """What is scored in a run of a mode: in a class-incremental run the task-incremental answers too."""
+    return {Mode.DOMAIN: _FREE} if mode == Mode.DOMAIN else {Mode.CLASS: _FREE, Mode.TASK: _GIVEN}
 
 
-def score_task(results: Sequence[CaseResult], threshold: float, mode: str) -> dict[str, dict[str, Scores]]:
-    """Scores of one task's cases by mode (:func:`views`) and kind.
+def score_task(task: str, results: Sequence[CaseResult], threshold: float, mode: Mode, *, stage: int = 0) -> list[ScoreRow]:
+    """Scores of one task's cases, for each mode (:func:`views`) by kind.
 
     ``bag``
         :func:`comel.scoring.metrics.bag_metrics`, and ``ece_uncalibrated``: the same without the heads' temperatures.
@@ -50,9 +45,21 @@ def score_task(results: Sequence[CaseResult], threshold: float, mode: str) -> di
         :func:`comel.scoring.metrics.instance_metrics` of cases with instance labels, and ``froc``: mean sensitivity to lesions
         over the six rates of false alarms (:func:`comel.scoring.froc.froc`), None unless all these cases have coordinates.
     ``patient``
-        the bag metrics of patients (:func:`patient_level`); only where some patient has more than one case.
+        the bag metrics of patients (:func:`patient_level`); only if some patient has more than one case.
+
+    Args:
+        task: the task's name.
+        results: its cases.
+        threshold: its instance threshold.
+        mode: of the run.
+        stage: after which the model was asked.
     """
-    return {name: _scores(results, view, threshold) for name, view in views(mode).items()}
+    return [
+        ScoreRow(stage, task, kind, asked, name, value)
+        for asked, view in views(mode).items()
+        for kind, scores in _scores(results, view, threshold).items()
+        for name, value in scores.items()
+    ]
 
 
 def _scores(results: Sequence[CaseResult], view: View, threshold: float) -> dict[str, Scores]:
@@ -103,21 +110,6 @@ def _classes(results: Sequence[CaseResult]) -> ClassSpace:
     negative = {str(result.column) for result in results if not result.positive}
     labels = tuple(map(str, range(len(results[0].probabilities))))
     return ClassSpace.of([Head("all", labels, negative.pop() if len(negative) == 1 else None)])
-
-
-def mean_over_tasks(scored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """The mean of every score over the tasks that have it, from ``{task: score_task(...)}``."""
-    gathered: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for modes in scored.values():
-        for mode, kinds in modes.items():
-            for kind, values in kinds.items():
-                for name, value in values.items():
-                    if value is not None:
-                        gathered.setdefault(mode, {}).setdefault(kind, {}).setdefault(name, []).append(value)
-    return {
-        mode: {kind: {name: float(np.mean(v)) for name, v in values.items()} for kind, values in kinds.items()}
-        for mode, kinds in gathered.items()
-    }
 
 
 def _table(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from comel.base.files import is_dicom
 from comel.errors import SlideError
+from pipelines.slides.silence import libraries_silenced
 
 __all__ = ["DicomFile", "check_dicom", "dicom_files", "level_mpps", "read_dicom", "series_beside"]
 
@@ -20,6 +19,7 @@ _SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2
 _TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
+    "ConcatenationUID",
     "SeriesInstanceUID",
     "ImageType",
     "TotalPixelMatrixColumns",
@@ -46,6 +46,7 @@ class DicomFile:
         syntax: the transfer syntax, by which its pixels are encoded.
         samples, bits: channels of a pixel, and bits of each (as stored, and as used).
         focal_planes: number of them.
+        image: the unique name of the image; the parts of a concatenation share one.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class DicomFile:
     samples: int
     bits: tuple[int, int]
     focal_planes: int
+    image: str
 
 
 def dicom_files(folder: Path) -> list[Path]:
@@ -73,10 +75,8 @@ def read_dicom(path: Path) -> DicomFile | None:
     """The header of a DICOM file; None if it cannot be parsed."""
     import pydicom
 
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with libraries_silenced():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
             image_type = [str(word) for word in header.get("ImageType") or []]
             return DicomFile(
@@ -90,6 +90,7 @@ def read_dicom(path: Path) -> DicomFile | None:
                 samples=int(header.get("SamplesPerPixel") or 0),
                 bits=(int(header.get("BitsAllocated") or 0), int(header.get("BitsStored") or 0)),
                 focal_planes=int(header.get("TotalPixelMatrixFocalPlanes") or 1),
+                image=str(header.get("ConcatenationUID") or header.get("SOPInstanceUID", "")),
             )
     except Exception:  # pydicom raises whatever a damaged header makes it stumble over
         return None
@@ -132,9 +133,10 @@ def check_dicom(path: Path, files: Sequence[DicomFile]) -> None:
     """
     if not any(part.is_slide for part in files):
         raise SlideError(f"{path}: DICOM, but no image of a slide", "give a file of the modality SM (slide microscopy)")
-    for part in files:
-        if not (part.is_slide and part.is_level):
-            continue
+    levels = [part for part in files if part.is_slide and part.is_level]
+    if not levels:
+        raise SlideError(f"{path}: a label or an overview, and no level of its slide", "give the folder of the whole series")
+    for part in levels:
         where = f"{path}: {part.path.name}: " if part.path != path else f"{path}: "
         if part.focal_planes > 1:
             raise SlideError(f"{where}{part.focal_planes} focal planes", "export the plane that is meant as its own series")
@@ -146,6 +148,12 @@ def check_dicom(path: Path, files: Sequence[DicomFile]) -> None:
         if part.syntax not in _SYNTAXES:
             said = f"its pixels are encoded as {_syntax_name(part.syntax)}, which is not decoded here"
             raise SlideError(f"{where}{said}", "convert its pixels to JPEG or JPEG 2000, for instance with dcm4che or GDCM")
+    for part in levels:
+        twins = [other for other in levels if other.size == part.size and other.image != part.image]
+        if twins:
+            names = f"{part.path.name} and {twins[0].path.name}"
+            what = f"{path}: two images of {part.size[0]} x {part.size[1]} px in one series, {names}"
+            raise SlideError(what, "leave the one that is not meant out of the folder: another plane, scan or level")
 
 
 def _spacing(header: Any) -> tuple[float, float] | None:
@@ -160,4 +168,5 @@ def _spacing(header: Any) -> tuple[float, float] | None:
 def _syntax_name(syntax: str) -> str:
     from pydicom.uid import UID
 
-    return UID(syntax).name if syntax else "nothing that it names"
+    with libraries_silenced():
+        return UID(syntax).name if syntax else "nothing that it names"

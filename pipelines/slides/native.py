@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pipelines.slides.slide import Slide
+    from pipelines.slides.tiff_pages import TiffPage
 
 __all__ = ["NativeLevel", "NativeTiles"]
 
@@ -137,12 +138,12 @@ class NativeTiles:
 class _TiffTiles:
     """The stored tiles of one TIFF page: JPEG in RGB or YCbCr, or Aperio's JPEG 2000 in RGB."""
 
-    def __init__(self, path: str, page: Any) -> None:
-        self._offsets, self._lengths = page.dataoffsets, page.databytecounts
-        self._shape = (page.tilelength, page.tilewidth, 3)
-        self._columns = -(-page.imagewidth // page.tilewidth)
-        self._compression, self._photometric = int(page.compression), int(page.photometric)
-        self._tables = page.jpegtables
+    def __init__(self, path: str, page: TiffPage, grid: NativeLevel) -> None:
+        self._offsets, self._lengths = page.stored.dataoffsets, page.stored.databytecounts
+        self._shape = (grid.tile_height, grid.tile_width, 3)
+        self._columns = -(-page.size[0] // grid.tile_width)
+        self._compression, self._photometric = page.compression, page.photometric
+        self._tables = page.stored.jpegtables
         # pread takes the position along, so threads need no lock.
         self._descriptor = os.open(path, os.O_RDONLY)
 
@@ -150,9 +151,9 @@ class _TiffTiles:
     def of(cls, slide: Slide, grid: NativeLevel) -> _TiffTiles | None:
         """The page that holds a level, or None where it is stored in a way that is OpenSlide's to read."""
         page = slide.level_pages[grid.level]
-        if page is None or (page.tilewidth, page.tilelength) != (grid.tile_width, grid.tile_height) or not _readable(page):
+        if page is None or page.tile != (grid.tile_width, grid.tile_height) or not _readable(page):
             return None
-        return cls(str(slide.path), page)
+        return cls(str(slide.path), page, grid)
 
     def most_textured(self, count: int) -> list[tuple[int, int]]:
         """(column, row) of the tiles that take the most bytes."""
@@ -192,10 +193,11 @@ class _TiffTiles:
 _COLOUR: dict[int, Literal["RGB", "YCBCR"]] = {_RGB: "RGB", _YCBCR: "YCBCR"}
 
 
-def _readable(page: Any) -> bool:
-    colours = {_JPEG: (_RGB, _YCBCR), _APERIO_JPEG2000_RGB: (_RGB,)}.get(int(page.compression), ())
-    planar = int(page.planarconfig or 1) != 1
-    return int(page.photometric) in colours and page.samplesperpixel == 3 and page.bitspersample == 8 and not planar
+def _readable(page: TiffPage) -> bool:
+    colours = {_JPEG: (_RGB, _YCBCR), _APERIO_JPEG2000_RGB: (_RGB,)}.get(page.compression, ())
+    tiles = -(-page.size[0] // page.tile[0]) * -(-page.size[1] // page.tile[1]) if page.tile else 0
+    whole = tiles == len(page.stored.dataoffsets) == len(page.stored.databytecounts)
+    return page.photometric in colours and (page.samples, page.bits, page.planar) == (3, 8, 1) and whole
 
 
 def _same_picture(one: np.ndarray, other: np.ndarray) -> bool:

@@ -7,13 +7,12 @@ micrometres per pixel here. Pixels are taken as they are stored: an EXIF orienta
 from __future__ import annotations
 
 import threading
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comel.errors import SlideError
 from pipelines.slides.silence import libraries_silenced
-from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT
+from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT, unopened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,9 +48,7 @@ class PlainImage:
         self._path = path
         self._lock = threading.Lock()
         self._pixels: Image | None = None
-        with warnings.catch_warnings():
-            # Pillow warns of images that are within the limit here.
-            warnings.simplefilter("ignore")
+        with libraries_silenced():  # Pillow warns of images that are within the limit here
             self.level_dimensions = (_checked_size(path),)
         self.level_downsamples = (1.0,)
         self.properties: dict[str, str] = {}
@@ -93,7 +90,7 @@ def _checked_size(path: Path) -> tuple[int, int]:
             size, mode, pages = image.size, image.mode, getattr(image, "n_frames", 1)
             form = image.format
     except UnidentifiedImageError:
-        raise SlideError(f"{path}: neither a slide that OpenSlide reads nor an image", COPY_OR_CONVERT) from None
+        raise unopened(path, path, "neither a slide that OpenSlide reads nor an image of PNG, JPEG or TIFF") from None
     except Image.DecompressionBombError:
         raise _too_large(path, "over 170 Mpx") from None
     except Exception as error:  # Pillow raises whatever a damaged header makes it stumble over
@@ -103,8 +100,7 @@ def _checked_size(path: Path) -> tuple[int, int]:
     if form == "TIFF" and pages > 1:
         raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{CONVERT}, or save one page alone")
     if form == "PNG" and _png_depth(path) > 8:
-        what = f"{path}: samples of {_png_depth(path)} bits, and no word on how many of them are used"
-        raise SlideError(what, "save it with 8 bits a channel")
+        raise SlideError(f"{path}: samples of {_png_depth(path)} bits", "save it with 8 bits a channel")
     if mode not in _EIGHT_BIT_MODES:
         raise SlideError(f"{path}: pixels of type {mode}", "save it as RGB with 8 bits a channel")
     return size
@@ -121,17 +117,15 @@ def _decoded(path: Path) -> Image:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with libraries_silenced(), Image.open(path, formats=list(_FORMATS)) as image:
-                if image.width * image.height > MAX_IMAGE_PIXELS:
-                    raise _too_large(path, f"{image.width} x {image.height} pixels")
-                if not image.has_transparency_data:
-                    pixels = image.convert("RGB")
-                else:
-                    layered = image.convert("RGBA")
-                    pixels = Image.new("RGB", image.size, "white")
-                    pixels.paste(layered, mask=layered)
+        with libraries_silenced(), Image.open(path, formats=list(_FORMATS)) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise _too_large(path, f"{image.width} x {image.height} pixels")
+            if not image.has_transparency_data:
+                pixels = image.convert("RGB")
+            else:
+                layered = image.convert("RGBA")
+                pixels = Image.new("RGB", image.size, "white")
+                pixels.paste(layered, mask=layered)
     except SlideError:
         raise
     except Exception as error:  # Pillow raises whatever damaged data make it stumble over

@@ -25,7 +25,7 @@ from pipelines.slides.scanned import picture_pieces, scanned_areas
 from pipelines.slides.silence import libraries_silenced
 from pipelines.slides.slide_files import file_to_open, slide_files
 from pipelines.slides.tiff_checks import check_pages
-from pipelines.slides.tiff_pages import page_mpp, pages_of_levels, read_tiff
+from pipelines.slides.tiff_pages import TiffPage, pages_of_levels, read_tiff
 from pipelines.slides.unreadable import unopened, unreadable
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Slide:
         level_downsamples: level-0 pixels per pixel of every level, infinite for one that is not read, since how coarse it is
             cannot be known.
         level_extents: (width, height) of level 0 in pixels of every level, not rounded.
-        level_pages: of a plain or Aperio TIFF the page of every level as tifffile describes it, else None.
+        level_pages: of a plain or Aperio TIFF the page of every level, else None.
         mpp_x, mpp_y: micrometres per pixel of level 0.
         mpp_source: where these come from: the manifest, the slide, or the user's assumption.
         bounds: (x, y, width, height) of the non-empty region in level-0 pixels where the slide states all four
@@ -70,7 +70,7 @@ class Slide:
         self._ratios: tuple[float, ...] = tuple(self._handle.level_downsamples)
         stored, self.level_pages = _stored_levels(path, self.properties, self._handle.level_dimensions, self._ratios)
         levels = true_levels(stored, self.properties.get("openslide.vendor"))
-        self.level_dimensions = tuple((level.width, level.height) for level in levels)
+        self.level_dimensions = tuple(level.size for level in levels)
         self.level_downsamples = tuple(level.downsample for level in levels)
         self.level_extents = tuple(level.extent for level in levels)
         self.mpp_x, self.mpp_y, self.mpp_source = _resolution(path, self.properties, mpp, assume_mpp)
@@ -254,21 +254,26 @@ def open_handle(path: Path) -> Any:
 
 def _stored_levels(
     path: Path, properties: Mapping[str, str], dimensions: Sequence[tuple[int, int]], ratios: Sequence[float]
-) -> tuple[list[Stored], list[Any | None]]:
+) -> tuple[list[Stored], list[TiffPage | None]]:
     """The levels as the file has them, with what each says of its resolution, and the TIFF page of each."""
     vendor = properties.get("openslide.vendor")
-    pages: list[Any | None] = [None] * len(dimensions)
+    pages: list[TiffPage | None] = [None] * len(dimensions)
     mpps: list[tuple[float, float] | None] = [None] * len(dimensions)
     if vendor == "dicom":
         mpps = level_mpps(series_beside(file_to_open(path)), dimensions)
     elif vendor is not None:
         pages = pages_of_levels(read_tiff(path), vendor, dimensions)
-        mpps = [None if page is None else page_mpp(page) for page in pages]
+        mpps = [None if page is None else page.mpp for page in pages]
     stored = [
-        Stored(*size, ratio, mpp, _tile_of(properties, level))
-        for level, (size, ratio, mpp) in enumerate(zip(dimensions, ratios, mpps, strict=True))
+        Stored(size, ratio, mpp, _tile_of(properties, level), doubtful=_may_be_overview(page, vendor))
+        for level, (size, ratio, mpp, page) in enumerate(zip(dimensions, ratios, mpps, pages, strict=True))
     ]
     return stored, pages
+
+
+def _may_be_overview(page: TiffPage | None, vendor: str | None) -> bool:
+    """Whether OpenSlide may have taken an overview for a level: the first page of a plain TIFF need not call itself reduced."""
+    return page is not None and vendor == "generic-tiff" and not page.reduced
 
 
 def _tile_of(properties: Mapping[str, str], level: int) -> tuple[int, int] | None:

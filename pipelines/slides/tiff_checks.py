@@ -6,12 +6,12 @@ than unsigned ones of at most 8 bits; channels beyond the colours; compressions 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from comel.errors import SlideError
-from pipelines.slides.tiff_pages import Tiff, is_reduced, level_candidates, tag_value
+from pipelines.slides.tiff_pages import Tiff, TiffPage, level_candidates
 
 __all__ = ["check_pages"]
 
@@ -45,71 +45,79 @@ def check_pages(path: Path, tiff: Tiff, vendor: str | None) -> None:
     if not tiff.pages or vendor not in ("aperio", "generic-tiff", None):
         return
     levels = level_candidates(tiff, vendor) or list(tiff.pages[:1])
-    _check_planes(path, tiff, vendor, levels)
+    _check_pictures(path, tiff, vendor, levels)
     for page in levels:
         _check_samples(path, page, vendor)
         _check_compression(path, page, vendor)
 
 
-def _check_planes(path: Path, tiff: Tiff, vendor: str | None, levels: list[Any]) -> None:
-    first = max(levels, key=_area)
-    pages = [page for page in tiff.pages if page.is_tiled or vendor is None]
-    same = [page for page in pages if _size(page) == _size(first)]
-    depth = int(getattr(first, "imagedepth", 1) or 1)
-    if depth > 1 or any("OffsetZ" in page.description for page in same[1:]):
-        raise _several(path, f"{max(depth, len(same))} focal planes", "plane")
+def _check_pictures(path: Path, tiff: Tiff, vendor: str | None, levels: list[TiffPage]) -> None:
+    """Refuse a file of several pictures of which the levels show one."""
+    first = max(levels, key=lambda page: page.area)
+    others = [page for page in tiff.pages if page is not first and not (page.reduced or page.mask)]
+    largest = max(others, key=lambda page: page.area, default=first)
+    if vendor != "aperio" and largest.area > first.area:
+        what = f"{path}: its largest picture, {_said(largest)}, is page {largest.number + 1}, behind one of {_said(first)}"
+        raise SlideError(what, f"save page {largest.number + 1} as a slide of its own")
+    _check_planes(path, tiff, first, [page for page in tiff.pages if page.tile is not None or vendor is None])
+    if vendor == "aperio":
+        if any(finer.area < coarser.area for finer, coarser in pairwise(levels)):
+            raise _several(path, "levels that are not ordered from fine to coarse, as those of several scans", "scan")
+        return
+    ratios = [first.size[0] / page.size[0] + first.size[1] / page.size[1] for page in levels]
+    if any(finer > coarser for finer, coarser in pairwise(ratios)):
+        shape = first.size[0] / first.size[1]
+        odd = max(levels, key=lambda page: abs(math.log(page.size[0] / page.size[1] / shape)))
+        what = f"{path}: page {odd.number + 1}, {_said(odd)}, calls itself a reduced image and has another shape than the slide"
+        raise SlideError(what, "save the slide without that page")
+    scenes = [page for page in others if page.tile is not None and page.area > _SCENE * first.area]
+    if scenes:
+        raise _several(path, f"{1 + len(scenes)} pictures (pages {_numbers([first, *scenes])}): scenes of one glass", "scene")
+
+
+def _check_planes(path: Path, tiff: Tiff, first: TiffPage, pages: list[TiffPage]) -> None:
+    """Refuse focal planes, time points, channels and whatever else has the size of the first picture."""
+    same = [page for page in pages if page.size == first.size and not page.mask]
+    if first.depth > 1 or any("OffsetZ" in page.description for page in same[1:]):
+        raise _several(path, f"{max(first.depth, len(same))} focal planes", "plane")
     for axis, several, one in (("Z", "focal planes", "plane"), ("T", "time points", "time point")):
         if axis in tiff.planes:
             raise _several(path, f"{tiff.planes[axis]} {several}", one)
-    if first.samplesperpixel == 1 and (len(same) > 1 or "C" in tiff.planes):
+    if first.samples == 1 and (len(same) > 1 or "C" in tiff.planes):
         what = f"a TIFF of {len(same)} pages with one channel each" if len(same) > 1 else f"{tiff.planes['C']} channels"
         remedy = "save red, green and blue as one page with 8 bits a channel; fluorescence is not read"
         raise SlideError(f"{path}: {what}", remedy)
-    for count in tiff.planes.values():
-        if len(same) == 1 and first.samplesperpixel == 1:
-            raise _several(path, f"{count} pictures in one page", "picture")
     if len(same) > 1:
-        raise _several(path, f"{len(same)} pictures of {_said(first)} (pages {_numbers(same)}), such as planes", "picture")
-    if vendor == "aperio":
-        if any(_area(finer) < _area(coarser) for finer, coarser in pairwise(levels)):
-            raise _several(path, "levels that are not ordered from fine to coarse, as those of several scans", "scan")
-        return
-    others = [page for page in tiff.pages if page is not first and not is_reduced(page)]
-    largest = max(others, key=_area, default=first)
-    if _area(largest) > _area(first):
-        what = f"{path}: its largest picture, {_said(largest)}, is page {largest.index + 1}, behind one of {_said(first)}"
-        raise SlideError(what, f"save page {largest.index + 1} as a slide of its own")
-    scenes = [page for page in others if page.is_tiled and _area(page) > _SCENE * _area(first)]
-    if scenes:
-        raise _several(path, f"{1 + len(scenes)} pictures (pages {_numbers([first, *scenes])}), such as scenes", "scene")
+        raise _several(path, f"{len(same)} pictures of {_said(first)} (pages {_numbers(same)}): planes or scenes", "picture")
+    if tiff.planes and first.samples == 1:
+        raise _several(path, f"{max(tiff.planes.values())} pictures in one page", "picture")
 
 
-def _check_samples(path: Path, page: Any, vendor: str | None) -> None:
-    bits = max(page.bitspersample) if isinstance(page.bitspersample, tuple) else int(page.bitspersample)
-    kind = int(max(page.sampleformat) if isinstance(page.sampleformat, tuple) else page.sampleformat or 1)
-    if kind not in _UNSIGNED:
-        raise SlideError(f"{path}: samples that are {bits}-bit {_SAMPLES.get(kind, 'complex')} numbers", _EIGHT_BITS)
-    if bits > 8:
-        raise SlideError(f"{path}: samples of {bits} bits, and no word on how many of them are used", _EIGHT_BITS)
-    if vendor is None:
-        return
-    if tag_value(page, "BitsPerSample") is None:
+def _check_samples(path: Path, page: TiffPage, vendor: str | None) -> None:
+    if page.sample_kind not in _UNSIGNED:
+        kind = _SAMPLES.get(page.sample_kind, "complex")
+        raise SlideError(f"{path}: samples that are {page.bits}-bit {kind} numbers", _EIGHT_BITS)
+    if page.bits > 8:
+        raise SlideError(f"{path}: samples of {page.bits} bits", _EIGHT_BITS)
+    if page.bits == 0 and vendor is not None:
         raise SlideError(f"{path}: samples of 1 bit", "save it as RGB with 8 bits a channel")
-    colours = _COLOURS.get(int(page.photometric), page.samplesperpixel)
-    extra = page.samplesperpixel - colours
-    # libtiff takes a channel that it does not know for transparency, and what is transparent is white here.
-    if extra > 1 or (extra == 1 and not any(int(kind) in _ALPHA for kind in page.extrasamples)):
-        what = f"{page.samplesperpixel} channels, of which {colours} are said to be colour"
+    colours = _COLOURS.get(page.photometric, page.samples)
+    extra = page.samples - colours
+    unknown = extra > 1 or (extra == 1 and not any(code in _ALPHA for code in page.extra))
+    # libtiff takes a channel that it does not know for transparency, and what is transparent is white here. Pillow drops
+    # those beside red, green and blue.
+    if unknown and (vendor is not None or (colours == 1 and extra > 1)):
+        what = f"{page.samples} channels, of which {colours} are said to be colour"
         raise SlideError(f"{path}: {what}", "save it as RGB with three channels of 8 bits")
 
 
-def _check_compression(path: Path, page: Any, vendor: str | None) -> None:
+def _check_compression(path: Path, page: TiffPage, vendor: str | None) -> None:
     from tifffile import COMPRESSION
 
-    code = int(page.compression)
-    if code in _DECODED | _ALSO_DECODED.get(vendor, set()):
+    if page.compression in _DECODED | _ALSO_DECODED.get(vendor, set()):
         return
-    own = COMPRESSION(code).name if code in list(COMPRESSION) else f"method {code}"
+    known = page.compression in list(COMPRESSION)
+    own = COMPRESSION(page.compression).name if known else f"method {page.compression}"
     name = next((name for part, name in _NAMES.items() if part in own), own)
     raise SlideError(f"{path}: compressed as {name}, which is not decoded here", "convert it to a tiled pyramidal TIFF of JPEG")
 
@@ -118,17 +126,9 @@ def _several(path: Path, what: str, one: str) -> SlideError:
     return SlideError(f"{path}: {what}", f"export the {one} that is meant as a slide of its own")
 
 
-def _area(page: Any) -> int:
-    return int(page.imagewidth) * int(page.imagelength)
+def _said(page: TiffPage) -> str:
+    return f"{page.size[0]} x {page.size[1]} px"
 
 
-def _size(page: Any) -> tuple[int, int]:
-    return int(page.imagewidth), int(page.imagelength)
-
-
-def _said(page: Any) -> str:
-    return f"{page.imagewidth} x {page.imagelength} px"
-
-
-def _numbers(pages: list[Any]) -> str:
-    return ", ".join(str(page.index + 1) for page in pages[:4]) + (", ..." if len(pages) > 4 else "")
+def _numbers(pages: list[TiffPage]) -> str:
+    return ", ".join(str(page.number + 1) for page in pages[:4]) + (", ..." if len(pages) > 4 else "")

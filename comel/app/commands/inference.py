@@ -61,6 +61,7 @@ def predict(
                 tiles = f"{result.positive_instances} of {len(result.instance_scores)} tiles positive"
                 novelty = result.out_of_distribution
                 strange = ", unlike all that the model has learned" if novelty is not None and novelty.flag else ""
+                strange += f" of {result.task}" if strange and result.mode == "task-incremental" else ""
                 typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}{strange}")
                 for note in () if quiet else result.notes:
                     typer.echo(f"  {result.slide_id}: {note}", err=True)

@@ -170,17 +170,18 @@ def _tell_scores(mode: str, kinds: Mapping[str, Any], intervals: Mapping[str, An
 
 
 def _tell_metrics(run: Path, as_json: bool) -> None:
-    from comel.base.files import read_json
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import ScoreTable, nested_run
 
-    metrics = read_json(run / "metrics.json")
+    metrics = read_metrics(run / "metrics.json")
     if as_json:
-        print_json(metrics)
+        print_json(nested_run(metrics))
         return
-    typer.echo(f"run: {run}, {len(metrics['stages'])} versions, tasks {', '.join(metrics['tasks'])}")
-    for mode, scores in metrics["continual"].get("bag", {}).items():
-        accuracy = scores["accuracy"]
-        if accuracy:
-            typer.echo(f"  {mode} accuracy {number(accuracy['final_average'])}, forgetting {number(accuracy['forgetting'])}")
+    typer.echo(f"run: {run}, {len(metrics.stages)} versions, tasks {', '.join(metrics.tasks)}")
+    for (kind, mode, name), accuracy in ScoreTable.of_run(metrics).continual.items():
+        if (kind, name) == ("bag", "accuracy") and accuracy:
+            said = f"accuracy {number(accuracy['final_average'])}, forgetting {number(accuracy['forgetting'])}"
+            typer.echo(f"  {mode.key} {said}")
 
 
 def _tell_runs(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:

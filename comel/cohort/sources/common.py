@@ -13,7 +13,7 @@ from typing import Any
 from comel.base.files import atomic_path, is_dicom
 from comel.cohort.manifest import OPTIONAL, REQUIRED, Manifest, ManifestRow, read_manifest
 from comel.cohort.notes import alike
-from comel.cohort.table_text import is_missing, read_lines
+from comel.cohort.table_text import is_missing, lines_of, read_content
 from comel.errors import ManifestError
 
 __all__ = [
@@ -179,7 +179,7 @@ def read_table(path: Path) -> list[list[str]]:
     Raises:
         ManifestError: it cannot be read, or holds nothing.
     """
-    lines = read_lines(path, _MAX_TABLE_BYTES, comments=True)
+    lines = lines_of(path, read_content(path, _MAX_TABLE_BYTES), comments=True)
     if not lines:
         raise ManifestError(f"{path}: the table is empty", "give a table with a line for each slide or patient")
     return [["" if is_missing(cell) else cell for cell in cells] for _, cells in lines]

@@ -21,7 +21,7 @@ from comel.app.cli import app
 from comel.bags.bag import write_bag
 from comel.base.progress import progress_bar
 from comel.errors import ComelError
-from tests.comel.toys import CONTRACT, DIMENSION, Stream, make_bag, tree, write_manifest
+from tests.comel.toys import CONTRACT, DIMENSION, Stream, make_bag, scores_of, tree, write_manifest
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = [
@@ -74,7 +74,7 @@ def test_train_tells_json(toy_stream: Stream, tmp_path: Path, comel_cli: Cli) ->
     words = train_words(toy_stream, tmp_path / "run", "--set", "strategy={name: finetune}", "--json")
     code, out, said = comel_cli(*words)
     assert (code, said) == (0, "")
-    assert json.loads(out) == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert json.loads(out) == scores_of(tmp_path / "run")
 
 
 def drop_column(stream: Stream) -> None:

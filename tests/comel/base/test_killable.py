@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -12,11 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from comel.base import killable
 from comel.base.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, KillableWorker, WorkerCrashed
 from comel.errors import SlideError
 from tests.places import ROOT
@@ -74,6 +77,20 @@ def unsendable() -> object:
 def hang_up() -> None:
     os.closerange(3, 256)
     time.sleep(600)
+
+
+def freeze() -> None:
+    """Be stopped, as a debugger or a full swap stops a process: it neither answers nor ends."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def freeze_in_the_middle_of_an_answer() -> bytes:
+    def half(connection: Any, content: Any, write: Any = os.write) -> None:
+        write(connection.fileno(), bytes(content)[: len(content) // 2])
+        freeze()
+
+    multiprocessing.connection.Connection._send = half  # type: ignore[attr-defined]
+    return bytes(100_000)
 
 
 def allocate(size: int) -> int:
@@ -165,6 +182,20 @@ def test_a_hanging_call_is_cut(worker: KillableWorker) -> None:
         worker.call(time.sleep, 600, timeout=0.3)
     assert not psutil.pid_exists(pid)
     assert worker.call(pid_and, 5)[1] == 5
+
+
+def test_a_frozen_call_is_cut(worker: KillableWorker) -> None:
+    with pytest.raises(CallTimedOut):
+        worker.call(freeze, timeout=0.3)
+    assert worker.call(pid_and, 5)[1] == 5
+
+
+def test_a_child_that_freezes_while_it_answers_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killable, "_FROZEN_SECONDS", 1.0)
+    with KillableWorker() as worker:
+        with pytest.raises(WorkerCrashed, match="no longer answered"):
+            worker.call(freeze_in_the_middle_of_an_answer, timeout=0.5)
+        assert worker.call(pid_and, 5)[1] == 5
 
 
 def test_another_thread_kills(worker: KillableWorker) -> None:

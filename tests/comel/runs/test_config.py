@@ -15,7 +15,7 @@ from comel.base.registry import nearest, resolve
 from comel.base.settings import parse_section
 from comel.errors import ConfigError
 from comel.runs.config import RunConfig, load_config
-from comel.training.train import resolved
+from comel.runs.parts import resolved
 
 
 def mistake(overrides: list[str], path: Path | None = None) -> str:
@@ -76,7 +76,8 @@ def test_a_run_of_ones_own_settings_is_read_back(tmp_path: Path) -> None:
         ("trainer.epochs.x=1", "trainer.epochs"),
         ("=5", "unknown key"),
         ("model=comel", "model"),
-        ("data.mode=task-incremental", "data.mode"),
+        ("data.mode=task-incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
+        ("data.mode=class_incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
     ],
 )
 def test_mistakes_on_the_command_line(override: str, said: str) -> None:

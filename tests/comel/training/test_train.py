@@ -25,7 +25,19 @@ from comel.base.devices import resolve_device
 from comel.errors import BagError, CapacityError, ComelError, ConfigError, FeatureMismatch, ManifestError, RunError
 from comel.prediction.predictor import Predictor
 from comel.runs.directory import RunDirectory
-from tests.comel.toys import CONTRACT, FINETUNE, OWLORA, TRAINER, Stream, killed, make_bag, tree, write_manifest, write_stream
+from tests.comel.toys import (
+    CONTRACT,
+    FINETUNE,
+    OWLORA,
+    TRAINER,
+    Stream,
+    killed,
+    make_bag,
+    scores_of,
+    tree,
+    write_manifest,
+    write_stream,
+)
 from tests.places import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -51,7 +63,7 @@ def weights(run: Path) -> dict[str, bytes]:
 
 def metrics(run: Path) -> dict[str, Any]:
     """``metrics.json`` without the time that stages took."""
-    content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    content: dict[str, Any] = scores_of(run)
     for entry in content["stages"]:
         assert entry.pop("seconds") > 0
     return content
@@ -231,7 +243,7 @@ def test_stages_are_accounted_for(small_stream: Stream, tmp_path: Path) -> None:
     for line in (run / "events.jsonl").read_text().splitlines():
         if line.endswith("}") and (event := json.loads(line))["event"] == "epoch":
             spent[event["stage"], event["epoch"]] = event["seconds"]
-    stages = json.loads((run / "metrics.json").read_text())["stages"]
+    stages = scores_of(run)["stages"]
     for stage, entry in enumerate(stages):
         assert entry["seconds"] == pytest.approx(sum(value for (of, _), value in spent.items() if of == stage), abs=2e-3)
         assert entry["old_data_bytes"] == 0

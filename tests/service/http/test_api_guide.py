@@ -149,7 +149,8 @@ def test_the_guides_curl_asks_a_service(address: str) -> None:
     assert Image.open("map.png").width == 2048
     headers = {"Authorization": f"Bearer {os.environ['KEY']}"}
     with httpx.Client(base_url=address, headers=headers) as client:
-        job = ended(client, httpx.Response(202, headers={"Location": f"/v1/jobs/{ids['jobs']}"}))
+        asked = httpx.Request("POST", f"{address}/v1/predictions")
+        job = ended(client, httpx.Response(202, headers={"Location": f"jobs/{ids['jobs']}"}, request=asked))
     assert (job["state"], job["slide_id"]) == ("done", "slide-1")
 
 
