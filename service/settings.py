@@ -5,15 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from comel.base.kinds import Written
+from comel.base.settings import load_yaml
 from comel.errors import ConfigError
 
 __all__ = ["JobSettings", "ServiceSettings"]
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _by_name(runs: Any) -> Any:
+    """``NAME=RUN`` or a run's folder, several of them, by name."""
+    if not isinstance(runs, (list, tuple)):
+        return runs
+    named: dict[str, Path] = {}
+    for each in runs:
+        name, sign, path = str(each).partition("=")
+        run = Path(path if sign else name)
+        name = name if sign else run.resolve().name
+        if name in named:
+            raise ConfigError(f"two models are called '{name}'", f"name one of them otherwise: --model OTHER={run}")
+        named[name] = run
+    return named
 
 
 class JobSettings(BaseModel):
@@ -75,7 +92,7 @@ class ServiceSettings(JobSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COMEL_", extra="forbid", frozen=True)
 
     settings_file: Path | None = Field(default=None, description="YAML file with any of the other settings")
-    runs: dict[ModelName, Path] = Field(
+    runs: Annotated[dict[ModelName, Path], BeforeValidator(_by_name), Written(list[str])] = Field(
         default={}, description="models by name, each a run directory; the first is the default; JSON in the environment"
     )
     slide_roots: tuple[Path, ...] = Field(
@@ -153,21 +170,13 @@ class _FileSource(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        import yaml
-
         path = self.current_state.get("settings_file")
         if path is None:
             return {}
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})", "check the path") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise ConfigError(f"{path}: not YAML", "write one 'setting: value' a line") from None
-        if content is None:
-            return {}
-        if not isinstance(content, dict) or "settings_file" in content or not all(isinstance(name, str) for name in content):
-            raise ConfigError(f"{path}: no mapping of settings", "write one 'setting: value' a line")
+        # Paths stay as they are: a relative state folder is that of the folder the service is started in.
+        content = load_yaml(Path(path), self.settings_cls, relative=False)
+        if "settings_file" in content:
+            raise ConfigError(f"{path}: settings_file stands in it", "take it out: a settings file names no other")
         return _without(content, self.current_state)
 
 

@@ -227,6 +227,10 @@ def _read_torch(path: Path, assume_encoder: str | None) -> Bag:
 
     if not path.is_file() or path.stat().st_size == 0:
         raise BagError(f"{path}: no such file, or an empty one", "check the path, or extract the slide first")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise BagError(f"{path}: cannot be read ({error.strerror})", "check its permissions and those of its folder") from None
     _check_archive(path)
     try:
         # A file of torch before 1.6 is no zip and cannot be mapped.
@@ -293,7 +297,8 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
     coords = _rows(array)
     if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > 2**40).any():
         raise BagError(f"{path}: coords that lie on no slide", "extract the slide again")
-    return np.rint(coords).astype(np.int64)
+    whole: np.ndarray = np.rint(coords).astype(np.int64)
+    return whole
 
 
 def _checked(bag: Bag, path: Path) -> Bag:

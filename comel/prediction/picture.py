@@ -159,7 +159,8 @@ def _edges(mask: np.ndarray) -> np.ndarray:
     inner[:-1] &= mask[1:]
     inner[:, 1:] &= mask[:, :-1]
     inner[:, :-1] &= mask[:, 1:]
-    return mask & ~inner
+    outline: np.ndarray = mask & ~inner
+    return outline
 
 
 def _footer(lines: Sequence[str], width: int, alpha: float, threshold: float, colours: np.ndarray, ground: np.ndarray) -> Image:

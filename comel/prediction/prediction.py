@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from comel.bags.bag import TileGeometry, geometry_from_attributes
+from comel.bags.geometry import TileGeometry, geometry_from_attributes
 from comel.base.files import atomic_path, write_json
 from comel.base.thresholds import all_equal, from_threshold
 from comel.base.units import Mode

@@ -44,7 +44,8 @@ def new_model(config: RunConfig, dimension: int) -> MILModel:
 
     torch.manual_seed(config.trainer.seed)
     kind = model_class(config.model["name"])
-    return kind(dimension, kind.Options.model_validate(_options(config.model)))
+    model: MILModel = kind(dimension, kind.Options.model_validate(_options(config.model)))
+    return model
 
 
 def new_strategy(config: RunConfig) -> Strategy:
@@ -52,7 +53,8 @@ def new_strategy(config: RunConfig) -> Strategy:
     from comel.strategies import strategy_class
 
     kind = strategy_class(config.strategy["name"])
-    return kind(kind.Options.model_validate(_options(config.strategy)))
+    strategy: Strategy = kind(kind.Options.model_validate(_options(config.strategy)))
+    return strategy
 
 
 def _spelt_out(where: str, section: Mapping[str, Any], kind: Any, contract: type) -> dict[str, Any]:

@@ -98,14 +98,16 @@ def _weighted_mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     there = np.isfinite(values)
     weights = counts[:, there]
     with np.errstate(invalid="ignore"):
-        return weights @ values[there] / weights.sum(axis=1)
+        means: np.ndarray = weights @ values[there] / weights.sum(axis=1)
+        return means
 
 
 def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
     """Over the classes that a resample holds beside another, as :func:`comel.scoring.metrics.bag_metrics` takes the mean."""
     there = np.isfinite(areas)
     with np.errstate(invalid="ignore"):
-        return np.where(there, areas, 0).sum(axis=0) / there.sum(axis=0)
+        means: np.ndarray = np.where(there, areas, 0).sum(axis=0) / there.sum(axis=0)
+        return means
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray, of_case: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -121,4 +123,5 @@ def _auc(scores: np.ndarray, positive: np.ndarray, of_case: np.ndarray, counts: 
     high, low = (np.bincount(place[mask], minlength=size).reshape(cases, -1).astype(float) for mask in (positive, ~positive))
     pairs = high @ (low.cumsum(axis=1) - low / 2).T
     with np.errstate(invalid="ignore"):
-        return ((counts @ pairs) * counts).sum(axis=1) / ((counts @ high.sum(axis=1)) * (counts @ low.sum(axis=1)))
+        areas: np.ndarray = ((counts @ pairs) * counts).sum(axis=1) / ((counts @ high.sum(axis=1)) * (counts @ low.sum(axis=1)))
+        return areas

@@ -31,7 +31,7 @@ def patient_probabilities(table: np.ndarray, classes: ClassSpace) -> np.ndarray:
     Returns:
         (C,) with the sum that the rows have on average.
     """
-    whole = table.mean(axis=0)
+    whole: np.ndarray = table.mean(axis=0)
     for number, head in enumerate(classes.heads):
         columns = classes.columns(number)
         if head.negative is not None:
@@ -47,5 +47,6 @@ def _within(table: np.ndarray, head: Head) -> np.ndarray:
     assert head.negative is not None
     logs = np.log(np.maximum(heard, _LEAST))
     odds = (logs - logs[:, [head.labels.index(head.negative)]]).max(axis=0)
-    shares = np.exp(odds - odds.max())
-    return shares / shares.sum()
+    shares: np.ndarray = np.exp(odds - odds.max())
+    shares /= shares.sum()
+    return shares

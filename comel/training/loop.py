@@ -107,7 +107,7 @@ def train_stage(
     With ``stopping`` the stage may end before ``config.epochs``, and is concluded with its best weights.
     """
     device = bags.device
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     for epoch in range(first_epoch, config.epochs):
         if stopping is not None and stopping.is_over:
             break

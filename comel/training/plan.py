@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comel.base.files import sha256_of_json
 from comel.cohort.manifest import Manifest
-from comel.runs.config import RunConfig, load_config
+from comel.runs.config import SHORT_PRECISIONS, RunConfig, load_config
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
 
@@ -21,6 +21,8 @@ def plan_of(config: RunConfig, manifest: Manifest) -> str:
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())
+    # As version 0.1.0 spelt it, so that a run that it began is still the same plan.
+    values["trainer"]["precision"] = SHORT_PRECISIONS[config.trainer.precision]
     return sha256_of_json([values, manifest.digest])
 
 

@@ -14,6 +14,7 @@ from comel.base.cores import torch_threads
 from comel.base.devices import resolve_device
 from comel.base.files import sha256_of_json
 from comel.base.progress import progress_bar, say
+from comel.base.units import Mode
 from comel.cohort.bags import BagStore
 from comel.cohort.checks import doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
@@ -100,7 +101,7 @@ class Session:
             store.read(tasks[0].train[0])
         assert store.contract is not None
         untrained = None
-        if base is None and data.mode == "domain-incremental":
+        if base is None and data.mode == Mode.DOMAIN:
             untrained = Judge(_untrained(config, tasks[0].head, store.contract).to(device), store.contract, device)
         scorer = StageScorer(run, config, tasks, store, untrained)
         notes = [*doubtful_labels(tasks, data.negative), *left_out, *empty]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import read_json, write_json, write_text
-from comel.base.settings import parse_section
+from comel.base.settings import gather, parse_section
 from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, read_manifest
 from comel.cohort.tasks import load_tasks, read_cohort
@@ -19,7 +19,7 @@ from comel.strategies import strategy_class
 from comel.training.plan import plan_of, stored_plan
 from comel.training.session import Session
 
-__all__ = ["add_task", "continue_or_begin", "train"]
+__all__ = ["add_task", "continue_or_begin", "settings_for_new_tasks", "train"]
 
 _PENDING = "add-task.json"
 _OF_THE_NEW_TASKS = {
@@ -93,7 +93,9 @@ def add_task(
     *,
     tasks: Sequence[str] | None = None,
     root: Path | None = None,
+    config: Path | None = None,
     overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Teach a finished run new tasks from their bags alone; each gives a new version, and the old ones stay usable.
@@ -104,7 +106,9 @@ def add_task(
         bags: the new tasks' feature files, made as the run's feature contract says.
         tasks: which tasks of the manifest, in order; default all.
         root: folder that the manifest's relative paths start from; default its own.
-        overrides: ``trainer.epochs=20`` and the like for this training.
+        config: YAML file of settings for this training, over those of the run.
+        overrides: ``trainer.epochs=20`` and the like, over that file.
+        settings: the same as values: ``{"trainer.epochs": 20}``, over the others.
         quiet: no progress.
 
     Returns:
@@ -119,41 +123,46 @@ def add_task(
         if not directory.is_finished and not (directory.path / _PENDING).exists():
             raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
         cohort = read_manifest(manifest, root=root)
-        config = _settings_for_new_tasks(directory, cohort, bags, tasks, root, overrides)
-        plan = plan_of(config, cohort)
+        chosen = settings_for_new_tasks(
+            directory, cohort, bags, tasks, root, config=config, overrides=list(overrides), settings=settings
+        )
+        plan = plan_of(chosen, cohort)
         info = directory.info(_base_version(directory, plan))
         directory.verify(info.version)
-        if not strategy_class(config.strategy["name"]).continual:
-            raise ConfigError(f"strategy '{config.strategy['name']}' needs all tasks at once", "train a new run over all tasks")
-        loaded = load_tasks(cohort, config.data)
+        if not strategy_class(chosen.strategy["name"]).continual:
+            raise ConfigError(f"strategy '{chosen.strategy['name']}' needs all tasks at once", "train a new run over all tasks")
+        loaded = load_tasks(cohort, chosen.data)
         again = [task.name for task in loaded if task.name in {known.name for known in info.tasks}]
         if again:
             raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
-        session = Session.prepare(directory, config, loaded, plan, base=info, quiet=quiet)
+        session = Session.prepare(directory, chosen, loaded, plan, base=info, quiet=quiet)
         write_json(directory.path / _PENDING, {"plan": plan, "base_version": info.version})
         session.learn()
         (directory.path / _PENDING).unlink()
     return directory.path
 
 
-def _settings_for_new_tasks(
+def settings_for_new_tasks(
     run: RunDirectory,
     manifest: Manifest,
     bags: Path,
     tasks: Sequence[str] | None,
     root: Path | None,
-    overrides: Iterable[str],
+    *,
+    config: Path | None,
+    overrides: Sequence[str],
+    settings: Mapping[str, Any] | None,
 ) -> RunConfig:
     """The run's own settings over the new tasks' data; what named the old data does not carry over."""
-    overrides = list(overrides)
-    before, stored = resolved(load_config(run.config)), resolved(load_config(run.config, overrides))
+    before = resolved(load_config(run.config))
+    stored = resolved(load_config(run.config, overrides, over=config, options=settings))
     if (before.model, before.strategy, before.data.mode) != (stored.model, stored.strategy, stored.data.mode):
         raise ConfigError(
             "model, strategy and data.mode stay as the run was trained", "change settings of data and trainer only"
         )
-    for name in sorted(_OF_THE_NEW_TASKS):
-        if any(override.partition("=")[0].strip() in (f"data.{name}", "data") for override in overrides):
-            raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
+    given, _ = gather(RunConfig, "settings", files=[config] if config else [], overrides=overrides, options=settings)
+    for name in sorted(_OF_THE_NEW_TASKS.keys() & given.get("data", {}).keys()):
+        raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
     labels = None
     if stored.data.mode == Mode.DOMAIN:
         shared = run.info().model["heads"][0]["labels"]

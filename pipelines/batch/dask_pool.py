@@ -211,6 +211,8 @@ class _Station:
 
     def close(self) -> None:
         self.stop()
+        for worker in self._workers.values():
+            worker.close()  # which waits for the child that was killed
         self._presence.close()
         self._claims.close()
 

@@ -48,7 +48,7 @@ def picture_pieces(areas: list[Box], full: tuple[int, int], level: tuple[float, 
     Args:
         areas: see :func:`scanned_areas`.
         full: (width, height) of level 0.
-        level: (width, height) of the level that is read.
+        level: (width, height) of level 0 in pixels of the level that is read, not rounded.
         size: (width, height) of the picture.
     """
     across, down = level[0] / size[0], level[1] / size[1]

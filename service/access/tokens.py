@@ -246,8 +246,9 @@ def _limited_time() -> Iterator[list[Any]]:
 
 def _get_json(address: str, opened: list[Any]) -> Any:
     def keep(kind: type[HTTPConnection], *arguments: Any, **options: Any) -> HTTPConnection:
-        opened.append(kind(*arguments, **options))
-        return opened[-1]
+        connection = kind(*arguments, **options)
+        opened.append(connection)
+        return connection
 
     class Plain(urllib.request.HTTPHandler):
         def http_open(self, request: Any) -> Any:

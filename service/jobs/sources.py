@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from comel.base.units import MPP_RANGE
 from comel.errors import ComelError
 from service.db.tables import Job
 from service.errors import needing_room
@@ -60,7 +61,7 @@ class Inbox:
         """
         source = job.source
         if "bag" in source:
-            path = self._folder / job.id / source["bag"]
+            path: Path = self._folder / job.id / source["bag"]
         elif "upload" in source:
             path = self._state_dir / UPLOADS / source["upload"] / source["name"]
         else:
@@ -109,8 +110,8 @@ class SourceRequest(BaseModel):
     )
     mpp: float | None = Field(
         default=None,
-        ge=0.05,
-        le=20,
+        ge=MPP_RANGE[0],
+        le=MPP_RANGE[1],
         description="micrometres per pixel of level 0, in place of what the slide says",
         examples=[0.25],
     )

@@ -196,7 +196,12 @@ def test_a_webhook_of_before_the_clock_was_set_back_is_sent(backend: Backend, mo
         session.add(Delivery(job=job.id, state="due", attempts=1, due=time.time() + 86_400))
     outbox = Outbox(backend.database, JobSettings(), log=backend._log)
     called: list[str] = []
-    monkeypatch.setattr(outbox, "_call", lambda due: (called.append(due.id) is None, "status 200"))
+
+    def call(due: Any) -> tuple[bool, str]:
+        called.append(due.id)
+        return True, "status 200"
+
+    monkeypatch.setattr(outbox, "_call", call)
     assert outbox.send_one()
     assert called == [job.id]
 

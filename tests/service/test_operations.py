@@ -215,7 +215,7 @@ def test_an_argument_wins_over_the_environment_and_that_over_the_file(tmp_path: 
         ("port: many", "port"),
         ("requests_per_minute: 0", "requests_per_minute"),
         ("- run", "no mapping"),
-        ("settings_file: other.yaml", "no mapping"),
+        ("settings_file: other.yaml", "settings_file stands in it"),
         ("a: [", "not YAML"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         (None, "cannot be read"),

@@ -181,7 +181,8 @@ def _patch(draw: np.random.Generator, part: _Part, count: int) -> np.ndarray:
     """The ``count`` tiles of a part (all, if there are fewer) that lie nearest to a random one of them: (count, D)."""
     assert part.bag.coords is not None
     chosen = _nearest(draw, part.bag.coords[part.rows], min(count, len(part.rows)))
-    return part.bag.features[part.rows[chosen]]
+    features: np.ndarray = part.bag.features[part.rows[chosen]]
+    return features
 
 
 def _nearest(draw: np.random.Generator, places: np.ndarray, count: int) -> np.ndarray:

@@ -185,7 +185,7 @@ def oracle(pattern: Pattern, cells: np.ndarray, kinds: np.ndarray) -> bool:
         case "proportion":
             return bool(first.mean() > _BOUND)
         case "arrangement":
-            return _parts(cells, first) < 0.5 * first.sum()
+            return bool(_parts(cells, first) < 0.5 * first.sum())
         case "count":
             return _parts(cells, first) > 2
         case "long-range":
@@ -207,7 +207,8 @@ def _tissue(draw: np.random.Generator, count: int) -> np.ndarray:
     field = gaussian_filter(draw.normal(size=(side, side)), 1.5)
     field = field / field.std() - 2.0 * radius**2
     everywhere = np.stack([columns.ravel(), lines.ravel()], axis=1)
-    return everywhere[_grown(everywhere, -field.ravel(), int(field.argmax()), count)]
+    grown: np.ndarray = everywhere[_grown(everywhere, -field.ravel(), int(field.argmax()), count)]
+    return grown
 
 
 def _patches(draw: np.random.Generator, cells: np.ndarray) -> np.ndarray:
@@ -225,7 +226,8 @@ def _cluster(
     rows = np.arange(len(cells)) if free is None else np.flatnonzero(free)
     middle = cells[draw.choice(rows)] if near is None else near
     distance = ((cells[rows] - middle) ** 2).sum(axis=1) + 0.5 * draw.random(len(rows))
-    return rows[_grown(cells[rows], distance, int(distance.argmin()), size)]
+    grown: np.ndarray = rows[_grown(cells[rows], distance, int(distance.argmin()), size)]
+    return grown
 
 
 def _grown(cells: np.ndarray, cost: np.ndarray, start: int, size: int) -> np.ndarray:
@@ -327,7 +329,8 @@ def _distance_to(cells: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     columns, lines = (int(end) + 1 for end in cells.max(axis=0))
     plane = np.ones((lines, columns), np.uint8)
     plane[cells[chosen, 1], cells[chosen, 0]] = 0
-    return np.asarray(distance_transform_cdt(plane, "chessboard"))[cells[:, 1], cells[:, 0]]
+    distance: np.ndarray = np.asarray(distance_transform_cdt(plane, "chessboard"))[cells[:, 1], cells[:, 0]]
+    return distance
 
 
 def _parts(cells: np.ndarray, chosen: np.ndarray) -> int:

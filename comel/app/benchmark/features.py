@@ -86,7 +86,8 @@ def unit(draw: np.random.Generator, dimension: int) -> np.ndarray:
 def towards(first: np.ndarray, other: np.ndarray, cosine: float) -> np.ndarray:
     """A unit vector whose cosine with the unit vector ``first`` is ``cosine``; what is left points to ``other``."""
     rest = other - (other @ first) * first
-    return cosine * first + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest)
+    turned: np.ndarray = cosine * first + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest)
+    return turned
 
 
 def _blot(draw: np.random.Generator, cells: np.ndarray, count: int) -> np.ndarray:

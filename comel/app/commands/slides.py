@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from comel.app.commands.options import Json, Quiet, print_json, tell_notes
+from comel.app.options import Given, options_of
+
+if TYPE_CHECKING:
+    from pipelines.synth.settings import SynthSettings
 
 __all__ = ["bags_check", "bags_export", "bags_stats", "synth"]
 
 
+@options_of(
+    "pipelines.synth.settings:SynthSettings",
+    only=("organs", "slides_per_organ", "size", "seed", "difficulty"),
+    names={"slides_per_organ": "--slides"},
+    example="mpp=0.25",
+)
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder for slides, masks and manifest.csv.")],
-    organs: Annotated[str | None, typer.Option(help="Organs, comma-separated: colon, kidney, liver, lymph_node.")] = None,
-    slides: Annotated[int | None, typer.Option(help="Slides an organ; half show a tumour.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of a slide in level-0 pixels.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
-    difficulty: Annotated[float | None, typer.Option(help="0 easy to 1 hard.")] = None,
+    given: Given[SynthSettings],
     quiet: Quiet = False,
 ) -> None:
     """Generate a cohort of computer-made, H&E-like slides with tumour masks. They are not tissue."""
     from comel.app import api
 
-    manifest = api.synth(
-        out,
-        organs=tuple(name.strip() for name in organs.split(",")) if organs else None,
-        slides_per_organ=slides,
-        size=size,
-        seed=seed,
-        difficulty=difficulty,
-        quiet=quiet,
-    )
-    typer.echo(f"cohort: {manifest}")
+    typer.echo(f"cohort: {api.synth(out, quiet=quiet, **dict(given.settings()))}")
 
 
 def bags_check(

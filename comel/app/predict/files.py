@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comel.app.schemas import PredictOptions
 from comel.base.files import atomic_path, read_json, write_text
 from comel.errors import ComelError
 from comel.prediction.prediction import Prediction
@@ -23,12 +24,17 @@ KINDS = {"png": "maps", "geojson": "GeoJSON", "json": "JSON"}
 
 @dataclass(frozen=True)
 class Writing:
-    """How predictions are written; the words are those of :func:`comel.app.predict.slides.predict_cohort`."""
+    """Where and how predictions are written."""
 
     out: Path
     table: Path
-    width: int = 1024
-    merge: bool = False
+    width: int
+    merge: bool
+
+    @classmethod
+    def of(cls, out: Path, options: PredictOptions) -> Writing:
+        """As the options say; the table lies in ``out`` unless they name another."""
+        return cls(out, options.table or out / "predictions.csv", options.width, options.merge)
 
     def path(self, name: str, kind: str) -> Path:
         """The file of a slide of one of :data:`KINDS`."""

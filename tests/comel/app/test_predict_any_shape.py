@@ -21,14 +21,14 @@ from tests.comel.toys import Stream
 def test_a_strip_has_all_its_files_and_a_note(columns: int, rows: int, tmp_path: Path) -> None:
     geometry = geometry_of(columns * 128, rows * 128)
     prediction = prediction_at(grid(geometry, columns, rows), np.linspace(0, 1, columns * rows), geometry)
-    told = write_prediction(prediction, None, Writing(tmp_path, tmp_path / "t.csv"), None)
+    told = write_prediction(prediction, None, Writing(tmp_path, tmp_path / "t.csv", 1024, merge=False), None)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png", ".geojson"}
     assert read_prediction(tmp_path / "slide-1.json").notes == told.notes
     assert [note.startswith("the map is ") for note in told.notes] == [True] * (rows > 100)
 
 
 def test_a_map_that_cannot_be_drawn_does_not_cost_the_result(tmp_path: Path) -> None:
-    writing = Writing(tmp_path, tmp_path / "t.csv", merge=True)
+    writing = Writing(tmp_path, tmp_path / "t.csv", 1024, merge=True)
     far = prediction_at([[0, 0], [10**15, 10**15]], [0.5, 0.6], geometry_of(3000, 2000))
     no_map, no_geojson = write_prediction(far, None, writing, None).notes
     assert no_map.startswith("no map: slide-1: tiles spread over")

@@ -9,6 +9,7 @@ import pytest
 from comel.cohort.checks import doubtful_labels
 from comel.cohort.classes import Head
 from comel.cohort.config import DataConfig
+from comel.cohort.manifest import read_manifest
 from comel.cohort.notes import manifest_notes
 from comel.cohort.sources.common import check_labels, slide_row
 from comel.cohort.tasks import TaskData, load_tasks
@@ -62,4 +63,4 @@ def test_a_label_of_the_settings_in_another_unicode_form_is_told_from_the_manife
     path = manifest(tmp_path, "slide_id,path,label,task\na,a.svs,normal,t\nb,b.svs,Tumo\u0308r,t\n")
     config = DataConfig(manifest=path, bags=tmp_path, labels={"t": ["normal", "Tum\u00f6r"]})
     with pytest.raises(ManifestError, match=r"data\.labels has 'Tum\\xf6r', the manifest 'Tumo\\u0308r'"):
-        load_tasks(config)
+        load_tasks(read_manifest(path), config)

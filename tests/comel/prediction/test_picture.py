@@ -46,7 +46,8 @@ def grid(geometry: TileGeometry, columns: int, rows: int, offset: tuple[float, f
     """Tiles in row-major order, each corner rounded by itself from the float stride."""
     y, x = np.mgrid[:rows, :columns]
     x, y = offset[0] + x.ravel() * geometry.stride_x, offset[1] + y.ravel() * geometry.stride_y
-    return np.rint(np.stack([x, y], axis=1)).astype(np.int64)
+    coords: np.ndarray = np.rint(np.stack([x, y], axis=1)).astype(np.int64)
+    return coords
 
 
 @st.composite
@@ -94,7 +95,7 @@ def test_every_tile_centre_is_a_pixel_with_its_score(case: tuple[Prediction, int
 def test_a_known_square_is_drawn_where_it_lies(has_bounds: bool) -> None:
     geometry = geometry_of(20_000, 16_000, level0_mpp=0.2527, has_bounds=has_bounds, bounds_x=900, bounds_y=700)
     coords = grid(geometry, 120, 100, (1003.4, 811.8))
-    left, top, side = *coords[30 * 120 + 40], 20
+    (left, top), side = coords[30 * 120 + 40], 20
     inside = (coords[:, 0] >= left) & (coords[:, 0] < left + side * geometry.stride_x - 5)
     inside &= (coords[:, 1] >= top) & (coords[:, 1] < top + side * geometry.stride_y - 5)
     picture = np.asarray(draw_map(prediction_at(coords, inside, geometry), Image.new("RGB", (500, 400), "white"), alpha=1.0))
@@ -244,7 +245,7 @@ def test_geojson_tiles_carry_score_and_class() -> None:
     assert {entry["objectType"] for entry in properties} == {"tile"}
     for wrong in ({"minimum_score": 2.0}, {"origin": "corner"}):
         with pytest.raises(ComelError):
-            to_geojson(prediction, **wrong)  # type: ignore[arg-type]
+            to_geojson(prediction, **wrong)
 
 
 def test_merged_regions_have_holes_and_account_for_every_tile() -> None:

@@ -73,7 +73,8 @@ def test_forward_transfer_is_against_chance_and_only_over_what_is_learned() -> N
 
 
 def test_without_a_task_or_a_stage_nothing_is_defined() -> None:
-    assert ScoreTable([]).continual == ScoreTable([]).mean == ScoreTable([]).nested_intervals() == {}
+    nothing = ScoreTable([])
+    assert (nothing.continual, nothing.mean, nothing.nested_intervals()) == ({}, {}, {})
     assert ScoreTable([row(0, "a", 0.5)], learned=0).continual == {ACCURACY: None}
     assert nested_run(RunMetrics())["matrices"] == {}
 

@@ -205,6 +205,7 @@ def test_one_head_keeps_a_threshold_a_task(domains: Path, toy_stream: Stream) ->
         dice = []
         for slide in toy_stream.slides(task=task.name, split="test", label="tumour"):
             bag = read_bag(toy_stream.bag(slide))
+            assert bag.labels is not None
             positive, truth = predictor.predict(bag).instance_scores >= task.threshold, bag.labels == 1
             dice.append(2 * (positive & truth).sum() / (positive.sum() + truth.sum()))
         assert scores[task.name]["domain_incremental"]["instance"]["dice"] == pytest.approx(sum(dice) / len(dice))

@@ -153,7 +153,7 @@ def test_threshold_is_the_best_of_all(scores: np.ndarray, data: st.DataObject) -
 
 
 def test_continual_metrics_by_hand() -> None:
-    matrix = [[0.9, None, None], [0.95, 0.8, None], [0.7, 0.85, 0.6]]
+    matrix: list[list[float | None]] = [[0.9, None, None], [0.95, 0.8, None], [0.7, 0.85, 0.6]]
     got = continual_metrics(matrix)
     assert got["final_average"] == pytest.approx((0.7 + 0.85 + 0.6) / 3)
     assert got["average_over_time"] == pytest.approx((0.9 + 1.75 / 2 + 2.15 / 3) / 3)
@@ -180,7 +180,8 @@ def test_continual_metrics_where_they_are_not_defined() -> None:
         None,
         None,
     )
-    for shape in ([], [[]], [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]):
+    shapes: list[list[list[float]]] = [[], [[]], [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]
+    for shape in shapes:
         with pytest.raises(ValueError, match="matrix"):
             continual_metrics(shape)
 

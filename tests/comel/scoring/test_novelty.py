@@ -36,6 +36,7 @@ def test_the_distance_is_mahalanobis_to_the_nearest_class() -> None:
     recognition = taught(bags)
     for columns in (slice(0, 5), slice(2, 4)):
         found = recognition.distance(queries, None, columns)
+        assert found is not None
         np.testing.assert_allclose(found, expected[:, columns].min(axis=1), rtol=1e-8)
     padded = torch.cat([queries, torch.full((len(queries), 3, queries.shape[2]), 1e6)], dim=1)
     mask = torch.arange(padded.shape[1]).expand(len(queries), -1) < 2

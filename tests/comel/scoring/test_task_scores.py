@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ CLASSES = ClassSpace.of([Head("colon", ("normal", "polyp", "tumour"), "normal"),
 FREE = views(Mode.DOMAIN)[Mode.DOMAIN]
 
 
-def result(name: str, patient: str, label: str, probabilities: list[float], head: int = 0, **more: object) -> CaseResult:
+def result(name: str, patient: str, label: str, probabilities: list[float], head: int = 0, **more: Any) -> CaseResult:
     column = CLASSES.column(head, label)
     columns = CLASSES.columns(head)
     within = np.zeros(len(CLASSES))
@@ -29,7 +30,7 @@ def result(name: str, patient: str, label: str, probabilities: list[float], head
     task = CLASSES.heads[head].name
     case = Case(name, patient, label, (name,))
     more = {"classes": CLASSES, **more}
-    return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)  # type: ignore[arg-type]
+    return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)
 
 
 def scores_of(rows: list[ScoreRow], kind: str, mode: Mode) -> dict[str, float | None]:
@@ -88,7 +89,7 @@ def test_the_calibration_error_before_and_after() -> None:
         for i, label in enumerate(("normal", "normal", "normal", "polyp"))
     ]
     bag = scores_of(score_task("colon", results, 0.5, Mode.CLASS), "bag", Mode.TASK)
-    assert (bag["ece"], bag["ece_uncalibrated"]) == (pytest.approx(0), pytest.approx(0.25))
+    assert (bag["ece"], bag["ece_uncalibrated"]) == pytest.approx((0, 0.25))
     unknown = [result("x", "x", "normal", [0.75, 0.25, 0, 0, 0])]
     for cases in (unknown, []):
         assert scores_of(score_task("colon", cases, 0.5, Mode.CLASS), "bag", Mode.CLASS)["ece_uncalibrated"] is None
@@ -96,7 +97,7 @@ def test_the_calibration_error_before_and_after() -> None:
 
 def test_lesions_need_coordinates_of_every_labelled_case() -> None:
     coords = np.array([[0, 0], [256, 0], [512, 0]])
-    known = {"labels": np.array([1, 0, 0]), "scores": np.array([0.9, 0.1, 0.2])}
+    known: dict[str, Any] = {"labels": np.array([1, 0, 0]), "scores": np.array([0.9, 0.1, 0.2])}
     there = result("a", "a", "tumour", [0.1, 0.1, 0.8, 0, 0], coords=coords, **known)
     without = result("b", "b", "tumour", [0.1, 0.1, 0.8, 0, 0], **known)
     unlabelled = result("c", "c", "tumour", [0.1, 0.1, 0.8, 0, 0])

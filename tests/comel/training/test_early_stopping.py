@@ -36,7 +36,7 @@ from tests.comel.toys import (
 )
 
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
-SHORT = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
+SHORT: dict[str, Any] = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ from tests.places import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
-SHORT = {"epochs": 2, "checkpoint_seconds": 0}
+SHORT: dict[str, Any] = {"epochs": 2, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_interrupt_is_said_in_one_line(small_stream: Stream, tmp_path: Path) -> 
         ),
     )
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.decode() == "comel: interrupted; the same command goes on where it stopped\n"
 
@@ -586,7 +586,7 @@ def test_a_file_that_holds_no_strategy_is_refused(small_stream: Stream, tmp_path
         comel.train(small_stream.settings({"name": f"{tmp_path}/mine.py:Mine"}), tmp_path / "run", quiet=True)
 
 
-@pytest.mark.parametrize("trainer", [{"max_instances": 5}, {"clip_norm": 0.5}, {"precision": "bf16"}], ids=str)
+@pytest.mark.parametrize("trainer", [{"max_instances": 5}, {"clip_norm": 0.5}, {"precision": "bfloat16"}], ids=str)
 def test_options_of_the_trainer(small_stream: Stream, tmp_path: Path, trainer: dict[str, Any]) -> None:
     plain = comel.train(small_stream.settings(epochs=1), tmp_path / "plain", quiet=True)
     run = comel.train(small_stream.settings(epochs=1, **trainer), tmp_path / "run", quiet=True)

@@ -60,7 +60,8 @@ def test_one_encoder_says_where_to_ask_and_how_to_point_at_a_folder() -> None:
 
 def test_whether_it_can_be_used_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def ready(name: str) -> str:
-        return list_encoders(name)[0]["ready"]
+        answer: str = list_encoders(name)[0]["ready"]
+        return answer
 
     assert ready("efficientnet-lite0") == "yes"
     monkeypatch.setattr("pipelines.patch_encoders.listing.find_spec", lambda name: None if name == "timm" else object())

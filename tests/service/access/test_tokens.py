@@ -77,8 +77,10 @@ class Provider:
             "scope": "openid comel:predict",
         }
         content = {name: value for name, value in (good | claims).items() if value is not None}
-        own_algorithm, own = self.keys.get(kid, (None, None))
-        return jwt.encode(content, key or own, algorithm=algorithm or own_algorithm, headers={"kid": kid})
+        if key is None:
+            own_algorithm, key = self.keys[kid]
+            algorithm = algorithm or own_algorithm
+        return jwt.encode(content, key, algorithm=algorithm, headers={"kid": kid})
 
 
 @pytest.fixture
@@ -143,9 +145,7 @@ BAD: dict[str, Callable[[Provider], str]] = {
     "of an unknown key": lambda p: p.token("second", key=p.keys["first"][1], algorithm="RS256"),
     "by a shared secret": lambda p: p.token("shared", key="secret" * 8, algorithm="HS256"),
     "by the public key as a secret": lambda p: p.token(key="n" * 64, algorithm="HS256"),
-    "not signed": lambda p: jwt.encode(
-        {"iss": p.issuer, "aud": "comel", "sub": "x", "exp": 9e9}, None, "none", {"kid": "first"}
-    ),
+    "not signed": lambda p: jwt.encode({"iss": p.issuer, "aud": "comel", "sub": "x", "exp": 9e9}, "", "none", {"kid": "first"}),
     "cut": lambda p: p.token()[:-9],
     "changed": lambda p: ".".join(a if i != 1 else a[:-4] + "AAAA" for i, a in enumerate(p.token().split("."))),
     "no token": lambda p: "a.b.c",
@@ -287,7 +287,7 @@ def test_a_provider_that_hangs_keeps_no_known_token_waiting(
     go_on, answer = threading.Event(), provider.answer
 
     def hang(path: str) -> Any:
-        go_on.wait(30)
+        go_on.wait(240)
         return answer(path)
 
     provider.answer = hang  # type: ignore[method-assign]
@@ -335,7 +335,7 @@ def test_a_provider_that_drips_is_given_up(where: str, monkeypatch: pytest.Monke
         verifier._flight.join(60)
         assert not verifier._flight.is_alive()
         over.set()
-        dripping.join(10)
+        dripping.join(60)
 
 
 def test_an_answer_without_end_is_not_read(provider: Provider, verifier: TokenVerifier) -> None:
@@ -345,11 +345,11 @@ def test_an_answer_without_end_is_not_read(provider: Provider, verifier: TokenVe
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         if holds():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not come about in 20 seconds")
+    raise AssertionError("it did not come about in a minute")
 
 
 def test_a_long_subject_fits_the_columns_that_keep_it(provider: Provider, verifier: TokenVerifier) -> None:
@@ -397,8 +397,8 @@ def test_the_service_takes_tokens_beside_keys(provider: Provider, settings: Serv
         away = client.get("/v1/models", headers={"Authorization": f"Bearer {provider.token()}"})
         assert (away.status_code, away.headers["retry-after"]) == (503, "10")
         for wrong in ("a.b.c", f"{part({'alg': 'RS256'})}..", f"{part([])}.{part({})}.x", "é.b.c", "a" * 20_000):
-            for header in ({"Authorization": f"Bearer {wrong}".encode()}, {"X-API-Key": wrong.encode()}):
-                assert client.get("/v1/models", headers=header).status_code in (401, 503), wrong
+            for header in ((b"Authorization", f"Bearer {wrong}".encode()), (b"X-API-Key", wrong.encode())):
+                assert client.get("/v1/models", headers=[header]).status_code in (401, 503), wrong
 
 
 def test_a_provider_that_is_away_holds_up_no_one_else(

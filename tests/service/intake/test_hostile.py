@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_a_body_is_refused_as_soon_as_it_is_too_long(settings: ServiceSettings, 
         assert asked < 10
         return {"type": "http.request", "body": head if asked == 1 else bytes(1 << 20), "more_body": True}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         said.append(message)
 
     app = create_app(settings, predictor=predictor)

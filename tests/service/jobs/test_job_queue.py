@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,13 @@ def test_a_silent_workers_job_is_claimed_again_and_the_late_worker_changes_nothi
     again = queue.claim("b")
     assert again is not None
     assert (again.id, again.attempts) == (job.id, 2)
-    for late in (
+    too_late: list[Callable[[], Any]] = [
         lambda: queue.beat(job.id, "a"),
         lambda: queue.finish(job.id, "a", a_row(again)),
         lambda: queue.fail(job.id, "a", ComelError("no")),
         lambda: queue.put_back(job.id, "a", counted=True),
-    ):
+    ]
+    for late in too_late:
         with pytest.raises(LeaseLost):
             late()
     queue.finish(job.id, "b", a_row(again))

@@ -17,6 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from comel.prediction.picture import draw_map
 from service.app import create_app
 from service.predictions import store as prediction_store
 from service.settings import ServiceSettings
@@ -275,14 +276,20 @@ def test_concurrent_requests_take_turns_at_the_model(
 def test_other_requests_are_answered_while_a_prediction_runs(
     send: Any, make_bag: Any, client: TestClient, predictor: Any
 ) -> None:
-    predictor.delay = 1.0
+    predictor.go_on.clear()
     predictor.started.clear()
     finished = threading.Event()
-    worker = threading.Thread(target=lambda: (send(make_bag(SCORES)), finished.set()))
+
+    def ask() -> None:
+        send(make_bag(SCORES))
+        finished.set()
+
+    worker = threading.Thread(target=ask)
     worker.start()
-    assert predictor.started.wait(10)
+    assert predictor.started.wait(60)
     assert client.get("/healthz").json() == {"status": "ok"}
     assert not finished.is_set()
+    predictor.go_on.set()
     worker.join()
 
 
@@ -305,11 +312,10 @@ def test_a_map_that_is_drawn_while_its_prediction_is_deleted_does_not_stay(
     client: TestClient, send: Any, make_bag: Any, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = send(make_bag([0.2, 0.8])).json()
-    drawn = prediction_store.draw_map
 
     def draw(*arguments: Any, **choices: Any) -> Any:
         assert client.delete(made["links"]["self"]).status_code == 204
-        return drawn(*arguments, **choices)
+        return draw_map(*arguments, **choices)
 
     monkeypatch.setattr(prediction_store, "draw_map", draw)
     assert client.get(made["links"]["map"]).status_code == 200
