@@ -224,6 +224,10 @@ def _read_torch(path: Path, assume_encoder: str | None) -> Bag:
 
     if not path.is_file() or path.stat().st_size == 0:
         raise BagError(f"{path}: no such file, or an empty one", "check the path, or extract the slide first")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise BagError(f"{path}: cannot be read ({error.strerror})", "check its permissions and those of its folder") from None
     _check_archive(path)
     try:
         # A file of torch before 1.6 is no zip and cannot be mapped.

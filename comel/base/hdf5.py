@@ -22,11 +22,11 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading, with every failure of the library as one :class:`BagError`."""
     import h5py
 
-    if not path.is_file():
-        raise BagError(f"{path}: no such file", "check the path, or extract the slide first")
-    if path.stat().st_size == 0:
-        raise BagError(f"{path}: the file is empty", "extract the slide again")
     try:
+        if not path.is_file():
+            raise BagError(f"{path}: no such file", "check the path, or extract the slide first")
+        if path.stat().st_size == 0:
+            raise BagError(f"{path}: the file is empty", "extract the slide again")
         # On a file system without locks nobody can hold one.
         file = h5py.File(path, "r", locking="best-effort")
     except OSError as error:

@@ -47,7 +47,6 @@ def comma_separated(value: Any) -> Any:
 
 
 _ABSENT: Any = object()
-
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -49,8 +49,7 @@ class ExtractSettings(BaseModel):
     max_pen: float = Field(0.25, ge=0, le=1, description="most of a tile's area that may lie under a marker's ink")
     max_fold: float = Field(1.0, ge=0, le=1, description="most of a tile's area that may be folded; 1 keeps every tile")
     tissue: Literal["hsv-otsu", "stain-density", "mask", "geojson"] = Field(
-        "hsv-otsu",
-        description="what finds the tissue (docs/tissue.md); mask and geojson are your own files in the tissue folder",
+        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own, in the tissue folder"
     )
     tissue_folder: Path | None = Field(
         None, description="folder of your own tissue, <slide_id>.geojson, .png, ...: used for the slides that it has a file of"

@@ -180,6 +180,42 @@ def test_our_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_any_bag(path, verify=True)
 
 
+@pytest.mark.parametrize(("features", "coords"), [(">f4", ">i8"), (">f8", ">i4"), (">f2", ">f8"), ("longdouble", ">i2")])
+def test_numbers_of_another_machine(tmp_path: Path, features: str, coords: str) -> None:
+    """Java, FITS and network order are big-endian; torch takes neither that nor long doubles."""
+    places = COORDS % 30_000
+    path = write_h5(tmp_path / "s.h5", values=FEATURES.astype(features), coords=places.astype(coords))
+    bag = read_any_bag(path)
+    assert bag.coords is not None
+    torch.testing.assert_close(torch.from_numpy(bag.features).float(), torch.from_numpy(FEATURES), rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(torch.from_numpy(bag.coords).numpy(), places)
+
+
+def test_our_own_bag_in_another_order(tmp_path: Path) -> None:
+    contract = FeatureContract("mean-colour", "a" * 64, 8, 0.5, 256)
+    geometry = TileGeometry(256, 0.5, 0.5, 0.25, 0.25, level0_width=200_000, level0_height=90_000)
+    write_bag(tmp_path / "s.h5", Bag("s", FEATURES, COORDS, geometry, contract, labels=np.zeros(6, np.int8)))
+    with h5py.File(tmp_path / "s.h5", "a") as file:
+        for name, kind in (("features", ">f4"), ("labels", ">i2")):
+            values = file[name][()]
+            del file[name]
+            file[name] = values.astype(kind)
+    bag = read_any_bag(tmp_path / "s.h5")
+    assert bag.labels is not None
+    torch.testing.assert_close(torch.from_numpy(bag.features), torch.from_numpy(FEATURES))
+    assert bag.labels.dtype.isnative
+
+
+def test_tensors_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_pt(tmp_path / "s.pt", torch.from_numpy(FEATURES))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert "cannot be read (Permission denied); check its permissions" in message(path)
+
+
 def test_bags_without_tiles(tmp_path: Path) -> None:
     nothing = np.empty((0, 8), dtype=np.float32)
     for name in ("features", "feats"):

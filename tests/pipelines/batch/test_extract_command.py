@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from comel.app.commands.extract_view import status_line, watch
+from comel.bags.bag import read_bag
 from pipelines.batch.status import RunningSlide, Status
 from tests.pipelines.batch.small_cohort import draw_slide, leftovers, wait_for, write_cohort
 from tests.places import ROOT
@@ -57,8 +58,10 @@ def test_a_cohort_from_start_to_end(tmp_path: Path) -> None:
     write_cohort(tmp_path, 2)
     lost = tmp_path / "slides" / "s01.tif"
     lost.unlink()
-    code, output, errors = comel(*RUN, folder=tmp_path)
+    (tmp_path / "extract.yaml").write_text("encoder: mean.py:Mean\ntarget_mpp: 0.5\ntile_size: 64\nworkers: 1\n")
+    code, output, errors = comel(*RUN[:3], "--config", "extract.yaml", "--set", "target_mpp=1.0", folder=tmp_path)
     assert code == 1
+    assert read_bag(tmp_path / "bags" / "s00.h5").contract.mpp == 1.0
     assert re.search(r"^1 done, 0 kept, 1 failed; \d+ tiles, \d+ s$", output, re.MULTILINE)
     assert "extract: s00 done, " in errors
     assert "extract: s01 failed, open: " in errors
