@@ -44,6 +44,12 @@ class FeatureMismatch(BagError):
 class RunError(ComelError):
     """A run directory that is missing, unfinished or damaged."""
 
+    @classmethod
+    def damaged(cls, path: object, error: object) -> RunError:
+        """The error for a file of a run that cannot be what was written; ``error`` says why, in its first line."""
+        said = (str(error).splitlines() or ["empty"])[0]
+        return cls(f"{path}: damaged ({said})", "restore the run from a copy")
+
 
 class CapacityError(ComelError):
     """No free directions are left for another orthogonal adapter."""

@@ -46,7 +46,12 @@ class RunDirectory:
 
     config = property(lambda self: self.path / "config.yaml")
     metrics = property(lambda self: self.path / "metrics.json")
+    events = property(lambda self: self.path / "events.jsonl")
     checkpoint = property(lambda self: self.path / "checkpoint")
+
+    def evaluation(self, version: int) -> Path:
+        """The table of the test cases under a version (:mod:`comel.scoring.case_results`)."""
+        return self.path / "evaluations" / f"{version:03d}.csv"
 
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""
@@ -90,9 +95,9 @@ class RunDirectory:
         try:
             info = VersionInfo.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
-            raise RunError(f"{path}: damaged ({str(error).splitlines()[0]})", "restore the run from a copy") from None
+            raise RunError.damaged(path, error) from None
         if info.version != int(path.parent.name):
-            raise RunError(f"{path}: damaged (says version {info.version})", "restore the run from a copy")
+            raise RunError.damaged(path, f"says version {info.version}")
         return info
 
     def verify(self, version: int | None = None) -> None:
@@ -133,7 +138,7 @@ class RunDirectory:
         """Append a line to ``events.jsonl``."""
         self.path.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": round(time.time(), 3), "event": name, **values}, ensure_ascii=False)
-        with open(self.path / "events.jsonl", "a", encoding="utf-8") as stream:
+        with open(self.events, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     @contextmanager
