@@ -3,7 +3,7 @@
     python benchmarks/tissue.py
     python benchmarks/tissue.py --slides ../shared/data/wsi --assume-mpp 1.052
 
-Prints, for every situation of :mod:`pipelines.synth.situations`, the IoU (intersection over union, in percent) of the tissue
+Prints, for every situation of :mod:`situations`, the IoU (intersection over union, in percent) of the tissue
 found with the tissue drawn, and of ink and folds where some is drawn; the mean over seeds. Where nothing is drawn the number
 is the share of the slide taken wrongly. With slides, the share of each that a method takes as tissue, as ink and as fold, and
 the seconds it took.
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from situations import MPP, SITUATIONS, draw_situation
 
 from pipelines.slides.slide import open_slide
-from pipelines.synth.situations import MPP, SITUATIONS, draw_situation
 from pipelines.tissue import TISSUE_METHODS, find_tissue
 from pipelines.tissue.find import segment
 from pipelines.tissue.folds import find_folds

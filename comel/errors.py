@@ -45,10 +45,9 @@ class RunError(ComelError):
     """A run directory that is missing, unfinished or damaged."""
 
     @classmethod
-    def damaged(cls, path: object, error: object) -> RunError:
-        """The error for a file of a run that cannot be what was written; ``error`` says why, in its first line."""
-        said = (str(error).splitlines() or ["empty"])[0]
-        return cls(f"{path}: damaged ({said})", "restore the run from a copy")
+    def damaged(cls, path: object, why: str) -> RunError:
+        """The error for a file of a run that is not what was written."""
+        return cls(f"{path}: damaged ({why})", "restore the run from a copy")
 
 
 class CapacityError(ComelError):

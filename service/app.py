@@ -91,7 +91,7 @@ def create_app(
 
     app = FastAPI(
         title="CoMEL",
-        version=metadata.version("comel"),
+        version=metadata.version("comel-mil"),
         description=_DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,

@@ -16,7 +16,7 @@ from comel.base.registry import nearest
 from comel.errors import ComelError, ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.batch.executor import Executor
+    from pipelines.batch.pool import Pool
     from pipelines.batch.run import CohortReport
     from pipelines.batch.status import Status
     from pipelines.extraction.inspection import Inspection
@@ -88,7 +88,7 @@ def extract(
     options = {name: given.pop(name) for name in RUN_OPTIONS & given.keys()}
     chosen = parse_section(ExtractSettings, given, "extract")
     rows = read_manifest(Path(manifest), root=root).rows
-    run = CohortRun(rows, Path(out), chosen, _executor(engine, workers, scheduler, scheduler_file), **options)
+    run = CohortRun(rows, Path(out), chosen, _pool(engine, workers, scheduler, scheduler_file), **options)
     with watch(run.status, quiet=quiet) as say:
 
         def tell(outcome: SlideOutcome) -> None:
@@ -100,7 +100,7 @@ def extract(
         return run.run(tell)
 
 
-def _executor(engine: str, workers: int | None, scheduler: str | None, scheduler_file: Path | None) -> Executor:
+def _pool(engine: str, workers: int | None, scheduler: str | None, scheduler_file: Path | None) -> Pool:
     if engine == "dask":
         if workers is not None:
             raise ConfigError("--workers is of this machine", "with --engine dask, start as many Dask workers as you want")
@@ -111,7 +111,7 @@ def _executor(engine: str, workers: int | None, scheduler: str | None, scheduler
         raise ConfigError(f"--engine: no '{engine}'", nearest(engine, ["local", "dask"]))
     if scheduler is not None or scheduler_file is not None:
         raise ConfigError("a scheduler was given, but the engine is local", "add --engine dask")
-    from pipelines.batch.executor import LocalPool
+    from pipelines.batch.pool import LocalPool
 
     return LocalPool(workers)
 

@@ -48,9 +48,7 @@ app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(insp
 app.add_typer(bags_app, name="bags")
 bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)
 bags_app.command("stats", epilog="Example: comel bags stats bags/")(slides.bags_stats)
-bags_app.command("export", epilog="Example: comel bags export --clam bags/ --out clam --manifest cohort.csv")(
-    slides.bags_export
-)
+bags_app.command("export", epilog="Example: comel bags export bags/ --out clam --manifest cohort.csv")(slides.bags_export)
 bags_app.command("scale", epilog="Example: comel bags scale bags/ --mpp 1.0 --out bags-10x")(scales.bags_scale)
 bags_app.command("join-scales", epilog="Example: comel bags join-scales bags/ --out bags-joined")(scales.bags_join_scales)
 app.command(epilog=learning.EPILOGS["train"])(learning.train)

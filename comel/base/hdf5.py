@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from comel.base.text import first_line
 from comel.errors import BagError
 
 __all__ = ["group_names", "open_hdf5", "plain", "read_dataset"]
@@ -26,11 +27,11 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise BagError(f"{path}: truncated or not HDF5 ({_first_line(error)})", "extract the slide again") from None
+        raise BagError(f"{path}: truncated or not HDF5 ({first_line(error)})", "extract the slide again") from None
     try:
         yield file
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise BagError(f"{path}: cannot be read ({_first_line(error)})", "extract the slide again") from error
+        raise BagError(f"{path}: cannot be read ({first_line(error)})", "extract the slide again") from error
     finally:
         file.close()
 
@@ -84,7 +85,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -28,7 +28,12 @@ _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _PARENT_SECONDS = 0.5
 _STANDARD_ERROR = 2
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from comel.base.killable import serve; serve(*sys.argv[2:])"
+_CHILD = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from comel.base.killable import answer_calls
+answer_calls(*sys.argv[2:])
+"""
 
 
 class CallFailed(Exception):
@@ -248,7 +253,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         return
 
 
-def serve(descriptor: str, parent: str, memory_bytes: str) -> None:
+def answer_calls(descriptor: str, parent: str, memory_bytes: str) -> None:
     """The child's main loop: answers calls until the pipe closes. All arguments are whole numbers as text."""
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     if int(memory_bytes):

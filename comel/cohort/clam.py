@@ -30,12 +30,11 @@ from comel.bags.foreign import feature_files, read_any_bag
 from comel.base.files import atomic_path
 from comel.base.hdf5 import open_hdf5, read_dataset
 from comel.base.progress import progress_bar
+from comel.base.text import listed
 from comel.cohort.manifest import SPLITS, Manifest, ManifestRow, read_manifest
 from comel.errors import BagError, ConfigError, ManifestError
 
 __all__ = ["ClamExport", "export_clam"]
-
-_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,8 @@ def _by_slide(files: Sequence[Path]) -> dict[str, Path]:
 def _of_cohort(files: Mapping[str, Path], cohort: Manifest) -> dict[str, Path]:
     missing = [row.slide_id for row in cohort.rows if row.slide_id not in files]
     if missing:
-        more = f" and {len(missing) - _NAMES_SHOWN} more" if len(missing) > _NAMES_SHOWN else ""
-        named = ", ".join(missing[:_NAMES_SHOWN])
         raise BagError(
-            f"{cohort.path.name}: no feature file of {named}{more}", "extract them first, or take them out of the manifest"
+            f"{cohort.path.name}: no feature file of {listed(missing)}", "extract them first, or take them out of the manifest"
         )
     return {row.slide_id: files[row.slide_id] for row in cohort.rows}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import read_json, sha256_of_file
+from comel.base.text import first_line
 from comel.base.units import Mode
 from comel.errors import ComelError, RunError
 from comel.reporting.cases import CaseTable, case_table
@@ -135,7 +136,7 @@ def collect_run(path: Path, name: str) -> Report:
         text = run.config.read_text(encoding="utf-8")
         config = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError.damaged(run.config, error) from None
+        raise RunError.damaged(run.config, first_line(error)) from None
     if not isinstance(config, dict):
         raise RunError.damaged(run.config, "not settings")
     metrics = read_metrics(run.metrics)
@@ -151,7 +152,7 @@ def collect_run(path: Path, name: str) -> Report:
         try:
             checksums = {str(name): str(value) for name, value in read_json(folder / "checksums.json").items()}
         except (OSError, ValueError, AttributeError) as error:
-            raise RunError.damaged(folder / "checksums.json", error) from None
+            raise RunError.damaged(folder / "checksums.json", first_line(error)) from None
         table = run.evaluation(versions[-1].version)
         cases = case_table(read_results(table, versions[-1]), versions[-1]) if table.is_file() else None
     events = read_events(run)

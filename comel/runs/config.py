@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from comel.base.settings import Section, parse_section, set_key
+from comel.base.text import first_line
 from comel.cohort.config import DataConfig
 from comel.errors import ConfigError
 
@@ -78,7 +79,7 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunC
         try:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})", "correct the file") from None
+            raise ConfigError(f"{path}: not YAML ({first_line(error)})", "correct the file") from None
         if not isinstance(loaded or {}, dict):
             raise ConfigError(f"{path}: holds no settings", "write sections such as 'trainer:'")
         content = loaded or {}

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from comel.base.files import read_json, sha256_of_file, write_json, write_text
+from comel.base.text import first_line
 from comel.errors import RunError
 from comel.runs.version import VersionInfo
 from comel.runs.weights import save_state
@@ -95,7 +96,7 @@ class RunDirectory:
         try:
             info = VersionInfo.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
-            raise RunError.damaged(path, error) from None
+            raise RunError.damaged(path, first_line(error)) from None
         if info.version != int(path.parent.name):
             raise RunError.damaged(path, f"says version {info.version}")
         return info

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from comel.base.files import read_json, write_text
 from comel.base.formats import check_format
+from comel.base.text import first_line
 from comel.base.units import Mode
 from comel.errors import RunError
 
@@ -131,7 +132,7 @@ def read_metrics(path: Path) -> RunMetrics:
     except (AttributeError, KeyError, TypeError):
         raise RunError.damaged(path, "not laid out as comel writes it") from None
     except (OSError, ValueError) as error:
-        raise RunError.damaged(path, error) from None
+        raise RunError.damaged(path, first_line(error)) from None
 
 
 def write_metrics(path: Path, metrics: RunMetrics) -> None:

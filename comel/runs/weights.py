@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comel.base.files import atomic_path
+from comel.base.text import first_line
 from comel.cohort.classes import Head
 from comel.errors import RunError
 
@@ -49,6 +50,6 @@ def load_state(folder: Path, model: MILModel, strategy: Strategy | None = None) 
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})", "restore the run from a copy") from None
+        raise RunError(f"{path}: cannot be read ({first_line(error)})", "restore the run from a copy") from None
     if strategy is not None:
         strategy.load(model, folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from comel.base.files import atomic_path
+from comel.base.text import first_line
 from comel.cohort.classes import ClassSpace
 from comel.cohort.tasks import Case
 from comel.errors import ComelError, RunError
@@ -104,7 +105,7 @@ def read_results(path: Path, info: VersionInfo) -> list[CaseResult]:
     except KeyError as error:
         raise RunError.damaged(path, f"no {error}") from None
     except (OSError, ValueError, TypeError, LookupError, csv.Error, ComelError) as error:
-        raise RunError.damaged(path, error) from None
+        raise RunError.damaged(path, first_line(error)) from None
     if not all(np.isfinite(result.probabilities).all() and np.isfinite(result.within).all() for result in results):
         raise RunError.damaged(path, "a probability is not a number")
     return results

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from comel.base.files import atomic_path, read_json
+from comel.base.text import first_line
 from comel.errors import RunError
 
 __all__ = ["read_state", "read_tensors", "write_tensors"]
@@ -36,7 +37,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
+        raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = read_json(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
+        raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
     if not isinstance(state, dict):
         raise RunError(f"{path}: holds no state of a strategy", _REMEDY)
     return state

@@ -289,7 +289,7 @@ class Session:
             version=version,
             run=sha256_of_json(self.run.config.read_text(encoding="utf-8"))[:12],
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            comel_version=metadata.version("comel"),
+            comel_version=metadata.version("comel-mil"),
             mode=self.config.data.mode,
             model={"name": self.config.model["name"], **settings_of(model)},
             strategy=self.config.strategy,

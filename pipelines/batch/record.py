@@ -16,7 +16,7 @@ from typing import Any
 from comel.base.files import write_json, write_text
 from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.outcomes import Ledger, Outcome
+from pipelines.batch.slide_records import Ledger, SlideRecord
 
 __all__ = ["Failure", "read_failures", "write_record"]
 
@@ -36,7 +36,7 @@ class Failure:
     remedy: str
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Failure:
+    def of(cls, outcome: SlideRecord) -> Failure:
         """The row of a failed slide."""
         return cls(outcome.slide_id, outcome.stage, outcome.reason, outcome.remedy)
 
@@ -80,7 +80,7 @@ def write_record(
         _logger.warning("%s: failures.csv and extract.json cannot be written: %s", out, error)
 
 
-def _write_failures(path: Path, outcomes: dict[str, Outcome]) -> None:
+def _write_failures(path: Path, outcomes: dict[str, SlideRecord]) -> None:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(Failure.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -88,7 +88,7 @@ def _write_failures(path: Path, outcomes: dict[str, Outcome]) -> None:
     write_text(path, stream.getvalue())
 
 
-def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, Outcome], key: str) -> dict[str, Any]:
+def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, SlideRecord], key: str) -> dict[str, Any]:
     slides: dict[str, dict[str, Any]] = {}
     for row in rows:
         outcome = outcomes.get(row.slide_id)
@@ -106,5 +106,9 @@ def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, Outcome], key: str)
 
 
 def _versions() -> dict[str, str]:
-    packages = ("comel", "torch", "openslide-python", "openslide-bin", "numpy", "h5py")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    packages = ("torch", "openslide-python", "openslide-bin", "numpy", "h5py")
+    return {
+        "python": platform.python_version(),
+        "comel": metadata.version("comel-mil"),
+        **{name: metadata.version(name) for name in packages},
+    }

@@ -7,7 +7,7 @@ from comel.errors import ConfigError
 from pipelines.patch_encoders.base import PatchEncoder, Precision, scale_note
 from pipelines.patch_encoders.facts import ENCODER_FACTS, EncoderFacts
 
-__all__ = ["ENCODERS", "ENCODER_FACTS", "EncoderFacts", "PatchEncoder", "load_encoder", "scale_note"]
+__all__ = ["ENCODER_FACTS", "EncoderFacts", "PatchEncoder", "load_encoder", "scale_note"]
 
 _SHIPPED = "efficientnet-lite0"
 _KNOWN = {
@@ -15,7 +15,6 @@ _KNOWN = {
     **{name: facts.loader for name, facts in ENCODER_FACTS.items()},
 }
 
-ENCODERS = (*_KNOWN, "hf:<name or folder>", "file.py:Class")
 """What a user may write; a name of :data:`ENCODER_FACTS` may be followed by a colon and the folder of its weights."""
 
 

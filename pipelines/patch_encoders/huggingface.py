@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from comel.base.files import canonical_json, read_json, sha256_of_arrays
+from comel.base.text import first_line
 from comel.errors import ConfigError
 from pipelines.patch_encoders.base import Precision
 from pipelines.patch_encoders.torch_encoder import TorchEncoder
-from pipelines.patch_encoders.weights import first_line
 
 __all__ = ["HuggingFaceEncoder"]
 

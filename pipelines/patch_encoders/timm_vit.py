@@ -95,7 +95,7 @@ def import_timm(name: str) -> Any:
         import timm
     except ImportError:
         raise ConfigError(
-            f"{name}: needs the package timm", "pip install 'comel[timm]' (see docs/encoders.md on torch)"
+            f"{name}: needs the package timm", "pip install 'comel-mil[timm]' (see docs/encoders.md on torch)"
         ) from None
     return timm
 

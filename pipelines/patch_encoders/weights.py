@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import sha256_of_arrays
+from comel.base.text import first_line
 from comel.errors import ConfigError
 from pipelines.patch_encoders.facts import EncoderFacts
 
-__all__ = ["first_line", "hash_of_weights", "load_weights", "model_folder", "read_weights"]
+__all__ = ["hash_of_weights", "load_weights", "model_folder", "read_weights"]
 
 
 def read_weights(facts: EncoderFacts, folder: str | None) -> dict[str, Any]:
@@ -76,11 +77,6 @@ def load_weights(network: Any, weights: dict[str, Any], facts: EncoderFacts) -> 
 def hash_of_weights(weights: dict[str, Any]) -> str:
     """SHA-256 (hex) of tensors by name, the same whatever kind of file they came from."""
     return sha256_of_arrays({name: tensor.float().numpy() for name, tensor in weights.items()})
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _existing(facts: EncoderFacts, folder: str) -> Path:

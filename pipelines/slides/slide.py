@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from comel.base.text import first_line
 from comel.errors import SlideError
 from pipelines.slides.area import Area
 from pipelines.slides.plain_image import COPY_OR_CONVERT, PlainImage, is_plain_image
@@ -170,7 +171,7 @@ class Slide:
                 pixels = handle.read_region(location, level, size)
             except openslide.OpenSlideError as error:
                 raise SlideError(
-                    f"{self.path}: pixels of level {level} at {location} cannot be read ({_first_line(error)})",
+                    f"{self.path}: pixels of level {level} at {location} cannot be read ({first_line(error)})",
                     "the file is damaged or truncated: copy it again",
                     stage="tiles",
                 ) from None
@@ -227,7 +228,7 @@ def open_handle(path: Path) -> Any:
             return PlainImage(path)
         raise SlideError(f"{path}: not a slide that OpenSlide reads", COPY_OR_CONVERT) from None
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{path}: cannot be opened ({_first_line(error)})", "the file is damaged: copy it again") from None
+        raise SlideError(f"{path}: cannot be opened ({first_line(error)})", "the file is damaged: copy it again") from None
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -269,7 +270,3 @@ def _on_white(pixels: Image) -> Image:
     opaque = Image.new("RGB", pixels.size, "white")
     opaque.paste(pixels, mask=pixels)
     return opaque
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -28,12 +28,19 @@ def hsv_otsu(thumbnail: Thumbnail, clear: np.ndarray) -> np.ndarray:
     Returns:
         (h, w) bool, not cleaned of specks.
     """
-    from skimage.filters import threshold_otsu
-
     brightest, darkest = thumbnail.white.max(axis=2), thumbnail.white.min(axis=2)
     chroma = brightest - darkest
     saturation = chroma / np.maximum(brightest, 1e-3)
     counted = saturation[clear]
-    threshold = threshold_otsu(counted) if counted.size and np.ptp(counted) > 0 else _HIGHEST_SATURATION
+    threshold = _otsu(counted) if counted.size and np.ptp(counted) > 0 else _HIGHEST_SATURATION
     possible = clear & (chroma > _LOWEST_CHROMA) & (thumbnail.density.mean(axis=2) > _LOWEST_DENSITY)
     return possible & (saturation > np.clip(threshold, _LOWEST_SATURATION, _HIGHEST_SATURATION))
+
+
+def _otsu(values: np.ndarray) -> float:
+    """Otsu's threshold of values that are not all equal: the centre of one of 256 bins between the smallest and the largest."""
+    import cv2
+
+    counts, edges = np.histogram(values, bins=256)
+    split, _ = cv2.threshold(np.repeat(np.arange(256, dtype=np.uint8), counts), 0, 255, cv2.THRESH_OTSU)
+    return float((edges[int(split)] + edges[int(split) + 1]) / 2)

@@ -67,7 +67,7 @@ class TokenVerifier:
         try:
             import jwt
         except ImportError:
-            raise ConfigError("OpenID Connect tokens need PyJWT", "install it: pip install 'comel[oidc]'") from None
+            raise ConfigError("OpenID Connect tokens need PyJWT", "install it: pip install 'comel-mil[oidc]'") from None
         _check_address(issuer, "oidc_issuer")
         self._jwt, self._issuer, self._audience = jwt, issuer, audience
         self._claim, self._scopes = claim.split("."), dict(scopes)

@@ -49,7 +49,7 @@ class Database:
             # A URL may hold a password, so it is not repeated.
             raise ConfigError(
                 f"the database's URL cannot be used ({type(error).__name__})",
-                "give sqlite:///FILE, or postgresql://USER@HOST/NAME with comel[postgres] installed",
+                "give sqlite:///FILE, or postgresql://USER@HOST/NAME with comel-mil[postgres] installed",
             ) from None
         self.sqlite = kind == "sqlite"
         if self.sqlite:

@@ -10,9 +10,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["ENDED", "STATES", "Base", "Delivery", "IdempotencyKey", "Job", "PredictionRow", "Upload"]
+__all__ = ["ENDED", "Base", "Delivery", "IdempotencyKey", "Job", "PredictionRow", "Upload"]
 
-STATES = ("queued", "running", "done", "failed", "cancelled")
 ENDED = ("done", "failed", "cancelled")
 """States that a job does not leave."""
 

@@ -54,7 +54,8 @@ def run_continual(
         out: folder; a suite has its own in it.
         seeds: of the streams.
         rows: names of rows or groups; default all.
-        slides, root: composite: manifest of real slides and the folder its paths start from; they are extracted first.
+        slides: composite: manifest of real slides, which are extracted first.
+        root: composite: folder that the manifest's relative paths start from.
         archive: crchisto: the cells.
         config: in place of ``configs/benchmark.yaml``.
         overrides: ``make.KEY=VALUE``, ``model.KEY=VALUE``, ``strategy.KEY=VALUE`` or ``trainer.KEY=VALUE`` for the suite.
@@ -88,7 +89,7 @@ def run_continual(
     results = run_benchmark(benchmark, make, seeds, folder, folds=folds, jobs=jobs, quiet=quiet)
     described = {"make": chosen.model_dump(mode="json", exclude={"seed"}), **made_from}
     described |= {key: getattr(benchmark, key) for key in ("model", "strategy", "trainer")}
-    return write_tables(folder, suite, {"comel": metadata.version("comel"), **described}, results)
+    return write_tables(folder, suite, {"comel": metadata.version("comel-mil"), **described}, results)
 
 
 def _is_made(stream: Path, settings: dict[str, Any]) -> bool:

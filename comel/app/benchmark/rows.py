@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.registry import nearest
+from comel.base.text import first_line
 from comel.errors import ConfigError
 
 __all__ = ["Benchmark", "Row", "load_benchmark"]
@@ -132,7 +133,7 @@ def _read(config: Path | None) -> dict[str, Any]:
         text = (config or resources.files("configs") / "benchmark.yaml").read_text(encoding="utf-8")
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{where}: cannot be read ({str(error).splitlines()[0]})", "correct the file") from None
+        raise ConfigError(f"{where}: cannot be read ({first_line(error)})", "correct the file") from None
     for key in ("suites", "rows"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict) or not content[key]:
             raise ConfigError(f"{where}: holds no '{key}'", "see configs/benchmark.yaml")

@@ -75,7 +75,7 @@ def bags_stats(
 def bags_export(
     paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder to write; what is there already must be the same.")],
-    clam: Annotated[bool, typer.Option("--clam", help="In the layout that CLAM loads.")] = False,
+    clam: Annotated[bool, typer.Option("--clam", help="In the layout that CLAM loads; the default.")] = True,
     manifest: Annotated[Path | None, typer.Option(help="CSV: only its slides, and CLAM's tables of them.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     as_json: Json = False,
@@ -85,10 +85,7 @@ def bags_export(
     from dataclasses import asdict
 
     from comel.cohort.clam import export_clam
-    from comel.errors import ConfigError
 
-    if not clam:
-        raise ConfigError("bags export: no tool to export to", "give --clam")
     report = export_clam(paths, out, manifest=manifest, root=root, quiet=quiet or as_json)
     if as_json:
         print_json(asdict(report))

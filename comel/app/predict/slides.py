@@ -252,7 +252,7 @@ class _Work:
         if None in sources:
             return {}
         asked = {
-            "comel": metadata.version("comel"),
+            "comel": metadata.version("comel-mil"),
             "version": self.version,
             "task": self.task,
             "assume_encoder": self.reading.assume_encoder,

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from comel.base.registry import nearest
-from comel.cohort.sources.common import Cohort, find_files, listed, read_table, slide_row, stem_of
+from comel.base.text import listed
+from comel.cohort.sources.common import Cohort, find_files, read_table, slide_row, stem_of
 from comel.cohort.splits import assign_splits
 from comel.errors import ManifestError
 
@@ -64,11 +65,11 @@ def build(
     reference = _reference(root, slides)
     missing = reference.keys() - slides.keys()
     if missing:
-        warn(f"reference.csv names {len(missing)} slides that are not on disk: {listed(missing)}")
+        warn(f"reference.csv names {len(missing)} slides that are not on disk: {listed(sorted(missing))}")
     label_of = {name: _NAME.match(name)[1] for name in slides if not name.startswith("test")} | reference  # type: ignore[index]
     unknown = {name for name in slides if name not in label_of}
     if unknown:
-        warn(f"{len(unknown)} test slides are not in reference.csv and are left out: {listed(unknown)}")
+        warn(f"{len(unknown)} test slides are not in reference.csv and are left out: {listed(sorted(unknown))}")
     for name, path in slides.items():
         folder = path.parent.name.lower()
         if folder in (NORMAL, TUMOR) and name in label_of and label_of[name] != folder:
@@ -78,7 +79,8 @@ def build(
             warn(line)
     incomplete = _not_exhaustive(root) & slides.keys()
     if incomplete:
-        warn(f"the README names {len(incomplete)} slides as not annotated exhaustively; they go without: {listed(incomplete)}")
+        shown = listed(sorted(incomplete))
+        warn(f"the README names {len(incomplete)} slides as not annotated exhaustively; they go without: {shown}")
     if not annotations:
         packed = [path.name for path in find_files(root, (".zip",)) if "annotation" in path.name.lower()]
         warn("no slide has an annotation, so there are no instance labels" + (f"; unpack {packed[0]}" if packed else ""))
@@ -97,7 +99,7 @@ def build(
         split = "test" if name.startswith("test") else None
         cohort.rows.append(slide_row(path, label_of[name], task, split=split, annotation=annotation))
     if bare and annotations:
-        warn(f"{len(bare)} slides are labelled tumor but have no annotation: {listed(bare)}")
+        warn(f"{len(bare)} slides are labelled tumor but have no annotation: {listed(sorted(bare))}")
     training = [row for row in cohort.rows if row.split is None]
     split_of = assign_splits(training, val_fraction=val_fraction, test_fraction=0.0, seed=seed) if training else {}
     cohort.rows = [replace(row, split=row.split or split_of[row.slide_id]) for row in cohort.rows]

@@ -23,7 +23,6 @@ __all__ = [
     "check_labels",
     "find_files",
     "find_slides",
-    "listed",
     "read_table",
     "slide_row",
     "stem_of",
@@ -36,7 +35,6 @@ SLIDE_SUFFIXES = frozenset(
 )
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 VECTOR_SUFFIXES = (".xml", ".geojson")
-_NAMES_SHOWN = 3
 _MAX_TABLE_BYTES = 256 << 20
 
 
@@ -93,13 +91,6 @@ def find_slides(root: Path) -> list[Path]:
 def stem_of(path: Path) -> str:
     """A slide's name: a file's without its suffix, a folder's as it is."""
     return path.name if path.is_dir() else path.name[: len(path.name) - len(path.suffix)]
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names and how many more there are."""
-    ordered = sorted(names)
-    more = len(ordered) - _NAMES_SHOWN
-    return ", ".join(ordered[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def read_table(path: Path) -> list[list[str]]:

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from comel.base.text import listed
 from comel.cohort.sources.common import (
     MASK_SUFFIXES,
     SLIDE_SUFFIXES,
@@ -18,7 +19,6 @@ from comel.cohort.sources.common import (
     check_labels,
     find_files,
     find_slides,
-    listed,
     slide_row,
     stem_of,
 )
@@ -60,7 +60,9 @@ def build(root: Path, *, task: str | None = None, patient_regex: str | None = No
         annotation = _annotation_of(path, annotations, cohort)
         cohort.rows.append(slide_row(path, label, name, patient_id=patient or None, annotation=annotation))
     if without_patient:
-        cohort.warnings.append(f"--patient-regex finds no patient in {len(without_patient)} names: {listed(without_patient)}")
+        cohort.warnings.append(
+            f"--patient-regex finds no patient in {len(without_patient)} names: {listed(sorted(without_patient))}"
+        )
     cohort.warnings += check_labels(cohort.rows)
     return cohort
 

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
+from comel.base.text import listed
 from comel.cohort.sources.common import (
     MASK_SUFFIXES,
     VECTOR_SUFFIXES,
     Cohort,
     check_labels,
     find_files,
-    listed,
     read_table,
     slide_row,
     stem_of,
@@ -95,13 +95,15 @@ def build(
                     layered[annotation.name] = layers
             cohort.rows.append(slide_row(path, label, name, annotation=annotation))
         if bare and annotated:
-            cohort.warnings.append(f"{name}: {len(bare)} slides of {positive} have no annotation: {listed(bare)}")
+            cohort.warnings.append(f"{name}: {len(bare)} slides of {positive} have no annotation: {listed(sorted(bare))}")
         if cut:
-            cohort.warnings.append(f"{name}: {len(cut)} slides of {negative} have an annotation, not used: {listed(cut)}")
+            cohort.warnings.append(
+                f"{name}: {len(cut)} slides of {negative} have an annotation, not used: {listed(sorted(cut))}"
+            )
     if layered:
         cohort.warnings.append(
             f"{len(layered)} XML files draw on several layers, all of which count as positive (nerves too: give "
-            f"--no-annotations for PAIP 2021): {listed(layered)}"
+            f"--no-annotations for PAIP 2021): {listed(sorted(layered))}"
         )
     cohort.warnings += check_labels(cohort.rows)
     return cohort

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comel.cohort.sources.common import Cohort, check_labels, find_files, listed, read_table, slide_row
+from comel.base.text import listed
+from comel.cohort.sources.common import Cohort, check_labels, find_files, read_table, slide_row
 from comel.errors import ManifestError
 
 __all__ = ["TASKS", "build", "read_subtypes"]
@@ -111,7 +112,7 @@ def build(
     homeless = [file.name for file in diagnostic if file.project is None]
     if homeless:
         raise ManifestError(
-            f"{len(homeless)} slides have no project: {listed(homeless)}",
+            f"{len(homeless)} slides have no project: {listed(sorted(homeless))}",
             "give --sample-sheet (the GDC's cart offers it), or put the slides of a project in a folder such as TCGA-LUAD",
         )
     task_of = {project: task for task, projects in TASKS.items() for project in projects}
@@ -169,10 +170,10 @@ def _files(root: Path, gdc_manifest: Path | None, sample_sheet: Path | None, coh
         wanted = list(dict.fromkeys((identity, name) for identity, name in listing if name.lower().endswith(".svs")))
         absent = [name for _, name in wanted if name not in on_disk]
         if absent:
-            cohort.warnings.append(f"{len(absent)} of {len(wanted)} listed slides are not on disk: {listed(absent)}")
+            cohort.warnings.append(f"{len(absent)} of {len(wanted)} listed slides are not on disk: {listed(sorted(absent))}")
         surplus = on_disk.keys() - {name for _, name in wanted}
         if surplus:
-            cohort.warnings.append(f"{len(surplus)} slides on disk are not listed and are left out: {listed(surplus)}")
+            cohort.warnings.append(f"{len(surplus)} slides on disk are not listed and are left out: {listed(sorted(surplus))}")
         paths = [_one(identity, name, on_disk.get(name, []), root) for identity, name in wanted]
     if not paths:
         raise ManifestError(f"{root}: no slide (.svs)", "give the folder of the GDC download, or its manifest")
@@ -205,7 +206,7 @@ def _diagnostic(files: Sequence[_File], cohort: Cohort) -> list[_File]:
             kept.append(file)
     for names, why in ((nameless, "no TCGA slide by name"), (frozen, "no diagnostic slide"), (healthy, "no tumour sample")):
         if names:
-            cohort.warnings.append(f"{len(names)} files are left out, {why}: {listed(names)}")
+            cohort.warnings.append(f"{len(names)} files are left out, {why}: {listed(sorted(names))}")
     return kept
 
 
@@ -235,9 +236,13 @@ def _add_task(task: str, files: Sequence[_File], known: Mapping[str, set[str]], 
                 continue
         cohort.rows.append(slide_row(file.path, label, task, patient_id=patient, site=match[2]))
     if silent:
-        cohort.warnings.append(f"{task}: {len(set(silent))} patients have no subtype and are left out: {listed(set(silent))}")
+        cohort.warnings.append(
+            f"{task}: {len(set(silent))} patients have no subtype and are left out: {listed(sorted(set(silent)))}"
+        )
     if torn:
-        cohort.warnings.append(f"{task}: {len(set(torn))} patients have several subtypes, left out: {listed(set(torn))}")
+        cohort.warnings.append(
+            f"{task}: {len(set(torn))} patients have several subtypes, left out: {listed(sorted(set(torn)))}"
+        )
     if other:
         counted = ", ".join(f"{value} {count}" for value, count in sorted(other.items()))
         cohort.warnings.append(f"{task}: {other.total()} slides of other subtypes are left out: {counted}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from comel.bags.bag import Bag, read_bag
 from comel.cohort.manifest import read_manifest
-from pipelines.batch.executor import LocalPool
+from pipelines.batch.pool import LocalPool
 from pipelines.batch.run import CohortReport, CohortRun
 from pipelines.extraction.settings import ExtractSettings
 from tests.pipelines.small_slides import GLASS, MeanColour, write_manifest, write_slide

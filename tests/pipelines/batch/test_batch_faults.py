@@ -22,13 +22,13 @@ import pytest
 from comel.bags.bag import Bag
 from comel.cohort.manifest import read_manifest
 from pipelines.batch.claims import Claims
-from pipelines.batch.executor import LocalPool
-from pipelines.batch.outcomes import Ledger
 from pipelines.batch.owner import HOST_VARIABLE
+from pipelines.batch.pool import LocalPool
 from pipelines.batch.presence import Presence
 from pipelines.batch.run import CohortRun, extract_cohort, read_failures
+from pipelines.batch.slide_records import Ledger
 from pipelines.batch.supervise import InThisProcess, SlideTask, Supervisor
-from pipelines.batch.work import Job
+from pipelines.batch.work import SlideWork
 from tests.pipelines.batch.small_cohort import (
     CRASHES,
     EATS,
@@ -125,10 +125,10 @@ def test_only_the_work_on_a_slide_has_its_time_limit(tmp_path: Path) -> None:
             limits[function.__name__] = timeout
             return super().call(function, *arguments, timeout=timeout, tell=tell)
 
-    job = Job(tmp_path / "bags", SETTINGS, "cpu", "run", key="key", time_limit=12, encoder=Trapped())
-    claims = Claims(job.state_dir / "claims")
-    presence = Presence(job.state_dir / "workers", claims, stall_limit=60)
-    settled = Supervisor(job, Recording(), claims, presence, threading.Event()).settle(SlideTask(row, None))
+    work = SlideWork(tmp_path / "bags", SETTINGS, "cpu", "run", key="key", time_limit=12, encoder=Trapped())
+    claims = Claims(work.state_dir / "claims")
+    presence = Presence(work.state_dir / "workers", claims, stall_limit=60)
+    settled = Supervisor(work, Recording(), claims, presence, threading.Event()).settle(SlideTask(row, None))
     presence.close()
     assert (settled.state, limits) == ("done", {"load": None, "work_on": 12})
 

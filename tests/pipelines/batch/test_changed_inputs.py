@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from comel.cohort.manifest import read_manifest
-from pipelines.batch.executor import InProcess
+from pipelines.batch.pool import InProcess
 from pipelines.batch.run import CohortRun, read_failures
 from pipelines.batch.status import folder_status
 from pipelines.extraction.settings import ExtractSettings

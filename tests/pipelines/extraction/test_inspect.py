@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks.situations import draw_situation
 from comel.app.cli import app
 from comel.app.commands.picture import can_show, picture_text
 from comel.errors import SlideError
@@ -18,7 +19,6 @@ from pipelines.extraction.overlay import draw_overlay
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import extract_slide
 from pipelines.slides.slide import open_slide
-from pipelines.synth.situations import draw_situation
 from pipelines.tiles.plan import plan_tiles
 from pipelines.tissue import find_tissue
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_slide

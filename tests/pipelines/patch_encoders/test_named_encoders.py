@@ -286,7 +286,7 @@ def test_conch_normalises_what_its_query_finds(timm: list[Any], tmp_path: Path) 
 
 def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"uni: needs the package timm; pip install 'comel\[timm\]'"):
+    with pytest.raises(ConfigError, match=r"uni: needs the package timm; pip install 'comel-mil\[timm\]'"):
         load_encoder(f"uni:{tmp_path}", "cpu")
 
 

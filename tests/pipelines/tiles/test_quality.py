@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.situations import MPP, draw_situation
 from pipelines.slides.slide import open_slide
-from pipelines.synth.situations import MPP, draw_situation
 from pipelines.tiles.plan import plan_tiles
 from pipelines.tiles.quality import MEASURED, blurriness, tile_quality
 from pipelines.tissue import find_tissue

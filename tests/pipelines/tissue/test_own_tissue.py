@@ -15,7 +15,7 @@ from comel.bags.bag import read_bag
 from comel.bags.contract import FeatureContract
 from comel.errors import ConfigError, SlideError
 from pipelines.batch.run import extract_cohort
-from pipelines.batch.work import Job, describe
+from pipelines.batch.work import SlideWork, describe
 from pipelines.extraction.contract import ContractReader
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import extract_slide
@@ -168,7 +168,7 @@ def test_a_relative_folder_means_the_same_in_a_worker_elsewhere(tmp_path: Path, 
     (tmp_path / "here" / "drawn").mkdir(parents=True)
     write_outline(tmp_path / "here" / "drawn" / "s.geojson", SQUARE)
     monkeypatch.chdir(tmp_path / "here")
-    sent = pickle.dumps(Job(tmp_path, ExtractSettings(tissue_folder=Path("drawn")), "cpu", "run", encoder=MeanColour()))
+    sent = pickle.dumps(SlideWork(tmp_path, ExtractSettings(tissue_folder=Path("drawn")), "cpu", "run", encoder=MeanColour()))
     monkeypatch.chdir(tmp_path)
     job = pickle.loads(sent)
     assert own_tissue(job.settings.tissue_folder, "s", "hsv-otsu") == tmp_path / "here" / "drawn" / "s.geojson"

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.situations import MPP, SITUATIONS, Situation, draw_situation
 from comel.errors import ConfigError
 from pipelines.slides.coverage import area_fraction
 from pipelines.slides.slide import open_slide
-from pipelines.synth.situations import MPP, SITUATIONS, Situation, draw_situation
 from pipelines.tiles.plan import plan_tiles
 from pipelines.tissue import TISSUE_METHODS, TissueMask, find_tissue
 from pipelines.tissue.find import segment
+from pipelines.tissue.hsv_otsu import _otsu
 from pipelines.tissue.ink import INK_COLOURS, find_border, find_ink
 from pipelines.tissue.thumbnail import Thumbnail
 from tests.pipelines.small_slides import GLASS, tissue_picture, write_slide
@@ -238,3 +239,21 @@ def test_picture_helper_has_tissue_where_it_says() -> None:
     pixels = tissue_picture(100, 80, (10, 20, 30, 40))
     assert (pixels[0, 0] == GLASS).all()
     assert np.ptp(pixels[30, 20]) > 50
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=60).filter(lambda values: max(values) - min(values) > 1e-3))
+def test_otsu_leaves_least_variance_within_its_two_parts(values: list[float]) -> None:
+    saturation = np.array(values, np.float32)
+    counts, edges = np.histogram(saturation, bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+
+    def within(split: int) -> float:
+        parts = (slice(None, split + 1), slice(split + 1, None))
+        return sum(
+            float((counts[part] * (centres[part] - np.average(centres[part], weights=counts[part])) ** 2).sum())
+            for part in parts
+            if counts[part].sum()
+        )
+
+    chosen = int(np.abs(centres - _otsu(saturation)).argmin())
+    assert within(chosen) <= min(map(within, range(255))) + 1e-6

@@ -1,0 +1,18 @@
+"""Short texts in messages: the first line of an error, a list of names that is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["first_line", "listed"]
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's message, cut to ``most`` characters, or the error's class if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``: the first ``most`` names, and the number of the others."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
