@@ -16,6 +16,7 @@ import comel
 from comel.app import api
 from comel.base.files import atomic_path, write_json
 from comel.base.units import Mode
+from comel.runs.directory import RunDirectory
 
 __all__ = ["run_demo"]
 
@@ -55,10 +56,8 @@ def run_demo(
     """
     import yaml
 
-    from comel.runs.directory import RunDirectory
     from comel.runs.metrics import read_metrics
     from comel.scoring.continual import ScoreTable
-    from comel.training.train import is_finished
 
     config = yaml.safe_load((resources.files("configs") / "demo.yaml").read_text(encoding="utf-8"))
     config["synth"] |= {"seed": seed} | ({"slides_per_organ": slides_per_organ} if slides_per_organ else {})
@@ -80,7 +79,7 @@ def run_demo(
         say.step("3 of 4", f"training '{name}' over the organs, one after another")
         settings = {"data": data, "trainer": config["trainer"], **row}
         run = out / "runs" / name
-        if not is_finished(RunDirectory(run)):
+        if not RunDirectory(run).is_finished:
             with _timed(seconds, f"train {name}"):
                 comel.train(settings, run, quiet=quiet)
         scores = ScoreTable.of_run(read_metrics(run / "metrics.json"))

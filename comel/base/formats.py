@@ -30,5 +30,5 @@ def check_format(path: Path, stated: object, known: int, writer: object, error: 
     if stated > known:
         raise error(
             f"{path}: written by comel {str(writer)[:_SHOWN]}, format {stated}",
-            f"this is comel {metadata.version('comel')}, which reads format {known}: update comel",
+            f"this is comel {metadata.version('comel-mil')}, which reads format {known}: update comel",
         )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 import math
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +88,13 @@ class Manifest:
     Attributes:
         path: the CSV.
         rows: its slides, in the file's order (by task first, where tasks were asked for).
+        digest: SHA-256 (hex) of the CSV's bytes, as they were read.
         ignored: the columns that mean nothing here, so that a misspelt one can be noticed.
     """
 
     path: Path
     rows: list[ManifestRow]
+    digest: str
     ignored: tuple[str, ...] = ()
 
     @property
@@ -106,6 +109,19 @@ class Manifest:
     def select(self, *, task: str | None = None, split: str | None = None) -> list[ManifestRow]:
         """The slides of a task, of a split, or of both."""
         return [row for row in self.rows if task in (None, row.task) and split in (None, row.split)]
+
+    def of_tasks(self, tasks: Sequence[str] | None) -> Manifest:
+        """The slides of these tasks only, in this order; None leaves all as they are.
+
+        Raises:
+            ManifestError: there is no slide of such a task.
+        """
+        if tasks is None:
+            return self
+        for task in tasks:
+            if task not in self.tasks:
+                raise ManifestError(f"{self.path.name} has no slide of task {task!r}", f"its tasks are {', '.join(self.tasks)}")
+        return replace(self, rows=[row for task in dict.fromkeys(tasks) for row in self.rows if row.task == task])
 
 
 def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] | None = None) -> Manifest:
@@ -122,7 +138,8 @@ def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] 
             are counted. Slides that are not on disk are no error here: training needs bags only.
     """
     path = Path(path)
-    frame, ignored = _read_cells(path)
+    content = _read_bytes(path, MAX_MANIFEST_BYTES)
+    frame, ignored = _cells(path, _text(path, content))
     folder = Path(os.path.normpath(Path(root if root is not None else path.parent).absolute()))
     problems = sorted([*_cell_problems(frame, folder), *_row_problems(frame)])
     if problems:
@@ -130,20 +147,14 @@ def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] 
         more = f"; {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
         raise ManifestError(f"{path.name} {shown}{more}")
     rows = [_row(int(number), cells, folder) for number, cells in zip(frame.index, frame.to_dict("records"), strict=True)]
-    if tasks is not None:
-        known = list(dict.fromkeys(row.task for row in rows))
-        for task in tasks:
-            if task not in known:
-                raise ManifestError(f"{path.name} has no slide of task {task!r}", f"its tasks are {', '.join(known)}")
-        rows = [row for task in dict.fromkeys(tasks) for row in rows if row.task == task]
-    return Manifest(path, rows, ignored)
+    return Manifest(path, rows, hashlib.sha256(content).hexdigest(), ignored).of_tasks(tasks)
 
 
-def _read_cells(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
+def _cells(path: Path, text: str) -> tuple[pandas.DataFrame, tuple[str, ...]]:
     """All known columns as text, None where empty, indexed by the spreadsheet's row; and the columns not known."""
     import pandas
 
-    header, records = _read_records(path)
+    header, records = _records(path, text)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise ManifestError(f"{path.name} has the column {twice[0]} twice", "keep one of them")
@@ -184,20 +195,28 @@ def read_table_text(path: Path, max_bytes: int) -> str:
     Raises:
         ManifestError: it cannot be read, is larger than ``max_bytes``, or is not UTF-8.
     """
+    return _text(path, _read_bytes(path, max_bytes))
+
+
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > max_bytes:
             raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row a slide")
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ManifestError(f"{path}: not UTF-8 text", "save it as 'CSV UTF-8 (comma delimited)'") from None
+        return path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a table, such as CSV") from None
 
 
-def _read_records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ManifestError(f"{path}: not UTF-8 text", "save it as 'CSV UTF-8 (comma delimited)'") from None
+
+
+def _records(path: Path, text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header and the rows that are not blank, with their numbers; cells stripped of white space."""
-    text = read_table_text(path, MAX_MANIFEST_BYTES)
     try:
         lines = [[cell.strip() for cell in cells] for cells in csv.reader(io.StringIO(text, newline=""), strict=True)]
     except csv.Error as error:

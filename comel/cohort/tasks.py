@@ -1,4 +1,4 @@
-"""From a manifest and a folder of feature files to tasks of labelled bags."""
+"""From a cohort and a folder of feature files to tasks of labelled bags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from comel.cohort.manifest import SPLITS, Manifest, ManifestRow, read_manifest
 from comel.cohort.splits import assign_splits, split_by_fold
 from comel.errors import ConfigError, ManifestError
 
-__all__ = ["Case", "TaskData", "load_tasks"]
+__all__ = ["Case", "TaskData", "load_tasks", "read_cohort"]
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,37 @@ class TaskData:
         return {split: [slide for case in self.cases(split) for slide in case.slides] for split in ("train", "val", "test")}
 
 
-def load_tasks(config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:
+def read_cohort(config: DataConfig) -> Manifest:
+    """The manifest that the settings name, all tasks of it.
+
+    Raises:
+        ConfigError: none is named.
+        ManifestError: it cannot be used.
+    """
+    if config.manifest is None:
+        raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
+    return read_manifest(config.manifest, root=config.root)
+
+
+def load_tasks(manifest: Manifest, config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:
     """The tasks of a run in the order they arrive.
 
     Args:
-        config: which manifest and bags, and how they make up tasks.
+        manifest: the cohort.
+        config: which bags, and how they and the cohort make up tasks.
         dealt: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
             splits of (task, slide) that a run was trained with: they stand, other slides follow their patient, or else are as
             the manifest says, and those without a split are test cases.
 
     Raises:
-        ConfigError: no manifest or bags are named, or labels do not fit.
-        ManifestError: the manifest cannot be used, or a row's label is unknown.
+        ConfigError: no bags are named, or labels do not fit.
+        ManifestError: the manifest has no such task, or a row's label is unknown.
     """
-    if config.manifest is None:
-        raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
     if config.bags is None:
         raise ConfigError("no folder of bags is named", "give --bags FOLDER or data.bags in the config")
     if not config.bags.is_dir():
         raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
-    manifest = read_manifest(config.manifest, root=config.root, tasks=config.tasks)
+    manifest = manifest.of_tasks(config.tasks)
     heads = _heads(manifest, config)
     splits = _splits(manifest.rows, config) if dealt is None else _as_dealt(manifest.rows, dealt)
     tasks = []

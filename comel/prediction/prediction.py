@@ -43,10 +43,10 @@ _COLUMNS_AFTER = ["instances", "positive_instances", "distance", "out_of_distrib
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """How far a slide lies from all that the model has learned (:mod:`comel.scoring.novelty`).
+    """How far a slide lies from what the model has learned (:mod:`comel.scoring.novelty`).
 
     Attributes:
-        score: the distance.
+        score: the distance from the nearest class of all tasks; with the task given, from the nearest class of that task.
         threshold: the distance from which a slide counts as of another kind, chosen on validation data.
     """
 
@@ -55,7 +55,8 @@ class OutOfDistribution:
 
     @property
     def flag(self) -> bool:
-        """Whether the slide is of a kind that the model has not learned: its prediction then means little."""
+        """Whether the slide is of a kind that the model has not learned, or not of the given task's kind: its prediction then
+        means little."""
         return self.score > self.threshold
 
     def to_dict(self) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def collect_run(path: Path, name: str) -> Report:
         table = run.evaluation(versions[-1].version)
         cases = case_table(read_results(table, versions[-1]), versions[-1]) if table.is_file() else None
     events = read_events(run)
-    starts = [event for event in events if event.get("event") == "start"]
+    starts = [event for event in events if event["event"] == "start"]
     planned = starts[-1].get("stages") if starts else None
     return Report(
         name=name,
@@ -179,7 +179,7 @@ def _epochs(events: Sequence[dict[str, Any]]) -> list[Epoch]:
     found: dict[tuple[int, int], Epoch] = {}
     for event in events:
         stage, epoch = event.get("stage"), event.get("epoch")
-        if event.get("event") != "epoch" or not isinstance(stage, int) or not isinstance(epoch, int):
+        if event["event"] != "epoch" or not isinstance(stage, int) or not isinstance(epoch, int):
             continue
         losses = event.get("losses")
         measures = {name: value for name, value in event.items() if name not in _NOT_A_MEASURE}

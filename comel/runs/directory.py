@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from comel.base.files import read_json, sha256_of_file, write_json, write_text
 from comel.base.text import first_line
 from comel.errors import RunError
+from comel.runs.metrics import read_metrics
 from comel.runs.version import VersionInfo
 from comel.runs.weights import save_state
 
@@ -53,6 +54,15 @@ class RunDirectory:
     def evaluation(self, version: int) -> Path:
         """The table of the test cases under a version (:mod:`comel.scoring.case_results`)."""
         return self.path / "evaluations" / f"{version:03d}.csv"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage of the run is done.
+
+        Raises:
+            RunError: ``metrics.json`` is damaged, or was written by a newer comel.
+        """
+        return read_metrics(self.metrics).finished
 
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""

@@ -137,7 +137,7 @@ def read_metrics(path: Path) -> RunMetrics:
 
 def write_metrics(path: Path, metrics: RunMetrics) -> None:
     """Write ``metrics.json``, each row of the table on a line of its own."""
-    about = {"format": _FORMAT, "comel_version": metadata.version("comel")}
+    about = {"format": _FORMAT, "comel_version": metadata.version("comel-mil")}
     values = {**about, **metrics.model_dump(mode="json", exclude={"scores"}), "columns": ScoreRow._fields}
     head = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     rows = ",\n    ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in metrics.scores)

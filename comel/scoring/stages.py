@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from comel.base.units import Mode
 from comel.cohort.bags import BagStore
 from comel.cohort.tasks import TaskData
-from comel.models.base import MILModel
+from comel.prediction.judge import Judge
 from comel.runs.config import RunConfig
 from comel.runs.directory import RunDirectory
 from comel.runs.metrics import CHANCE, RunMetrics, ScoreRow, StageAccount, read_metrics, write_metrics
@@ -32,8 +30,8 @@ class StageScorer:
         config: of the session.
         tasks: whose bags are here, in the order they arrive.
         store: reads the bags.
-        device: of the model.
-        untrained: makes the model as the first stage finds it.
+        untrained: looks with the model as the first stage finds it, whose scores are what chance gives; None if no stage of
+            the session is the run's first.
     """
 
     def __init__(
@@ -42,26 +40,20 @@ class StageScorer:
         config: RunConfig,
         tasks: Sequence[TaskData],
         store: BagStore,
-        device: torch.device,
-        untrained: Callable[[], MILModel],
+        untrained: Judge | None = None,
     ) -> None:
         self._run, self._mode, self._strategy = run, config.data.mode, config.strategy["name"]
         self._tasks = {task.name: task for task in tasks}
-        self._store, self._device, self._untrained = store, device, untrained
+        self._store, self._untrained = store, untrained
 
-    def run_model(self, model: MILModel, info: TaskInfo, split: str) -> list[CaseResult]:
-        """The model over the cases of a split of one of the session's tasks."""
-        task = self._tasks[info.name]
-        return evaluate_cases(model, task, info.head, task.cases(split), self._store, self._device)
-
-    def record(self, model: MILModel, learned: Sequence[TaskInfo], account: dict[str, Any], *, last: bool) -> None:
+    def record(self, judge: Judge, learned: Sequence[TaskInfo], account: dict[str, Any], *, last: bool) -> None:
         """Append a stage to the table of scores; tasks whose bags are no longer here get no rows.
 
         In a domain-incremental run the tasks that are yet to come are scored too, with the newest task's threshold, and once
         by the untrained model.
 
         Args:
-            model: after the stage, with its temperatures and thresholds chosen.
+            judge: looks with the model after the stage, its temperatures and thresholds chosen.
             learned: all tasks learned so far.
             account: a :class:`comel.runs.metrics.StageAccount`'s values.
             last: whether the session ends with this stage: then intervals are computed.
@@ -71,22 +63,22 @@ class StageScorer:
         stages = [stage for stage in before.stages if stage.version < entry.version]
         number = len(stages)
         ahead = self._ahead(learned)
-        results = {info.name: self.run_model(model, info, "test") for info in learned if info.name in self._tasks}
+        results = {info.name: self._test(judge, info) for info in learned if info.name in self._tasks}
         thresholds = {info.name: info.threshold for info in learned}
         columns = [info.name for info in (*learned, *ahead)]
         rows = [row for row in before.scores if row.stage < number and row.task in (None, *columns)]
         if not stages:
-            rows = self._chance([*learned, *ahead]) if ahead else []
+            rows = self._chance(self._untrained, [*learned, *ahead]) if ahead and self._untrained is not None else []
         for name, cases in results.items():
             rows += score_task(name, cases, thresholds[name], self._mode, stage=number)
         for info in ahead:
-            rows += score_task(info.name, self.run_model(model, info, "test"), info.threshold, self._mode, stage=number)
+            rows += score_task(info.name, self._test(judge, info), info.threshold, self._mode, stage=number)
         table = ScoreTable(rows, columns, learned=len(learned))
         if last:
             averages = {key: (scores or {}).get("final_average") for key, scores in table.continual.items()}
             table = table.with_intervals(score_intervals(results, thresholds, self._mode), averages)
         everything = [result for cases in results.values() for result in cases]
-        write_results(self._run.evaluation(entry.version), everything, model.classes.names)
+        write_results(self._run.evaluation(entry.version), everything, judge.classes.names)
         metrics = RunMetrics(
             mode=self._mode,
             strategy=self._strategy,
@@ -113,8 +105,12 @@ class StageScorer:
             if name not in known
         ]
 
-    def _chance(self, infos: Sequence[TaskInfo]) -> list[ScoreRow]:
+    def _test(self, judge: Judge, info: TaskInfo) -> list[CaseResult]:
+        """What the judge says of the test cases of one of the session's tasks."""
+        task = self._tasks[info.name]
+        return evaluate_cases(judge, task, info.head, task.test, self._store)
+
+    def _chance(self, untrained: Judge, infos: Sequence[TaskInfo]) -> list[ScoreRow]:
         """Every task's scores by the untrained model."""
-        model = self._untrained()
-        results = {info.name: self.run_model(model, info, "test") for info in infos}
+        results = {info.name: self._test(untrained, info) for info in infos}
         return [row for task, cases in results.items() for row in score_task(task, cases, 0.5, self._mode, stage=CHANCE)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,48 +14,30 @@ import torch
 from comel.bags.contract import FeatureContract
 from comel.base.cores import torch_threads
 from comel.base.devices import resolve_device
-from comel.base.files import sha256_of_file, sha256_of_json
+from comel.base.files import sha256_of_json
 from comel.base.progress import progress_bar, say
 from comel.cohort.bags import BagStore
 from comel.cohort.checks import doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import TaskData
 from comel.errors import ConfigError
-from comel.models import model_class
 from comel.models.base import MILModel, settings_of
+from comel.prediction.judge import Judge
 from comel.runs import checkpoint
 from comel.runs.config import RunConfig, TrainerConfig
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
+from comel.runs.parts import new_model, new_strategy
 from comel.runs.version import TaskInfo, VersionInfo
 from comel.runs.weights import build_model, load_state
 from comel.scoring.evaluate import choose_on_validation
 from comel.scoring.novelty import choose_distance_threshold, distances
 from comel.scoring.stages import StageScorer
-from comel.strategies import strategy_class
 from comel.strategies.base import Stage, Strategy
 from comel.training.early_stopping import EarlyStopping
 from comel.training.loop import EpochReport, StageCases, begin_stage, make_optimizer, train_stage
 
-__all__ = ["Session", "plan_of", "without_name"]
-
-_NOT_PART_OF_THE_PLAN = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
-
-
-def plan_of(config: RunConfig) -> str:
-    """A hash of everything that decides the weights: the settings, and what the manifest holds."""
-    values = config.model_dump(mode="json", exclude=_NOT_PART_OF_THE_PLAN)
-    for key in ("manifest", "bags", "root"):
-        if values["data"][key] is not None:
-            values["data"][key] = str(Path(values["data"][key]).resolve())
-    manifest = config.data.manifest
-    content = sha256_of_file(manifest) if manifest is not None and manifest.is_file() else None
-    return sha256_of_json([values, content])
-
-
-def without_name(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model's or strategy's section."""
-    return {key: value for key, value in section.items() if key != "name"}
+__all__ = ["Session"]
 
 
 @dataclass
@@ -66,6 +47,7 @@ class Session:
     run: RunDirectory
     config: RunConfig
     tasks: list[TaskData]
+    plan: str
     quiet: bool
     base: VersionInfo | None = None
 
@@ -93,19 +75,8 @@ class Session:
             self.store.read(self.tasks[0].train[0])
         assert self.store.contract is not None
         self.contract: FeatureContract = self.store.contract
-        self.plan = sha256_of_json([plan_of(self.config), self.base.version if self.base else 0])
-        self.scorer = StageScorer(self.run, self.config, self.tasks, self.store, self.device, self._untrained)
-
-    def new_model(self) -> MILModel:
-        """A model without a head, its weights drawn from the seed."""
-        torch.manual_seed(self.config.trainer.seed)
-        kind = model_class(self.config.model["name"])
-        return kind(self.contract.dimension, kind.Options.model_validate(without_name(self.config.model)))
-
-    def new_strategy(self) -> Strategy:
-        """The strategy, in its first state."""
-        kind = strategy_class(self.config.strategy["name"])
-        return kind(kind.Options.model_validate(without_name(self.config.strategy)))
+        self.of_checkpoints = sha256_of_json([self.plan, self.base.version if self.base else 0])
+        self.scorer = StageScorer(self.run, self.config, self.tasks, self.store, self._untrained())
 
     def learn(self) -> None:
         """All stages that are not done: from the newest version of this plan, or from a checkpoint inside a stage."""
@@ -115,15 +86,15 @@ class Session:
     def _learn(self) -> None:
         run, folder = self.run, self.run.checkpoint
         done = self._newest()
-        strategy = self.new_strategy()
-        model = self.new_model() if done is None else build_model(done.model)
+        strategy = new_strategy(self.config)
+        model = new_model(self.config, self.contract.dimension) if done is None else build_model(done.model)
         if done is not None:
             load_state(run.version_folder(done.version), model, strategy)
             run.use(done.version)
         learned = list(done.tasks) if done else []
         first_stage, version = (self.base.stages, self.base.version) if self.base else (0, 0)
         groups = list(strategy.stream(self.tasks))
-        progress = checkpoint.read_progress(folder, self.plan)
+        progress = checkpoint.read_progress(folder, self.of_checkpoints)
         epochs = self.config.trainer.epochs
         run.event(
             "start",
@@ -131,7 +102,7 @@ class Session:
             done=done.stages if done else 0,
             checkpoint=progress,
             device=str(self.device),
-            plan=plan_of(self.config),
+            plan=self.plan,
             notes=self.notes,
         )
         for note in self.notes:
@@ -153,7 +124,7 @@ class Session:
                 first_epoch = progress[1] if progress is not None and progress[0] == index else 0
                 if first_epoch:
                     model = build_model({"name": self.config.model["name"], **settings_of(model)})
-                    strategy = self.new_strategy()
+                    strategy = new_strategy(self.config)
                     checkpoint.restore(folder, model, strategy)
                     advance(first_epoch)
                 model.to(self.device)
@@ -194,11 +165,13 @@ class Session:
         model.add_head(head)
         return len(model.classes.heads) - 1
 
-    def _untrained(self) -> MILModel:
-        """The model as the first stage finds it, with the one head of a domain-incremental run."""
-        model = self.new_model()
+    def _untrained(self) -> Judge | None:
+        """Looks with the model as the first stage finds it; only the one head of a domain-incremental run can judge by it."""
+        if self.base is not None or self.config.data.mode != "domain-incremental":
+            return None
+        model = new_model(self.config, self.contract.dimension)
         self._add_head(model, self.tasks[0].head, 0)
-        return model.to(self.device)
+        return Judge(model.to(self.device), self.contract, self.device)
 
     def _train(
         self,
@@ -234,7 +207,7 @@ class Session:
                 if stopping is not None:
                     # Before the checkpoint that needs it: one killed in between leaves a file too many, never one too few.
                     stopping.save(path)
-                checkpoint.write(self.run.checkpoint, self.plan, stage.index, done, model, strategy, optimizer)
+                checkpoint.write(self.run.checkpoint, self.of_checkpoints, stage.index, done, model, strategy, optimizer)
                 self._discard_early_stopping(but=path)
                 saved = time.monotonic()
 
@@ -276,7 +249,8 @@ class Session:
         """Temperatures and thresholds on validation, scores on test, a new version."""
         new = [info for info in learned if info.stage == stage.index]
         before = {info.head for info in learned if info.stage < stage.index}
-        choose_on_validation(model, new, before, lambda info: self.scorer.run_model(model, info, "val"))
+        judge = Judge(model, self.contract, self.device)
+        choose_on_validation(judge, stage.tasks, new, before, self.store)
         farthest = choose_distance_threshold(distances(model, (bag for bag, _ in bags.validation())))
         temperatures = {info.head: info.temperature for info in new}
         for info in learned:
@@ -298,6 +272,6 @@ class Session:
             contract=asdict(self.contract),
             report=report,
         )
-        self.scorer.record(model, learned, account, last=last)
+        self.scorer.record(judge, learned, account, last=last)
         self.run.publish(published, model, strategy)
         self.run.event("version", version=version, tasks=account["learned"], report=report)

@@ -39,7 +39,7 @@ Number = int | float
 class OutOfDistributionBody(BaseModel):
     """Whether the slide is of a kind that the model has learned."""
 
-    score: float = Field(description="distance from the nearest class", examples=[1.2])
+    score: float = Field(description="distance from the nearest class; of the task, if one is given", examples=[1.2])
     threshold: float = Field(description="distance from which a slide counts as of another kind", examples=[2.3])
     flag: bool = Field(description="whether it does: the prediction then means little", examples=[False])
 
@@ -58,7 +58,7 @@ class PredictionBody(BaseModel):
     )
     threshold: float = Field(description="instance score from which a tile counts as positive", examples=[0.5])
     out_of_distribution: OutOfDistributionBody | None = Field(
-        description="how far the slide lies from all that the model has learned; null where the model cannot tell"
+        description="how far the slide lies from what the model has learned; null where the model cannot tell"
     )
     model: dict[str, Any] = Field(description="which model said so", examples=[{"run": "demo", "version": 2}])
     notes: list[str] = Field(description="remarks, such as 'no tissue'", examples=[[]])

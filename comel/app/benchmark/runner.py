@@ -118,20 +118,22 @@ def _outcome(future: Future[str | None], where: str) -> str | None:
 def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None:
     """Train one row unless it is finished; the reason where its strategy or model refuses."""
     from comel.base.settings import parse_section
+    from comel.cohort.tasks import read_cohort
     from comel.runs.config import RunConfig
     from comel.runs.directory import RunDirectory
+    from comel.runs.parts import resolved
     from comel.training.cross_validation import train_folds
-    from comel.training.session import plan_of
-    from comel.training.train import is_finished, resolved, stored_plan, train
+    from comel.training.plan import plan_of, stored_plan
+    from comel.training.train import train
 
     config = resolved(parse_section(RunConfig, settings, "settings"))
     directory = RunDirectory(run)
     try:
         if folds is not None:
             train_folds(config, run, folds=folds, quiet=True)
-        elif not is_finished(directory):
+        elif not directory.is_finished:
             train(config, run, quiet=True)
-        elif stored_plan(directory) != plan_of(config):
+        elif stored_plan(directory, manifest := read_cohort(config.data)) != plan_of(config, manifest):
             raise RunError(f"{run}: holds a finished run of other settings", "choose another --out, or delete the run")
     except (ConfigError, CapacityError) as error:
         return str(error)

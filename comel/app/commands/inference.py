@@ -59,6 +59,7 @@ def predict(
                 tiles = f"{result.positive_instances} of {len(result.instance_scores)} tiles positive"
                 novelty = result.out_of_distribution
                 strange = ", unlike all that the model has learned" if novelty is not None and novelty.flag else ""
+                strange += f" of {result.task}" if strange and result.mode == "task-incremental" else ""
                 typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}{strange}")
         written = [word for kind, word in KINDS.items() if any(kind in outcome.kinds() for outcome in outcomes)]
         files = f"{_listed(written)}: {out}; " if written else ""

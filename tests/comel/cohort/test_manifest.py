@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_all_columns_are_read(tmp_path: Path) -> None:
     assert (second.row, second.slide_id, second.fold, second.case, second.patient) == (4, "s 2", 1, "s 2", "s 2")
     assert (second.annotation, second.mpp, second.site, second.split) == (None, None, None, None)
     assert manifest.ignored == ("stain",)
+    assert manifest.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_tasks_labels_and_selection_keep_the_order_of_the_file(tmp_path: Path) -> None:
@@ -58,6 +60,11 @@ def test_tasks_labels_and_selection_keep_the_order_of_the_file(tmp_path: Path) -
     assert chosen.tasks == ["t1", "t2"]
     assert len(chosen.rows) == 4
     assert read_manifest(path, tasks=["t1"]).tasks == ["t1"]
+    assert manifest.of_tasks(["t1", "t2", "t1"]) == chosen
+    assert chosen.digest == manifest.digest
+    assert manifest.of_tasks(None) is manifest
+    with pytest.raises(ManifestError, match=r"cohort\.csv has no slide of task 't3'; its tasks are t2, t1"):
+        manifest.of_tasks(["t1", "t3"])
     assert "no slide of task 'liver'" in message(path, tasks=["liver"])
 
 

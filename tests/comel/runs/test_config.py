@@ -15,7 +15,7 @@ from comel.base.registry import nearest, resolve
 from comel.base.settings import parse_section
 from comel.errors import ConfigError
 from comel.runs.config import RunConfig, load_config
-from comel.training.train import resolved
+from comel.runs.parts import resolved
 
 
 def mistake(overrides: list[str], path: Path | None = None) -> str:

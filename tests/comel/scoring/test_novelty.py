@@ -137,6 +137,22 @@ def test_the_flag_is_kept_tabled_and_said(
     assert said_there == {"score": novelty.score, "threshold": novelty.threshold, "flag": True}
 
 
+def test_a_slide_of_another_organ_than_the_named_one_is_said_to_be(
+    toy_run: Path, tmp_path: Path, comel_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The kidney is known to the model, but no slide of the colon."""
+    from comel.bags.bag import write_bag
+
+    write_bag(tmp_path / "kidney.h5", bag_of("kidney", 1))
+    for task, ending in (("colon", ", unlike all that the model has learned of colon"), ("kidney", "tiles positive")):
+        out = tmp_path / task
+        words = ("predict", toy_run, tmp_path / "kidney.h5", "--task", task, "--out", out, "--device", "cpu")
+        code, said, _ = comel_cli(*words)
+        assert code == 0
+        assert said.splitlines()[0].endswith(ending)
+        assert json.loads((out / "kidney.json").read_text())["out_of_distribution"]["flag"] is (task == "colon")
+
+
 def test_the_table_of_test_cases_has_the_distances_of_predictions(toy_run: Path, toy_stream: Stream) -> None:
     import pandas as pd
 

@@ -7,22 +7,27 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas
 import pytest
 import typer
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+import comel
 from comel.app.commands import learning
 from comel.base.units import Mode
-from comel.cohort.manifest import read_manifest
+from comel.cohort.manifest import Manifest, read_manifest
 from comel.errors import ComelError, ConfigError, RunError
+from comel.runs.config import RunConfig, load_config
 from comel.runs.directory import RunDirectory
 from comel.runs.metrics import ScoreRow
 from comel.scoring.continual import ScoreTable
 from comel.scoring.metrics import bag_metrics
-from comel.training.cross_validation import over_runs, train_folds, train_orders
+from comel.training.cross_validation import _keep, _with_folds, over_runs, train_folds, train_orders
 from tests.comel.toys import FINETUNE, Stream, scores_of, tree, write_manifest, write_stream
 
 
@@ -107,6 +112,70 @@ def test_the_manifests_own_folds_are_taken(stream: Stream, tmp_path: Path) -> No
     written = read_manifest(tmp_path / "out" / "manifest.csv", root=tmp_path).rows
     assert {row.slide_id: str(row.fold) for row in written} == {row["slide_id"]: row["fold"] for row in rows}
     assert [row.path for row in written] == [row.path for row in read_manifest(own.manifest).rows]
+
+
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "label": WORDS,
+                "site": WORDS,
+                "annotation": st.sampled_from(["", "a/b.xml"]),
+                "mpp": st.sampled_from(["", "0.1", "1"]),
+            }
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_the_cohort_that_is_dealt_out_is_what_its_file_holds(rows: list[dict[str, str]]) -> None:
+    """Down to the hash of the file, which is part of a fold's plan: whoever reads it back goes on with the fold."""
+    assume(all(value.strip() for row in rows for value in (row["label"], row["site"])))
+    with TemporaryDirectory() as folder:
+        whole = [
+            {"slide_id": f"s{i}", "path": f"{i}.svs", "task": "t", "fold": str(i % 2), **row} for i, row in enumerate(rows)
+        ]
+        manifest = write_manifest(Path(folder) / "m.csv", whole)
+        config = RunConfig.model_validate({"data": {"manifest": manifest}})
+        dealt = _with_folds(read_manifest(manifest), config, Path(folder) / "out" / "manifest.csv", 2)
+        _keep(dealt)
+        assert read_manifest(dealt.path, root=Path(folder)) == dealt
+        _keep(dealt)
+
+
+def test_the_manifest_is_read_once(stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def read_bytes(path: Path, original: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    settings = stream.settings(FINETUNE, epochs=1)
+    train_folds(settings, tmp_path / "folds", folds=2, quiet=True)
+    train_orders(settings, tmp_path / "orders", orders=2, quiet=True)
+    run = comel.train(settings, tmp_path / "run", quiet=True)
+    comel.evaluate(run, stream.manifest, stream.bags, quiet=True)
+    assert [path for path in read if path.suffix == ".csv"] == [stream.manifest] * 4
+
+
+def test_a_manifest_may_be_handed_on(stream: Stream, tmp_path: Path) -> None:
+    """Settings name no manifest, and the file is gone: what was read is trained on, and named in the run's settings."""
+    path = Path(shutil.copy(stream.manifest, tmp_path / "cohort.csv"))
+    cohort: Manifest = read_manifest(path)
+    path.unlink()
+    settings = stream.settings(FINETUNE, epochs=1, tasks=["kidney"])
+    settings["data"] = {**settings["data"], "manifest": None}
+    run = comel.train(settings, tmp_path / "run", manifest=cohort, quiet=True)
+    assert [task.name for task in RunDirectory(run).info().tasks] == ["kidney"]
+    assert load_config(run / "config.yaml").data.manifest == path
+    same = comel.train(stream.settings(FINETUNE, epochs=1, tasks=["kidney"]), tmp_path / "same", quiet=True)
+    weights = [(folder / "versions" / "001" / "model.safetensors").read_bytes() for folder in (run, same)]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(
