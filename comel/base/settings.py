@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from comel.base.kinds import kind_at
+from comel.base.numbers import beyond_range
 from comel.base.registry import nearest
 from comel.base.units import MPP_RANGE
 from comel.errors import ConfigError
@@ -157,7 +158,7 @@ def parse_section(schema: type[Model], content: Mapping[str, Any], where: str | 
         ConfigError: the first key or value that does not fit.
     """
     try:
-        return schema.model_validate(dict(content))
+        chosen = schema.model_validate(dict(content))
     except ValidationError as error:
         problem = error.errors()[0]
         location = [str(part) for part in problem["loc"]]
@@ -171,6 +172,12 @@ def parse_section(schema: type[Model], content: Mapping[str, Any], where: str | 
         given = "" if isinstance(value, dict) else f" (given: {value!r})"
         said = ": ".join([place, *([".".join(location)] if location else []), problem["msg"].removeprefix("Value error, ")])
         raise ConfigError(f"{said}{given}", "correct the value") from None
+    if (beyond := beyond_range(chosen)) is not None:
+        keys, number = beyond
+        given = f"{number:g}" if isinstance(number, float) else f"an integer of {number.bit_length()} bits"
+        place = where if isinstance(where, str) else where(keys)
+        raise ConfigError(f"{place}: {'.'.join(keys)}: Input should be a number in range (given: {given})", "correct the value")
+    return chosen
 
 
 def set_key(content: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:

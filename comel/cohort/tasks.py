@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from comel.base.names import look, shown_pair
 from comel.base.units import Mode
 from comel.cohort.classes import Head
 from comel.cohort.config import DataConfig
@@ -106,9 +107,12 @@ def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
     for row in manifest.rows:
         if row.label not in labels[row.task]:
             known = ", ".join(labels[row.task])
-            raise ManifestError(
-                f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'", f"'{row.task}' has {known}"
-            )
+            said = f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'"
+            near = [label for label in labels[row.task] if look(label) == look(row.label)]
+            if near:
+                one, other = shown_pair(near[0], row.label)
+                raise ManifestError(said, f"data.labels has {one}, the manifest {other}: write it the same in both")
+            raise ManifestError(said, f"'{row.task}' has {known}")
     negative = {task: config.negative if config.negative in labels[task] else None for task in manifest.tasks}
     if config.mode == Mode.DOMAIN:
         first = manifest.tasks[0]

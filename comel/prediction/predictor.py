@@ -14,7 +14,7 @@ from comel.bags.contract import FeatureContract
 from comel.base.units import Mode
 from comel.cohort.bags import check_contract, join_slides
 from comel.errors import ConfigError
-from comel.prediction.prediction import NO_TISSUE, OutOfDistribution, Prediction
+from comel.prediction.prediction import EQUAL_SCORES, NO_TISSUE, OutOfDistribution, Prediction
 from comel.runs.directory import RunDirectory
 from comel.runs.version import VersionInfo
 
@@ -112,7 +112,7 @@ class Predictor:
             )
         view = look.free() if head is None else look.given(head)
         chosen = classes.heads[view.head]
-        return Prediction(
+        prediction = Prediction(
             slide_id=bag.slide_id,
             mode=mode,
             task=task if self.mode == Mode.DOMAIN else chosen.name,
@@ -128,6 +128,7 @@ class Predictor:
             out_of_distribution=self._novelty(view.distance),
             class_scores=view.by_class,
         )
+        return replace(prediction, notes=(EQUAL_SCORES,)) if prediction.equal_scores else prediction
 
     def predict_case(self, name: str, bags: Sequence[Bag], *, task: str | None = None) -> list[Prediction]:
         """Predict the slides of a case as the one bag that they are in training.
@@ -154,17 +155,15 @@ class Predictor:
             rows = slice(end - len(bag), end)
             others = ", ".join(other.slide_id for other in bags if other is not bag)
             notes = [NO_TISSUE] * (not len(bag)) + [f"predicted as case {name}, together with {others}"]
-            slides.append(
-                replace(
-                    whole,
-                    slide_id=bag.slide_id,
-                    instance_scores=whole.instance_scores[rows],
-                    class_scores=None if whole.class_scores is None else whole.class_scores[rows],
-                    coords=bag.coords if len(bag) else np.zeros((0, 2), np.int64),
-                    geometry=bag.geometry,
-                    notes=tuple(notes),
-                )
+            own = replace(
+                whole,
+                slide_id=bag.slide_id,
+                instance_scores=whole.instance_scores[rows],
+                class_scores=None if whole.class_scores is None else whole.class_scores[rows],
+                coords=bag.coords if len(bag) else np.zeros((0, 2), np.int64),
+                geometry=bag.geometry,
             )
+            slides.append(replace(own, notes=(*notes, *[EQUAL_SCORES] * own.equal_scores)))
         return slides
 
     def _novelty(self, distance: float | None) -> OutOfDistribution | None:

@@ -63,6 +63,7 @@ def evaluate_cases(
                 labels=None if labels is None else np.asarray(labels),
                 coords=None if bag.coords is None else np.asarray(bag.coords),
                 distance=free.distance,
+                classes=classes,
             )
         )
     return results

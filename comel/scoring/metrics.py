@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from comel.base.thresholds import all_equal, from_threshold
+
 __all__ = [
     "bag_metrics",
     "bootstrap_counts",
@@ -92,7 +94,8 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
 def instance_metrics(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], *, threshold: float = 0.5) -> Scores:
     """Scores of instance predictions over slides.
 
-    An instance is called positive from ``threshold`` on. A positive slide is one with a positive instance. Instances with
+    An instance is called positive from ``threshold`` on; none of a slide whose scores are all equal
+    (:func:`comel.base.thresholds.from_threshold`). A positive slide is one with a positive instance. Instances with
     label -1 count nowhere.
 
     Args:
@@ -111,13 +114,14 @@ def instance_metrics(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray],
     for one, truth in zip(map(np.asarray, scores), map(np.asarray, labels), strict=True):
         if one.ndim != 1 or one.shape != truth.shape or not np.isfinite(one).all() or not np.isin(truth, (-1, 0, 1)).all():
             raise ValueError(f"finite scores (N,) and labels 1, 0, -1 expected, not {one.shape} and {truth.shape}")
-        slides.append((one[truth >= 0], truth[truth >= 0] == 1))
-    positive = [(one, truth) for one, truth in slides if truth.any()]
-    counts = [_counts(one >= threshold, truth) for one, truth in positive]
-    pooled, pooled_positive = _pooled(slides), _pooled(positive)
-    every, inside = _counts(pooled[0] >= threshold, pooled[1]), _counts(pooled_positive[0] >= threshold, pooled_positive[1])
+        known = truth >= 0
+        slides.append((one[known], from_threshold(one, threshold)[known], truth[known] == 1))
+    positive = [(called, truth) for _, called, truth in slides if truth.any()]
+    counts = [_counts(called, truth) for called, truth in positive]
+    pooled, pooled_positive = _pooled([(called, truth) for _, called, truth in slides]), _pooled(positive)
+    every, inside = _counts(*pooled), _counts(*pooled_positive)
     return {
-        "auc": _auc(*pooled),
+        "auc": _auc(*_pooled([(one, truth) for one, _, truth in slides])),
         "accuracy_all_slides": _ratio(every["tp"] + every["tn"], len(pooled[0])),
         "accuracy_positive_slides": _ratio(inside["tp"] + inside["tn"], len(pooled_positive[0])),
         "f1_all_slides": _dice(every),
@@ -142,7 +146,7 @@ def choose_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
 
     values, truth = np.asarray(scores), np.asarray(labels)
     values, truth = values[truth >= 0], truth[truth >= 0]
-    if len(np.unique(truth)) < 2:
+    if len(np.unique(truth)) < 2 or all_equal(values):
         return 0.5
     false_rate, true_rate, thresholds = roc_curve(truth, values)
     best = int(np.argmax(true_rate - false_rate))
@@ -234,11 +238,8 @@ def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[flo
 
 
 def _pooled(slides: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    empty = (np.empty(0), np.empty(0, dtype=bool))
-    return (
-        np.concatenate([scores for scores, _ in slides] or [empty[0]]),
-        np.concatenate([truth for _, truth in slides] or [empty[1]]),
-    )
+    empty = np.empty(0, dtype=bool)
+    return np.concatenate([empty, *(one for one, _ in slides)]), np.concatenate([empty, *(truth for _, truth in slides)])
 
 
 def _counts(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from comel.base.units import Mode
+from comel.cohort.classes import ClassSpace, Head
 from comel.runs.metrics import ScoreRow
 from comel.scoring.case_results import CaseResult
 from comel.scoring.froc import froc
 from comel.scoring.metrics import Scores, bag_metrics, calibration_error, instance_metrics
+from comel.scoring.patients import patient_probabilities
 
 __all__ = ["View", "patient_level", "score_task", "views"]
 
@@ -80,9 +82,9 @@ def _scores(results: Sequence[CaseResult], view: View, threshold: float) -> dict
 def patient_level(results: Sequence[CaseResult], view: View) -> tuple[np.ndarray, np.ndarray]:
     """Patients' probabilities and labels from their cases'.
 
-    A patient's probabilities are the mean over the cases. The label is that of the cases where they agree, and the finding
-    where some cases show one finding and the others are negative. A patient with two different findings has no one label and
-    is left out.
+    The label is that of the cases where they agree, and the finding where some cases show one finding and the others are
+    negative; the probabilities follow the same rule (:mod:`comel.scoring.patients`). A patient with two different findings
+    has no one label and is left out.
 
     Returns:
         (patients, C) probabilities and (patients,) columns, in order of first appearance.
@@ -90,13 +92,24 @@ def patient_level(results: Sequence[CaseResult], view: View) -> tuple[np.ndarray
     by_patient: dict[str, list[CaseResult]] = {}
     for result in results:
         by_patient.setdefault(result.case.patient, []).append(result)
+    classes = _classes(results)
     tables, columns = [], []
     for cases in by_patient.values():
         found = {case.column for case in cases if case.positive} or {case.column for case in cases}
         if len(found) == 1:
-            tables.append(np.mean([view.probabilities(case) for case in cases], axis=0))
+            tables.append(patient_probabilities(np.array([view.probabilities(case) for case in cases]), classes))
             columns.append(found.pop())
     return _table(tables), np.array(columns, dtype=np.int64)
+
+
+def _classes(results: Sequence[CaseResult]) -> ClassSpace:
+    """What the columns are; if the results do not say, one head whose negative label is that of the negative cases."""
+    for result in results:
+        if result.classes is not None:
+            return result.classes
+    negative = {str(result.column) for result in results if not result.positive}
+    labels = tuple(map(str, range(len(results[0].probabilities))))
+    return ClassSpace.of([Head("all", labels, negative.pop() if len(negative) == 1 else None)])
 
 
 def _table(rows: Sequence[np.ndarray]) -> np.ndarray:

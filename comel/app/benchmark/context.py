@@ -42,6 +42,7 @@ from scipy.ndimage import distance_transform_cdt, gaussian_filter, label
 from comel.app.benchmark.features import towards, unit
 from comel.app.benchmark.storage import MadeBag, TileRange, write_stream
 from comel.bags.contract import FeatureContract
+from comel.base.numbers import MOST_SEED
 
 __all__ = ["PATTERNS", "ContextSettings", "Pattern", "Scene", "draw_scene", "make_context", "oracle"]
 
@@ -66,7 +67,7 @@ class ContextSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, description="of everything drawn")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="of everything drawn")
     difficulty: float = Field(0.5, ge=0, le=1, description="0 easy to 1 hard: how weak the findings are beside the noise")
     patterns: tuple[Pattern, ...] = Field(PATTERNS, min_length=1, description="the tasks, one after another")
     dimension: int = Field(64, ge=8, description="length of a feature vector")

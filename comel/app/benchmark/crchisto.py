@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from comel.app.benchmark.storage import MadeBag, write_stream
 from comel.bags.contract import FeatureContract
+from comel.base.numbers import MOST_SEED
 from comel.base.registry import nearest
 from comel.errors import ConfigError
 
@@ -31,7 +32,7 @@ class CrchistoSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, description="of domains and folds")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="of domains and folds")
     stains: tuple[str, ...] = Field(("as-scanned", "h_heavy", "light"), min_length=1, description="domains, in order")
     folds: int = Field(5, ge=2, description="test folds")
     encoder: str = Field("efficientnet-lite0", description="patch encoder")

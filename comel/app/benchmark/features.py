@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from comel.app.benchmark.storage import MadeBag, TileRange, square, within, write_stream
 from comel.bags.contract import FeatureContract
+from comel.base.numbers import MOST_SEED
 
 __all__ = ["FeatureSettings", "make_features", "towards", "unit"]
 
@@ -36,7 +37,7 @@ class FeatureSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, description="of everything drawn")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="of everything drawn")
     difficulty: float = Field(0.5, ge=0, le=1, description="0 easy to 1 hard")
     tasks: int = Field(4, ge=1, le=50, description="organs, one after another")
     dimension: int = Field(128, ge=8, description="length of a feature vector")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, Run, number, print_json
+from comel.app.commands.options import Json, Quiet, Run, number, print_json, tell_notes
 from comel.app.options import Flag, Given, options_of
 from comel.errors import ComelError
 
@@ -62,6 +62,7 @@ def train(
         raise ComelError("--resume takes the settings of the run", "leave the other settings out, or train a new run with them")
     chosen = given.settings()
     silent = quiet or as_json
+    tell_notes(chosen.data.manifest, quiet=silent)
     if folds is not None:
         from comel.training.cross_validation import train_folds
 
@@ -98,6 +99,7 @@ def add_task(
 
     settings = dict(given.options)
     root = settings.pop("data.root", None)
+    tell_notes(manifest, quiet=quiet or as_json)
     teach(
         run,
         manifest,
@@ -121,6 +123,7 @@ def evaluate(run: Run, given: Given[EvaluateOptions], as_json: Json = False, qui
 
     limit_torch_threads()
     split = None if options.split == "all" else options.split
+    tell_notes(options.manifest, quiet=quiet or as_json)
     scores = evaluate(run, **{**dict(options), "split": split}, quiet=quiet or as_json)
     if as_json:
         print_json(scores)

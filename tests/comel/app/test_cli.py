@@ -284,7 +284,7 @@ def test_a_folder_of_folds_names_its_runs(tmp_path: Path, toy_stream: Stream, co
         ("Slide_ID,path,label,task", "call the column 'Slide_ID' 'slide_id'"),
         ("slide_id,path,label,tasks", "call the column 'tasks' 'task'"),
         ("slide_id,path,label", "add it, or write the manifest by a command: comel manifest --help"),
-        ("slide_id;path;label;task", "separate columns by commas"),
+        ("slide_id path label task", "separate columns by commas"),
     ],
 )
 def test_a_missing_column_comes_with_what_to_do(

@@ -14,11 +14,24 @@ from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import Case
 from comel.errors import RunError
 from comel.runs.metrics import ScoreRow
+from comel.runs.version import TaskInfo, VersionInfo
 from comel.scoring.case_results import CaseResult, read_results, write_results
 from comel.scoring.metrics import bag_metrics
 from comel.scoring.task_scores import patient_level, score_task, views
 
 CLASSES = ClassSpace.of([Head("colon", ("normal", "polyp", "tumour"), "normal"), Head("lung", ("LUAD", "LUSC"), None)])
+INFO = VersionInfo(
+    version=1,
+    run="r",
+    created="",
+    comel_version="",
+    mode=Mode.CLASS,
+    model={"heads": [head.to_dict() for head in CLASSES.heads]},
+    strategy={},
+    tasks=[TaskInfo(name="colon", head=0, stage=0), TaskInfo(name="lung", head=1, stage=0)],
+    stages=1,
+    contract={},
+)
 FREE = views(Mode.DOMAIN)[Mode.DOMAIN]
 
 
@@ -29,6 +42,7 @@ def result(name: str, patient: str, label: str, probabilities: list[float], head
     within[columns] = np.array(probabilities)[columns] / np.array(probabilities)[columns].sum()
     task = CLASSES.heads[head].name
     case = Case(name, patient, label, (name,))
+    more = {"classes": CLASSES, **more}
     return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)
 
 
@@ -37,7 +51,7 @@ def scores_of(rows: list[ScoreRow], kind: str, mode: Mode) -> dict[str, float | 
     return {row.name: row.value for row in rows if (row.kind, row.mode) == (kind, mode)}
 
 
-def test_a_patient_is_the_mean_of_its_cases_and_positive_if_any_is() -> None:
+def test_a_patient_is_positive_if_any_case_is_in_label_and_probability() -> None:
     results = [
         result("a1", "a", "normal", [0.8, 0.1, 0.1, 0, 0]),
         result("b1", "b", "normal", [0.6, 0.0, 0.4, 0, 0]),
@@ -48,7 +62,8 @@ def test_a_patient_is_the_mean_of_its_cases_and_positive_if_any_is() -> None:
     ]
     table, columns = patient_level(results, FREE)
     assert columns.tolist() == [0, 2]  # c has two findings
-    assert table == pytest.approx(np.array([[0.6, 0.3, 0.1, 0, 0], [0.35, 0, 0.65, 0, 0]]))
+    odds = np.array([[1, 5 / 4, 1 / 4, 0, 0], [1, 0, 9, 0, 0]])
+    assert table == pytest.approx(odds / odds.sum(axis=1, keepdims=True))
     rows = score_task("colon", results, 0.5, Mode.CLASS, stage=3)
     assert {(row.stage, row.task) for row in rows} == {(3, "colon")}
     assert scores_of(rows, "patient", Mode.CLASS) == bag_metrics(table, columns)
@@ -60,6 +75,18 @@ def test_without_a_negative_class_mixed_patients_are_left_out() -> None:
     table, columns = patient_level(mixed, FREE)
     assert (len(table), len(columns)) == (0, 0)
     assert set(scores_of(score_task("lung", mixed, 0.5, Mode.CLASS), "patient", Mode.CLASS).values()) == {None}
+
+
+def test_results_that_do_not_say_their_classes_take_the_negative_cases_label_for_negative() -> None:
+    known = [
+        result("a", "p", "normal", [0.9, 0.1, 0, 0, 0]),
+        result("b", "p", "polyp", [0.3, 0.7, 0, 0, 0]),
+        result("c", "q", "normal", [0.6, 0.4, 0, 0, 0]),
+    ]
+    unknown = [replace(one, classes=None) for one in known]
+    assert patient_level(unknown, FREE)[0] == pytest.approx(patient_level(known, FREE)[0])
+    positive = [replace(one, positive=True) for one in unknown[1:]]
+    assert patient_level(positive, FREE)[0] == pytest.approx(np.array([[0.3, 0.7, 0, 0, 0], [0.6, 0.4, 0, 0, 0]]))
 
 
 def test_patients_of_one_case_each_are_left_out() -> None:
@@ -99,7 +126,7 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     results[0] = replace(results[0], distance=1 / 3)
     write_results(path, results, CLASSES.names, fold=[0, 1])
-    again = read_results(path, CLASSES, {"colon": 0, "lung": 1})
+    again = read_results(path, INFO)
     for before, after in zip(results, again, strict=True):
         assert (after.case.name, after.case.patient, after.case.label) == (
             before.case.name, before.case.patient, before.case.label,
@@ -109,10 +136,15 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
         assert after.within.tolist() == before.within.tolist()
         assert after.distance == before.distance
     write_results(path, [], CLASSES.names)
-    assert read_results(path, CLASSES, {}) == []
-    for content in ("case_id,task\n1,colon\n", "case_id,task\n1,skin\n"):
+    assert read_results(path, INFO) == []
+    for content, said in (
+        ("case_id,task\n1,colon\n", "no 'label'"),
+        ("case_id,task\n1,skin\n", "no 'skin'"),
+        ("case_id,patient_id,task,label\n1,1,colon,cyst\n", "task 'colon' has no label 'cyst'"),
+        ("case_id,task\n1", "no None"),
+    ):
         path.write_text(content)
-        with pytest.raises(RunError, match=r"cases\.csv: no table of these cases"):
-            read_results(path, CLASSES, {"colon": 0})
-    with pytest.raises(RunError, match=r"none\.csv: no table"):
-        read_results(tmp_path / "none.csv", CLASSES, {})
+        with pytest.raises(RunError, match=rf"cases\.csv: damaged \({said}"):
+            read_results(path, INFO)
+    with pytest.raises(RunError, match=r"none\.csv: damaged \(.*No such file"):
+        read_results(tmp_path / "none.csv", INFO)

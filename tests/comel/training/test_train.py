@@ -144,7 +144,8 @@ def test_the_command_killed_in_both_stages_then_resumed(small_stream: Stream, tm
         process = started("train", "--config", config, "--out", run, "--quiet")
         wait_for(process, lambda stage=stage: events.exists() and f'"stage": {stage}, "epoch": 1' in events.read_text())  # type: ignore[misc]
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
         assert RunDirectory(run).versions() == [1][:stage]
     code, _, said = comel_cli("train", "--resume", "--out", run, "--quiet")
     assert (code, said) == (0, "")
@@ -282,7 +283,8 @@ class TestAddTask:
     """Run of two tasks; the third comes later, from another folder, when the old bags are gone."""
 
     @pytest.fixture(scope="class", params=[OWLORA, FINETUNE], ids=["owlora", "finetune"])
-    def two_tasks(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_stream: Stream) -> Path:
+    @classmethod
+    def two_tasks(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_stream: Stream) -> Path:
         """A finished run whose bags and manifest do not exist any more."""
         folder = tmp_path_factory.mktemp("two")
         stream = Stream(folder / "manifest.csv", folder / "bags", small_stream.rows)
