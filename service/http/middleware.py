@@ -154,9 +154,12 @@ class BodyLimits:
             if whole:
                 return await receive()  # which says when the client has gone
             started = time.monotonic()
-            with anyio.move_on_after(min(self._seconds, self._seconds + received / BYTES_A_SECOND - waited)) as patience:
-                message = await receive()
-            if patience.cancelled_caught:
+            message: Message | None = None
+            left = min(self._seconds, self._seconds + received / BYTES_A_SECOND - waited)
+            if left > 0:
+                with anyio.move_on_after(left):
+                    message = await receive()
+            if message is None:
                 raise HTTPException(408, "the body comes too slowly")
             waited += time.monotonic() - started
             received += len(message.get("body", b""))
