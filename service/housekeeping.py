@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from comel.errors import ComelError
 from service.access.audit import AuditLog
@@ -57,7 +56,7 @@ class Housekeeper(threading.Thread):
                 done = clean(self._database, self._settings, self._audit)
                 if any(done.values()):
                     self._log.info("cleaned", **done)
-            except (SQLAlchemyError, OSError, ComelError) as error:
+            except Exception as error:  # one that fails in a new way must not end all later ones
                 self._log.error("cleaning failed", **describe_defect(error))
             if self._stopping.wait(_EVERY_SECONDS):
                 return

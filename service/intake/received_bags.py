@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from comel.bags.bag import Bag
-from comel.errors import BagError
+from comel.errors import BagError, ComelError
 from service.ids import is_name
 
 __all__ = ["read_received_bag"]
@@ -29,8 +29,10 @@ def read_received_bag(path: Path, *, assume_encoder: str | None) -> Bag:
 
     try:
         bag = read_any_bag(path, assume_encoder=assume_encoder)
-    except (ArithmeticError, RecursionError, UnicodeError) as error:
-        # Attributes that are no numbers of a slide, or JSON nested without end.
+    except (ComelError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        # Attributes that are no numbers or no text of a slide, JSON nested without end: a file may say anything.
         raise BagError(f"{path}: cannot be read ({type(error).__name__})", _REMEDY) from None
     if len(bag.slide_id) > LONGEST_NAME or not is_name(bag.slide_id):
         raise BagError(f"{path}: the slide's name is too long, or not text", _REMEDY)

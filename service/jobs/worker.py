@@ -92,14 +92,17 @@ class Worker(threading.Thread):
             while not self._stopping.is_set():
                 try:
                     job = self._queue.claim(self.owner, given_up=self._give_up)
-                except SQLAlchemyError as error:
+                except Exception as error:  # a worker that ends for one failed look would do no job ever after
                     self._log.error("the database does not answer", **describe_defect(error))
                     job = None
                 if job is None:
                     self._woken.wait(_POLL_SECONDS)
                     self._woken.clear()
-                else:
+                    continue
+                try:
                     self._do(job)
+                except Exception as defect:  # the job is done again when its lease is over, and the others meanwhile
+                    self._log.error("a worker failed", job=job.id, **describe_defect(defect))
         finally:
             self._executor.close()
 
@@ -225,5 +228,5 @@ class _Beat:
                 while not self._over.wait(_REPEAT_SECONDS):
                     self._executor.kill()
                 return
-            except SQLAlchemyError as error:
+            except Exception as error:  # the next beat tries again; when none can, the lease is over
                 self._log.error("the database does not answer", **describe_defect(error))

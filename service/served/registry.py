@@ -314,7 +314,7 @@ class ModelRegistry:
         with self._refusing(name, version):
             predictor: PredictorLike = Predictor.open(self._runs[name].path, version=version, device=self._device)
         try:
-            predictor.predict(_noise(predictor.contract))
+            _try(predictor)
         except ComelError:
             raise
         except Exception as error:  # whatever a damaged version does, it does it here and not to a request
@@ -352,6 +352,22 @@ class FixedModel(ModelRegistry):
     def _open(self, name: str, version: int) -> PredictorLike:
         self._check(name, version)
         return self._predictor
+
+
+def _try(predictor: PredictorLike) -> None:
+    """Ask a model for all that requests ask it for: what it is, and a prediction of noise, also as each of its tasks.
+
+    Raises:
+        ArithmeticError: a probability is no number.
+        Exception: whatever a damaged version causes.
+    """
+    bag = _noise(predictor.contract)
+    names = [str(task["name"]) for task in predictor.tasks]
+    known = len(predictor.class_names)
+    for task in (None, *names):
+        probabilities = predictor.predict(bag, task=task).probabilities
+        if probabilities is None or not np.isfinite(probabilities).all() or not known:
+            raise ArithmeticError("no probabilities")
 
 
 def _noise(contract: FeatureContract) -> Bag:

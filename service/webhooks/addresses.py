@@ -18,8 +18,10 @@ from service.settings import JobSettings
 __all__ = ["Target", "check_url", "connect", "resolve"]
 
 LONGEST = 2000
-_LAST_FOUR_BYTES = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")))
-"""NAT64 (RFC 6052, RFC 8215), and the older ways of writing an IPv4 address as one of IPv6."""
+_LAST_FOUR_BYTES = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")))
+"""NAT64 (RFC 6052), and the older ways of writing an IPv4 address as one of IPv6."""
+_LOCAL = tuple(map(ipaddress.ip_network, ("64:ff9b:1::/48", "fec0::/10", "192.88.99.0/24")))
+"""NAT64 of a network's own (RFC 8215), site-local addresses and the relays of 6to4, which Python counts as global."""
 _REMEDY = "ask the service's operator to add the host to webhook_hosts"
 
 
@@ -87,7 +89,10 @@ def connect(target: Target, *, timeout: float) -> http.client.HTTPConnection:
 def _is_public(address: str) -> bool:
     """Whether the address, and each IPv4 address that it stands for, is one of the public network."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    return all(one.is_global and not one.is_multicast for one in (parsed, *_inside(parsed)))
+    return all(
+        one.is_global and not one.is_multicast and not any(one in network for network in _LOCAL)
+        for one in (parsed, *_inside(parsed))
+    )
 
 
 def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:

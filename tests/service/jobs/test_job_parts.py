@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import h5py
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
@@ -117,6 +119,74 @@ def test_the_same_request_again_leads_to_the_same_result(client: TestClient, mak
         assert client.post("/v1/predictions", files=other, headers=headers).status_code == 409
     assert client.post("/v1/predictions", files={"bag": ("a.h5", b"x")}, headers={"Idempotency-Key": "k"}).status_code == 415
     assert client.post("/v1/predictions", files=files, headers={"Idempotency-Key": "k"}).status_code == 201
+
+
+def test_a_bag_of_another_name_is_another_request(client: TestClient, tmp_path: Path) -> None:
+    """A bag that does not say which slide it is of is called by its file's name."""
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["features"] = np.zeros((6, 8), np.float32)
+    content = (tmp_path / "plain.h5").read_bytes()
+    headers, fields = {"Idempotency-Key": "order-9"}, {"assume_encoder": "fake-encoder"}
+
+    def ask(name: str) -> Any:
+        return client.post("/v1/predictions", files={"bag": (name, content)}, data=fields, headers=headers)
+
+    assert ask("patient-a.h5").json()["prediction"]["slide_id"] == "patient-a"
+    assert ask("patient-b.h5").status_code == 409
+    assert ask("patient-a.h5").json()["prediction"]["slide_id"] == "patient-a"
+
+
+def test_of_two_services_at_one_offset_one_receives_the_part(settings: ServiceSettings) -> None:
+    """Both have the upload's file open; the bytes of the one must not land among those of the other."""
+    database = open_database(settings)
+    first, second = (UploadStore(database, settings, lambda path: "bag") for _ in range(2))
+    identifier = first.create("a.h5", 8, None, None).id
+
+    async def talk() -> None:
+        arrived, go_on = anyio.Event(), anyio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"12"
+            arrived.set()
+            await go_on.wait()
+            yield b"34"
+
+        async def quick() -> AsyncIterator[bytes]:
+            yield b"abcd"
+
+        async with anyio.create_task_group() as group:
+
+            async def receive() -> None:
+                assert (await first.append(identifier, 0, slow())).offset == 4
+
+            group.start_soon(receive)
+            await arrived.wait()
+            with pytest.raises(ConflictError, match="another part") as busy:
+                await second.append(identifier, 0, quick())
+            assert busy.value.offset == 0
+            go_on.set()
+        with pytest.raises(ConflictError, match="begins at 4"):
+            await second.append(identifier, 0, quick())
+        assert (await second.append(identifier, 4, quick())).kind == "bag"
+
+    anyio.run(talk)
+    assert first.path(first.get(identifier)).read_bytes() == b"1234abcd"
+    database.close()
+
+
+def test_what_broke_off_takes_no_room(settings: ServiceSettings) -> None:
+    database = open_database(settings)
+    store = UploadStore(database, settings, lambda path: "bag")
+    upload = store.create("a.h5", 1 << 20, None, None)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield bytes(1 << 19)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        anyio.run(store.append, upload.id, 0, broken())
+    assert store.path(upload).stat().st_size == 0
+    database.close()
 
 
 def test_a_key_whose_prediction_is_gone_may_be_used_again(client: TestClient, make_bag: Any, tmp_path: Path) -> None:
@@ -246,13 +316,29 @@ def test_webhooks_go_nowhere_else(wrong: str) -> None:
         check_url(wrong, JobSettings(**HOSTS))
 
 
-def test_a_private_address_is_refused_unless_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fd00::1", "0.0.0.0", "224.0.0.1"):
-        found = [(0, 0, 0, "", (address, 443))]
-        monkeypatch.setattr("socket.getaddrinfo", lambda *_, found=found, **__: found)
+PRIVATE = [
+    "10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fd00::1", "0.0.0.0", "224.0.0.1", "100.64.0.1",
+    "::", "fe80::1%eth0", "ff02::1", "64:ff9b::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::10.0.0.1", "64:ff9b:1::8.8.8.8",
+    "2002:a00:1::", "2002:7f00:1::1", "2002:a9fe:a9fe::", "2001:0:a00:1::", "2001:0:808:808:0:0:f5ff:fffe", "::10.0.0.1",
+    "::ffff:0:10.0.0.1", "fec0::1", "192.88.99.1", "::ffff:192.88.99.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_a_private_address_is_refused_unless_it_is_allowed(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that a gateway makes of another: NAT64, 6to4, Teredo."""
+    for found in ([address], ["8.8.8.8", address], [address, "2606:4700::1"]):
+        entries = [(0, 0, 0, "", (one, 443)) for one in found]
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, entries=entries, **__: entries)
         with pytest.raises(ComelError, match="private"):
             resolve("https://lims.example/", JobSettings(**HOSTS))
-        assert resolve("https://lims.example/x?y", JobSettings(webhook_private=True, **HOSTS)).address == address
+        assert resolve("https://lims.example/x?y", JobSettings(webhook_private=True, **HOSTS)).address == found[0]
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"])
+def test_a_public_address_is_called(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (address, 443))])
+    assert resolve("https://lims.example/", JobSettings(**HOSTS)).address == address
 
 
 def test_a_signature_is_of_this_body_and_this_time() -> None:

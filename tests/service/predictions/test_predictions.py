@@ -153,6 +153,25 @@ def test_a_bag_without_coordinates_is_predicted_without_a_map(send: Any, client:
     assert is_problem(client.get(f"{body['links']['self']}/map.png"), 422, "no usable coordinates")
 
 
+@pytest.mark.parametrize(
+    "name", ["症例\u30001", "case\u00a01", "scan\u202f3", "soft\u00adhyphen", "e\u0301te", "a\\b", "👩\u200d🔬"]
+)
+def test_a_bag_of_a_slide_of_any_printable_name(name: str, send: Any, make_bag: Any, client: TestClient) -> None:
+    body = send(make_bag(SCORES, slide_id=name)).json()
+    assert body["prediction"]["slide_id"] == name
+    assert client.get("/v1/predictions").json()["items"][0]["slide_id"] == name
+    for link in body["links"].values():
+        assert client.get(link).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u0000b", "a\u2028b", "turned\u202egif.svs", "a\x7fb"])
+def test_a_bag_of_a_slide_whose_name_is_no_text_is_refused(name: str, send: Any, make_bag: Any, tmp_path: Path) -> None:
+    send(make_bag(SCORES))
+    with h5py.File(tmp_path / "sent.h5", "a") as file:
+        file.attrs["slide_id"] = np.frombuffer(name.encode(), "S1") if "\0" in name else name
+    assert is_problem(send((tmp_path / "sent.h5").read_bytes()), 422)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a bag at all", b"PK\x03\x04" + bytes(100)])
 def test_what_is_not_hdf5_is_of_the_wrong_kind(send: Any, content: bytes) -> None:
     assert is_problem(send(content), 415, "not HDF5")

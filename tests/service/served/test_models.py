@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from safetensors.numpy import load_file, save_file
 
 import comel
 from comel.app.commands.inference import serve as serve_command
@@ -25,6 +28,7 @@ from comel.prediction.predictor import Predictor
 from service import app as application
 from service.app import create_app
 from service.errors import NotFoundError, NotReadyError
+from service.served import choice
 from service.served.registry import SPARE_VERSIONS, ModelRegistry
 from service.settings import ServiceSettings
 from tests.places import ROOT
@@ -292,3 +296,240 @@ def test_models_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch, t
         serve_command(model=[str(tmp_path / "a"), str(tmp_path / "other" / "a")])
     with pytest.raises(ConfigError, match="runs"):
         serve_command(model=[f"../x={tmp_path}"])
+
+
+def rewritten(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Change a JSON file of a version, with a checksum that is right for it."""
+
+    def damage(folder: Path) -> None:
+        path = folder / name
+        changed = change(json.loads(path.read_text()))
+        path.write_bytes(changed if isinstance(changed, bytes) else json.dumps(changed).encode())
+        sign(folder)
+
+    return damage
+
+
+def sign(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "checksums.json")
+    checksums = {str(path.relative_to(folder)): sha256_of_file(path) for path in files}
+    (folder / "checksums.json").write_text(json.dumps(checksums))
+
+
+def overwritten(name: str, content: bytes) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+        if name != "checksums.json":
+            sign(folder)
+
+    return damage
+
+
+def in_place_of_a_file(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return damage
+
+
+def spoil(folder: Path, value: float) -> None:
+    weights = load_file(folder / "model.safetensors")
+    spoilt = {name: np.full_like(array, value) if array.dtype.kind == "f" else array for name, array in weights.items()}
+    save_file(spoilt, folder / "model.safetensors")
+    sign(folder)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "no description": lambda folder: (folder / "model.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no checksums": lambda folder: (folder / "checksums.json").unlink(),
+    "description: no JSON": overwritten("model.json", b"{"),
+    "description: nested without end": overwritten("model.json", b"[" * 99_999),
+    "description: no text": overwritten("model.json", b"\xff\xfe"),
+    "description: a list": overwritten("model.json", b"[]"),
+    "description: nothing": overwritten("model.json", b""),
+    "description: no mapping inside": rewritten("model.json", lambda value: value | {"model": []}),
+    "description: a model without heads": rewritten("model.json", lambda value: value | {"model": {"name": "abmil"}}),
+    "description: another version": rewritten("model.json", lambda value: value | {"version": 9}),
+    "description: no contract": rewritten("model.json", lambda value: value | {"contract": {"a": 1}}),
+    "description: a contract of other kinds": rewritten(
+        "model.json", lambda value: value | {"contract": value["contract"] | {"dimension": "eight"}}
+    ),
+    "description: tasks of no head": rewritten(
+        "model.json", lambda value: value | {"tasks": [value["tasks"][0] | {"head": 10**9}]}
+    ),
+    "weights: no numbers": lambda folder: spoil(folder, float("nan")),
+    "weights: without end": lambda folder: spoil(folder, float("inf")),
+    "weights: none": overwritten("model.safetensors", b""),
+    "weights: a header without end": overwritten("model.safetensors", b"\xff" * 8),
+    "weights: no tensors": overwritten("model.safetensors", (2).to_bytes(8, "little") + b"{}"),
+    "weights: a folder": in_place_of_a_file("model.safetensors"),
+    "checksums: a list": overwritten("checksums.json", b"[]"),
+    "checksums: a number": overwritten("checksums.json", b"7"),
+    "checksums: no JSON": overwritten("checksums.json", b"{"),
+    "checksums: nested without end": overwritten("checksums.json", b"[" * 99_999),
+    "checksums: numbers inside": overwritten("checksums.json", b'{"model.json": 7}'),
+    "checksums: of what is elsewhere": overwritten("checksums.json", b'{"../../../../etc/passwd": "x"}'),
+    "checksums: a folder": in_place_of_a_file("checksums.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_whatever_is_wrong_with_a_version_is_its_refusal_alone(
+    name: str, made: Path, runs: Path, settings: ServiceSettings
+) -> None:
+    """The old version serves, the other model takes its new one, and a restart comes up."""
+    registry = ModelRegistry(settings)
+    registry.open()
+    publish(made, runs / "colon")
+    DAMAGE[name](runs / "colon" / "versions" / "002")
+    second = runs / "kidney" / "versions" / "002"
+    shutil.copytree(runs / "kidney" / "versions" / "001", second)
+    rewritten("model.json", lambda value: value | {"version": 2})(second)
+    (runs / "kidney" / "current").write_text("2\n")
+    for again in (registry, ModelRegistry(settings)):
+        again.refresh() if again is registry else again.open()
+        colon, kidney = again.state("colon"), again.state("kidney")
+        assert (colon.version, kidney.version, kidney.refusal) == (1, 2, None)
+        assert colon.refusal is not None
+        assert (colon.refusal.version, bool(colon.refusal.what)) == (2, True)
+        assert again.get("colon").predict(a_bag("colon", "tumour", "x")).model["version"] == 1
+        assert again.refresh() == []  # it is not tried again and again
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\xff", b"-1", b"9", b"9" * 5000, b"1e3", b"0", None])
+def test_a_run_that_does_not_say_its_version_goes_on_with_the_one_that_answers(
+    content: bytes | None, runs: Path, settings: ServiceSettings
+) -> None:
+    registry = ModelRegistry(settings)
+    registry.open()
+    (runs / "colon" / "current").unlink()
+    if content is None:
+        (runs / "colon" / "current").mkdir()
+    else:
+        (runs / "colon" / "current").write_bytes(content)
+    assert [state.name for state in registry.refresh()] == ["colon"]
+    again = ModelRegistry(settings)
+    again.open()
+    for one in (registry, again):
+        state = one.state("colon")
+        assert (state.version, state.refusal is None) == (1, False)
+        assert one.get("colon").version == 1
+    if content is None:
+        (runs / "colon" / "current").rmdir()
+    (runs / "colon" / "current").write_text("1\n")
+    assert [state.refusal for state in registry.refresh()] == [None]
+
+
+def test_a_model_without_a_version_that_can_be_used_is_said_and_the_others_answer(
+    runs: Path, settings: ServiceSettings, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "WATCH_SECONDS", 0.05)
+    damage(runs / "colon" / "versions" / "001")
+    named = settings.model_copy(update={"runs": {"kidney": runs / "kidney", "colon": runs / "colon"}})
+    registry = ModelRegistry(named)
+    registry.open()
+    with TestClient(create_app(named, models=registry)) as client:
+        listed = client.get("/v1/models").json()
+        assert [model["name"] for model in listed["items"]] == ["kidney"]
+        (unusable,) = listed["unusable"]
+        assert (unusable["name"], unusable["refused"]["version"]) == ("colon", 1)
+        assert "missing or changed" in unusable["refused"]["reason"]
+        assert str(runs) not in json.dumps(listed)
+        asked = client.get("/v1/models/colon")
+        assert (asked.status_code, "missing or changed" in asked.json()["detail"]) == (503, True)
+        files = {"bag": ("a.h5", bag_file(tmp_path))}
+        assert client.post("/v1/predictions", files=files, data={"model": "colon"}).status_code == 503
+        ready = client.get("/readyz")
+        assert ready.status_code == 200
+        assert "model colon: version 1 cannot be used, none answers: " in ready.json()["warnings"][0]
+        text = client.get("/metrics").text
+        assert 'comel_model_refused{model="colon"} 1.0' in text
+        (reason,) = (line for line in text.splitlines() if line.startswith("comel_model_refused_info{"))
+        assert "missing or changed" in reason
+        assert str(runs) not in text
+        assert 'comel_model_info{model="colon"' not in text
+        # Repaired, it answers without a restart; another version may be chosen before.
+        publish(made, runs / "colon")
+        eventually(lambda: client.get("/v1/models/colon").status_code == 200)
+        assert client.get("/v1/models/colon").json()["version"] == 2
+        eventually(lambda: "comel_model_refused_info{" not in client.get("/metrics").text)
+        assert client.get("/readyz").json()["warnings"] == []
+
+
+def test_a_service_none_of_whose_models_can_be_used_starts_where_it_has_served_before(
+    runs: Path, settings: ServiceSettings
+) -> None:
+    ModelRegistry(settings).open()
+    for name in ("colon", "kidney"):
+        damage(runs / name / "versions" / "001")
+    registry = ModelRegistry(settings)
+    registry.open()
+    with TestClient(create_app(settings, models=registry)) as client:
+        ready = client.get("/readyz")
+        assert (ready.status_code, "colon" in ready.json()["detail"]) == (503, True)
+        assert client.get("/v1/predictions").status_code == 200
+    (settings.state_dir / "models.json").unlink()
+    with pytest.raises(RunError, match="missing or changed"):  # a first start: most likely a wrong path
+        ModelRegistry(settings).open()
+
+
+def test_a_version_whose_files_are_gone_cannot_be_chosen(made: Path, runs: Path, settings: ServiceSettings) -> None:
+    """Though it is in memory still: the next start would not find it."""
+    registry = ModelRegistry(settings)
+    registry.open()
+    publish(made, runs / "colon")
+    registry.refresh()
+    assert registry.is_loaded("colon", 1)
+    shutil.rmtree(runs / "colon" / "versions" / "001")
+    with pytest.raises(RunError, match="no version 1"):
+        registry.choose("colon", 1)
+    assert (registry.state("colon").version, registry.state("colon").pinned) == (2, False)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_choice_that_cannot_be_written_down_changes_nothing(
+    code: int, served: TestClient, made: Path, runs: Path, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(made, runs / "colon")
+    eventually(lambda: served.get("/v1/models/colon").json()["version"] == 2)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "write_json", refuse)
+        answer = served.post("/v1/models/colon/version", json={"version": 1})
+        assert answer.status_code == (507 if code == errno.ENOSPC else 503)
+        model = served.get("/v1/models/colon").json()
+        assert (model["version"], model["pinned"]) == (2, False)
+    assert served.post("/v1/models/colon/version", json={"version": 1}).json()["version"] == 1
+
+
+def test_a_switch_that_the_audit_log_cannot_have_is_not_made(
+    served: TestClient, made: Path, runs: Path, settings: ServiceSettings
+) -> None:
+    publish(made, runs / "colon")
+    eventually(lambda: served.get("/v1/models/colon").json()["version"] == 2)
+    (settings.state_dir / "audit.jsonl").unlink(missing_ok=True)
+    (settings.state_dir / "audit.jsonl").mkdir()
+    assert served.post("/v1/models/colon/version", json={"version": 1}).status_code == 503
+    assert ModelRegistry(settings).state("colon").pinned is False
+    assert served.app.state.models.state("colon").version == 2  # type: ignore[attr-defined]
+
+
+def test_a_service_on_a_full_disk_starts_and_takes_new_versions(
+    made: Path, runs: Path, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    registry = ModelRegistry(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "write_json", refuse)
+        registry.open()
+        publish(made, runs / "colon")
+        assert [state.version for state in registry.refresh()] == [2]
+    assert registry.refresh() == []
+    assert choice.ModelChoices(settings.state_dir).read("colon").serving == 2  # written down when there was room
