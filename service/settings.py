@@ -5,15 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from comel.base.kinds import Written
+from comel.base.settings import load_yaml
 from comel.errors import ConfigError
 
 __all__ = ["JobSettings", "ServiceSettings"]
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _by_name(runs: Any) -> Any:
+    """``NAME=RUN`` or a run's folder, several of them, by name."""
+    if not isinstance(runs, (list, tuple)):
+        return runs
+    named: dict[str, Path] = {}
+    for each in runs:
+        name, sign, path = str(each).partition("=")
+        run = Path(path if sign else name)
+        name = name if sign else run.resolve().name
+        if name in named:
+            raise ConfigError(f"two models are called '{name}'", f"name one of them otherwise: --model OTHER={run}")
+        named[name] = run
+    return named
 
 
 class JobSettings(BaseModel):
@@ -50,6 +67,10 @@ class JobSettings(BaseModel):
     max_state_bytes: int | None = Field(
         default=None, gt=0, description="most bytes of predictions and uploads; the oldest predictions go first; none: no limit"
     )
+    max_key_bytes: int | None = Field(
+        default=None, gt=0, description="most bytes of predictions and uploads of one API key; none: no limit"
+    )
+    max_key_uploads: int = Field(default=100, gt=0, description="most uploads of one API key that are not complete")
     webhook_hosts: tuple[str, ...] = Field(
         default=(), description="hosts that may be told of ended jobs, such as lims.example.org; a JSON list; none: no webhooks"
     )
@@ -71,7 +92,7 @@ class ServiceSettings(JobSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COMEL_", extra="forbid", frozen=True)
 
     settings_file: Path | None = Field(default=None, description="YAML file with any of the other settings")
-    runs: dict[ModelName, Path] = Field(
+    runs: Annotated[dict[ModelName, Path], BeforeValidator(_by_name), Written(list[str])] = Field(
         default={}, description="models by name, each a run directory; the first is the default; JSON in the environment"
     )
     slide_roots: tuple[Path, ...] = Field(
@@ -87,7 +108,18 @@ class ServiceSettings(JobSettings, BaseSettings):
         default=2 << 30, gt=0, description="largest request body, and largest decoded array of a bag, in bytes"
     )
     max_instances: int = Field(default=500_000, gt=0, description="most tiles of one bag or slide")
+    max_connections: int = Field(
+        default=1000, gt=0, description="most open connections; beyond, one that is idle is closed, or the new one refused"
+    )
+    request_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="longest that a request's head may take, or its body make wait; a body also brings 1 KiB a second",
+    )
     requests_per_minute: int = Field(default=120, gt=0, description="most requests of one API key in a minute")
+    require_keys: bool | None = Field(
+        default=None, description="whether to ask for API keys in any case; none: where host is not a loopback address"
+    )
     oidc_issuer: str | None = Field(
         default=None, description="OpenID Connect provider whose bearer tokens are taken beside API keys; none: keys only"
     )
@@ -95,12 +127,17 @@ class ServiceSettings(JobSettings, BaseSettings):
     oidc_scope_claim: str = Field(
         default="scope", description="claim of a token that lists scopes, roles or groups; dots lead into objects"
     )
-    oidc_scopes: dict[str, Literal["read", "predict", "admin"]] = Field(
-        default={"comel:read": "read", "comel:predict": "predict", "comel:admin": "admin"},
+    oidc_scopes: dict[str, Literal["read", "predict", "manage", "admin"]] = Field(
+        default={"comel:read": "read", "comel:predict": "predict", "comel:manage": "manage", "comel:admin": "admin"},
         description="what is listed there, and the scope that it stands for; JSON in the environment",
     )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="origins whose web pages may call the service; a JSON list in the environment; none: no page"
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="prefix that a proxy serves the service below, such as /comel, whether or not it cuts that off",
     )
     device: str = Field(default="auto", description="auto, cpu or cuda, for the model and the patch encoder")
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs an API key")
@@ -133,21 +170,13 @@ class _FileSource(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        import yaml
-
         path = self.current_state.get("settings_file")
         if path is None:
             return {}
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})", "check the path") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise ConfigError(f"{path}: not YAML", "write one 'setting: value' a line") from None
-        if content is None:
-            return {}
-        if not isinstance(content, dict) or "settings_file" in content or not all(isinstance(name, str) for name in content):
-            raise ConfigError(f"{path}: no mapping of settings", "write one 'setting: value' a line")
+        # Paths stay as they are: a relative state folder is that of the folder the service is started in.
+        content = load_yaml(Path(path), self.settings_cls, relative=False)
+        if "settings_file" in content:
+            raise ConfigError(f"{path}: settings_file stands in it", "take it out: a settings file names no other")
         return _without(content, self.current_state)
 
 

@@ -6,14 +6,17 @@ Everything heavy is imported inside the function that needs it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comel.app.schemas import ExtractOptions, given, with_keywords
 from comel.base.progress import progress_bar
-from comel.base.registry import nearest
+from comel.base.settings import parse_section
 from comel.errors import ComelError, ConfigError
+from pipelines.extraction.settings import ExtractSettings
+from pipelines.synth.settings import SynthSettings
 
 if TYPE_CHECKING:
     from pipelines.batch.pool import Pool
@@ -35,60 +38,40 @@ __all__ = [
 ]
 
 
+@with_keywords(SynthSettings)
 def synth(out: Path, *, quiet: bool = False, **settings: Any) -> Path:
     """Generate a synthetic cohort; returns its manifest.
 
     Args:
         out: folder for slides, masks and ``manifest.csv``.
         quiet: no progress.
-        settings: fields of :class:`pipelines.synth.SynthSettings`: seed, organs, slides_per_organ, size, difficulty, ...
+        settings: fields of :class:`pipelines.synth.settings.SynthSettings`: seed, organs, slides_per_organ, size, ...
     """
-    from comel.base.settings import parse_section
-    from pipelines.synth import SynthSettings, generate_cohort
+    from pipelines.synth.cohort import generate_cohort
 
-    chosen = parse_section(SynthSettings, _given(settings), "synth")
+    chosen = parse_section(SynthSettings, given(settings), "synth")
     with progress_bar(len(chosen.organs) * chosen.slides_per_organ, "synth", quiet=quiet) as advance:
         return generate_cohort(Path(out), settings=chosen, progress=lambda done, total, slide: advance(1, text=slide))
 
 
-def extract(
-    manifest: Path,
-    out: Path,
-    *,
-    root: Path | None = None,
-    workers: int | None = None,
-    engine: str = "local",
-    scheduler: str | None = None,
-    scheduler_file: Path | None = None,
-    quiet: bool = False,
-    **settings: Any,
-) -> CohortReport:
+@with_keywords(ExtractOptions)
+def extract(manifest: Path, out: Path, *, quiet: bool = False, **settings: Any) -> CohortReport:
     """Extract a manifest's slides to bags in ``out``; what is complete is kept.
 
     Args:
         manifest: the cohort.
         out: folder of the bags, of ``overlays/`` and of ``failures.csv``.
-        root: folder that the manifest's relative paths start from; default its own.
-        workers: slides at once on this machine; default one a CUDA device, else one for every eight cores.
-        engine: ``local``, or ``dask``: the workers of a Dask scheduler.
-        scheduler: the Dask scheduler's address.
-        scheduler_file: the Dask scheduler's file, in place of its address.
         quiet: no progress.
-        settings: fields of :class:`pipelines.extraction.settings.ExtractSettings`: encoder, target_mpp, tile_size, ...; and
-            options of :class:`pipelines.batch.run.CohortRun`: device, force, verify, retry_failed, wait, time_limit,
-            worker_memory.
+        settings: fields of :class:`comel.app.schemas.ExtractOptions`: encoder, target_mpp, root, workers, device, ...
     """
     from comel.app.commands.extract_view import watch
-    from comel.base.settings import parse_section
     from comel.cohort.manifest import read_manifest
     from pipelines.batch.run import RUN_OPTIONS, CohortRun, SlideOutcome
-    from pipelines.extraction.settings import ExtractSettings
 
-    given = _given(settings)
-    options = {name: given.pop(name) for name in RUN_OPTIONS & given.keys()}
-    chosen = parse_section(ExtractSettings, given, "extract")
-    rows = read_manifest(Path(manifest), root=root).rows
-    run = CohortRun(rows, Path(out), chosen, _pool(engine, workers, scheduler, scheduler_file), **options)
+    options: ExtractOptions = parse_section(ExtractOptions, given(settings), "extract")
+    rows = read_manifest(Path(manifest), root=options.root).rows
+    how = {name: getattr(options, name) for name in RUN_OPTIONS}
+    run = CohortRun(rows, Path(out), options.extraction(), _pool(options), **how)
     with watch(run.status, quiet=quiet) as say:
 
         def tell(outcome: SlideOutcome) -> None:
@@ -100,20 +83,18 @@ def extract(
         return run.run(tell)
 
 
-def _pool(engine: str, workers: int | None, scheduler: str | None, scheduler_file: Path | None) -> Pool:
-    if engine == "dask":
-        if workers is not None:
+def _pool(options: ExtractOptions) -> Pool:
+    if options.engine == "dask":
+        if options.workers is not None:
             raise ConfigError("--workers is of this machine", "with --engine dask, start as many Dask workers as you want")
         from pipelines.batch.dask_pool import DaskPool
 
-        return DaskPool(scheduler, scheduler_file=scheduler_file)
-    if engine != "local":
-        raise ConfigError(f"--engine: no '{engine}'", nearest(engine, ["local", "dask"]))
-    if scheduler is not None or scheduler_file is not None:
+        return DaskPool(options.scheduler, scheduler_file=options.scheduler_file)
+    if options.scheduler is not None or options.scheduler_file is not None:
         raise ConfigError("a scheduler was given, but the engine is local", "add --engine dask")
     from pipelines.batch.pool import LocalPool
 
-    return LocalPool(workers)
+    return LocalPool(options.workers)
 
 
 def extract_status(manifest: Path, out: Path, *, root: Path | None = None) -> Status:
@@ -124,6 +105,7 @@ def extract_status(manifest: Path, out: Path, *, root: Path | None = None) -> St
     return folder_status(read_manifest(Path(manifest), root=root).rows, Path(out))
 
 
+@with_keywords(ExtractSettings)
 def bench_extract(
     slides: Sequence[Path],
     *,
@@ -149,11 +131,9 @@ def bench_extract(
     from tempfile import TemporaryDirectory
 
     from comel.app.benchmark.extraction import WAYS, measure_extraction
-    from comel.base.settings import parse_section
-    from pipelines.extraction.settings import ExtractSettings
     from pipelines.patch_encoders import load_encoder
 
-    chosen = parse_section(ExtractSettings, _given(settings), "bench extract")
+    chosen = parse_section(ExtractSettings, given(settings), "bench extract")
     encoder = load_encoder(chosen.encoder, device, chosen.precision)
     with TemporaryDirectory() as folder:
         if not slides:
@@ -178,12 +158,11 @@ def serve(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
             Default what the settings file or the environment says.
         settings: in place of what these say.
     """
-    from comel.base.settings import parse_section
     from service.app import serve as run_service
     from service.settings import ServiceSettings
 
-    runs = _named_runs(models) if models is not None else None
-    run_service(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "serve"))
+    runs = list(models) if models is not None else None
+    run_service(parse_section(ServiceSettings, given({"runs": runs, **settings}), "serve"))
 
 
 def worker(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
@@ -191,20 +170,20 @@ def worker(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
     import signal
     import threading
 
-    from comel.base.settings import parse_section
     from service.backend import work as run_worker
     from service.logs import make_log, route_library_logs
     from service.settings import ServiceSettings
 
-    runs = _named_runs(models) if models is not None else None
+    runs = list(models) if models is not None else None
     until = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: until.set())
     log = make_log()
     route_library_logs(log)
-    run_worker(parse_section(ServiceSettings, _given({"runs": runs, **settings}), "worker"), log, until)
+    run_worker(parse_section(ServiceSettings, given({"runs": runs, **settings}), "worker"), log, until)
 
 
+@with_keywords(ExtractSettings)
 def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> Inspection:
     """What a slide is: size, levels, mpp and where it comes from, tissue, ink and folds, number of tiles; and a picture of it.
 
@@ -215,11 +194,9 @@ def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None
         settings: fields of :class:`pipelines.extraction.settings.ExtractSettings`: target_mpp, tissue, min_tissue, ...
     """
     from comel.base.files import atomic_path
-    from comel.base.settings import parse_section
     from pipelines.extraction.inspection import inspect_slide
-    from pipelines.extraction.settings import ExtractSettings
 
-    found = inspect_slide(Path(path), parse_section(ExtractSettings, _given(settings), "inspect"), mpp=mpp)
+    found = inspect_slide(Path(path), parse_section(ExtractSettings, given(settings), "inspect"), mpp=mpp)
     if overlay is not None:
         with atomic_path(Path(overlay)) as temporary:
             found.overlay.save(temporary, format="PNG")
@@ -258,21 +235,3 @@ def demo(out: Path, **settings: Any) -> dict[str, Any]:
     from comel.app.demo import run_demo
 
     return run_demo(Path(out), **settings)
-
-
-def _named_runs(models: Sequence[str | Path]) -> dict[str, Path]:
-    """``NAME=RUN`` or a run's folder, by name."""
-    runs: dict[str, Path] = {}
-    for model in models:
-        name, named, path = str(model).partition("=")
-        run = Path(path if named else name)
-        name = name if named else run.resolve().name
-        if name in runs:
-            raise ConfigError(f"two models are called '{name}'", f"name one of them otherwise: --model OTHER={run}")
-        runs[name] = run
-    return runs
-
-
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were given: None means the default."""
-    return {name: value for name, value in settings.items() if value is not None}

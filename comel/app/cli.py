@@ -25,6 +25,7 @@ from comel.app.commands import (
     slides,
     worker,
 )
+from comel.app.options import LazyCommand
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -40,24 +41,24 @@ app = typer.Typer(
 bags_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at feature files, and take them to other tools.")
 
 app.command(epilog="Example: comel demo --out demo")(demo.demo)
-app.command(epilog="Example: comel synth cohort --organs colon,kidney --slides 20 --seed 1")(slides.synth)
+app.command(cls=LazyCommand, epilog="Example: comel synth cohort --organs colon,kidney --slides 20 --seed 1")(slides.synth)
 app.add_typer(manifest.app, name="manifest")
-app.command(epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(extract.extract)
+app.command(cls=LazyCommand, epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(extract.extract)
 app.command(epilog="Example: comel encoders uni")(encoders.encoders)
-app.command(epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
+app.command(cls=LazyCommand, epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
 app.add_typer(bags_app, name="bags")
 bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)
 bags_app.command("stats", epilog="Example: comel bags stats bags/")(slides.bags_stats)
 bags_app.command("export", epilog="Example: comel bags export bags/ --out clam --manifest cohort.csv")(slides.bags_export)
 bags_app.command("scale", epilog="Example: comel bags scale bags/ --mpp 1.0 --out bags-10x")(scales.bags_scale)
 bags_app.command("join-scales", epilog="Example: comel bags join-scales bags/ --out bags-joined")(scales.bags_join_scales)
-app.command(epilog=learning.EPILOGS["train"])(learning.train)
-app.command("add-task", epilog=learning.EPILOGS["add-task"])(learning.add_task)
-app.command(epilog=learning.EPILOGS["evaluate"])(learning.evaluate)
+app.command(cls=LazyCommand, epilog=learning.EPILOGS["train"])(learning.train)
+app.command("add-task", cls=LazyCommand, epilog=learning.EPILOGS["add-task"])(learning.add_task)
+app.command(cls=LazyCommand, epilog=learning.EPILOGS["evaluate"])(learning.evaluate)
 app.command(epilog="Example: comel report runs/owlora runs/finetune --out report.html")(report.report)
-app.command(epilog="Example: comel predict runs/owlora slide.svs --out predictions")(inference.predict)
-app.command(epilog="Example: comel serve --model runs/owlora --slides /data/slides")(inference.serve)
-app.command(epilog="Example: comel worker --model runs/owlora --state /var/lib/comel")(worker.worker)
+app.command(cls=LazyCommand, epilog="Example: comel predict runs/owlora slide.svs --out predictions")(inference.predict)
+app.command(cls=LazyCommand, epilog="Example: comel serve --model runs/owlora --slides /data/slides")(inference.serve)
+app.command(cls=LazyCommand, epilog="Example: comel worker --model runs/owlora --state /var/lib/comel")(worker.worker)
 app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")

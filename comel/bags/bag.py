@@ -135,7 +135,7 @@ def write_bag(path: Path, bag: Bag) -> None:
                 slide_id=bag.slide_id,
                 encoder=bag.contract.encoder or "",
                 encoder_weights_hash=bag.contract.weights_hash or "",
-                comel_version=metadata.version("comel"),
+                comel_version=metadata.version("comel-mil"),
                 settings=canonical_json(bag.settings),
                 settings_hash=sha256_of_json(bag.settings),
                 checksum=checksum,

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ def resolve(name: str, known: Mapping[str, str], group: str) -> Any:
     if name in known:
         module, _, attribute = known[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
+    from importlib.metadata import entry_points
+
     installed = {point.name: point for point in entry_points(group=group)}
     if name in installed:
         return installed[name].load()

@@ -102,7 +102,8 @@ class GroupedDoubleAttention(nn.Module):
             raise BagError("grouping 'spatial' needs coords, and a bag has none", "use model.grouping=strided or region")
         if mask is None:
             bags = [self._attend(x[b], None if coords is None else coords[b]) for b in range(len(x))]
-            return self.dropout(self.proj(torch.stack(bags)))
+            projected: Tensor = self.dropout(self.proj(torch.stack(bags)))
+            return projected
         out = x.new_zeros(x.shape)
         for b in range(len(x)):
             real = mask[b]
@@ -229,4 +230,5 @@ class GDATBlock(nn.Module):
 
     def _mlp(self, x: Tensor) -> Tensor:
         hidden = self.dropout(F.gelu(self.fc1(self.norm2(x))))
-        return self.dropout(self.fc2(hidden))
+        change: Tensor = self.dropout(self.fc2(hidden))
+        return change

@@ -43,12 +43,14 @@ class CaseTable:
     @property
     def predicted(self) -> np.ndarray:
         """(n,) column of the predicted class."""
-        return self.probabilities.argmax(axis=1)
+        predicted: np.ndarray = self.probabilities.argmax(axis=1)
+        return predicted
 
     @property
     def of_true_class(self) -> np.ndarray:
         """(n,) probability of the true class."""
-        return self.probabilities[np.arange(len(self)), self.truth]
+        probability: np.ndarray = self.probabilities[np.arange(len(self)), self.truth]
+        return probability
 
 
 @dataclass(frozen=True)

@@ -61,5 +61,10 @@ def unreadable_cohort(report: Report) -> str | None:
 
 def packages() -> list[tuple[str, str]]:
     """Versions of what the report was written with."""
-    found = [(name, metadata.version(name)) for name in ("comel", "torch", "peft", "numpy")]
-    return [*found, ("python", platform.python_version()), ("platform", platform.platform())]
+    found = [(name, metadata.version(name)) for name in ("torch", "peft", "numpy")]
+    return [
+        ("comel", metadata.version("comel-mil")),
+        *found,
+        ("python", platform.python_version()),
+        ("platform", platform.platform()),
+    ]

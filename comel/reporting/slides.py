@@ -113,7 +113,7 @@ def _draw(predictor: Predictor, store: BagStore, case: Case) -> bytes:
     prediction = predictor.predict(store.read(case))
     width = max(MIN_MAP_WIDTH, min(_WIDTH, round(_TALLEST / _height_over_width(prediction))))
     stream = io.BytesIO()
-    draw_map(prediction, None, width=width).quantize(_COLOURS).save(stream, format="PNG", optimize=True)
+    draw_map(prediction, None, width=width, tallest=_TALLEST).quantize(_COLOURS).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 

@@ -8,28 +8,36 @@ trainer:   epochs, learning rate, device, seed
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from comel.base.settings import Section, parse_section, set_key
-from comel.base.text import first_line
+from comel.base.numbers import MOST_SEED
+from comel.base.settings import Section, gather, parse_section
 from comel.cohort.config import DataConfig
-from comel.errors import ConfigError
 
 __all__ = [
+    "SHORT_PRECISIONS",
     "RunConfig",
     "TrainerConfig",
     "load_config",
 ]
 
 
+SHORT_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+"""How version 0.1.0 wrote a precision; its settings are still read."""
+
+
+def _spelt_out(value: Any) -> Any:
+    return next((name for name, short in SHORT_PRECISIONS.items() if value == short), value)
+
+
 class TrainerConfig(Section):
     """How a task is trained."""
 
-    epochs: int = Field(100, ge=1, description="passes over a task's training bags")
+    epochs: int = Field(100, ge=1, le=1_000_000, description="passes over a task's training bags")
     early_stopping: int | None = Field(
         None, ge=1, description="end a stage after so many epochs without a lower validation loss, with its best weights"
     )
@@ -37,11 +45,13 @@ class TrainerConfig(Section):
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")
     max_instances: int | None = Field(None, ge=1, description="instances of a bag to train on at most, drawn anew each epoch")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient's norm")
-    seed: int = Field(2021, ge=0, description="seed of weights, order, folds and orders of tasks; not of the split")
+    seed: int = Field(2021, ge=0, le=MOST_SEED, description="seed of weights, order, folds and task orders; not of the split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward pass")
+    precision: Annotated[Literal["float32", "bfloat16"], BeforeValidator(_spelt_out)] = Field(
+        "float32", description="type of number that the forward pass computes in"
+    )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, 16 at most"
+        None, ge=1, le=4096, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, 16 at most"
     )
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, which come after an epoch")
 
@@ -61,40 +71,25 @@ class RunConfig(Section):
         return {"name": "comel" if info.field_name == "model" else "owlora", **section}
 
 
-def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file and apply ``key.key=value`` settings over it; values are read as YAML.
+def load_config(
+    path: Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    over: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The settings of a YAML file, with other settings over them.
 
-    ``data.manifest``, ``data.bags`` and ``data.root`` in a file are relative to that file.
+    Relative paths in a file start from its folder. Labels and tasks are what stands there: ``007`` is not 7, ``no`` not false.
+
+    Args:
+        path: the file; without one, the defaults.
+        overrides: ``SECTION.KEY=VALUE``, read as in a file.
+        over: a second file, which wins over the first.
+        options: values by ``SECTION.KEY``, which win over the others.
 
     Raises:
         ConfigError: not readable, an unknown key (with the nearest), a value that does not fit.
     """
-    import yaml
-
-    content: dict[str, Any] = {}
-    if path is not None:
-        path = Path(path)
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file", "check the path of --config")
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not YAML ({first_line(error)})", "correct the file") from None
-        if not isinstance(loaded or {}, dict):
-            raise ConfigError(f"{path}: holds no settings", "write sections such as 'trainer:'")
-        content = loaded or {}
-        data = content.get("data")
-        if isinstance(data, dict):
-            for key in ("manifest", "bags", "root"):
-                if isinstance(data.get(key), str):
-                    data[key] = path.parent / data[key]
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {override}: no '='", "write --set trainer.epochs=20")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {override}: the value is not YAML", "put it in quotes") from None
-        set_key(content, key.strip().split("."), value, override)
-    return parse_section(RunConfig, content, str(path) if path else "settings")
+    files = [Path(file) for file in (path, over) if file is not None]
+    return parse_section(RunConfig, *gather(RunConfig, "settings", files=files, overrides=overrides, options=options))

@@ -1,14 +1,14 @@
 """The run directory: what a training run leaves, and the only thing that prediction, evaluation and a later task open.
 
 config.yaml        every setting, resolved
-metrics.json       R matrices of bag and instance scores
+metrics.json       scores of bags, instances and patients after every stage (comel.runs.metrics)
 events.jsonl       progress, a line an event
 versions/NNN/      one immutable model a stage: model.json, model.safetensors (adapters merged), the strategy's state
                    (base weights, adapters/<task>/), checksums.json
 current            the version in use; replaced atomically
 evaluations/       per-case predictions on the test sets, a CSV a version
-checkpoint/        what an interrupted run goes on from; early-stopping-*.safetensors, its best weights so far; add-task.json,
-                   the plan of an unfinished add-task
+checkpoint/        what an interrupted run goes on from
+add-task.json      the plan of an unfinished add-task
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from comel.base.files import read_json, sha256_of_file, write_json, write_text
 from comel.base.text import first_line
 from comel.errors import RunError
+from comel.runs.metrics import read_metrics
 from comel.runs.version import VersionInfo
 from comel.runs.weights import save_state
 
@@ -48,6 +49,11 @@ class RunDirectory:
     config = property(lambda self: self.path / "config.yaml")
     metrics = property(lambda self: self.path / "metrics.json")
     checkpoint = property(lambda self: self.path / "checkpoint")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage of the run is done."""
+        return read_metrics(self.metrics).finished
 
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from comel.bags.contract import FeatureContract
+from comel.base.units import Mode
 
 if TYPE_CHECKING:
     pass
@@ -42,7 +43,7 @@ class VersionInfo(BaseModel):
     run: str
     created: str
     comel_version: str
-    mode: str
+    mode: Mode
     model: dict[str, Any]
     strategy: dict[str, Any]
     tasks: list[TaskInfo]

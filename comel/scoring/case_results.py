@@ -35,6 +35,7 @@ class CaseResult:
         labels: (N,) instance labels, or None.
         coords: (N, 2) level-0 corners of the tiles, or None.
         distance: from all that the model has learned (:mod:`comel.scoring.novelty`), or None where the model cannot tell.
+        classes: what the columns are; None where it is not known.
     """
 
     case: Case
@@ -52,6 +53,7 @@ class CaseResult:
     labels: np.ndarray | None = None
     coords: np.ndarray | None = None
     distance: float | None = None
+    classes: ClassSpace | None = None
 
 
 def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[str], **columns: Sequence[object]) -> None:
@@ -117,4 +119,5 @@ def _result(row: Mapping[str, str], classes: ClassSpace, head: int) -> CaseResul
         probabilities=np.array([float(row[_ANY + name]) for name in classes.names]),
         within=np.array([float(row[_GIVEN + name]) for name in classes.names]),
         distance=float(row["distance"]) if row.get("distance") else None,
+        classes=classes,
     )

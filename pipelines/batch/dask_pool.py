@@ -54,7 +54,7 @@ class DaskPool:
         try:
             from distributed import Client
         except ImportError:
-            raise ConfigError("--engine dask: Dask is not installed", "run: pip install 'comel[cluster]'") from None
+            raise ConfigError("--engine dask: Dask is not installed", "run: pip install 'comel-mil[cluster]'") from None
         if (address is None) == (scheduler_file is None):
             raise ConfigError("--engine dask: the scheduler is not named", "give --scheduler ADDRESS or --scheduler-file FILE")
         if scheduler_file is not None and not scheduler_file.is_file():
@@ -211,6 +211,8 @@ class _Station:
 
     def close(self) -> None:
         self.stop()
+        for worker in self._workers.values():
+            worker.close()  # which waits for the child that was killed
         self._presence.close()
         self._claims.close()
 

@@ -106,5 +106,9 @@ def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, SlideRecord], key: 
 
 
 def _versions() -> dict[str, str]:
-    packages = ("comel", "torch", "openslide-python", "openslide-bin", "numpy", "h5py")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    packages = ("torch", "openslide-python", "openslide-bin", "numpy", "h5py")
+    return {
+        "python": platform.python_version(),
+        "comel": metadata.version("comel-mil"),
+        **{name: metadata.version(name) for name in packages},
+    }

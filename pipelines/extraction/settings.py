@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from comel.base.files import sha256_of_file
-from pipelines.patch_encoders.base import PatchEncoder, Precision
-from pipelines.slides.slide import MPP_RANGE
-from pipelines.slides.slide_files import fingerprint
-from pipelines.stain.matrix import Stain
-from pipelines.stain.normalisation import StainReference, read_reference
+from comel.base.kinds import Written
+from comel.base.settings import Mpp, comma_separated
+from comel.base.units import MPP_RANGE, Precision
+from pipelines.stain.staining import Stain, StainReference
+
+if TYPE_CHECKING:
+    from pipelines.patch_encoders.base import PatchEncoder
 
 __all__ = ["ExtractSettings", "content_settings"]
 
-_SAME_RATIO = 1e-6
+Ink = Literal["red", "green", "blue", "black"]
 
-Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
+_SAME_RATIO = 1e-6
 
 
 class ExtractSettings(BaseModel):
-    """Settings of ``comel extract``; the same names stand in a YAML file."""
+    """What is extracted from a slide, and how. The same names are options of ``comel extract`` and keys of its YAML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,17 +36,20 @@ class ExtractSettings(BaseModel):
     also_mpp: tuple[Mpp, ...] = Field(
         (), max_length=7, description="coarser scales to extract too, each a whole multiple of the next finer one"
     )
-    tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at target_mpp")
+    tile_size: int = Field(256, ge=16, le=4096, description="tile side in pixels at the target resolution")
     overlap: int = Field(0, ge=0, description="pixels that neighbouring tiles share, at each scale")
     min_tissue: float = Field(0.25, ge=0, le=1, description="least share of a tile's area that is tissue; 0 keeps every tile")
-    ink: tuple[Literal["red", "green", "blue", "black"], ...] = Field(
-        ("red", "green", "blue", "black"),
-        description="marker inks to look for; leave out a colour that the slides are stained in, such as blue for a trichrome",
+    ink: Annotated[tuple[Literal["red", "green", "blue", "black"], ...], BeforeValidator(comma_separated), Written(str)] = (
+        Field(
+            ("red", "green", "blue", "black"),
+            description="marker inks to look for, comma-separated, or none; leave out a colour that the slides are stained in, "
+            "such as blue for a trichrome",
+        )
     )
     max_pen: float = Field(0.25, ge=0, le=1, description="most of a tile's area that may lie under a marker's ink")
     max_fold: float = Field(1.0, ge=0, le=1, description="most of a tile's area that may be folded; 1 keeps every tile")
     tissue: Literal["hsv-otsu", "stain-density", "mask", "geojson"] = Field(
-        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own files in tissue_folder"
+        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own, in the tissue folder"
     )
     tissue_folder: Path | None = Field(
         None, description="folder of your own tissue, <slide_id>.geojson, .png, ...: used for the slides that it has a file of"
@@ -64,19 +68,20 @@ class ExtractSettings(BaseModel):
     )
     batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
     precision: Precision = Field(
-        "auto", description="the encoder computes in: bfloat16 or float16 by default on a CUDA device, float32 elsewhere"
+        "auto",
+        description="type of number that the encoder computes in; auto: bfloat16 or float16 on CUDA devices, else float32",
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
     stain_normalisation: Literal["none", "macenko", "reinhard"] = Field(
         "none", description="brings every slide's staining to the reference's; measured once a slide"
     )
-    stain_reference: StainReference | None = Field(
+    stain_reference: Annotated[StainReference | None, Written(Path)] = Field(
         None,
         validate_default=True,
         description="image of H&E tissue whose staining is the reference; default built in. Kept as measured",
     )
     stain: Stain | Literal["random"] = Field(
-        "as-scanned", description="shifts the staining, to extract a cohort again as if from elsewhere; random: by slide_id"
+        "as-scanned", description="shifts the staining, as other laboratories might stain; random: another shift for each slide"
     )
 
     @field_validator("tissue_folder")
@@ -99,7 +104,11 @@ class ExtractSettings(BaseModel):
             if value is not None:
                 raise ValueError("needs stain_normalisation macenko or reinhard")
             return None
-        return value if isinstance(value, (dict, BaseModel)) else read_reference(value, method)
+        if isinstance(value, (dict, BaseModel)):
+            return value
+        from pipelines.stain.normalisation import read_reference
+
+        return read_reference(value, method)
 
     @model_validator(mode="after")
     def _reference_fits(self) -> ExtractSettings:
@@ -161,6 +170,9 @@ def content_settings(
     Raises:
         OSError: the slide, the annotation or the tissue's file cannot be read.
     """
+    from comel.base.files import sha256_of_file
+    from pipelines.slides.slide_files import fingerprint
+
     return {
         **settings.model_dump(mode="json", exclude={"batch_size", "tissue_folder", "assume_mpp"}),
         "precision": encoder.precision,

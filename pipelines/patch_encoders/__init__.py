@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comel.base.registry import resolve
+from comel.base.units import Precision
 from comel.errors import ConfigError
-from pipelines.patch_encoders.base import PatchEncoder, Precision, scale_note
+from pipelines.patch_encoders.base import PatchEncoder, scale_note
 from pipelines.patch_encoders.facts import ENCODER_FACTS, EncoderFacts
 
 __all__ = ["ENCODER_FACTS", "EncoderFacts", "PatchEncoder", "load_encoder", "scale_note"]
@@ -40,7 +43,7 @@ def load_encoder(name: str, device: str = "auto", precision: Precision = "auto")
         from pipelines.patch_encoders.huggingface import HuggingFaceEncoder
 
         return HuggingFaceEncoder(place, device, precision)
-    made = resolve(kind, _KNOWN, "comel.encoders")
+    made: Callable[..., PatchEncoder] = resolve(kind, _KNOWN, "comel.encoders")
     if kind in ENCODER_FACTS:
         return made(ENCODER_FACTS[kind], place or None, device, precision)
     if place:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
+from comel.base.units import Precision
 from comel.errors import ConfigError
 
-__all__ = ["PatchEncoder", "Precision", "resolve_device", "resolve_precision", "scale_note"]
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+__all__ = ["PatchEncoder", "resolve_device", "resolve_precision", "scale_note"]
 
 _SCALE_TOLERANCE = 0.1
 

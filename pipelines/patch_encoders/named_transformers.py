@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from comel.base.units import Precision
 from comel.errors import ConfigError
-from pipelines.patch_encoders.base import Precision
 from pipelines.patch_encoders.facts import EncoderFacts
 from pipelines.patch_encoders.huggingface import HuggingFaceEncoder
 from pipelines.patch_encoders.weights import model_folder

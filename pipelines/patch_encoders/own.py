@@ -76,7 +76,7 @@ class OwnEncoder(PatchEncoder):
             ConfigError: the user's code fails, or gives anything else.
         """
         try:
-            features = self._encoder.encode(tiles)
+            features: np.ndarray = self._encoder.encode(tiles)
         except ComelError:
             raise
         except (Exception, SystemExit) as error:  # whatever the user's code raises

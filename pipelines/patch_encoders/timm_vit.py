@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from comel.base.units import Precision
 from comel.errors import ConfigError
-from pipelines.patch_encoders.base import Precision
 from pipelines.patch_encoders.facts import EncoderFacts
 from pipelines.patch_encoders.torch_encoder import TorchEncoder
 from pipelines.patch_encoders.weights import hash_of_weights, load_weights, read_weights
@@ -74,11 +74,14 @@ class TimmViT(TimmEncoder):
     def build(self, timm: Any, facts: EncoderFacts) -> nn.Module:
         """The network with random weights."""
         architecture, options = _architecture(timm, facts.name)
-        return timm.create_model(architecture, pretrained=False, num_classes=0, img_size=facts.input_size, **options)
+        network: nn.Module = timm.create_model(
+            architecture, pretrained=False, num_classes=0, img_size=facts.input_size, **options
+        )
+        return network
 
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, dimension) of ``pixels`` (B, 3, input_size, input_size)."""
-        tokens = network.forward_features(pixels).float()  # (B, 1 + registers + patches, D)
+        tokens: torch.Tensor = network.forward_features(pixels).float()  # (B, 1 + registers + patches, D)
         if self._facts.features == "class token":
             return tokens[:, 0]
         # Register tokens stand between class token and patch tokens, and belong to neither.
@@ -95,7 +98,7 @@ def import_timm(name: str) -> Any:
         import timm
     except ImportError:
         raise ConfigError(
-            f"{name}: needs the package timm", "pip install 'comel[timm]' (see docs/encoders.md on torch)"
+            f"{name}: needs the package timm", "pip install 'comel-mil[timm]' (see docs/encoders.md on torch)"
         ) from None
     return timm
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from pipelines.patch_encoders.base import PatchEncoder, Precision, resolve_device, resolve_precision
+from comel.base.units import Precision
+from pipelines.patch_encoders.base import PatchEncoder, resolve_device, resolve_precision
 
 __all__ = ["TorchEncoder"]
 

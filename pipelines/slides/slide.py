@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from comel.base.text import first_line
+from comel.base.units import MPP_RANGE
 from comel.errors import SlideError
 from pipelines.slides.area import Area
 from pipelines.slides.dicom_files import level_mpps, series_beside
@@ -31,10 +32,7 @@ from pipelines.slides.unreadable import unopened, unreadable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MPP_RANGE", "Slide", "open_handle", "open_slide"]
-
-MPP_RANGE = (0.05, 20.0)
-"""Micrometres per pixel that a light microscope's slide can have; a file that states 264 carries a screen's 96 dpi."""
+__all__ = ["Slide", "open_handle", "open_slide"]
 
 _MPP_PLACE = "the manifest column 'mpp' (of a slide given by itself: --mpp)"
 _MPP_REMEDY = f"state it in {_MPP_PLACE}"

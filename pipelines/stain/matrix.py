@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Literal, get_args
 
 import numpy as np
 
-__all__ = ["STAINS", "Stain", "drawn_shift", "restain"]
+from pipelines.stain.staining import STAINS
 
-Stain = Literal["as-scanned", "ruifrok", "macenko", "standard", "high_contrast", "h_heavy", "e_heavy", "dark", "light"]
-STAINS: tuple[str, ...] = get_args(Stain)
+__all__ = ["drawn_shift", "restain"]
 
 _SCALE, _SHIFT = 1.15, 0.05  # of both stains' concentrations
 _SCALES, _SHIFTS = (0.8, 1.25), (-0.05, 0.1)

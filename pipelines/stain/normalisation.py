@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from comel.base.files import sha256_of_file
 from comel.errors import ConfigError, SlideError
+from pipelines.stain.staining import MacenkoStaining, Method, ReinhardStaining
 
-__all__ = ["MacenkoStaining", "ReinhardStaining", "StainReference", "measure_staining", "normaliser", "read_reference"]
-
-Method = Literal["macenko", "reinhard"]
-Triple = tuple[float, float, float]
+__all__ = ["measure_staining", "normaliser", "read_reference"]
 
 MIN_STAINED_PIXELS = 10_000
 """Fewer stained pixels than this are no measure of a slide: a sixth of a tile of 256 px."""
@@ -31,43 +28,6 @@ _MIN_ANGLE = 0.05  # radians between the two stains' directions
 _MAX_EOSIN_RED = 0.5  # of a unit vector: eosin lets red light through; what does not is blood, ink or a second blue
 _MAX_PIXELS = 1 << 20
 _DIGITS = 4  # what different machines agree on
-
-
-class MacenkoStaining(BaseModel):
-    """The directions of the two stains in optical density, and how strong they get (Macenko et al., ISBI 2009).
-
-    Attributes:
-        hematoxylin, eosin: optical density of red, green and blue for one unit of the stain.
-        strengths: 99th percentile of each stain's concentration.
-        image: SHA-256 of the reference image's file; None for the built-in reference and for slides.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    method: Literal["macenko"] = "macenko"
-    hematoxylin: Triple
-    eosin: Triple
-    strengths: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-    image: str | None = None
-
-
-class ReinhardStaining(BaseModel):
-    """Mean and standard deviation of the stained pixels' colours (Reinhard et al., IEEE CG&A 21(5):34, 2001).
-
-    Attributes:
-        means, spreads: of L (0 to 100), a and b.
-        image: as in :class:`MacenkoStaining`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    method: Literal["reinhard"] = "reinhard"
-    means: Triple
-    spreads: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-    image: str | None = None
-
-
-StainReference = Annotated[MacenkoStaining | ReinhardStaining, Field(discriminator="method")]
 
 
 def measure_staining(pixels: np.ndarray, method: Method, where: str) -> MacenkoStaining | ReinhardStaining:
@@ -178,7 +138,8 @@ def _macenko_normaliser(slide: MacenkoStaining, reference: MacenkoStaining) -> C
 
     def normalise(tiles: np.ndarray) -> np.ndarray:
         light = np.exp(-(densities[tiles] @ matrix)) * np.float32(_LIGHT)
-        return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+        normalised: np.ndarray = np.clip(np.rint(light), 0, 255).astype(np.uint8)
+        return normalised
 
     return normalise
 
@@ -196,7 +157,10 @@ def _reinhard_normaliser(slide: ReinhardStaining, reference: ReinhardStaining) -
         moved = cv2.cvtColor(lab * scale + shift, cv2.COLOR_LAB2RGB) * 255
         # Between glass and tissue the change sets in gradually, so that no edge appears that the slide has not.
         share = np.clip(densities[column].max(axis=-1, keepdims=True) / _STAINED, 0, 1)
-        return np.clip(np.rint(column + share * (moved - column)), 0, 255).astype(np.uint8).reshape(tiles.shape)
+        normalised: np.ndarray = (
+            np.clip(np.rint(column + share * (moved - column)), 0, 255).astype(np.uint8).reshape(tiles.shape)
+        )
+        return normalised
 
     return normalise
 
@@ -219,7 +183,8 @@ def _built_in(method: Method) -> MacenkoStaining | ReinhardStaining:
 
 def _optical_density() -> np.ndarray:
     """Optical density (natural logarithm) of each of the 256 values of a channel, as torchstain computes it."""
-    return -np.log((np.arange(256, dtype=np.float32) + 1) / np.float32(_LIGHT))
+    density: np.ndarray = -np.log((np.arange(256, dtype=np.float32) + 1) / np.float32(_LIGHT))
+    return density
 
 
 def _rounded(values: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from comel.base.kinds import Written
+from comel.base.settings import comma_separated
 from comel.errors import ConfigError
 
 __all__ = ["ORGANS", "SynthSettings"]
@@ -24,7 +26,11 @@ class SynthSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = Field(0, ge=0, le=2**63 - 1, description="the same seed gives the same pixels, slide by slide")
-    organs: tuple[str, ...] = Field(("colon", "kidney", "liver"), min_length=1, description="organs, in the order of the tasks")
+    organs: Annotated[tuple[str, ...], BeforeValidator(comma_separated), Written(str)] = Field(
+        ("colon", "kidney", "liver"),
+        min_length=1,
+        description="comma-separated organs, in the order of the tasks: colon, kidney, liver, lymph_node",
+    )
     slides_per_organ: int = Field(20, ge=2, le=1000, description="slides of each organ, every second one with a tumour")
     size: int = Field(2048, ge=256, le=8192, multiple_of=16, description="level-0 width and height in pixels")
     mpp: float = Field(0.5, ge=0.2, le=1.0, description="micrometres per pixel of level 0")

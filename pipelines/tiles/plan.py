@@ -114,7 +114,8 @@ def grid_positions(length: int, tile: float, stride: float) -> np.ndarray:
     """
     count = max(0, int((length - tile + 0.5) / stride) + 2)
     positions = np.rint(np.arange(count) * stride).astype(np.int64)
-    return positions[positions + tile <= length + 0.5]
+    inside: np.ndarray = positions[positions + tile <= length + 0.5]
+    return inside
 
 
 def grid_axes(geometry: TileGeometry) -> tuple[np.ndarray, np.ndarray]:

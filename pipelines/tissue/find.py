@@ -81,7 +81,8 @@ def segment(thumbnail: Thumbnail, method: str, ink: np.ndarray) -> np.ndarray:
     found = TISSUE_METHODS[method](thumbnail, clear).astype(np.uint8)
     side = 2 * max(1, round(thumbnail.pixels_of(_CLOSING_UM))) + 1
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return _without_pinholes(_without_specks_and_edges(closed, thumbnail), thumbnail) & clear
+    tissue: np.ndarray = _without_pinholes(_without_specks_and_edges(closed, thumbnail), thumbnail) & clear
+    return tissue
 
 
 def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
@@ -100,7 +101,8 @@ def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndar
             points = np.argwhere(inside)[:, ::-1].astype(np.float32)
             sides = cv2.minAreaRect(points)[1]
             keep[part] = not (max(sides) >= length and min(sides) <= width)
-    return keep[parts]
+    kept: np.ndarray = keep[parts]
+    return kept
 
 
 def _without_pinholes(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
@@ -109,7 +111,8 @@ def _without_pinholes(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
     _, parts, found, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
     pinhole = found[:, cv2.CC_STAT_AREA] <= _least_area(_LARGEST_HOLE_UM2, found, thumbnail)
     pinhole[0] = False
-    return mask | pinhole[parts]
+    filled: np.ndarray = mask | pinhole[parts]
+    return filled
 
 
 def _least_area(area_um2: float, found: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
@@ -127,4 +130,5 @@ def _least_area(area_um2: float, found: np.ndarray, thumbnail: Thumbnail) -> np.
     left, top = found[:, cv2.CC_STAT_LEFT], found[:, cv2.CC_STAT_TOP]
     right, bottom = left + found[:, cv2.CC_STAT_WIDTH], top + found[:, cv2.CC_STAT_HEIGHT]
     least[(left == 0) | (top == 0) | (right == width) | (bottom == height)] *= _CUT_OFF
-    return np.minimum(least, _OF_PICTURE * width * height)
+    small: np.ndarray = np.minimum(least, _OF_PICTURE * width * height)
+    return small

@@ -19,6 +19,10 @@ __all__ = ["ChildExecutor", "Executor", "LocalExecutor", "devices", "ran_out_of_
 class Executor(Protocol):
     """Does one piece of work at a time."""
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process that does it, None where it is not running."""
+
     def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
         """See :meth:`service.predictions.work.Workbench.perform`; and the exceptions of :meth:`KillableWorker.call`.
 
@@ -77,6 +81,11 @@ class LocalExecutor:
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
+
+    @property
+    def pid(self) -> int | None:
+        """This process."""
+        return os.getpid()
 
     def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
         return self._bench.perform(work, tell)

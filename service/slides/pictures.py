@@ -175,10 +175,14 @@ def version_of(path: Path) -> str:
     return hashlib.blake2b(f"{_state(path)} {TILE_SIZE}".encode(), digest_size=12).hexdigest()
 
 
-def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of change of a slide's file; of all files of a DICOM slide's folder."""
-    parts = slide_files(path) if path.is_dir() else [path]
-    return tuple((part.name, status.st_size, status.st_mtime_ns) for part in parts for status in [part.stat()])
+def _state(path: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Of all files that a slide consists of: name, size, and when and where they were written. A copy may have the time of
+    change of the file that it replaces, but not all of these."""
+    return tuple(
+        (part.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
+        for part in slide_files(path)
+        for about in [part.stat()]
+    )
 
 
 def max_level(width: int, height: int) -> int:

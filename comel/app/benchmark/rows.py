@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.registry import nearest
-from comel.base.text import first_line
+from comel.base.settings import apply_overrides, load_yaml, parse_section
 from comel.errors import ConfigError
 
 __all__ = ["Benchmark", "Row", "load_benchmark"]
@@ -63,11 +63,10 @@ class Benchmark:
         Raises:
             ConfigError: an option that no model or strategy has, or settings that do not fit, with the row's name.
         """
-        from comel.base.settings import parse_section
         from comel.models import MODELS, model_class
         from comel.runs.config import RunConfig
+        from comel.runs.parts import resolved
         from comel.strategies import STRATEGIES, strategy_class
-        from comel.training.train import resolved
 
         for section, known, find in (("model", MODELS, model_class), ("strategy", STRATEGIES, strategy_class)):
             names = dict.fromkeys([*known, *(getattr(row, section)["name"] for row in self.rows)])
@@ -103,7 +102,7 @@ def load_benchmark(
     """
     content = _read(config)
     settings = content["suites"]
-    table = {str(name): _row(str(name), entry) for name, entry in content["rows"].items()}
+    table = {name: _row(name, entry) for name, entry in content["rows"].items()}
     if suite not in settings:
         raise ConfigError(f"no suite '{suite}'", nearest(suite, list(settings)))
     groups = list(dict.fromkeys(row.group for row in table.values()))
@@ -117,8 +116,14 @@ def load_benchmark(
         if not isinstance(section or {}, dict):
             raise ConfigError(f"{suite}: {name} holds no settings", "write KEY: VALUE under it")
     sections = {name: dict((settings[suite] or {}).get(name) or {}) for name in _SECTIONS}
+    overrides = list(overrides)
     for override in overrides:
-        _override(sections, override)
+        section, _, option = override.partition("=")[0].strip().partition(".")
+        if section not in sections:
+            raise ConfigError(f"--set {override}: no section '{section}'", nearest(section, list(_SECTIONS)))
+        if not option:
+            raise ConfigError(f"--set {override}: no setting", "write SECTION.KEY=VALUE")
+    apply_overrides(sections, overrides, dict[str, dict[str, Any]], "make.difficulty=0.8")
     for section, key in (("make", "seed"), ("trainer", "seed")):
         if key in sections[section]:
             raise ConfigError(f"{suite}: {section}.{key} is every seed's own", "say --seeds and --first-seed")
@@ -126,17 +131,10 @@ def load_benchmark(
 
 
 def _read(config: Path | None) -> dict[str, Any]:
-    import yaml
-
-    where = config or "configs/benchmark.yaml"
-    try:
-        text = (config or resources.files("configs") / "benchmark.yaml").read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{where}: cannot be read ({first_line(error)})", "correct the file") from None
+    content = load_yaml(config or Path(str(resources.files("configs") / "benchmark.yaml")), dict[str, dict[str, Any]])
     for key in ("suites", "rows"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), dict) or not content[key]:
-            raise ConfigError(f"{where}: holds no '{key}'", "see configs/benchmark.yaml")
+        if not isinstance(content.get(key), dict) or not content[key]:
+            raise ConfigError(f"{config or 'configs/benchmark.yaml'}: holds no '{key}'", "see configs/benchmark.yaml")
     return content
 
 
@@ -158,18 +156,3 @@ def _row(name: str, entry: Any) -> Row:
     if not isinstance(entry.get("trainer", {}), dict):
         raise ConfigError(f"row '{name}': trainer holds no settings", "write trainer: {KEY: VALUE}")
     return Row(name, str(entry["group"]), dict(entry["strategy"]), dict(entry["model"]), dict(entry.get("trainer", {})))
-
-
-def _override(sections: dict[str, dict[str, Any]], override: str) -> None:
-    import yaml
-
-    key, separator, text = override.partition("=")
-    section, _, option = key.partition(".")
-    if section not in sections:
-        raise ConfigError(f"--set {override}: no section '{section}'", nearest(section, list(_SECTIONS)))
-    if not separator or not option:
-        raise ConfigError(f"--set {override}: no setting", "write SECTION.KEY=VALUE")
-    try:
-        sections[section][option] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not YAML", "put it in quotes") from None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, Set, print_json
+from comel.app.commands.options import Json, Quiet, Set, print_json, tell_notes
+from comel.app.options import Given, LazyCommand, options_of
+
+if TYPE_CHECKING:
+    from comel.app.schemas import ExtractOptions
 
 __all__ = ["app"]
 
@@ -26,7 +30,7 @@ def continual(
         "bench"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them; from 100 on to choose settings.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The first; from 100 on to choose settings.")] = 0,
     rows: Annotated[str | None, typer.Option(help="Rows or groups, comma-separated; default all.")] = None,
     slides: Annotated[Path | None, typer.Option(help="composite: manifest of real slides, task = organ.")] = None,
     root: Annotated[Path | None, typer.Option(help="composite: folder that its paths start from.")] = None,
@@ -41,6 +45,7 @@ def continual(
     from comel.app.benchmark.continual import run_continual
     from comel.app.benchmark.table import markdown
 
+    tell_notes(slides, quiet=quiet or as_json)
     result = run_continual(
         suite,
         out,
@@ -61,36 +66,35 @@ def continual(
         typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")
 
 
-@app.command(epilog="Example: comel bench extract slide.svs --encoder efficientnet-lite0 --repeats 3")
+@app.command(cls=LazyCommand, epilog="Example: comel bench extract slide.svs --encoder efficientnet-lite0 --repeats 3")
+@options_of(
+    "comel.app.schemas:ExtractOptions",
+    only=("encoder", "target_mpp", "assume_mpp", "batch_size", "precision", "device"),
+    config="YAML file of comel extract; options and --set win over it.",
+    example="target_mpp=1.0",
+    command="bench extract",
+)
 def extract(
+    given: Given[ExtractOptions],
     slides: Annotated[list[Path] | None, typer.Argument(help="Slides; default a synthetic one.")] = None,
-    encoder: Annotated[str, typer.Option(help="As for comel extract.")] = "efficientnet-lite0",
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one a core, up to 8.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of every measurement; the median is printed.")] = 3,
-    target_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
-    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that state none.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tiles encoded at once.")] = 32,
-    precision: Annotated[str, typer.Option(help="As for comel extract.")] = "auto",
     size: Annotated[int, typer.Option(help="Side of the synthetic slide in pixels.")] = 4096,
-    device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Tiles a second: decoding alone, with the encoder, the encoder alone, and one read a tile in a DataLoader."""
     from comel.app import api
 
+    options = given.settings()
     result = api.bench_extract(
         slides or [],
-        encoder=encoder,
         workers=workers,
         repeats=repeats,
-        target_mpp=target_mpp,
-        assume_mpp=assume_mpp,
-        batch_size=batch_size,
-        precision=precision,
         size=size,
-        device=device,
+        device=options.device,
         quiet=quiet or as_json,
+        **dict(options.extraction()),
     )
     if as_json:
         print_json(result)

@@ -3,50 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Json, ink_colours, print_json
+from comel.app.commands.options import Json, print_json
+from comel.app.options import Flag, Given, options_of
+
+if TYPE_CHECKING:
+    from comel.app.schemas import ExtractOptions
 
 __all__ = ["inspect"]
 
+_OF_TILES = (
+    "assume_mpp",
+    "target_mpp",
+    "tile_size",
+    "overlap",
+    "tissue",
+    "tissue_folder",
+    "min_tissue",
+    "ink",
+    "max_pen",
+    "max_fold",
+)
 
+
+@options_of(
+    "comel.app.schemas:ExtractOptions",
+    only=_OF_TILES,
+    names={"tissue_folder": Flag("--tissue-folder", "Folder of your own tissue: <name of the slide>.geojson, .png, ...")},
+    config="YAML file of comel extract; options and --set win over it.",
+    example="target_mpp=1.0",
+)
 def inspect(
     slide: Annotated[Path, typer.Argument(help="A slide.")],
+    given: Given[ExtractOptions],
     overlay: Annotated[Path | None, typer.Option(help="PNG of the tissue and the tiles to write.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, whatever the slide says itself.")] = None,
-    assume_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel if the slide states none.")] = None,
-    target_mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of the tiles; default 0.5.")] = None,
-    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels at the target; default 256.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share.")] = None,
-    tissue: Annotated[str | None, typer.Option(help="hsv-otsu (default), stain-density, mask or geojson.")] = None,
-    tissue_folder: Annotated[Path | None, typer.Option(help="Your own tissue: <name of the slide>.geojson, .png, ...")] = None,
-    min_tissue: Annotated[float | None, typer.Option(help="Least share of tissue in a tile; default 0.25.")] = None,
-    ink: Annotated[str | None, typer.Option(help="Marker inks to look for: red,green,blue,black (default) or none.")] = None,
-    max_pen: Annotated[float | None, typer.Option(help="Most share of ink in a tile; default 0.25.")] = None,
-    max_fold: Annotated[float | None, typer.Option(help="Most share of folds in a tile; default 1, keeps all.")] = None,
     picture: Annotated[bool, typer.Option(help="Show the overlay in a terminal that has the colours.")] = True,
     as_json: Json = False,
 ) -> None:
     """What a slide is, and what would be cut from it. Nothing is written but the overlay, if asked for."""
     from comel.app import api
 
-    found = api.inspect(
-        slide,
-        overlay=overlay,
-        mpp=mpp,
-        assume_mpp=assume_mpp,
-        target_mpp=target_mpp,
-        tile_size=tile_size,
-        overlap=overlap,
-        tissue=tissue,
-        tissue_folder=tissue_folder,
-        min_tissue=min_tissue,
-        ink=ink_colours(ink),
-        max_pen=max_pen,
-        max_fold=max_fold,
-    )
+    found = api.inspect(slide, overlay=overlay, mpp=mpp, **dict(given.settings().extraction()))
     if as_json:
         print_json(found.facts)
         return

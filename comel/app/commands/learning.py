@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, Run, Set, Version, number, print_json
+from comel.app.commands.options import Json, Quiet, Run, number, print_json, tell_notes
+from comel.app.options import Flag, Given, options_of
 from comel.errors import ComelError
 
-__all__ = ["EPILOGS", "add_task", "evaluate", "quoted", "train"]
+if TYPE_CHECKING:
+    from comel.app.schemas import EvaluateOptions
+    from comel.runs.config import RunConfig
+
+__all__ = ["EPILOGS", "add_task", "evaluate", "train"]
 
 EPILOGS = {
     "train": "Example: comel train --manifest cohort/manifest.csv --bags bags --strategy owlora --out runs/owlora",
@@ -21,22 +25,28 @@ EPILOGS = {
 }
 
 
-Root = Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from and lie in; default its own.")]
-AssumeEncoder = Annotated[str | None, typer.Option(help="Encoder of feature files that do not name theirs.")]
-SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out slides without features instead of stopping.")]
+_SECTIONS = "YAML with sections data, model, strategy, trainer; options and --set win over it."
 
 
+@options_of(
+    "comel.runs.config:RunConfig",
+    only=(
+        "data.manifest",
+        "data.bags",
+        "data.root",
+        "strategy.name",
+        "trainer.epochs",
+        "data.assume_encoder",
+        "data.skip_missing",
+    ),
+    names={"strategy.name": Flag("--strategy", "Name of a strategy, such as owlora, or file.py:Class.  [default: owlora]")},
+    config=_SECTIONS,
+    example="trainer.epochs=20",
+    command="settings",
+)
 def train(
     out: Annotated[Path, typer.Option(help="Run directory; the same command goes on with an unfinished run.")],
-    config: Annotated[Path | None, typer.Option(help="YAML with sections data, model, strategy, trainer.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="The cohort's CSV.")] = None,
-    bags: Annotated[Path | None, typer.Option(help="Folder of feature files.")] = None,
-    root: Root = None,
-    strategy: Annotated[str | None, typer.Option(help="Name of a strategy, such as owlora, or file.py:Class.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs a task.")] = None,
-    assume_encoder: AssumeEncoder = None,
-    skip_missing: SkipMissing = False,
-    settings: Set = None,
+    given: Given[RunConfig],
     folds: Annotated[int | None, typer.Option(help="Cross-validate: a run a fold, in OUT/fold-0 and on.")] = None,
     orders: Annotated[int | None, typer.Option(help="So many orders of the tasks: a run each, in OUT/order-0 and on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run's own settings.")] = False,
@@ -44,26 +54,15 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train over a stream of tasks, one version a task."""
-    from comel.runs.config import load_config
-
     if (folds is not None) + (orders is not None) + resume > 1:
         raise ComelError(
             "--folds, --orders and --resume do not go together", "give one; the same --folds or --orders command goes on"
         )
-    given = {
-        "data.manifest": manifest,
-        "data.bags": bags,
-        "data.root": root,
-        "data.assume_encoder": assume_encoder,
-        "strategy.name": strategy,
-        "trainer.epochs": epochs,
-    }
-    overrides = [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
-    overrides += ["data.skip_missing=true"] if skip_missing else []
-    if resume and (config is not None or overrides or settings):
+    if resume and given:
         raise ComelError("--resume takes the settings of the run", "leave the other settings out, or train a new run with them")
-    chosen = load_config(config, [*overrides, *(settings or [])])
+    chosen = given.settings()
     silent = quiet or as_json
+    tell_notes(chosen.data.manifest, quiet=silent)
     if folds is not None:
         from comel.training.cross_validation import train_folds
 
@@ -79,63 +78,53 @@ def train(
         _tell_metrics(out, as_json)
 
 
+@options_of(
+    "comel.runs.config:RunConfig",
+    only=("data.root", "data.assume_encoder", "data.skip_missing"),
+    config=_SECTIONS,
+    example="trainer.epochs=20",
+    command="settings",
+)
 def add_task(
     run: Run,
     manifest: Annotated[Path, typer.Option(help="The new tasks' cohort.")],
     bags: Annotated[Path, typer.Option(help="The new tasks' feature files.")],
+    given: Given[RunConfig],
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
-    root: Root = None,
-    assume_encoder: AssumeEncoder = None,
-    skip_missing: SkipMissing = False,
-    settings: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Teach a finished run a new task from its bags alone; the old version stays usable."""
     from comel.training.train import add_task as teach
 
-    overrides = [*(settings or []), *(["data.skip_missing=true"] if skip_missing else [])]
-    overrides += [] if assume_encoder is None else [f"data.assume_encoder={quoted(assume_encoder)}"]
-    teach(run, manifest, bags, tasks=task, root=root, overrides=overrides, quiet=quiet or as_json)
+    settings = dict(given.options)
+    root = settings.pop("data.root", None)
+    tell_notes(manifest, quiet=quiet or as_json)
+    teach(
+        run,
+        manifest,
+        bags,
+        tasks=task,
+        root=root,
+        config=given.config,
+        overrides=given.overrides,
+        settings=settings,
+        quiet=quiet or as_json,
+    )
     _tell_metrics(run, as_json)
 
 
-def evaluate(
-    run: Run,
-    manifest: Annotated[Path, typer.Option(help="Labelled cases of tasks that the run has learned.")],
-    bags: Annotated[Path, typer.Option(help="Their feature files.")],
-    tasks: Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")] = None,
-    version: Version = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
-    table: Annotated[Path | None, typer.Option(help="CSV of the predictions of single cases to write.")] = None,
-    root: Root = None,
-    assume_encoder: AssumeEncoder = None,
-    skip_missing: SkipMissing = False,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@options_of("comel.app.schemas:EvaluateOptions", names={"tasks": "--task"}, example="split=all")
+def evaluate(run: Run, given: Given[EvaluateOptions], as_json: Json = False, quiet: Quiet = False) -> None:
     """Score a version on labelled cases."""
-    if split not in ("train", "val", "test", "all"):
-        raise ComelError(f"--split {split}: no such split", "say train, val, test or all")
+    options = given.settings()
     from comel.base.cores import limit_torch_threads
     from comel.scoring.evaluate import evaluate
 
     limit_torch_threads()
-    scores = evaluate(
-        run,
-        manifest,
-        bags,
-        version=version,
-        split=None if split == "all" else split,
-        tasks=tasks,
-        table=table,
-        device=device,
-        root=root,
-        assume_encoder=assume_encoder,
-        skip_missing=skip_missing,
-        quiet=quiet or as_json,
-    )
+    split = None if options.split == "all" else options.split
+    tell_notes(options.manifest, quiet=quiet or as_json)
+    scores = evaluate(run, **{**dict(options), "split": split}, quiet=quiet or as_json)
     if as_json:
         print_json(scores)
         return
@@ -144,11 +133,6 @@ def evaluate(
         for mode, kinds in entry.items():
             if mode != "cases":
                 _tell_scores(mode, kinds, scores["intervals"], name)
-
-
-def quoted(value: Any) -> str:
-    """An option's value as YAML, as it stands after ``--set key=``."""
-    return str(value) if isinstance(value, int) else json.dumps(str(value), ensure_ascii=False)
 
 
 def _tell_scores(mode: str, kinds: Mapping[str, Any], intervals: Mapping[str, Any], task: str) -> None:
@@ -167,17 +151,18 @@ def _tell_scores(mode: str, kinds: Mapping[str, Any], intervals: Mapping[str, An
 
 
 def _tell_metrics(run: Path, as_json: bool) -> None:
-    from comel.base.files import read_json
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import ScoreTable, nested_run
 
-    metrics = read_json(run / "metrics.json")
+    metrics = read_metrics(run / "metrics.json")
     if as_json:
-        print_json(metrics)
+        print_json(nested_run(metrics))
         return
-    typer.echo(f"run: {run}, {len(metrics['stages'])} versions, tasks {', '.join(metrics['tasks'])}")
-    for mode, scores in metrics["continual"].get("bag", {}).items():
-        accuracy = scores["accuracy"]
-        if accuracy:
-            typer.echo(f"  {mode} accuracy {number(accuracy['final_average'])}, forgetting {number(accuracy['forgetting'])}")
+    typer.echo(f"run: {run}, {len(metrics.stages)} versions, tasks {', '.join(metrics.tasks)}")
+    for (kind, mode, name), accuracy in ScoreTable.of_run(metrics).continual.items():
+        if (kind, name) == ("bag", "accuracy") and accuracy:
+            said = f"accuracy {number(accuracy['final_average'])}, forgetting {number(accuracy['forgetting'])}"
+            typer.echo(f"  {mode.key} {said}")
 
 
 def _tell_runs(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:

@@ -20,7 +20,7 @@ Root = Annotated[Path, typer.Argument(help="Folder of the download.")]
 Out = Annotated[Path | None, typer.Option(help="CSV to write; default ROOT/manifest.csv.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 Folds = Annotated[int | None, typer.Option(min=2, help="Also deal the slides out to this many patient-disjoint folds.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of what is dealt out.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is dealt out.")]
 OneTask = Annotated[str | None, typer.Option(help="Name of the one task, if ROOT holds a single one.")]
 
 

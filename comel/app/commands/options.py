@@ -11,7 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["Device", "Json", "Quiet", "Run", "Set", "Version", "ink_colours", "number", "print_json"]
+__all__ = ["Json", "Quiet", "Run", "Set", "number", "print_json", "tell_notes"]
 
 _output: ContextVar[TextIO] = ContextVar("where the result of --json goes")
 
@@ -28,10 +28,8 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else.", callback=_nothing_but_the_result)
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as trainer.epochs=20; may be repeated.")]
 Run = Annotated[Path, typer.Argument(help="Run directory.")]
-Version = Annotated[int | None, typer.Option(help="Version of the run; default the current one.")]
 
 
 def number(value: float | None) -> str:
@@ -44,8 +42,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str), file=_output.get())
 
 
-def ink_colours(text: str | None) -> tuple[str, ...] | None:
-    """The colours of ``--ink red,black``; none of them for ``none``, None where nothing was said."""
-    if text is None:
-        return None
-    return () if text.strip() == "none" else tuple(colour.strip() for colour in text.split(","))
+def tell_notes(manifest: Path | None, *, quiet: bool) -> None:
+    """Say on standard error what in a manifest is not used, or may be meant otherwise; once per command that reads one."""
+    if manifest is None or quiet:
+        return
+    from comel.cohort.notes import manifest_notes
+
+    for note in manifest_notes(manifest):
+        typer.echo(f"note: {note}", err=True)

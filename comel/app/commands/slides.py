@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, print_json
+from comel.app.commands.options import Json, Quiet, print_json, tell_notes
+from comel.app.options import Given, options_of
+
+if TYPE_CHECKING:
+    from pipelines.synth.settings import SynthSettings
 
 __all__ = ["bags_check", "bags_export", "bags_stats", "synth"]
 
 
+@options_of(
+    "pipelines.synth.settings:SynthSettings",
+    only=("organs", "slides_per_organ", "size", "seed", "difficulty"),
+    names={"slides_per_organ": "--slides"},
+    example="mpp=0.25",
+)
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder for slides, masks and manifest.csv.")],
-    organs: Annotated[str | None, typer.Option(help="Organs, comma-separated: colon, kidney, liver, lymph_node.")] = None,
-    slides: Annotated[int | None, typer.Option(help="Slides an organ; half show a tumour.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of a slide in level-0 pixels.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
-    difficulty: Annotated[float | None, typer.Option(help="0 easy to 1 hard.")] = None,
+    given: Given[SynthSettings],
     quiet: Quiet = False,
 ) -> None:
     """Generate a cohort of computer-made, H&E-like slides with tumour masks. They are not tissue."""
     from comel.app import api
 
-    manifest = api.synth(
-        out,
-        organs=tuple(name.strip() for name in organs.split(",")) if organs else None,
-        slides_per_organ=slides,
-        size=size,
-        seed=seed,
-        difficulty=difficulty,
-        quiet=quiet,
-    )
-    typer.echo(f"cohort: {manifest}")
+    typer.echo(f"cohort: {api.synth(out, quiet=quiet, **dict(given.settings()))}")
 
 
 def bags_check(
@@ -46,6 +43,7 @@ def bags_check(
     if as_json:
         print_json(entries)
     else:
+        _tell_left_out(paths)
         for entry in entries:
             said = (
                 entry.get("error") or f"{entry['instances']} x {entry['dimension']}, {entry['encoder'] or 'encoder not stated'}"
@@ -67,6 +65,7 @@ def bags_stats(
     if as_json:
         print_json(found)
     else:
+        _tell_left_out(paths)
         typer.echo(statistics_table(found))
     if found["all"]["unreadable"]:
         raise typer.Exit(1)
@@ -86,12 +85,23 @@ def bags_export(
 
     from comel.cohort.clam import export_clam
 
+    tell_notes(manifest, quiet=quiet or as_json)
     report = export_clam(paths, out, manifest=manifest, root=root, quiet=quiet or as_json)
     if as_json:
         print_json(asdict(report))
         return
+    if not quiet:
+        _tell_left_out(paths)
     typer.echo(f"{report.written} bags written, {report.kept} were there; {out}")
     if report.empty:
         typer.echo(f"  left out, without a tile: {', '.join(report.empty)}", err=True)
     for table in report.tables:
         typer.echo(f"  {table}")
+
+
+def _tell_left_out(paths: list[Path]) -> None:
+    from comel.bags.foreign import feature_files
+    from comel.bags.left_out import said_left_out
+
+    if (line := said_left_out(paths, feature_files(paths))) is not None:
+        typer.echo(line, err=True)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from comel.app.options import Flag, Given, options_of
+
+if TYPE_CHECKING:
+    from service.settings import ServiceSettings
 
 __all__ = ["worker"]
 
 
-def worker(
-    model: Annotated[
-        list[str] | None, typer.Option(help="Run directory, or NAME=RUN, as comel serve was given them; may be repeated.")
-    ] = None,
-    state: Annotated[Path | None, typer.Option(help="The service's state folder; default comel-state.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes; default one a GPU, or one.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with the service's settings.")] = None,
-) -> None:
+@options_of(
+    "service.settings:ServiceSettings",
+    only=("runs", "state_dir", "workers", "device", "settings_file"),
+    names={
+        "runs": Flag("--model", "Run directory, or NAME=RUN, as comel serve was given them; may be repeated."),
+        "state_dir": Flag("--state", "The service's state folder; default comel-state."),
+        "settings_file": Flag("--config", "YAML file with the service's settings."),
+    },
+    config=None,
+    example="lease_seconds=60",
+)
+def worker(given: Given[ServiceSettings]) -> None:
     """Work on the service's jobs until told to stop; a job under way is finished or put back."""
     from comel.app import api
 
-    api.worker(model or None, state_dir=state, workers=workers, device=device, settings_file=config)
+    api.worker(**dict(given.settings()))

@@ -6,25 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from comel.app.schemas import PredictOptions
 from comel.errors import BagError, ComelError, ConfigError
 
-__all__ = ["Input", "Reading", "by_case", "find_inputs"]
+__all__ = ["Input", "by_case", "find_inputs"]
 
 _BAG_SUFFIXES = {".h5", ".hdf5", ".pt", ".pth"}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How inputs are read; the words are those of :func:`comel.app.predict.slides.predict_cohort`."""
-
-    bags: Path | None = None
-    slide: Path | None = None
-    root: Path | None = None
-    mpp: float | None = None
-    assume_mpp: float | None = None
-    assume_encoder: str | None = None
-    encoder: str | None = None
-    tissue_folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,7 @@ class Input:
         return self.case_id or self.name
 
 
-def find_inputs(paths: Sequence[Path], reading: Reading) -> list[Input]:
+def find_inputs(paths: Sequence[Path], options: PredictOptions) -> list[Input]:
     """Every slide to predict, in order, each under a name of its own.
 
     Raises:
@@ -64,20 +51,20 @@ def find_inputs(paths: Sequence[Path], reading: Reading) -> list[Input]:
     """
     if not paths:
         raise ConfigError("nothing to predict", "give slides, bags or manifests")
-    if reading.slide is not None:
+    if options.slide is not None:
         if len(paths) != 1 or not _is_bag(paths[0]):
             raise ConfigError("--slide belongs to a single bag", "give one .h5 or .pt file with it")
-        if not reading.slide.exists():
-            raise ConfigError(f"{reading.slide}: no such file", "check --slide")
+        if not options.slide.exists():
+            raise ConfigError(f"{options.slide}: no such file", "check --slide")
     found: dict[str, Path] = {}
     inputs = []
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path}: no such file", "check the path")
-        for entry in _expand(path, reading):
+        for entry in _expand(path, options):
             if entry.name in found:
                 raise ConfigError(f"{found[entry.name]} and {path} would both be '{entry.name}'", "use two folders")
-            if reading.mpp is not None and (entry.manifest or entry.bag):
+            if options.mpp is not None and (entry.manifest or entry.bag):
                 remedy = "state it in the column 'mpp'" if entry.manifest else "leave it out: a bag has its own"
                 raise ConfigError(f"--mpp is of slides, and has no effect on {path}", remedy)
             found[entry.name] = path
@@ -97,24 +84,24 @@ def _is_bag(path: Path) -> bool:
     return path.suffix.lower() in _BAG_SUFFIXES and not path.is_dir()
 
 
-def _expand(path: Path, reading: Reading) -> Iterator[Input]:
+def _expand(path: Path, options: PredictOptions) -> Iterator[Input]:
     if path.is_dir():
-        yield from _of_folder(path, reading)
+        yield from _of_folder(path, options)
     elif path.suffix.lower() == ".csv":
-        yield from _of_manifest(path, reading)
+        yield from _of_manifest(path, options)
     elif _is_bag(path):
-        yield Input(path.stem, bag=path, slide=reading.slide)
+        yield Input(path.stem, bag=path, slide=options.slide)
     else:
-        yield Input(path.stem, slide=path, mpp=reading.mpp)
+        yield Input(path.stem, slide=path, mpp=options.mpp)
 
 
-def _of_folder(folder: Path, reading: Reading) -> Iterator[Input]:
+def _of_folder(folder: Path, options: PredictOptions) -> Iterator[Input]:
     """A DICOM slide, or the bags of the folder."""
     from comel.bags.foreign import feature_files
     from pipelines.slides.dicom_files import dicom_files
 
     if dicom_files(folder):
-        yield Input(folder.absolute().name, slide=folder, mpp=reading.mpp)
+        yield Input(folder.absolute().name, slide=folder, mpp=options.mpp)
         return
     try:
         files = feature_files([folder])
@@ -123,15 +110,15 @@ def _of_folder(folder: Path, reading: Reading) -> Iterator[Input]:
     yield from (Input(file.stem, bag=file) for file in files)
 
 
-def _of_manifest(path: Path, reading: Reading) -> Iterator[Input]:
+def _of_manifest(path: Path, options: PredictOptions) -> Iterator[Input]:
     from comel.bags.foreign import bag_path
     from comel.cohort.manifest import read_manifest
 
-    for row in read_manifest(path, root=reading.root).rows:
+    for row in read_manifest(path, root=options.root).rows:
         bag, problem = None, None
-        if reading.bags is not None:
+        if options.bags is not None:
             try:
-                bag = bag_path(reading.bags, row.slide_id)
+                bag = bag_path(options.bags, row.slide_id)
             except ComelError as error:
                 problem = error
         there = row.path if bag is None or row.path.exists() else None

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comel.app.predict.files import Writing, kept_prediction, kinds_of, write_prediction
-from comel.app.predict.inputs import Input, Reading, by_case, find_inputs
+from comel.app.predict.inputs import Input, by_case, find_inputs
+from comel.app.schemas import PredictOptions, given, with_keywords
 from comel.bags.bag import Bag
+from comel.bags.left_out import said_left_out
 from comel.base.files import sha256_of_file, sha256_of_json
-from comel.base.progress import progress_bar
+from comel.base.progress import progress_bar, say
+from comel.base.settings import parse_section
 from comel.cohort.bags import check_contract
-from comel.errors import ComelError, ConfigError, SlideError
+from comel.errors import ComelError, SlideError
 from comel.prediction.prediction import Prediction, check_table, failed_row, prediction_row, write_table
 from comel.runs.directory import RunDirectory
 
@@ -56,26 +59,9 @@ class Outcome:
         return [] if isinstance(self.result, ComelError) else kinds_of(self.result)
 
 
+@with_keywords(PredictOptions)
 def predict_cohort(
-    run: Path,
-    inputs: Path | str | Sequence[Path | str],
-    out: Path,
-    *,
-    version: int | None = None,
-    task: str | None = None,
-    bags: Path | None = None,
-    slide: Path | None = None,
-    root: Path | None = None,
-    table: Path | None = None,
-    mpp: float | None = None,
-    assume_mpp: float | None = None,
-    assume_encoder: str | None = None,
-    encoder: str | None = None,
-    tissue_folder: Path | None = None,
-    width: int = 1024,
-    merge: bool = False,
-    device: str = "auto",
-    quiet: bool = False,
+    run: Path, inputs: Path | str | Sequence[Path | str], out: Path, *, quiet: bool = False, **options: Any
 ) -> list[Prediction | ComelError]:
     """Predict and write ``<name>.json``, ``<name>.png``, ``<name>.geojson`` to ``out``, and a table.
 
@@ -87,22 +73,8 @@ def predict_cohort(
         run: the run directory.
         inputs: slides, bags (.h5, .pt), folders of bags and manifests (.csv), in any mixture; or one of them.
         out: folder for the files.
-        version: of the run; default the current one.
-        task: where it is known; the prediction is then within that task.
-        bags: folder in which a manifest's slides have their bags already; without it they are extracted.
-        slide: the slide of a single bag, to draw its map on.
-        root: folder that a manifest's relative paths start from.
-        table: .csv or .parquet; default ``out/predictions.csv``.
-        mpp: micrometres per pixel of slides given by themselves, whatever they say.
-        assume_mpp: micrometres per pixel of slides that state none.
-        assume_encoder: encoder of feature files that do not name theirs.
-        encoder: where the model's patch encoder comes from, such as ``uni:FOLDER``; default by its name.
-        tissue_folder: tissue that you drew, ``<slide_id>.geojson``, ``.png``, ...; of a slide that is no manifest's, by its
-            file name. Used for the slides that it has a file of.
-        width: of the map picture in pixels.
-        merge: GeoJSON of regions instead of tiles.
-        device: of model and encoder.
         quiet: no progress.
+        options: fields of :class:`comel.app.schemas.PredictOptions`: version, task, bags, table, mpp, width, device, ...
 
     Returns:
         In the order of the inputs a prediction a slide, or the error that kept one of several from being predicted. The error
@@ -111,57 +83,37 @@ def predict_cohort(
     Raises:
         ConfigError: an option or an input does not fit, or there are slides and the model cannot read any.
     """
-    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    reading = Reading(
-        bags=_path(bags),
-        slide=_path(slide),
-        root=_path(root),
-        mpp=mpp,
-        assume_mpp=assume_mpp,
-        assume_encoder=assume_encoder,
-        encoder=encoder,
-        tissue_folder=_path(tissue_folder),
-    )
-    writing = Writing(Path(out), Path(table or Path(out) / "predictions.csv"), width, merge)
-    outcomes = predict_each(
-        Path(run), list(map(Path, given)), reading, writing, version=version, task=task, device=device, quiet=quiet
-    )
+    paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    chosen: PredictOptions = parse_section(PredictOptions, given(options), "predict")
+    outcomes = predict_each(Path(run), list(map(Path, paths)), Path(out), chosen, quiet=quiet)
     return [outcome.result for outcome in outcomes]
 
 
-def predict_each(
-    run: Path,
-    paths: Sequence[Path],
-    reading: Reading,
-    writing: Writing,
-    *,
-    version: int | None = None,
-    task: str | None = None,
-    device: str = "auto",
-    quiet: bool = False,
-) -> list[Outcome]:
+def predict_each(run: Path, paths: Sequence[Path], out: Path, options: PredictOptions, *, quiet: bool = False) -> list[Outcome]:
     """:func:`predict_cohort` with what became of every slide; the table is written also where it is interrupted."""
     from comel.prediction.picture import check_width
     from comel.prediction.predictor import Predictor
     from pipelines.extraction.contract import ContractReader
 
+    writing = Writing.of(out, options)
     check_table(writing.table)
     check_width(writing.width)
-    _check_mpp(reading.mpp)
-    inputs = find_inputs(paths, reading)
-    predictor = Predictor.open(run, version=version, device=device)
-    predictor.check_task(task)
+    inputs = find_inputs(paths, options)
+    if (line := said_left_out(paths, [entry.bag or entry.slide or Path(entry.name) for entry in inputs])) is not None:
+        say(line, quiet=quiet)
+    predictor = Predictor.open(run, version=options.version, device=options.device)
+    predictor.check_task(options.task)
     reader = ContractReader(
         predictor.contract,
-        assume_mpp=reading.assume_mpp,
-        device=device,
-        encoder=reading.encoder,
-        tissue_folder=reading.tissue_folder,
+        assume_mpp=options.assume_mpp,
+        device=options.device,
+        encoder=options.encoder,
+        tissue_folder=options.tissue_folder,
     )
     if any(entry.bag is None and entry.problem is None for entry in inputs):
         reader.settings()
     content = sha256_of_file(RunDirectory(run).version_folder(predictor.version) / "checksums.json")
-    work = _Work(predictor, reader, reading, writing, task, content)
+    work = _Work(predictor, reader, options, writing, content)
     writing.out.mkdir(parents=True, exist_ok=True)
     done: dict[str, Outcome] = {}
     try:
@@ -185,9 +137,8 @@ class _Work:
 
     predictor: Predictor
     reader: ContractReader
-    reading: Reading
+    options: PredictOptions
     writing: Writing
-    task: str | None
     version: str
 
     def predict(self, case: Sequence[Input]) -> list[Outcome]:
@@ -204,7 +155,9 @@ class _Work:
             except ComelError as error:
                 return [Outcome(one, error if one is entry else one.problem or _case_error(one, entry)) for one in case]
         try:
-            predictions = self.predictor.predict_case(case[0].case, [bags[entry.name] for entry in case], task=self.task)
+            predictions = self.predictor.predict_case(
+                case[0].case, [bags[entry.name] for entry in case], task=self.options.task
+            )
         except ComelError as error:
             return [Outcome(entry, error) for entry in case]
         outcomes = []
@@ -212,7 +165,7 @@ class _Work:
             try:
                 thumbnail, note = self._thumbnail(entry, prediction)
                 prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes[entry.name], *note))
-                write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
+                prediction = write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
                 outcomes.append(Outcome(entry, prediction))
             except ComelError as error:
                 outcomes.append(Outcome(entry, error))
@@ -228,7 +181,7 @@ class _Work:
             assert entry.slide is not None
             extracted = self.reader.extract(entry.slide, slide_id=entry.name, mpp=entry.mpp)
             return extracted.bag, list(extracted.notes)
-        bag = read_any_bag(entry.bag, assume_encoder=self.reading.assume_encoder)
+        bag = read_any_bag(entry.bag, assume_encoder=self.options.assume_encoder)
         check_contract(self.predictor.contract, bag, entry.name)
         return dataclasses.replace(bag, slide_id=entry.name), []
 
@@ -252,10 +205,10 @@ class _Work:
         if None in sources:
             return {}
         asked = {
-            "comel": metadata.version("comel"),
+            "comel": metadata.version("comel-mil"),
             "version": self.version,
-            "task": self.task,
-            "assume_encoder": self.reading.assume_encoder,
+            "task": self.options.task,
+            "assume_encoder": self.options.assume_encoder,
             "width": self.writing.width,
             "merge": self.writing.merge,
             "case": case[0].case,
@@ -289,15 +242,3 @@ def _case_error(entry: Input, culprit: Input) -> ComelError:
         f"{entry.name}: not predicted, because slide {culprit.name} of its case {entry.case} cannot be used",
         "correct that slide, or take it out of the manifest",
     )
-
-
-def _check_mpp(mpp: float | None) -> None:
-    from pipelines.slides.slide import MPP_RANGE
-
-    if mpp is not None and not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
-        allowed = f"{MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}"
-        raise ConfigError(f"--mpp {mpp:g}: no slide has so many micrometres per pixel ({allowed})", "correct --mpp")
-
-
-def _path(value: Path | str | None) -> Path | None:
-    return None if value is None else Path(value)

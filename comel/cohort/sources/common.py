@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import atomic_path, is_dicom
-from comel.cohort.manifest import OPTIONAL, REQUIRED, Manifest, ManifestRow, read_manifest, read_table_text
+from comel.cohort.manifest import OPTIONAL, REQUIRED, Manifest, ManifestRow, read_manifest
+from comel.cohort.notes import alike
+from comel.cohort.table_text import is_missing, lines_of, read_content
 from comel.errors import ManifestError
 
 __all__ = [
@@ -39,7 +40,22 @@ SLIDE_SUFFIXES = frozenset(
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 VECTOR_SUFFIXES = (".xml", ".geojson")
-_DOCUMENTS = (".csv", ".htm", ".html", ".json", ".log", ".md", ".pdf", ".tsv", ".txt", ".xls", ".xlsx", ".yaml", ".yml")
+_DOCUMENTS = (
+    ".csv",
+    ".htm",
+    ".html",
+    ".json",
+    ".log",
+    ".md",
+    ".parcel",
+    ".pdf",
+    ".tsv",
+    ".txt",
+    ".xls",
+    ".xlsx",
+    ".yaml",
+    ".yml",
+)
 _PICTURES_BEGIN = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _MAX_TABLE_BYTES = 256 << 20
 
@@ -157,20 +173,16 @@ def stem_of(path: Path) -> str:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """The cells of a text table, commas or tabs; lines that are blank or start with ``#`` are left out.
+    """The cells of a text table of any separator; lines that are blank or start with ``#`` are left out, and a cell that says
+    that nothing is known (:func:`comel.cohort.table_text.is_missing`) is empty.
 
     Raises:
         ManifestError: it cannot be read, or holds nothing.
     """
-    text = read_table_text(path, _MAX_TABLE_BYTES)
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = lines_of(path, read_content(path, _MAX_TABLE_BYTES), comments=True)
     if not lines:
         raise ManifestError(f"{path}: the table is empty", "give a table with a line for each slide or patient")
-    try:
-        read = csv.reader(io.StringIO("\n".join(lines)), delimiter="\t" if "\t" in lines[0] else ",", strict=True)
-        return [[cell.strip() for cell in cells] for cells in read]
-    except csv.Error as error:
-        raise ManifestError(f"{path}: not a table ({error})", "check the quotes") from None
+    return [["" if is_missing(cell) else cell for cell in cells] for _, cells in lines]
 
 
 def write_manifest(
@@ -231,13 +243,16 @@ def summary(manifest: Manifest) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def check_labels(rows: Sequence[ManifestRow]) -> Iterator[str]:
-    """A warning for each task that has one label only."""
+    """A warning for each task that has one label only, and for labels, tasks and slides that look alike."""
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         labels[row.task].add(row.label)
     for task, found in labels.items():
         if len(found) == 1:
             yield f"task '{task}' has the label '{next(iter(found))}' only; training needs two labels a task"
+        yield from alike(f"task '{task}'", "labels", sorted(found))
+    yield from alike("folders", "tasks", sorted(labels))
+    yield from alike("files", "slides", sorted(row.slide_id for row in rows))
 
 
 def _cells(row: ManifestRow, start: Path) -> list[str]:

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from comel.base.names import composed
 from comel.base.text import listed
 from comel.cohort.sources.common import (
     MASK_SUFFIXES,
@@ -91,15 +92,15 @@ def _annotations(root: Path) -> dict[str, list[Path]]:
     """Files that may be annotations, by the slide's name."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in find_files(root, VECTOR_SUFFIXES):
-        found[stem_of(path)].append(path)
+        found[composed(stem_of(path))].append(path)
     for path in find_files(root, MASK_SUFFIXES):
         if stem_of(path).lower().endswith(_MASK):
-            found[stem_of(path)[: -len(_MASK)]].append(path)
+            found[composed(stem_of(path)[: -len(_MASK)])].append(path)
     return found
 
 
 def _annotation_of(slide: Path, annotations: dict[str, list[Path]], cohort: Cohort) -> Path | None:
-    candidates = annotations.get(stem_of(slide), [])
+    candidates = annotations.get(composed(stem_of(slide)), [])
     beside = [path for path in candidates if path.parent == slide.parent]
     candidates = beside or candidates
     if len(candidates) > 1:

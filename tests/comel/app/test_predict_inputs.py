@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import comel
-from comel.app.predict.inputs import Input, Reading, by_case, find_inputs
+from comel.app.predict.inputs import Input, by_case, find_inputs
+from comel.app.schemas import PredictOptions
 from comel.errors import ComelError
 from tests.comel.toys import Stream, tree, write_manifest
 
@@ -40,7 +41,7 @@ def test_a_folder_of_feature_files_is_its_bags(
 def test_a_folder_of_dicom_files_is_a_slide(tmp_path: Path) -> None:
     (tmp_path / "case" / "more").mkdir(parents=True)
     (tmp_path / "case" / "1.DCM").touch()
-    assert find_inputs([tmp_path / "case"], Reading(mpp=0.5)) == [Input("case", slide=tmp_path / "case", mpp=0.5)]
+    assert find_inputs([tmp_path / "case"], PredictOptions(mpp=0.5)) == [Input("case", slide=tmp_path / "case", mpp=0.5)]
 
 
 def test_a_folder_of_dicom_files_without_their_suffix_is_a_slide(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_slides_of_one_case_are_found_within_their_manifest(tmp_path: Path) -> N
     cells = [{"slide_id": slide, "path": f"{slide}.tif", "label": "l", "task": "t", "case_id": case} for slide, case in rows]
     first = write_manifest(tmp_path / "1.csv", cells)
     second = write_manifest(tmp_path / "2.csv", [{**cells[0], "slide_id": "e"}])
-    found = by_case(find_inputs([first, second], Reading()))
+    found = by_case(find_inputs([first, second], PredictOptions()))
     assert [[entry.name for entry in case] for case in found] == [["a", "c"], ["b"], ["d"], ["e"]]
 
 

@@ -10,12 +10,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comel.app.commands.learning import quoted
+from comel.base.files import sha256_of_json
 from comel.base.registry import nearest, resolve
 from comel.base.settings import parse_section
+from comel.cohort.manifest import Manifest
 from comel.errors import ConfigError
 from comel.runs.config import RunConfig, load_config
-from comel.training.train import resolved
+from comel.runs.parts import resolved
+from comel.training.plan import plan_of
 
 
 def mistake(overrides: list[str], path: Path | None = None) -> str:
@@ -76,7 +78,8 @@ def test_a_run_of_ones_own_settings_is_read_back(tmp_path: Path) -> None:
         ("trainer.epochs.x=1", "trainer.epochs"),
         ("=5", "unknown key"),
         ("model=comel", "model"),
-        ("data.mode=task-incremental", "data.mode"),
+        ("data.mode=task-incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
+        ("data.mode=class_incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
     ],
 )
 def test_mistakes_on_the_command_line(override: str, said: str) -> None:
@@ -132,8 +135,21 @@ def test_whatever_is_given_is_taken_or_refused_in_one_line(content: dict[str, An
 
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1))
 def test_a_path_given_as_an_option_arrives_as_it_is(name: str) -> None:
-    """Options become overrides, which are read as YAML: signs, quotes and names from beyond the BMP must survive."""
-    assert str(load_config(None, [f"data.manifest={quoted(Path(name))}"]).data.manifest) == str(Path(name))
+    assert load_config(None, options={"data.manifest": Path(name), "data.negative": name}).data.negative == name
+
+
+@pytest.mark.parametrize(("short", "name"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_a_precision_as_version_0_1_spelt_it_is_read_and_is_the_same_plan(short: str, name: str) -> None:
+    old, new = (load_config(None, [f"trainer.precision={said}"]) for said in (short, name))
+    assert old == new
+    values = new.model_dump(
+        mode="json", exclude={"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
+    )
+    assert values["trainer"]["precision"] == name
+    values["trainer"]["precision"] = short
+    manifest = Manifest(Path("cohort.csv"), [], digest="0" * 64)
+    assert plan_of(old, manifest) == sha256_of_json([values, manifest.digest])
+    assert "trainer.precision: Input should be 'float32' or 'bfloat16'" in mistake(["trainer.precision=fp16"])
 
 
 def test_nearest_names_one_or_all() -> None:

@@ -33,7 +33,6 @@ from tests.pipelines.batch.small_cohort import (
     CRASHES,
     EATS,
     HANGS,
-    ROOT,
     SETTINGS,
     Trapped,
     assert_same,
@@ -46,6 +45,7 @@ from tests.pipelines.batch.small_cohort import (
     write_cohort,
 )
 from tests.pipelines.small_slides import write_manifest
+from tests.places import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -257,12 +257,12 @@ with interruptible():
         except KeyboardInterrupt:
             pass
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for word, number in (("working", signal.SIGTERM), ("cleaning up", signal.SIGINT)):
-        assert process.stdout.readline() == f"{word}\n"
-        process.send_signal(number)
-    assert process.wait(60) == -signal.SIGINT
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for word, number in (("working", signal.SIGTERM), ("cleaning up", signal.SIGINT)):
+            assert process.stdout.readline() == f"{word}\n"
+            process.send_signal(number)
+        assert process.wait(60) == -signal.SIGINT
 
 
 @pytest.mark.slow

@@ -132,5 +132,5 @@ def test_a_scheduler_that_is_not_there(tmp_path: Path, make: Callable[[Path], Da
 
 def test_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ConfigError, match=r"Dask is not installed; run: pip install 'comel\[cluster\]'"):
+    with pytest.raises(ConfigError, match=r"Dask is not installed; run: pip install 'comel-mil\[cluster\]'"):
         DaskPool("tcp://127.0.0.1:8786")

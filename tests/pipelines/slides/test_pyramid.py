@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,14 +60,14 @@ def write_levels(path: Path, levels: Sequence[np.ndarray], mpp: Stated, compress
     with tifffile.TiffWriter(path) as tiff:
         for number, level in enumerate(levels):
             side = mpp(number)
-            stated = {} if side is None else {"resolution": (1e4 / side,) * 2, "resolutionunit": "CENTIMETER"}
-            kind = {"tile": (TILE, TILE), "photometric": "rgb", "compression": compression, "metadata": None}
+            stated: dict[str, Any] = {} if side is None else {"resolution": (1e4 / side,) * 2, "resolutionunit": "CENTIMETER"}
+            kind: dict[str, Any] = {"tile": (TILE, TILE), "photometric": "rgb", "compression": compression, "metadata": None}
             tiff.write(level, subfiletype=int(number > 0), **kind, **stated)
     return path
 
 
 def own(number: int) -> float:
-    return 0.25 * 2**number
+    return 0.25 * 2.0**number
 
 
 def misplaced(slide: Slide, target_mpp: float) -> float:
@@ -207,11 +208,11 @@ def test_a_filled_level_is_placed_exactly_or_not_read(whole: tuple[int, int], po
     factor, tile = 2**power, 256
     size = tuple(-(-(side // factor) // tile) * tile for side in whole)
     ratio = (whole[0] / size[0] + whole[1] / size[1]) / 2
-    stored = [Stored(whole, 1.0, (0.25, 0.25), (tile, tile)), Stored(size, ratio, (0.25 * factor,) * 2, (tile, tile))]  # type: ignore[arg-type]
+    stored = [Stored(whole, 1.0, (0.25, 0.25), (tile, tile)), Stored(size, ratio, (0.25 * factor,) * 2, (tile, tile))]
     level = true_levels(stored, "generic-tiff")[1]
     assert level.downsample == factor
     assert all(abs(full / factor - side) <= 1 for full, side in zip(whole, level.size, strict=True))
-    silent = [Stored(whole, 1.0, None, (tile, tile)), Stored(size, ratio, None, (tile, tile))]  # type: ignore[arg-type]
+    silent = [Stored(whole, 1.0, None, (tile, tile)), Stored(size, ratio, None, (tile, tile))]
     unknown = true_levels(silent, "generic-tiff")[1]
     for side, full in zip(size, whole, strict=True):
         assert math.isinf(unknown.downsample) or abs(full / unknown.downsample - side) <= 1 + 1e-6

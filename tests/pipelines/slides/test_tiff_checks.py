@@ -14,7 +14,8 @@ from comel.errors import SlideError
 from pipelines.slides.slide import open_slide
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-TILED, STRIPS = {"tile": (128, 128)}, {"rowsperstrip": 32}
+TILED: dict[str, Any] = {"tile": (128, 128)}
+STRIPS: dict[str, Any] = {"rowsperstrip": 32}
 LAYOUTS = pytest.mark.parametrize("layout", [TILED, STRIPS], ids=["tiled", "strips"])
 
 

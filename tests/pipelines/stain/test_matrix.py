@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines.stain.matrix import STAINS, restain
+from pipelines.stain.matrix import restain
+from pipelines.stain.staining import STAINS
 from tests.places import ROOT
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from comel.errors import ComelError, ConfigError
-from pipelines.synth import ORGANS, SynthSettings, generate_cohort
-from pipelines.synth.cohort import _splits
+from pipelines.synth.cohort import _splits, generate_cohort
 from pipelines.synth.fields import tissue_field, tumour_region
 from pipelines.synth.render import render_slide
+from pipelines.synth.settings import ORGANS, SynthSettings
 
 TINY = SynthSettings(seed=7, organs=("colon", "liver"), slides_per_organ=4, size=512)
 

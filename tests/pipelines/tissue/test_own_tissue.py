@@ -55,7 +55,7 @@ def test_areas_of_every_class_are_tissue_but_those_left_out(
     slide_path: Path, tmp_path: Path, name: str, is_tissue: bool
 ) -> None:
     """A second area within the first and one beside it: what is left out cuts the first, what is tissue adds to it."""
-    beside = [[1000, 100], [1400, 100], [1400, 500], [1000, 500]]
+    beside: list[Any] = [[1000, 100], [1400, 100], [1400, 500], [1000, 500]]
     files = [
         qupath(tmp_path / "o.geojson", ("Tissue", [SQUARE[:-1]]), (name, [HOLE[:-1]]), (name, [beside])),
         asap(tmp_path / "o.xml", ("Tissue", SQUARE[:-1]), (name, HOLE[:-1]), (name, beside)),
@@ -195,6 +195,8 @@ def test_a_model_reads_a_slide_as_it_was_drawn(
         stored = FeatureContract(**json.loads(json.dumps(bag.contract.__dict__)))  # as model.json keeps it
         read = ContractReader(stored, tissue_folder=folder).extract(slide_path, slide_id="s").bag
         assert np.array_equal(read.features, bag.features)
+        assert read.coords is not None
+        assert bag.coords is not None
         assert np.array_equal(read.coords, bag.coords)
         assert read.contract == bag.contract
         if method == "geojson":

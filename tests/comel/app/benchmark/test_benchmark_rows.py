@@ -47,7 +47,8 @@ def test_a_row_takes_its_options_over_those_of_the_suite_that_it_has(tmp_path: P
         ("featurs", None, [], "no suite 'featurs'; did you mean 'features'?"),
         ("features", ["meen"], [], "--rows: no row or group 'meen'; did you mean 'mean'?"),
         ("features", None, ["modl.dim=3"], "--set modl.dim=3: no section 'modl'; did you mean 'model'?"),
-        ("features", None, ["model.dim"], "--set model.dim: no setting; write SECTION.KEY=VALUE"),
+        ("features", None, ["model.dim"], "--set model.dim: no '='; write --set make.difficulty=0.8"),
+        ("features", None, ["model=3"], "--set model=3: no setting; write SECTION.KEY=VALUE"),
         ("features", None, ["model.dim=[1"], "--set model.dim=[1: the value is not YAML"),
         ("features", None, ["make.seed=4"], "features: make.seed is every seed's own; say --seeds and --first-seed"),
         ("features", None, ["trainer.seed=4"], "features: trainer.seed is every seed's own"),
@@ -107,10 +108,17 @@ def test_a_file_that_says_something_else(tmp_path: Path, change: dict[str, Any],
 @pytest.mark.parametrize("content", [b"rows: [", b"\xff\xfe", b"just text", b""])
 def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.yaml").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"bad\.yaml: (cannot be read|holds no)"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml: (not YAML|holds no)"):
         load_benchmark("features", None, tmp_path / "bad.yaml")
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
         load_benchmark("features", None, tmp_path / "none.yaml")
+
+
+def test_rows_keep_the_names_that_stand_in_the_file(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    row = "{group: 1e3, strategy: {name: finetune}, model: {name: mean}}"
+    path.write_text(path.read_text().replace("rows:", f"rows:\n  007: {row}\n  no: {row}", 1))
+    assert [row.name for row in load_benchmark("features", ["007", "no"], path).rows] == ["007", "no"]
 
 
 def test_a_row_that_names_nothing(tmp_path: Path) -> None:
