@@ -46,7 +46,7 @@ def test_a_folder_of_dicom_files_is_a_slide(tmp_path: Path) -> None:
 
 def test_a_folder_of_dicom_files_without_their_suffix_is_a_slide(tmp_path: Path) -> None:
     (tmp_path / "1.2.840.99.0").write_bytes(bytes(128) + b"DICM")
-    assert find_inputs([tmp_path], Reading()) == [Input(tmp_path.name, slide=tmp_path)]
+    assert find_inputs([tmp_path], PredictOptions()) == [Input(tmp_path.name, slide=tmp_path)]
 
 
 def test_a_folder_of_neither_says_so(toy_run: Path, tmp_path: Path, comel_cli: Cli) -> None:
