@@ -16,6 +16,7 @@ import comel
 from comel.app import api
 from comel.base.files import atomic_path, write_json
 from comel.base.units import Mode
+from comel.runs.directory import RunDirectory
 
 __all__ = ["run_demo"]
 
@@ -55,7 +56,6 @@ def run_demo(
     """
     import yaml
 
-    from comel.runs.directory import RunDirectory
     from comel.runs.metrics import read_metrics
     from comel.scoring.continual import ScoreTable
 

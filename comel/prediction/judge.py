@@ -108,7 +108,7 @@ class Judge:
         run.verify(info.version)
         model = build_model(info.model)
         load_state(run.version_folder(info.version), model)
-        place = resolve_device(device)
+        place = torch.device(resolve_device(device))
         return cls(model.to(place), info.feature_contract, place)
 
     @property

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import read_json, sha256_of_file
+from comel.base.text import first_line
 from comel.base.units import Mode
 from comel.errors import ComelError, RunError
-from comel.reporting.cases import CaseTable, read_cases
+from comel.reporting.cases import CaseTable, case_table
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
-from comel.runs.metrics import RunMetrics, damaged, read_metrics
+from comel.runs.metrics import RunMetrics, read_metrics
 from comel.runs.version import VersionInfo
+from comel.scoring.case_results import read_results
 from comel.scoring.continual import ScoreTable
 
 __all__ = ["Data", "Epoch", "Report", "collect", "collect_run", "number"]
@@ -134,14 +136,14 @@ def collect_run(path: Path, name: str) -> Report:
         text = run.config.read_text(encoding="utf-8")
         config = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise damaged(run.config, error) from None
+        raise RunError.damaged(run.config, first_line(error)) from None
     if not isinstance(config, dict):
-        raise damaged(run.config, "not settings")
+        raise RunError.damaged(run.config, "not settings")
     metrics = read_metrics(run.metrics)
     try:
         mode = metrics.mode or Mode(_section(config, "data").get("mode", Mode.CLASS))
     except ValueError as error:
-        raise damaged(run.config, f"data.mode: {error}") from None
+        raise RunError.damaged(run.config, f"data.mode: {error}") from None
     versions = [run.info(version) for version in run.versions()]
     checksums: dict[str, str] = {}
     cases = None
@@ -150,9 +152,9 @@ def collect_run(path: Path, name: str) -> Report:
         try:
             checksums = {str(name): str(value) for name, value in read_json(folder / "checksums.json").items()}
         except (OSError, ValueError, AttributeError) as error:
-            raise damaged(folder / "checksums.json", error) from None
-        table = path / "evaluations" / f"{versions[-1].version:03d}.csv"
-        cases = read_cases(table, versions[-1]) if table.is_file() else None
+            raise RunError.damaged(folder / "checksums.json", first_line(error)) from None
+        table = run.evaluation(versions[-1].version)
+        cases = case_table(read_results(table, versions[-1]), versions[-1]) if table.is_file() else None
     events = read_events(run)
     starts = [event for event in events if event["event"] == "start"]
     planned = starts[-1].get("stages") if starts else None

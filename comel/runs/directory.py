@@ -48,11 +48,20 @@ class RunDirectory:
 
     config = property(lambda self: self.path / "config.yaml")
     metrics = property(lambda self: self.path / "metrics.json")
+    events = property(lambda self: self.path / "events.jsonl")
     checkpoint = property(lambda self: self.path / "checkpoint")
+
+    def evaluation(self, version: int) -> Path:
+        """The table of the test cases under a version (:mod:`comel.scoring.case_results`)."""
+        return self.path / "evaluations" / f"{version:03d}.csv"
 
     @property
     def is_finished(self) -> bool:
-        """Whether every stage of the run is done."""
+        """Whether every stage of the run is done.
+
+        Raises:
+            RunError: ``metrics.json`` is damaged, or was written by a newer comel.
+        """
         return read_metrics(self.metrics).finished
 
     def versions(self) -> list[int]:
@@ -97,9 +106,9 @@ class RunDirectory:
         try:
             info = VersionInfo.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
-            raise RunError(f"{path}: damaged ({first_line(error)})", "restore the run from a copy") from None
+            raise RunError.damaged(path, first_line(error)) from None
         if info.version != int(path.parent.name):
-            raise RunError(f"{path}: damaged (says version {info.version})", "restore the run from a copy")
+            raise RunError.damaged(path, f"says version {info.version}")
         return info
 
     def verify(self, version: int | None = None) -> None:
@@ -140,7 +149,7 @@ class RunDirectory:
         """Append a line to ``events.jsonl``."""
         self.path.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": round(time.time(), 3), "event": name, **values}, ensure_ascii=False)
-        with open(self.path / "events.jsonl", "a", encoding="utf-8") as stream:
+        with open(self.events, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     @contextmanager

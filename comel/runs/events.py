@@ -12,11 +12,10 @@ __all__ = ["read_events"]
 
 def read_events(run: RunDirectory) -> list[dict[str, Any]]:
     """The lines of ``events.jsonl``; one that a killed process left half-written is passed over."""
-    path = run.path / "events.jsonl"
-    if not path.is_file():
+    if not run.events.is_file():
         return []
     events = []
-    with open(path, encoding="utf-8", errors="replace") as stream:
+    with open(run.events, encoding="utf-8", errors="replace") as stream:
         for line in stream:
             try:
                 event = json.loads(line)

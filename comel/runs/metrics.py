@@ -16,10 +16,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from comel.base.files import read_json, write_text
 from comel.base.formats import check_format
+from comel.base.text import first_line
 from comel.base.units import Mode
 from comel.errors import RunError
 
-__all__ = ["CHANCE", "RunMetrics", "ScoreRow", "StageAccount", "damaged", "read_metrics", "write_metrics"]
+__all__ = ["CHANCE", "RunMetrics", "ScoreRow", "StageAccount", "read_metrics", "write_metrics"]
 
 CHANCE = -1
 """The stage of the untrained model."""
@@ -126,12 +127,12 @@ def read_metrics(path: Path) -> RunMetrics:
         return RunMetrics.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise damaged(path, f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")) from None
+        said = [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]
+        raise RunError.damaged(path, ": ".join(filter(None, said))) from None
     except (AttributeError, KeyError, TypeError):
-        raise damaged(path, "not laid out as comel writes it") from None
+        raise RunError.damaged(path, "not laid out as comel writes it") from None
     except (OSError, ValueError) as error:
-        raise damaged(path, error) from None
+        raise RunError.damaged(path, first_line(error)) from None
 
 
 def write_metrics(path: Path, metrics: RunMetrics) -> None:
@@ -141,12 +142,6 @@ def write_metrics(path: Path, metrics: RunMetrics) -> None:
     head = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     rows = ",\n    ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in metrics.scores)
     write_text(path, f'{head},\n  "scores": [\n    {rows}\n  ]\n}}\n')
-
-
-def damaged(path: Path, error: object) -> RunError:
-    """The error for a file of a run that cannot be what was written."""
-    said = (str(error).splitlines() or ["empty"])[0]
-    return RunError(f"{path}: damaged ({said})", "restore the run from a copy")
 
 
 def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:

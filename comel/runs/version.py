@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from comel.bags.contract import FeatureContract
 from comel.base.units import Mode
-
-if TYPE_CHECKING:
-    pass
+from comel.cohort.classes import ClassSpace, Head
 
 __all__ = ["TaskInfo", "VersionInfo"]
 
@@ -50,6 +48,11 @@ class VersionInfo(BaseModel):
     stages: int
     contract: dict[str, Any]
     report: dict[str, Any] = {}
+
+    @property
+    def classes(self) -> ClassSpace:
+        """What the version tells apart."""
+        return ClassSpace.of(Head.from_dict(head) for head in self.model["heads"])
 
     @property
     def feature_contract(self) -> FeatureContract:

@@ -78,7 +78,7 @@ class StageScorer:
             averages = {key: (scores or {}).get("final_average") for key, scores in table.continual.items()}
             table = table.with_intervals(score_intervals(results, thresholds, self._mode), averages)
         everything = [result for cases in results.values() for result in cases]
-        write_results(self._run.path / "evaluations" / f"{entry.version:03d}.csv", everything, judge.classes.names)
+        write_results(self._run.evaluation(entry.version), everything, judge.classes.names)
         metrics = RunMetrics(
             mode=self._mode,
             strategy=self._strategy,

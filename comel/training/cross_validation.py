@@ -23,7 +23,6 @@ import numpy as np
 from comel.base.files import write_json, write_text
 from comel.base.settings import parse_section
 from comel.base.units import Mode
-from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.manifest import Manifest, ManifestRow
 from comel.cohort.splits import assign_folds
 from comel.cohort.tasks import load_tasks, read_cohort
@@ -81,8 +80,8 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
     pooled: list[tuple[int, CaseResult]] = []
     for number, run in zip(numbers, runs, strict=True):
         pooled += [(number, result) for result in _test_results(run)]
-    classes = _classes(runs[0])
-    write_results(out / "folds.csv", [result for _, result in pooled], classes.names, fold=[number for number, _ in pooled])
+    classes = runs[0].info().classes.names
+    write_results(out / "folds.csv", [result for _, result in pooled], classes, fold=[number for number, _ in pooled])
     summary = {
         "folds": len(runs),
         "runs": [run.path.name for run in runs],
@@ -230,15 +229,10 @@ def _as_csv(rows: Sequence[ManifestRow]) -> str:
     return text.getvalue()
 
 
-def _classes(run: RunDirectory) -> ClassSpace:
-    return ClassSpace.of(Head.from_dict(head) for head in run.info().model["heads"])
-
-
 def _test_results(run: RunDirectory) -> list[CaseResult]:
     """What the run's newest version said of its own test cases."""
     info = run.info()
-    table = run.path / "evaluations" / f"{info.version:03d}.csv"
-    return read_results(table, _classes(run), {task.name: task.head for task in info.tasks})
+    return read_results(run.evaluation(info.version), info)
 
 
 def _pooled_scores(results: Sequence[CaseResult], tasks: Sequence[str], mode: Mode) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Session:
             ComelError: features are missing or damaged, a task has no training case left, or none to validate on where early
                 stopping needs it; there is no such device.
         """
-        device, data = resolve_device(config.trainer.device), config.data
+        device, data = torch.device(resolve_device(config.trainer.device, "trainer.device")), config.data
         assert data.bags is not None
         tasks, left_out = with_features(tasks, data.bags, skip_missing=data.skip_missing)
         tasks, empty = with_instances(tasks, data.bags)

@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
 from comel.base.cores import THREADS_VARIABLE, available_cores, threads_wanted
+from comel.base.devices import GPUS_VARIABLE, gpu_names
 from comel.base.killable import CallFailed, CallOutOfMemory, KillableWorker, WorkerCrashed
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
@@ -222,7 +223,6 @@ def worker_environments(
         threads = {}
     if devices < 2:
         return [threads for _ in range(workers)]
-    names = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = names or [str(number) for number in range(devices)]
-    seen = [{"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(1, workers)]
+    names = gpu_names(devices, environment)
+    seen = [{GPUS_VARIABLE: names[number % len(names)]} for number in range(1, workers)]
     return [threads, *[{**threads, **one} for one in seen]]

@@ -43,7 +43,7 @@ class HuggingFaceEncoder(TorchEncoder):
 
     Args:
         source: a local folder, or a name on the hub.
-        device: see :func:`pipelines.patch_encoders.base.resolve_device`.
+        device: see :func:`comel.base.devices.resolve_device`.
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:

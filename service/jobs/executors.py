@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from comel.base.cores import limit_torch_threads
+from comel.base.devices import GPUS_VARIABLE, gpu_names
 from comel.base.killable import CallFailed, KillableWorker
 from service.logs import make_log, route_library_logs
 from service.predictions.work import Made, Tell, Work, Workbench
@@ -52,7 +53,7 @@ class ChildExecutor:
 
     def __init__(self, settings: ServiceSettings, *, gpu: str | None = None) -> None:
         self._settings = settings
-        environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        environment = {} if gpu is None else {GPUS_VARIABLE: gpu}
         self._child = KillableWorker(memory_bytes=settings.worker_memory_bytes, environment=environment)
 
     @property
@@ -108,8 +109,7 @@ def devices(settings: ServiceSettings) -> list[str | None]:
 
         gpus = torch.cuda.device_count()
     count = settings.workers if settings.workers is not None else max(1, gpus)
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = visible or [str(number) for number in range(gpus)]
+    names = gpu_names(gpus)
     return [names[index % len(names)] if gpus else None for index in range(count)]
 
 

@@ -14,11 +14,24 @@ from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import Case
 from comel.errors import RunError
 from comel.runs.metrics import ScoreRow
+from comel.runs.version import TaskInfo, VersionInfo
 from comel.scoring.case_results import CaseResult, read_results, write_results
 from comel.scoring.metrics import bag_metrics
 from comel.scoring.task_scores import patient_level, score_task, views
 
 CLASSES = ClassSpace.of([Head("colon", ("normal", "polyp", "tumour"), "normal"), Head("lung", ("LUAD", "LUSC"), None)])
+INFO = VersionInfo(
+    version=1,
+    run="r",
+    created="",
+    comel_version="",
+    mode=Mode.CLASS,
+    model={"heads": [head.to_dict() for head in CLASSES.heads]},
+    strategy={},
+    tasks=[TaskInfo(name="colon", head=0, stage=0), TaskInfo(name="lung", head=1, stage=0)],
+    stages=1,
+    contract={},
+)
 FREE = views(Mode.DOMAIN)[Mode.DOMAIN]
 
 
@@ -113,7 +126,7 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     results[0] = replace(results[0], distance=1 / 3)
     write_results(path, results, CLASSES.names, fold=[0, 1])
-    again = read_results(path, CLASSES, {"colon": 0, "lung": 1})
+    again = read_results(path, INFO)
     for before, after in zip(results, again, strict=True):
         assert (after.case.name, after.case.patient, after.case.label) == (
             before.case.name, before.case.patient, before.case.label,
@@ -123,10 +136,15 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
         assert after.within.tolist() == before.within.tolist()
         assert after.distance == before.distance
     write_results(path, [], CLASSES.names)
-    assert read_results(path, CLASSES, {}) == []
-    for content in ("case_id,task\n1,colon\n", "case_id,task\n1,skin\n"):
+    assert read_results(path, INFO) == []
+    for content, said in (
+        ("case_id,task\n1,colon\n", "no 'label'"),
+        ("case_id,task\n1,skin\n", "no 'skin'"),
+        ("case_id,patient_id,task,label\n1,1,colon,cyst\n", "task 'colon' has no label 'cyst'"),
+        ("case_id,task\n1", "no None"),
+    ):
         path.write_text(content)
-        with pytest.raises(RunError, match=r"cases\.csv: no table of these cases"):
-            read_results(path, CLASSES, {"colon": 0})
-    with pytest.raises(RunError, match=r"none\.csv: no table"):
-        read_results(tmp_path / "none.csv", CLASSES, {})
+        with pytest.raises(RunError, match=rf"cases\.csv: damaged \({said}"):
+            read_results(path, INFO)
+    with pytest.raises(RunError, match=r"none\.csv: damaged \(.*No such file"):
+        read_results(tmp_path / "none.csv", INFO)

@@ -16,12 +16,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import torch
 
 import comel
 from comel.bags.bag import read_bag, write_bag
 from comel.bags.contract import FeatureContract
-from comel.base.devices import resolve_device
 from comel.errors import BagError, CapacityError, ComelError, ConfigError, FeatureMismatch, ManifestError, RunError
 from comel.prediction.predictor import Predictor
 from comel.runs.directory import RunDirectory
@@ -605,24 +603,3 @@ def test_mistakes_leave_no_run(small_stream: Stream, tmp_path: Path) -> None:
         with pytest.raises(ComelError):
             comel.train({**small_stream.settings(), section: value}, tmp_path / "run", quiet=True)
         assert not (tmp_path / "run" / "config.yaml").exists(), section
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("cpu", None),
-        ("cuda:1", None),
-        ("cuda:2", "no 'cuda:2': this machine has 2 CUDA devices; they count from cuda:0"),
-        ("meta", "no device 'meta'; say auto, cpu, cuda or cuda:N"),
-        ("gpu", "no device 'gpu'; say auto, cpu, cuda or cuda:N"),
-    ],
-)
-def test_devices(name: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    if expected is None:
-        assert str(resolve_device(name)) == name
-    else:
-        with pytest.raises(ConfigError) as error:
-            resolve_device(name)
-        assert str(error.value) == f"trainer.device: {expected}"

@@ -40,7 +40,7 @@ def full(monkeypatch: pytest.MonkeyPatch, after: int, *, code: int = errno.ENOSP
         left -= taken
         return taken
 
-    monkeypatch.setattr(audit.os, "write", some)
+    monkeypatch.setattr(os, "write", some)
 
 
 @pytest.mark.parametrize("after", [0, 1, 40])
@@ -85,7 +85,7 @@ def test_a_log_that_may_only_be_appended_to_is_appended_to(log: AuditLog, monkey
     def refuse(*_: Any) -> None:
         raise PermissionError(errno.EPERM, "no")
 
-    monkeypatch.setattr(audit.os, "ftruncate", refuse)
+    monkeypatch.setattr(os, "ftruncate", refuse)
     log.path.write_text('{"torn"')
     log.record("read", key=None, outcome="done")
     torn, whole = log.path.read_text().splitlines()
@@ -175,7 +175,7 @@ def test_lines_go_on_for_a_while_on_a_full_disk(log: AuditLog, monkeypatch: pyte
         held = log.reserve._path.stat().st_size
         return write(descriptor, content)
 
-    monkeypatch.setattr(audit.os, "write", only_what_was_lent)
+    monkeypatch.setattr(os, "write", only_what_was_lent)
     for _ in range(8):
         log.record("read", key=None, outcome="done")
     with pytest.raises(NoRoomError):
