@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from comel.bags.bag import TileGeometry
 from comel.errors import SlideError
 from pipelines.annotations.problems import annotation_error
 from pipelines.slides.coverage import area_fraction
+from pipelines.slides.silence import libraries_silenced
 
 __all__ = ["MASK_SUFFIXES", "MarkedMask", "read_mask"]
 
@@ -67,19 +67,17 @@ def read_mask(path: Path) -> np.ndarray:
 
     try:
         if path.suffix.lower() != ".png":
-            with tifffile.TiffFile(path) as tiff:
+            with libraries_silenced(), tifffile.TiffFile(path) as tiff:
                 for level in tiff.series[0].levels:
                     pixels = int(np.prod(level.shape, dtype=object))
                     if pixels * level.dtype.itemsize <= 4 * _MAX_MASK_PIXELS:
                         return _marked(_samples_last(path, level.asarray(), level.axes), _has_alpha(level.keyframe))
             raise _too_large(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as image:
-                if image.width * image.height > _MAX_MASK_PIXELS:
-                    raise _too_large(path)
-                alpha = image.mode.endswith("A")
-                values = np.asarray(image)
+        with libraries_silenced(), Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > _MAX_MASK_PIXELS:
+                raise _too_large(path)
+            alpha = image.mode.endswith("A")
+            values = np.asarray(image)
         return _marked(values[..., None] if values.ndim == 2 else values, alpha)
     except SlideError:
         raise

@@ -44,6 +44,11 @@ def test_a_folder_of_dicom_files_is_a_slide(tmp_path: Path) -> None:
     assert find_inputs([tmp_path / "case"], PredictOptions(mpp=0.5)) == [Input("case", slide=tmp_path / "case", mpp=0.5)]
 
 
+def test_a_folder_of_dicom_files_without_their_suffix_is_a_slide(tmp_path: Path) -> None:
+    (tmp_path / "1.2.840.99.0").write_bytes(bytes(128) + b"DICM")
+    assert find_inputs([tmp_path], PredictOptions()) == [Input(tmp_path.name, slide=tmp_path)]
+
+
 def test_a_folder_of_neither_says_so(toy_run: Path, tmp_path: Path, comel_cli: Cli) -> None:
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides" / "a.svs").touch()

@@ -51,7 +51,7 @@ def test_a_file_that_another_program_writes(tmp_path: Path) -> None:
         assert "HDF5_USE_FILE_LOCKING=FALSE" in error.remedy
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
     with open_hdf5(path) as file:
         np.testing.assert_array_equal(file["features"][()], FEATURES)
 
@@ -59,7 +59,7 @@ def test_a_file_that_another_program_writes(tmp_path: Path) -> None:
 def test_a_file_whose_writer_was_killed(tmp_path: Path) -> None:
     path = write(tmp_path / "s.h5", libver="latest")
     code = "file = h5py.File(path, 'a', libver='latest')\nfile.swmr_mode = True\nprint('ready', flush=True)\nos._exit(0)"
-    run(code, path).wait()
+    run(code, path).communicate()
     error = refusal(path)
     assert "marked as open for writing" in error.what
     assert "h5clear -s s.h5" in error.remedy

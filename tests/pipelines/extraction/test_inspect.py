@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -45,6 +46,19 @@ def test_what_it_says(slide_path: Path, tmp_path: Path) -> None:
         assert "icc_profile" not in image.info
     inspect(slide_path)
     assert {file.name for file in tmp_path.iterdir()} == {"slide.tif", "new"}
+
+
+def test_a_level_that_is_not_read_and_a_slide_smaller_than_a_tile(tmp_path: Path) -> None:
+    pixels = tissue_picture(1000, 700)
+    with tifffile.TiffWriter(tmp_path / "s.tif") as tiff:
+        for number, level in enumerate((pixels, np.pad(pixels[::2, ::2], ((0, 162), (0, 12), (0, 0))))):
+            tiff.write(level, tile=(256, 256), photometric="rgb", metadata=None, subfiletype=number)
+    said = inspect(tmp_path / "s.tif", "--mpp", 0.5, "--tile-size", 2000)
+    assert "level 1      512 x 512 px, not read: its factor is not known" in said
+    assert "tiles        0, smaller than a tile: 1000 x 700 px" in said
+    found = json.loads(inspect(tmp_path / "s.tif", "--mpp", 0.5, "--json"))
+    assert [level["downsample"] for level in found["levels"]] == [1.0, None]
+    assert found["too_small"] is None
 
 
 def test_json_agrees_with_an_extraction(slide_path: Path, encoder: MeanColour) -> None:

@@ -47,6 +47,17 @@ def test_slide_without_tissue_gives_an_empty_bag(tmp_path: Path, encoder: MeanCo
     assert read_bag(tmp_path / "glass.h5", verify=True).features.shape == (0, 12)
 
 
+@pytest.mark.parametrize("side", [200, 224, 255])
+def test_a_slide_smaller_than_a_tile_says_so_and_nothing_of_its_tissue(tmp_path: Path, encoder: MeanColour, side: int) -> None:
+    path = write_slide(tmp_path / "small.tif", tissue_picture(side, side, (0, 0, side, side)))
+    settings = ExtractSettings(target_mpp=0.5, tile_size=256)
+    [note] = extract_slide(path, slide_id="s", encoder=encoder, settings=settings).notes
+    assert note == f"smaller than a tile: {side} x {side} px at 0.5 um/px, a tile has 256 x 256 of them: --tile-size {side}"
+    fitting = ExtractSettings(target_mpp=0.5, tile_size=side)
+    extracted = extract_slide(path, slide_id="s", encoder=encoder, settings=fitting)
+    assert (len(extracted.bag), extracted.notes) == (1, [])
+
+
 def test_enlarged_tiles_are_noted(slide_path: Path, encoder: MeanColour) -> None:
     extracted = extract_slide(slide_path, slide_id="s", encoder=encoder, settings=SETTINGS, mpp=0.525)
     assert extracted.bag.geometry is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from comel.errors import SlideError
 from pipelines.slides.slide import Slide, open_slide
-from pipelines.tiles.plan import grid_positions, plan_tiles, read_level, tile_geometry
+from pipelines.tiles.plan import grid_positions, plan_tiles, read_level, tile_geometry, too_small
 from pipelines.tissue import TissueMask, find_tissue
 from tests.pipelines.small_slides import read_tile, tissue_picture, write_slide
 
@@ -122,6 +122,25 @@ def test_slide_smaller_than_a_tile_has_none(tmp_path: Path) -> None:
         plan = plan_tiles(slide, find_tissue(slide), tile_size=256, target_mpp=0.5)
     assert plan.coords.shape == (0, 2)
     assert plan.tissue.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "mpp", "said"),
+    [
+        ((300, 200), 256, 0.5, "smaller than a tile: 300 x 200 px at 0.5 um/px, a tile has 256 x 256 of them: --tile-size 200"),
+        ((400, 255), 256, 0.5, "a tile has 256 x 256 of them: --tile-size 255"),
+        ((300, 200), 256, 1.0, "a tile has 512 x 512 of them: --tile-size 100"),
+        ((300, 256), 256, 0.5, None),
+        ((300, 255), 255, 0.5, None),
+    ],
+)
+def test_what_is_said_of_a_slide_smaller_than_a_tile(
+    tmp_path: Path, size: tuple[int, int], tile: int, mpp: float, said: str | None
+) -> None:
+    with open_slide(write_slide(tmp_path / "small.tif", tissue_picture(*size))) as slide:
+        found = too_small(tile_geometry(slide, tile_size=tile, target_mpp=mpp))
+    assert (found is None) == (said is None)
+    assert said is None or said in str(found)
 
 
 def test_kept_tiles_are_row_major_and_on_tissue(slide_path: Path) -> None:

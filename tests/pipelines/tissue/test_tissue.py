@@ -159,6 +159,40 @@ def test_sizes_are_in_micrometres(method: str, mpp: float) -> None:
     assert mask[:, 150:].any()
 
 
+@METHODS
+@pytest.mark.parametrize(("side", "mpp"), [(27, 0.5), (96, 0.25), (200, 0.5), (224, 0.5), (256, 0.25), (400, 0.25), (512, 1.0)])
+@pytest.mark.parametrize("colour", [(190, 110, 165), (90, 50, 130), (230, 190, 215), (120, 80, 50)])
+def test_a_patch_is_all_tissue_or_all_glass(method: str, side: int, mpp: float, colour: tuple[int, int, int]) -> None:
+    """A picture cut out of a slide, however small: neither a speck nor a pinhole."""
+    random = np.random.default_rng(0)
+    stained = np.clip(np.array(colour) + random.normal(0, 12, (side, side, 3)), 0, 255).astype(np.uint8)
+    assert found_in(stained, method, mpp).all()
+    assert not found_in(np.full((side, side, 3), 244, np.uint8), method, mpp).any()
+
+
+@METHODS
+@pytest.mark.parametrize("corner", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_tissue_that_the_edge_of_a_patch_cuts_off(method: str, corner: tuple[int, int]) -> None:
+    """A corner of 112 um of a patch of 256 um is tissue that goes on beyond; a speck of that area within it is none."""
+    pixels = np.full((512, 512, 3), GLASS, np.uint8)
+    stain = np.clip(np.array((190, 110, 165)) + np.random.default_rng(0).normal(0, 12, (224, 224, 3)), 0, 255)
+    top, left = (288 * side for side in corner)
+    pixels[top : top + 224, left : left + 224] = stain
+    found = found_in(pixels, method, 0.5)
+    assert found[top : top + 224, left : left + 224].mean() > 0.9
+    assert found.sum() < 1.3 * 224**2
+    inside = np.full((512, 512, 3), GLASS, np.uint8)
+    inside[144:368, 144:368] = stain
+    assert not found_in(inside, method, 0.5).any()
+
+
+def test_specks_at_the_edge_of_a_slide_stay_specks() -> None:
+    """What is true of a patch does not hold for a slide: 112 um at its border are dust."""
+    pixels = np.full((300, 300, 3), GLASS, np.uint8)
+    pixels[:14, :14] = (190, 110, 165)
+    assert not found_in(pixels, "hsv-otsu", 8.0).any()
+
+
 def test_unknown_method_names_the_known(slide_path: Path) -> None:
     for method in ("otsu", "mask"):
         with open_slide(slide_path) as slide, pytest.raises(ConfigError, match="hsv-otsu, stain-density"):

@@ -76,6 +76,18 @@ def test_a_series_is_one_slide(client: TestClient, series: Path) -> None:
     assert listed(client)[1]["size_bytes"] == sum(path.stat().st_size for path in series.iterdir())
 
 
+def test_a_series_whose_files_have_no_suffix_is_one_slide(client: TestClient, series: Path) -> None:
+    (series / "a-report.dcm").unlink()
+    for number in (0, 1):
+        (series / f"level-{number}.dcm").rename(series / f"1.2.840.99.{number}")
+    (series.parent / "tables").mkdir()
+    (series.parent / "tables" / "list.csv").write_text("slide_id,path\n")
+    [entry] = listed(client)
+    assert entry["name"] == "series.1"
+    thumbnail = client.get(f"/v1/slides/{entry['id']}/thumbnail.jpg", params={"width": SIDE // 4})
+    np.testing.assert_allclose(mean_colour(thumbnail, (30, 30, 95, 95)), [150, 70, 140], atol=8)
+
+
 def test_its_pictures_are_of_its_pixels(client: TestClient, series: Path) -> None:
     [entry] = listed(client)
     place = f"/v1/slides/{entry['id']}"
@@ -142,6 +154,7 @@ def test_links_make_no_slide(client: TestClient, series: Path, settings: Service
     (root / "linking").mkdir()
     (root / "linking" / "own.dcm").write_bytes((series / "level-0.dcm").read_bytes())
     (root / "linking" / "other").symlink_to(outside / "level-0.dcm")
+    (root / "linking" / "unnamed").write_bytes((series / "level-0.dcm").read_bytes())
     [entry] = listed(client)
     assert entry["name"] == "series.1"
     for name, refusal in (
@@ -149,6 +162,7 @@ def test_links_make_no_slide(client: TestClient, series: Path, settings: Service
         ("linked/level-0.dcm", "outside"),
         ("linking", "no such"),
         ("linking/own.dcm", "no such"),
+        ("linking/unnamed", "no such"),
     ):
         with pytest.raises(ComelError, match=refusal):
             resolve_slide(root, name)

@@ -42,6 +42,46 @@ def test_a_folder_of_dicom_files_is_one_slide(tmp_path: Path) -> None:
         build(tmp_path)
 
 
+def test_dicom_is_known_by_its_content(tmp_path: Path) -> None:
+    touch(tmp_path, "colon/normal/s1/notes.txt", "colon/tumour/s2/x.dcm", "colon/tumour/DICOMDIR", "colon/tumour/s3/plain.0")
+    for name in ("1.2.840.99.0", "1.2.840.99.1", "IM0001"):
+        (tmp_path / "colon/normal/s1" / name).write_bytes(bytes(128) + b"DICM" + bytes(9))
+    (tmp_path / "colon/tumour/DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    cohort = build(tmp_path)
+    assert [(row.slide_id, row.path) for row in cohort.rows] == [
+        ("s1", tmp_path / "colon/normal/s1"),
+        ("s2", tmp_path / "colon/tumour/s2"),
+    ]
+    assert cohort.left_out == {"without suffix": 1, ".0": 1}
+
+
+def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "t/a/s1.svs", "t/b/s2.svs", "t/b/s2.xml", "t/b/q.qptiff", "t/a/m.mrxs", "t/a/m/Data0.dat", "t/a/m/Index.dat"
+    )
+    touch(tmp_path, "t/a/v.vms", "t/a/v.jpg", "t/b/stray.xml", "t/b/table.csv", "t/b/x.vsi", "t/b/.hidden.png")
+    for name in ("t/a/i.png", "t/a/j.jpg", "t/b/k.PNG"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    cohort = build(tmp_path)
+    assert [row.slide_id for row in cohort.rows] == ["m", "s1", "v", "s2"]
+    assert cohort.left_out == {".png": 2, ".qptiff": 1, ".xml": 1, ".vsi": 1}
+    listed = manifest_command("folder", tmp_path)
+    assert listed.result["left_out"] == cohort.left_out
+    assert listed.warnings == ["left out, since they are no slides here: 2 .png, 1 .qptiff, 1 .xml, 1 .vsi"]
+
+
+def test_pictures_are_the_slides_of_a_folder_that_has_no_others(tmp_path: Path) -> None:
+    touch(tmp_path, "t/a/broken.png")
+    for name in ("t/a/i.png", "t/a/j.JPG", "t/b/k.jpeg", "t/b/k_mask.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" if "png" in name else b"\xff\xd8\xff\xe0")
+    cohort = build(tmp_path)
+    assert [(row.slide_id, row.label) for row in cohort.rows] == [("i", "a"), ("j", "a"), ("k", "b")]
+    assert cohort.rows[2].annotation == tmp_path / "t/b/k_mask.png"
+    assert cohort.warnings == ["3 pictures are the slides: fill in their um/px, column 'mpp'"]
+    assert cohort.left_out == {".png": 1}
+
+
 def test_one_task(tmp_path: Path) -> None:
     touch(tmp_path, "normal/a.svs", "tumour/b.svs")
     rows = build(tmp_path, task="skin").rows
