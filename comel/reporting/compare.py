@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comel.base.units import Mode
-from comel.reporting.charts import Line, chart
+from comel.reporting.blocks import Block, Group, Table, Text, figures
+from comel.reporting.charts import Chart, Line
 from comel.reporting.collect import Report
-from comel.reporting.markup import Markup, join, tag
 from comel.reporting.scores import average_over_seen, stage_names
-from comel.reporting.tables import MISSING, count, duration, plain_table, score
+from comel.reporting.tables import MISSING, count, duration, score
 from comel.reporting.training import total_seconds
 from comel.reporting.vocabulary import KINDS, LOWER_IS_BETTER, MAIN_SCORES, score_name
 
@@ -19,15 +19,12 @@ _SHOWN = {"final_average": "final average", "forgetting": "forgetting", "backwar
           "forward_transfer": "forward transfer"}  # fmt: skip
 
 
-def comparison(reports: Sequence[Report]) -> Markup:
+def comparison(reports: Sequence[Report]) -> list[Block]:
     """The best value of a column is emphasised where the runs learned the same tasks in the same mode."""
     warnings = differences(reports)
-    parts: list[Markup] = [tag("p", text, class_="warning") for text in warnings]
     groups = dict.fromkeys(group for kind in KINDS for report in reports for group in report.scores.groups if group[0] == kind)
-    parts += [_table(reports, kind, mode, emphasise=not warnings) for kind, mode in groups]
-    parts.append(_cost(reports))
-    parts.append(_curves(reports))
-    return join(parts)
+    tables = [_table(reports, kind, mode, emphasise=not warnings) for kind, mode in groups]
+    return [*(Text(words, "warning") for words in warnings), *tables, _cost(reports), _curves(reports)]
 
 
 def differences(reports: Sequence[Report]) -> list[str]:
@@ -50,7 +47,7 @@ def _test_slides(report: Report) -> frozenset[tuple[str, str]]:
     return frozenset((task.name, slide) for task in tasks for slide in task.slides.get("test", []))
 
 
-def _table(reports: Sequence[Report], kind: str, mode: Mode, *, emphasise: bool) -> Markup:
+def _table(reports: Sequence[Report], kind: str, mode: Mode, *, emphasise: bool) -> Table:
     wanted = [(name, key) for name in MAIN_SCORES[kind] for key in _SHOWN]
     if kind == "bag":
         wanted.append(("ece", "final_average"))
@@ -75,10 +72,10 @@ def _table(reports: Sequence[Report], kind: str, mode: Mode, *, emphasise: bool)
             cells.append(score(line[column], report.scores.interval(kind, mode, name) if key == "final_average" else None))
         rows.append((report.name, *cells))
     columns = ["run", *(f"{score_name(wanted[column][0])}, {_SHOWN[wanted[column][1]]}" for column in used)]
-    return plain_table(columns, rows, caption=f"{KINDS[kind]} scores, {mode}", strong=strong)
+    return Table(columns, rows, f"{KINDS[kind]} scores, {mode}", strong)
 
 
-def _cost(reports: Sequence[Report]) -> Markup:
+def _cost(reports: Sequence[Report]) -> Table:
     rows = []
     for report in reports:
         stages = report.metrics.stages
@@ -99,11 +96,11 @@ def _cost(reports: Sequence[Report]) -> Markup:
         )
     columns = ["run", "strategy", "model", "mode", "tasks", "training, s", "parameters, last stage",
                "old data, bytes", "finished"]  # fmt: skip
-    return plain_table(columns, rows, caption="What they are and what they cost")
+    return Table(columns, rows, "What they are and what they cost")
 
 
-def _curves(reports: Sequence[Report]) -> Markup:
-    figures: list[Markup] = []
+def _curves(reports: Sequence[Report]) -> Group:
+    charts = []
     longest = max(reports, key=lambda report: len(report.metrics.stages))
     names = stage_names(longest.metrics)
     same = all(stage_names(report.metrics) == names[: len(report.metrics.stages)] for report in reports if not _at_once(report))
@@ -115,12 +112,12 @@ def _curves(reports: Sequence[Report]) -> Markup:
             places = [stages] * len(rows) if _at_once(report) else range(1, len(rows) + 1)
             lines.append(Line(report.name, places, average_over_seen(report.metrics, rows)))
         if any(value is not None for line in lines for value in line.y):
-            figures.append(
-                chart(f"{KINDS[kind]} {score_name(name)}, mean of tasks learned", lines,
+            charts.append(
+                Chart(f"{KINDS[kind]} {score_name(name)}, mean of tasks learned", lines,
                       x_label="after task", y_label=score_name(name), x_range=(0.8, stages + 0.2), y_range=(0.0, 1.0),
                       x_names=names if same else [str(n + 1) for n in range(stages)])
             )  # fmt: skip
-    return tag("div", *figures, class_="figures")
+    return figures(charts)
 
 
 def _at_once(report: Report) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from comel.reporting.blocks import Block, Facts, Fold, Table, note
 from comel.reporting.cohort import SPLITS, cohort, packages, unreadable_cohort
 from comel.reporting.collect import Report
-from comel.reporting.markup import Markup, join, tag
-from comel.reporting.tables import MISSING, count, facts, plain_table
+from comel.reporting.tables import MISSING, count
 
 __all__ = ["data", "settings", "software"]
 
 
-def data(report: Report) -> Markup:
+def data(report: Report) -> list[Block]:
     """Slides and patients of each split, the manifest with its checksum, and what bags must be like."""
-    parts: list[Markup] = []
+    blocks: list[Block] = []
     rows = cohort(report)
     if rows:
         body = []
@@ -20,9 +20,9 @@ def data(report: Report) -> Markup:
             pairs = zip(row.slides, row.patients or (None,) * len(SPLITS), strict=True)
             cells = [f"{count(slides)} / {count(patients)}" if row.patients else count(slides) for slides, patients in pairs]
             body.append((row.task, row.label or "all labels", *cells))
-        parts.append(plain_table(["task", "label", *SPLITS], body, caption="Slides / patients"))
+        blocks.append(Table(["task", "label", *SPLITS], body, "Slides / patients"))
     why = unreadable_cohort(report)
-    parts += [tag("p", why, class_="note")] if why else []
+    blocks += [note(why)] if why else []
     checksum = f"{report.data.checksum} (of the file as it is now)" if report.data.checksum else "the file is not there"
     total = sum(sum(row.slides) for row in rows)
     pairs_of_facts: list[tuple[str, object]] = [
@@ -38,22 +38,22 @@ def data(report: Report) -> Markup:
             ("features", f"{contract.dimension} a tile"),
             ("tiles", f"{contract.tile_size or '?'} px at {contract.mpp or '?'} µm per px"),
         ]
-    return join([*parts, facts(pairs_of_facts)])
+    return [*blocks, Facts(pairs_of_facts)]
 
 
-def settings(report: Report) -> Markup:
+def settings(report: Report) -> list[Block]:
     """``config.yaml`` as it stands, and the checksums of the newest version's files."""
-    parts = [tag("details", tag("summary", "config.yaml"), tag("pre", report.config_text))]
+    blocks: list[Block] = [Fold("config.yaml", text=report.config_text)]
     if report.newest is not None and report.checksums:
         title = f"SHA-256 of the files of version {report.newest.version}"
-        parts.append(tag("details", tag("summary", title), facts(report.checksums.items())))
-    return join(parts)
+        blocks.append(Fold(title, [Facts(list(report.checksums.items()))]))
+    return blocks
 
 
-def software(report: Report) -> Markup:
+def software(report: Report) -> list[Block]:
     """The version that trained the run, and what the report was written with."""
     trained: list[tuple[str, object]] = []
     if report.newest is not None:
         made = f"{report.newest.created}, comel {report.newest.comel_version}"
         trained = [("run", report.newest.run), ("version", report.newest.version), ("published", made)]
-    return facts([*trained, *((f"{name}, of this report", version) for name, version in packages())])
+    return [Facts([*trained, *((f"{name}, of this report", version) for name, version in packages())])]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from comel.base.units import Mode
+from comel.reporting.blocks import Block, Cards, Fold, Group, Table, Text, figures, note
 from comel.reporting.cases import CaseTable, calibration_error, confusion, reliability, roc_curves
-from comel.reporting.charts import Bar, Line, chart
+from comel.reporting.charts import Bar, Chart, Line
 from comel.reporting.collect import Report
-from comel.reporting.markup import Markup, join, tag
-from comel.reporting.tables import heat_table, plain_table, score
+from comel.reporting.tables import heat_table, score
 from comel.reporting.vocabulary import (
     KINDS,
     LOWER_IS_BETTER,
@@ -43,20 +43,21 @@ def headline(report: Report) -> list[tuple[str, str]]:
     return [(words, score(report.scores.statistic(kind, asked, name, key))) for words, kind, asked, name, key in wanted]
 
 
-def summary(report: Report) -> Markup:
-    """Headline numbers, then every score with average, forgetting and transfers, a table a kind and mode."""
+def summary(report: Report) -> list[Block]:
+    """Headline numbers, then every score with average, forgetting and transfers, one table per kind and mode."""
     table = report.scores
-    parts: list[Markup | None] = []
-    cards = (tag("div", tag("b", value), tag("span", name), class_="card") for name, value in headline(report))
-    parts.append(tag("div", *cards, class_="cards"))
+    blocks: list[Block] = [Cards(headline(report))]
     for kind, mode in _kinds_and_modes(table):
         rows = [(score_name(name), *statistics(table, kind, mode, name)) for name in in_order(kind, table.names(kind, mode))]
         caption = f"{KINDS.get(kind, kind)} scores, {mode}"
-        parts.append(plain_table([score_name(kind), *STATISTICS.values()], rows, caption=caption))
-    parts += [_by_task(table, mode) for mode in dict.fromkeys(mode for _, mode in _kinds_and_modes(table))]
-    note = "Means over tasks, on test cases. Intervals, where there are any, hold 95 % of resamples of patients. "
-    note += "Forgetting is the best score a task ever had, less the last; backward transfer is the last less the first."
-    return join([*parts, tag("p", note, class_="note")])
+        blocks.append(Table([score_name(kind), *STATISTICS.values()], rows, caption))
+    for mode in dict.fromkeys(mode for _, mode in _kinds_and_modes(table)):
+        blocks += _by_task(table, mode)
+    remark = note(
+        "Means over tasks, on test cases. Intervals, where there are any, hold 95 % of resamples of patients.",
+        "Forgetting is the best score a task ever had, less the last; backward transfer is the last less the first.",
+    )
+    return [*blocks, remark]
 
 
 def statistics(table: ScoreTable, kind: str, mode: Mode, name: str) -> list[str]:
@@ -68,26 +69,26 @@ def statistics(table: ScoreTable, kind: str, mode: Mode, name: str) -> list[str]
     return [score(value, interval if key == "final_average" else None) for key, value in values.items()]
 
 
-def _by_task(table: ScoreTable, mode: Mode) -> Markup | None:
+def _by_task(table: ScoreTable, mode: Mode) -> list[Block]:
     """Each task's main scores at the end, if the run has intervals of them."""
     keys = [(kind, name) for kind, other in _kinds_and_modes(table) if other == mode for name in MAIN_SCORES.get(kind, ())]
     keys = [(kind, name) for kind, name in keys if table.matrix(kind, mode, name)]
     if not any(table.interval(kind, mode, name, task) for kind, name in keys for task in table.tasks):
-        return None
+        return []
     rows = []
     for column, task in enumerate(table.tasks):
         last = [table.matrix(kind, mode, name)[-1][column] for kind, name in keys]
         ends = [table.interval(kind, mode, name, task) for kind, name in keys]
         rows.append((task, *map(score, last, ends)))
     columns = ["task", *(f"{KINDS.get(kind, kind)} {score_name(name)}" for kind, name in keys)]
-    return plain_table(columns, rows, caption=f"Each task at the end, {mode}")
+    return [Table(columns, rows, f"Each task at the end, {mode}")]
 
 
-def matrices(report: Report) -> Markup:
+def matrices(report: Report) -> list[Block]:
     """R matrices as heat tables: the main scores open, the others folded away."""
     table, learned, rows = report.scores, report.metrics.learned_at, stage_names(report.metrics)
     columns = table.tasks
-    parts = []
+    blocks: list[Block] = []
     for kind, mode in _kinds_and_modes(table):
         tables = []
         for name in in_order(kind, table.names(kind, mode)):
@@ -107,23 +108,25 @@ def matrices(report: Report) -> Markup:
                 faint=faint,
             )
             tables.append((name in MAIN_SCORES.get(kind, ()), heats))
-        parts += [heats for main, heats in tables if main]
+        blocks += [heats for main, heats in tables if main]
         rest = [heats for main, heats in tables if not main]
         if rest:
             title = f"Other {kind} scores, {mode}"
-            parts.append(tag("details", tag("summary", title), tag("div", *rest, class_="grid-of-tables")))
-    note = "A row is the model after learning a task, a column the task it is tested on. Darker is higher; "
-    note += "italics are scores on a task that is not learned yet; - is a score that is not defined."
-    return join([tag("div", *parts, class_="grid-of-tables"), tag("p", note, class_="note")])
+            blocks.append(Fold(title, [Group("grid-of-tables", rest)]))
+    remark = note(
+        "A row is the model after learning a task, a column the task it is tested on. Darker is higher;",
+        "italics are scores on a task that is not learned yet; - is a score that is not defined.",
+    )
+    return [Group("grid-of-tables", blocks), remark]
 
 
-def curves(report: Report) -> Markup:
+def curves(report: Report) -> list[Block]:
     """The mean over the tasks learned so far after each of them, and each task's own course."""
     table, metrics, mode = report.scores, report.metrics, report.mode
     stages = range(1, len(metrics.stages) + 1)
     axes: dict[str, Any] = {"x_label": "after task", "y_range": _UNIT, "x_names": stage_names(metrics)}
     axes["x_range"] = (0.8, len(stages) + 0.2)
-    figures = []
+    charts = []
     for kind, name in (("bag", "accuracy"), ("instance", "auc"), ("instance", "dice")):
         means = [
             Line(other, stages, average_over_seen(metrics, matrix))
@@ -137,26 +140,26 @@ def curves(report: Report) -> Markup:
             if (matrix := table.matrix(kind, mode, name))
         ]
         if any(value is not None for line in means for value in line.y):
-            figures.append(chart(f"{words}, mean of tasks learned", means, y_label=score_name(name), **axes))
+            charts.append(Chart(f"{words}, mean of tasks learned", means, y_label=score_name(name), **axes))
         if any(value is not None for line in own for value in line.y):
-            figures.append(chart(f"{words} by task, {mode}", own, y_label=score_name(name), **axes))
-    return _figures(figures, "No score is defined after any task.")
+            charts.append(Chart(f"{words} by task, {mode}", own, y_label=score_name(name), **axes))
+    return [figures(charts) if charts else Text("No score is defined after any task.")]
 
 
-def test_cases(report: Report) -> Markup:
+def test_cases(report: Report) -> list[Block]:
     """ROC a class, reliability, confusion: of all test cases under the newest version, the task not given."""
     cases = report.cases
     if cases is None or not len(cases):
-        return tag("p", "There are no predictions of test cases.")
+        return [Text("There are no predictions of test cases.")]
     rocs = [
         Line(f"{roc.name}, AUC {roc.auc:.3f}", roc.false_positive_rate.tolist(), roc.true_positive_rate.tolist())
         for roc in roc_curves(cases)
     ]
-    figures = [
-        chart("ROC, each class against all others", rocs, x_label="false positive rate", y_label="true positive rate",
+    charts = [
+        Chart("ROC, each class against all others", rocs, x_label="false positive rate", y_label="true positive rate",
               x_range=_UNIT, y_range=_UNIT, diagonal=True, size=(400, 370))
     ] if rocs else []  # fmt: skip
-    figures.append(_reliability(cases))
+    charts.append(_reliability(cases))
     counts = confusion(cases)
     totals = np.maximum(1, counts.sum(axis=1, keepdims=True))
     table = heat_table(
@@ -166,30 +169,28 @@ def test_cases(report: Report) -> Markup:
         corner="true \\ predicted",
         texts=[[str(cell) for cell in row] for row in counts.tolist()],
     )
-    note = f"{len(cases)} test cases of {len(set(cases.patients))} patients; the ground of a cell is its share of the row."
-    return join([_figures(figures, ""), table, tag("p", note, class_="note"), _strange(cases)])
+    whose = f"{len(cases)} test cases of {len(set(cases.patients))} patients"
+    return [figures(charts), table, note(f"{whose}; the ground of a cell is its share of the row."), *_strange(cases)]
 
 
-def _strange(cases: CaseTable) -> Markup | None:
+def _strange(cases: CaseTable) -> list[Block]:
     """How many test cases of each task are flagged as unlike all that was learned, where the run says so."""
     if cases.strange is None:
-        return None
+        return []
     rows = []
     for task in dict.fromkeys(cases.tasks):
         of_task = np.array([other == task for other in cases.tasks])
         flagged = int(cases.strange[of_task].sum())
         rows.append((task, str(of_task.sum()), str(flagged), f"{100 * flagged / of_task.sum():.1f} %"))
-    note = (
-        "Test cases are of the kind that was learned, so about one in a hundred is flagged, or fewer. A larger share says that "
+    remark = note(
+        "Test cases are of the kind that was learned, so about one in a hundred is flagged, or fewer.",
+        "A larger share says that they differ from the training cases, such as in scanner or stain.",
     )
-    note += "they differ from the training cases, such as in scanner or stain."
-    table = plain_table(
-        ["task", "test cases", "flagged", "share"], rows, caption="Test cases flagged as unlike all that was learned"
-    )
-    return join([table, tag("p", note, class_="note")])
+    columns = ["task", "test cases", "flagged", "share"]
+    return [Table(columns, rows, "Test cases flagged as unlike all that was learned"), remark]
 
 
-def _reliability(cases: CaseTable) -> Markup:
+def _reliability(cases: CaseTable) -> Chart:
     bins = reliability(cases)
     error = calibration_error(cases)
     line = Line("observed", [confidence for confidence, _, _ in bins], [accuracy for _, accuracy, _ in bins])
@@ -199,7 +200,7 @@ def _reliability(cases: CaseTable) -> Markup:
         left = min(int(np.ceil(confidence / width - 1e-9)) - 1, 14) * width
         words = f"{cases_in_bin} cases, confidence {confidence:.3f}, right {accuracy:.3f}"
         bars.append(Bar(left, left + width, accuracy, words))
-    return chart(
+    return Chart(
         f"Reliability, calibration error {score(error)}",
         [line],
         x_label="confidence",
@@ -231,7 +232,3 @@ def average_over_seen(metrics: RunMetrics, rows: Sequence[Sequence[float | None]
 def _kinds_and_modes(table: ScoreTable) -> list[tuple[str, Mode]]:
     order = [*KINDS, *(kind for kind, _ in table.groups)]
     return sorted(table.groups, key=lambda group: order.index(group[0]))
-
-
-def _figures(figures: Sequence[Markup], otherwise: str) -> Markup:
-    return tag("div", *figures, class_="figures") if figures else tag("p", otherwise)

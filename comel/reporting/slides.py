@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from comel.cohort.bags import BagStore
 from comel.cohort.tasks import Case
@@ -18,7 +18,7 @@ from comel.reporting.collect import Report
 if TYPE_CHECKING:
     from comel.prediction.predictor import Predictor
 
-__all__ = ["SlideMap", "SlideMaps", "slide_maps"]
+__all__ = ["SlideMap", "SlideMaps", "Slides", "slide_maps"]
 
 _WIDTH, _TALLEST, _TALLEST_STRIP, _COLOURS = 352, 440, 1760, 64
 
@@ -37,6 +37,12 @@ class SlideMap:
     strange: bool = False
 
     @property
+    def words(self) -> str:
+        """What is so, and what the model says."""
+        strange = ", unlike all that was learned" if self.strange else ""
+        return f"true {self.truth} ({self.probability:.3f}), predicted {self.predicted}{strange}"
+
+    @property
     def address(self) -> str:
         """The picture as a ``data:`` address."""
         return f"data:image/png;base64,{base64.b64encode(self.picture or b'').decode()}"
@@ -49,6 +55,15 @@ class SlideMaps:
     best: list[SlideMap]
     worst: list[SlideMap]
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Slides:
+    """A block of the page: slides with their maps beside each other. ``brief``: why a map is missing is not said at each."""
+
+    slides: Sequence[SlideMap]
+    brief: bool
+    kind: ClassVar[str] = "slides"
 
 
 def slide_maps(report: Report, advance: Callable[..., None] = lambda steps=1, text="": None) -> SlideMaps:

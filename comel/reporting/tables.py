@@ -1,12 +1,12 @@
-"""Tables of a report: heat tables, whose numbers stay readable in print and without colour, and plain ones."""
+"""Numbers of a report as text, and tables whose numbers stay readable in print and without colour."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from comel.reporting.markup import Markup, tag
+from comel.reporting.blocks import Cell, Heats
 
-__all__ = ["MISSING", "count", "duration", "facts", "heat_colour", "heat_table", "plain_table", "score"]
+__all__ = ["MISSING", "count", "duration", "heat_colour", "heat_table", "score"]
 
 MISSING = "-"
 
@@ -47,13 +47,13 @@ def heat_table(
     corner: str = "",
     texts: Sequence[Sequence[str]] | None = None,
     faint: Sequence[Sequence[bool]] | None = None,
-) -> Markup:
+) -> Heats:
     """A table of values from 0 to 1 on a ground that darkens with them.
 
     Args:
         caption: above the table.
         columns: their names.
-        rows: a name and a value a column each; None is an empty cell.
+        rows: a name and one value per column; None is an empty cell.
         corner: what the rows are.
         texts: what to print in the cells in place of the value.
         faint: cells to print in italics.
@@ -63,41 +63,7 @@ def heat_table(
         cells = []
         for c, value in enumerate(values):
             text = texts[r][c] if texts is not None else score(value)
-            ground = None if value is None else f"background:{heat_colour(value)}"
-            words = " ".join(["heat"] * (value is not None) + ["faint"] * bool(faint is not None and faint[r][c]))
-            cells.append(tag("td", text, class_=words or None, style=ground))
-        body.append(tag("tr", tag("th", name, scope="row"), *cells))
-    head = tag("tr", tag("td", corner), *(tag("th", name, scope="col") for name in columns))
-    return _scrolling(tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), class_="heats"))
-
-
-def plain_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    caption: str | None = None,
-    strong: Iterable[tuple[int, int]] = (),
-) -> Markup:
-    """A table; the first cell of a row is its name, and the cells (row, column) in ``strong`` are emphasised."""
-    emphasised = set(strong)
-    body = [
-        tag(
-            "tr",
-            tag("th", cells[0], scope="row"),
-            *(tag("td", tag("strong", cell) if (r, c) in emphasised else cell) for c, cell in enumerate(cells[1:], start=1)),
-        )
-        for r, cells in enumerate(rows)
-    ]
-    head = tag("tr", *(tag("th", name, scope="col") for name in columns))
-    title = None if caption is None else tag("caption", caption)
-    return _scrolling(tag("table", title, tag("thead", head), tag("tbody", *body)))
-
-
-def facts(pairs: Iterable[tuple[str, object]]) -> Markup:
-    """Names and what belongs to them."""
-    rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in pairs]
-    return _scrolling(tag("table", tag("tbody", *rows), class_="facts"))
-
-
-def _scrolling(table: Markup) -> Markup:
-    return tag("div", table, class_="wide")
+            look = " ".join(["heat"] * (value is not None) + ["faint"] * bool(faint is not None and faint[r][c]))
+            cells.append(Cell(text, look or None, None if value is None else f"background:{heat_colour(value)}"))
+        body.append((name, cells))
+    return Heats(caption, columns, body, corner)

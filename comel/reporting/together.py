@@ -9,8 +9,8 @@ from typing import Any
 
 from comel.base.files import read_json
 from comel.errors import RunError
-from comel.reporting.markup import Markup, join, tag
-from comel.reporting.tables import MISSING, plain_table, score
+from comel.reporting.blocks import Block, Table, note
+from comel.reporting.tables import MISSING, score
 from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, score_name
 
 __all__ = ["Together", "over_the_runs", "read_together"]
@@ -49,22 +49,23 @@ def read_together(folder: Path) -> Together | None:
     return None
 
 
-def over_the_runs(together: Together) -> Markup:
+def over_the_runs(together: Together) -> list[Block]:
     """With folds the scores of the pooled test cases; then every score's mean ± standard deviation over the runs."""
-    parts: list[Markup] = []
+    blocks: list[Block] = []
     pooled = together.summary.get("pooled")
     if pooled:
-        parts += [_pooled(pooled, mode) for mode in pooled["mean"]]
-        note = "Each case is tested once, by the run of its fold. Intervals are of 95 %, by bootstrap over patients."
-        parts.append(tag("p", note, class_="note"))
+        blocks += [_pooled(pooled, mode) for mode in pooled["mean"]]
+        blocks.append(
+            note("Each case is tested once, by the run of its fold. Intervals are of 95 %, by bootstrap over patients.")
+        )
     among = f"mean ± standard deviation over {len(together.runs)} {together.kind}"
     for kind, modes in together.summary["continual"].items():
         for mode, scores in modes.items():
             shown = [key for key in STATISTICS if any(scores[name].get(key, {}).get("mean") is not None for name in scores)]
             rows = [[score_name(name), *(_spread(scores[name].get(key)) for key in shown)] for name in in_order(kind, scores)]
             caption = f"{KINDS.get(kind, kind)} scores, {mode.replace('_', '-')}: {among}"
-            parts.append(plain_table(["score", *(STATISTICS[key] for key in shown)], rows, caption=caption))
-    return join(parts)
+            blocks.append(Table(["score", *(STATISTICS[key] for key in shown)], rows, caption))
+    return blocks
 
 
 def _spread(entry: Mapping[str, Any] | None) -> str:
@@ -73,7 +74,7 @@ def _spread(entry: Mapping[str, Any] | None) -> str:
     return score(entry["mean"]) + ("" if entry["spread"] is None else f" ± {entry['spread']:.3f}")
 
 
-def _pooled(pooled: Mapping[str, Any], mode: str) -> Markup:
+def _pooled(pooled: Mapping[str, Any], mode: str) -> Table:
     names = in_order("bag", pooled["mean"][mode]["bag"])
     intervals = pooled["intervals"]["bag"].get(mode, {})
     rows = []
@@ -83,4 +84,4 @@ def _pooled(pooled: Mapping[str, Any], mode: str) -> Markup:
     means = [score(pooled["mean"][mode]["bag"].get(name), intervals.get(name, {}).get("mean")) for name in names]
     rows.append(["mean over tasks", "", *means])
     columns = ["task", "cases", *map(score_name, names)]
-    return plain_table(columns, rows, caption=f"Test cases of all folds together, {mode.replace('_', '-')}")
+    return Table(columns, rows, f"Test cases of all folds together, {mode.replace('_', '-')}")

@@ -7,29 +7,29 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from comel.reporting.charts import Bar, Line, chart
+from comel.reporting.blocks import Block, Fold, Table, Text, figures
+from comel.reporting.charts import Bar, Chart, Line
 from comel.reporting.collect import Epoch, Report, number
-from comel.reporting.markup import Markup, join, tag
 from comel.reporting.scores import stage_names
-from comel.reporting.tables import count, duration, plain_table
+from comel.reporting.tables import count, duration
 
 __all__ = ["chosen", "cost", "losses", "strategy_report", "total_seconds"]
 
 _WIDE = (880, 280)
 
 
-def losses(report: Report) -> Markup:
+def losses(report: Report) -> list[Block]:
     """Loss terms by epoch, all stages one after another, and the model's own measures that lie between 0 and 1."""
     epochs = report.epochs
     if not epochs:
-        return tag("p", "The run has no record of its epochs.")
+        return [Text("The run has no record of its epochs.")]
     borders = [n + 0.5 for n, (a, b) in enumerate(pairwise(epochs), start=1) if a.stage != b.stage]
     axes: dict[str, Any] = {"x_label": "epoch, stages one after another", "borders": borders, "size": _WIDE}
-    figures = [chart("Training loss by term, mean over bags", _lines(epochs, "losses"), y_label="loss", **axes)]
+    charts = [Chart("Training loss by term, mean over bags", _lines(epochs, "losses"), y_label="loss", **axes)]
     measures = [line for line in _lines(epochs, "measures") if all(y is None or 0 <= y <= 1 for y in line.y)]
     if measures:
-        figures.append(chart("What the model reports of itself", measures, y_label="share", y_range=(0.0, 1.0), **axes))
-    return tag("div", *figures, class_="figures")
+        charts.append(Chart("What the model reports of itself", measures, y_label="share", y_range=(0.0, 1.0), **axes))
+    return [figures(charts)]
 
 
 def _lines(epochs: Sequence[Epoch], field: str) -> list[Line]:
@@ -47,7 +47,7 @@ def _lines(epochs: Sequence[Epoch], field: str) -> list[Line]:
     return [Line(name, places, [None if i is None else values[i].get(name) for i in order]) for name in names]
 
 
-def cost(report: Report) -> Markup:
+def cost(report: Report) -> list[Block]:
     """A row a stage: what it learned, from how many cases, how long, with how many parameters and how much old data."""
     cases = {task.name: task.training_cases for task in report.newest.tasks} if report.newest else {}
     rows = []
@@ -67,21 +67,21 @@ def cost(report: Report) -> Markup:
             )
         )
     if not rows:
-        return tag("p", "No stage is done.")
+        return [Text("No stage is done.")]
     columns = ["stage", "learned", "version", "training cases", "epochs", "seconds", "trained parameters", "old data, bytes"]
-    return plain_table(columns, rows)
+    return [Table(columns, rows)]
 
 
-def chosen(report: Report) -> Markup | None:
+def chosen(report: Report) -> list[Block]:
     """What the validation cases of each task decided: the instance threshold and the temperature of its head."""
     if report.newest is None:
-        return None
+        return []
     rows = [
         (task.name, f"{task.threshold:.3f}", task.threshold_chosen_on, f"{task.temperature:.3f}")
         for task in report.newest.tasks
     ]
     columns = ["task", "instance threshold", "chosen on", "temperature"]
-    return plain_table(columns, rows, caption="Threshold and temperature of each task")
+    return [Table(columns, rows, "Threshold and temperature of each task")]
 
 
 def total_seconds(report: Report) -> float | None:
@@ -91,29 +91,30 @@ def total_seconds(report: Report) -> float | None:
     return sum(known) if known and len(known) == len(seconds) else None
 
 
-def strategy_report(report: Report) -> Markup | None:
+def strategy_report(report: Report) -> list[Block]:
     """What the strategy reports: directions left for adapters, layer by layer, and anything else as it stands."""
     if report.newest is None or not report.newest.report:
-        return None
-    said, parts = dict(report.newest.report), []
+        return []
+    said = dict(report.newest.report)
+    blocks: list[Block] = []
     warning = said.pop("warning", None)
     if warning:
-        parts.append(tag("p", str(warning), class_="warning"))
+        blocks.append(Text(str(warning), "warning"))
     left = [(info.version, number(info.report.get("adapters_left"))) for info in report.versions]
     if any(value is not None for _, value in left):
         words = ", ".join(f"{count(value)} after version {version}" for version, value in left)
-        parts.append(tag("p", f"Further adapters that fit, by the tightest layer: {words}."))
+        blocks.append(Text(f"Further adapters that fit, by the tightest layer: {words}."))
         said.pop("adapters_left", None)
     layers = said.pop("capacity", None)
     if isinstance(layers, dict) and layers:
-        parts.append(_capacity(layers))
+        blocks.append(_capacity(layers))
     if said:
         text = json.dumps(said, indent=2, ensure_ascii=False, default=str)
-        parts.append(tag("details", tag("summary", "Everything else that the strategy reports"), tag("pre", text)))
-    return join(parts)
+        blocks.append(Fold("Everything else that the strategy reports", text=text))
+    return blocks
 
 
-def _capacity(layers: Mapping[str, Any]) -> Markup:
+def _capacity(layers: Mapping[str, Any]) -> Block:
     known = {str(name): layer for name, layer in layers.items() if isinstance(layer, dict)}
     keys = list(dict.fromkeys(key for layer in known.values() for key in layer))
     shares, rows = [], []
@@ -122,10 +123,10 @@ def _capacity(layers: Mapping[str, Any]) -> Markup:
         if width and protected is not None:
             shares.append(Bar(index + 0.6, index + 1.4, protected / width, f"{name}: {protected:.0f} of {width:.0f} protected"))
         rows.append((name, *(count(number(layer.get(key))) for key in keys)))
-    table = plain_table(["layer", *(key.replace("_", " ") for key in keys)], rows, caption="Directions of each layer")
+    table = Table(["layer", *(key.replace("_", " ") for key in keys)], rows, "Directions of each layer")
     if not shares:
         return table
-    figure = chart(
+    figure = Chart(
         "Share of input directions that is protected",
         [],
         x_label="layer, in the table's order",
@@ -134,4 +135,4 @@ def _capacity(layers: Mapping[str, Any]) -> Markup:
         y_range=(0.0, 1.0),
         bars=shares,
     )
-    return tag("div", table, figure, class_="figures")
+    return figures([table, figure])

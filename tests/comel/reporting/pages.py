@@ -15,7 +15,10 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """A page's elements, text and tables; an element that is not closed where it should be is an error."""
+    """A page's elements, text and tables; an element that is not closed where it should be is an error.
+
+    ``parts`` is all of it in order, without the spaces and line breaks that separate elements.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -25,6 +28,7 @@ class Page(HTMLParser):
         self.figures: list[str] = []
         self.emphasised: list[str] = []
         self.words: list[str] = []
+        self.parts: list[object] = []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self.open == [], f"not closed: {self.open}"
@@ -33,6 +37,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert len(dict(attrs)) == len(attrs), f"an attribute of {tag} is there twice"
         self.elements.append((tag, dict(attrs)))
+        self.parts.append((tag, dict(attrs)))
         if tag in VOID:
             return
         self.open.append(tag)
@@ -48,8 +53,12 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"
         assert self.open.pop() == tag
+        self.parts.append(f"end of {tag}")
 
     def handle_data(self, data: str) -> None:
+        if not data.strip():
+            return
+        self.parts.append(data if "pre" in self.open else " ".join(data.split()))
         if "style" in self.open:
             return
         self.words.append(data)

@@ -1,4 +1,4 @@
-"""Curves, bins, colours, charts and markup, computed another way."""
+"""Curves, bins, colours, charts and what is escaped, computed another way."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comel.reporting.blocks import Block, Cards, Facts, Fold, Table, Text
 from comel.reporting.cases import CaseTable, best_and_worst, calibration_error, confusion, reliability, roc_curves
-from comel.reporting.charts import Line, chart, ticks
-from comel.reporting.markup import Markup, tag
-from comel.reporting.tables import count, heat_colour, score
+from comel.reporting.charts import Chart, Line, ticks
+from comel.reporting.page import template
+from comel.reporting.slides import SlideMap, Slides
+from comel.reporting.tables import count, heat_colour, heat_table, score
 
 
 def table_of(probabilities: np.ndarray, truth: np.ndarray) -> CaseTable:
@@ -120,21 +122,46 @@ def test_ticks_are_few_and_inside(low: float, width: float) -> None:
     assert all(low - slack <= tick <= high + slack for tick in found)
 
 
+def drawn(*blocks: Block) -> str:
+    """The blocks as HTML."""
+    return str(template("blocks.html").module.draw(blocks))
+
+
 def test_a_line_is_broken_where_a_value_is_missing() -> None:
-    figure = chart("t", [Line("a", [1, 2, 3, 4], [0.0, None, 0.5, 1.0])], x_label="x", y_label="y", y_range=(0, 1))
-    path = re.search(r'class="line c0" d="([^"]*)"', figure)
+    figure = Chart("t", [Line("a", [1, 2, 3, 4], [0.0, None, 0.5, 1.0])], "x", "y", y_range=(0, 1))
+    path = re.search(r'class="line c0" d="([^"]*)"', drawn(figure))
     assert path is not None
     # The plot is 374 wide from 52 and 226 high from 30.
     assert path[1] == "M52 256M301.3 143L426 30"
 
 
 def test_a_line_without_points_is_not_drawn() -> None:
-    figure = chart("t", [Line("empty", [1], [None]), Line("b", [1], [1.0])], x_label="x", y_label="y")
+    figure = drawn(Chart("t", [Line("empty", [1], [None]), Line("b", [1], [1.0])], "x", "y"))
     assert "empty" not in figure
     assert figure.count('class="line') == 1
 
 
-def test_whatever_is_no_markup_is_escaped() -> None:
-    assert tag("p", '<b a="1">', Markup("<br>"), None, 3, title='"&', class_="x", data_y=None) == (
-        '<p title="&quot;&amp;" class="x">&lt;b a=&quot;1&quot;&gt;<br>3</p>'
+HOSTILE = """</td></pre></title><b a="1">&'x'"""
+
+
+def test_whatever_a_block_says_is_escaped() -> None:
+    line = Line(HOSTILE, [1, 2], [0.0, 1.0])
+    said = drawn(
+        Text(HOSTILE, HOSTILE),
+        Cards([(HOSTILE, HOSTILE)]),
+        Table([HOSTILE], [(HOSTILE, HOSTILE, HOSTILE)], HOSTILE, {(0, 2)}),
+        heat_table(HOSTILE, [HOSTILE], [(HOSTILE, [0.5])], corner=HOSTILE, texts=[[HOSTILE]]),
+        Facts([(HOSTILE, HOSTILE)]),
+        Fold(HOSTILE, [Text(HOSTILE)], text=HOSTILE),
+        Chart(HOSTILE, [line, line], HOSTILE, HOSTILE, x_names=[HOSTILE]),
+        Slides([SlideMap(HOSTILE, HOSTILE, HOSTILE, 0.5, None, HOSTILE), SlideMap(HOSTILE, HOSTILE, HOSTILE, 0.5, b"")], False),
     )
+    for sign in ("<b a", "</td></pre>", "&'", 'a="1"'):
+        assert sign not in said
+    assert said.count("&lt;b a=&#34;1&#34;&gt;&amp;&#39;x&#39;") >= 30
+
+
+def test_the_cell_that_is_emphasised() -> None:
+    said = drawn(Table(["run", "a", "b"], [("one", 1, 2), ("two", 3, 4)], strong={(1, 2)}))
+    assert re.findall("<strong>(.*?)</strong>", said) == ["4"]
+    assert "<caption>" not in said

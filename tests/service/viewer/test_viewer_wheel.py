@@ -48,8 +48,10 @@ def test_a_built_wheel_carries_the_pages_and_their_libraries(tmp_path: Path) -> 
     subprocess.run(build, check=True, capture_output=True, timeout=280)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
+        templates = {name for name in archive.namelist() if name.startswith("comel/reporting/templates/")}
         carried = {name.removeprefix("service/viewer/") for name in archive.namelist() if name.startswith("service/viewer/")}
         for name, path in LIBRARIES.items():
             assert archive.read(f"service/viewer/vendor/{name}") == path.read_bytes()
     own = {path.name for path in (ROOT / "service" / "viewer").iterdir() if path.is_file()}
+    assert templates == {f"comel/reporting/templates/{path.name}" for path in (ROOT / "comel/reporting/templates").iterdir()}
     assert carried == own | {f"vendor/{name}" for name in LIBRARIES}
