@@ -205,7 +205,8 @@ def test_predict_writes_the_same_files(old: Path, tmp_path: Path, cli: Cli) -> N
 def test_the_report_is_the_same(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(old / "run")
     written = comel.report(Path("../run"), tmp_path / "report.html", quiet=True)
-    pages, pictures = [], []
+    pages: list[Any] = []
+    pictures: list[Any] = []
     for text in (written.read_text(encoding="utf-8"), (old / "report.html").read_text(encoding="utf-8")):
         pictures.append([pixels(base64.b64decode(found)) for found in re.findall(r"data:image/png;base64,([^\"]+)", text)])
         text = re.sub(r"data:image/png;base64,[^\"]+", "", text).replace(str(old / "run"), "taken out")

@@ -114,12 +114,14 @@ class Chart:
     def at_x(self, x: float) -> float:
         """Where x is, in CSS pixels from the left."""
         low, high, _, _ = self._span
-        return round(self.left + (x - low) / (high - low) * (self.right - self.left), 1)
+        place: float = round(self.left + (x - low) / (high - low) * (self.right - self.left), 1)
+        return place
 
     def at_y(self, y: float) -> float:
         """Where y is, in CSS pixels from the top."""
         _, _, low, high = self._span
-        return round(self.top + (high - y) / (high - low) * (self.bottom - self.top), 1)
+        place: float = round(self.top + (high - y) / (high - low) * (self.bottom - self.top), 1)
+        return place
 
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
