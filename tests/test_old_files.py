@@ -303,7 +303,7 @@ def test_the_database_migrates_and_the_service_goes_on(old: Path, tmp_path: Path
             items = client.get(f"/v1/{kind}").json()["items"]
             assert [{key: item[key] for key in want} for item, want in zip(items, golden[kind], strict=True)] == golden[kind]
         upload = {key: value for key, value in golden["upload"].items() if key != "expires"}  # it lay too far ahead to be true
-    assert client.get(f"/v1/uploads/{upload['id']}").json().items() >= upload.items()
+        assert client.get(f"/v1/uploads/{upload['id']}").json().items() >= upload.items()
         this = f"/v1/predictions/{golden['done']}"
         answer = client.get(this).json()
         assert {key: answer[key] for key in ("id", "prediction", "instances")} == {
