@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib import metadata
 from types import FrameType
 from typing import Any
 
@@ -15,6 +14,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from comel.base.version import comel_version
 from comel.errors import ConfigError
 from comel.prediction.prediction import NOTICE
 from service.access.audit import AuditLog
@@ -91,7 +91,7 @@ def create_app(
 
     app = FastAPI(
         title="CoMEL",
-        version=metadata.version("comel"),
+        version=comel_version(),
         description=_DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,

@@ -6,7 +6,6 @@ import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from comel.base.cores import torch_threads
 from comel.base.devices import resolve_device
 from comel.base.files import sha256_of_file, sha256_of_json
 from comel.base.progress import progress_bar, say
+from comel.base.version import comel_version
 from comel.cohort.bags import BagStore
 from comel.cohort.checks import doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
@@ -291,7 +291,7 @@ class Session:
             version=version,
             run=sha256_of_json(self.run.config.read_text(encoding="utf-8"))[:12],
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            comel_version=metadata.version("comel"),
+            comel_version=comel_version(),
             mode=self.config.data.mode,
             model={"name": self.config.model["name"], **settings_of(model)},
             strategy=self.config.strategy,

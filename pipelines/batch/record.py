@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import write_json, write_text
+from comel.base.version import comel_version
 from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.outcomes import Ledger, Outcome
@@ -106,5 +107,9 @@ def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, Outcome], key: str)
 
 
 def _versions() -> dict[str, str]:
-    packages = ("comel", "torch", "openslide-python", "openslide-bin", "numpy", "h5py")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    packages = ("torch", "openslide-python", "openslide-bin", "numpy", "h5py")
+    return {
+        "python": platform.python_version(),
+        "comel": comel_version(),
+        **{name: metadata.version(name) for name in packages},
+    }

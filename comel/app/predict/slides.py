@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from comel.bags.bag import Bag
 from comel.base.files import sha256_of_file, sha256_of_json
 from comel.base.progress import progress_bar
 from comel.base.settings import parse_section
+from comel.base.version import comel_version
 from comel.cohort.bags import check_contract
 from comel.errors import ComelError, SlideError
 from comel.prediction.prediction import Prediction, check_table, failed_row, prediction_row, write_table
@@ -202,7 +202,7 @@ class _Work:
         if None in sources:
             return {}
         asked = {
-            "comel": metadata.version("comel"),
+            "comel": comel_version(),
             "version": self.version,
             "task": self.options.task,
             "assume_encoder": self.options.assume_encoder,
