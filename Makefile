@@ -2,6 +2,7 @@
 # make test       set everything up and pass the tests
 # make test-all   with the slow tests too
 # make lint       ruff, the law of imports and mypy
+# make settings   docs/settings.md, from the schemas
 # make viewer     fetch what the pages of the service need, by npm; the others do it where npm is present
 # make sbom       sbom.json: every package of the environment with its version and licence (CycloneDX)
 #
@@ -17,7 +18,7 @@ LIBRARIES := node_modules/.fetched
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint sbom install viewer clean
+.PHONY: demo test test-all lint settings sbom install viewer clean
 
 demo: install
 	$(BIN)/comel demo --out demo
@@ -30,6 +31,9 @@ test-all: install
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy
+
+settings: install
+	$(BIN)/python -m comel.app.settings_page > docs/settings.md
 
 sbom: install
 	$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible --output-file sbom.json
