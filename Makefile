@@ -3,6 +3,8 @@
 # make test-all   with the slow tests too
 # make lint       ruff, the law of imports and mypy
 # make settings   docs/settings.md, from the schemas
+# make coverage   the tests again, counting which lines they run; below the floor in pyproject.toml it fails
+# make docs       the documentation site, in site/
 # make viewer     fetch what the pages of the service need, by npm; the others do it where npm is present
 # make sbom       sbom.json: every package of the environment with its version and licence (CycloneDX)
 #
@@ -15,10 +17,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LIBRARIES := node_modules/.fetched
 # One process a core, each computing on one: two that share both would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint settings sbom install viewer clean
+.PHONY: demo test test-all lint coverage docs settings sbom install viewer clean
 
 demo: install
 	$(BIN)/comel demo --out demo
@@ -34,6 +36,12 @@ lint: install
 
 settings: install
 	$(BIN)/python -m comel.app.settings_page > docs/settings.md
+
+coverage: install
+	$(PYTEST) -m "not slow" --cov --cov-report=term
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 sbom: install
 	$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible --output-file sbom.json
@@ -56,4 +64,4 @@ $(INSTALLED): pyproject.toml constraints/cpu.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo node_modules
+	rm -rf $(VENV) demo node_modules site

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from comel.base.files import write_json
 from comel.cohort.manifest import ManifestRow, read_manifest
-from pipelines.batch.outcomes import Ledger, Outcome, bag_path, files_stamp, inputs_stamp, overlay_path
 from pipelines.batch.plan import plan_slides
+from pipelines.batch.slide_records import Ledger, SlideRecord, bag_path, files_stamp, inputs_stamp, overlay_path
 from pipelines.batch.status import folder_status
 
 
@@ -47,7 +47,7 @@ def record(rows: list[ManifestRow], out: Path) -> None:
         bag_path(out, row.slide_id).touch()
         overlay_path(out, row.slide_id).touch()
         files = files_stamp(out, row.slide_id)
-        ledger.write(Outcome(row.slide_id, "done", "key", inputs_stamp(row), files, tiles=1000))
+        ledger.write(SlideRecord(row.slide_id, "done", "key", inputs_stamp(row), files, tiles=1000))
     write_json(out / ".extract" / "run.json", {"key": "key"})
 
 

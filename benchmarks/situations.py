@@ -44,12 +44,14 @@ class Situation:
     def pixels(self) -> np.ndarray:
         """(h, w, 3) uint8 RGB, with the noise of a camera."""
         light = self.glass * 10**-self.density + self.random.normal(0, 1.5 / 255, self.density.shape)
-        return np.clip(np.rint(light * 255), 0, 255).astype(np.uint8)
+        pixels: np.ndarray = np.clip(np.rint(light * 255), 0, 255).astype(np.uint8)
+        return pixels
 
     @property
     def usable(self) -> np.ndarray:
         """(h, w) bool: tissue that no ink covers."""
-        return self.tissue & ~self.ink
+        usable: np.ndarray = self.tissue & ~self.ink
+        return usable
 
 
 def draw_situation(name: str, seed: int = 0) -> Situation:

@@ -20,7 +20,6 @@ from comel.bags.bag import read_bag
 from comel.cohort.manifest import read_manifest
 from comel.prediction.predictor import Predictor
 from comel.runs.directory import RunDirectory
-from comel.training.train import is_finished
 
 KNOWN, UNKNOWN = 4, 2
 
@@ -33,7 +32,7 @@ def measure(folder: Path, seed: int, difficulty: float, dimension: int) -> list[
         manifest = make_features(folder / "stream", settings)
     organs = [f"organ{number + 1}" for number in range(KNOWN + UNKNOWN)]
     bags = manifest.parent / "bags"
-    if not is_finished(RunDirectory(run)):
+    if not RunDirectory(run).is_finished:
         data = {"manifest": manifest, "bags": bags, "tasks": organs[:KNOWN]}
         # The statistics come from the encoder's features: the network has no part in them, so a small one does.
         model = {"name": "comel", "dim": 16, "blocks": 1, "num_heads": 2, "attention_hidden": 8}

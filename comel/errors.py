@@ -44,6 +44,11 @@ class FeatureMismatch(BagError):
 class RunError(ComelError):
     """A run directory that is missing, unfinished or damaged."""
 
+    @classmethod
+    def damaged(cls, path: object, why: str) -> RunError:
+        """The error for a file of a run that is not what was written."""
+        return cls(f"{path}: damaged ({why})", "restore the run from a copy")
+
 
 class CapacityError(ComelError):
     """No free directions are left for another orthogonal adapter."""

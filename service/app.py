@@ -6,28 +6,28 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from types import FrameType
 from typing import Any
 
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from comel.base.version import comel_version
 from comel.errors import ConfigError
 from comel.prediction.prediction import NOTICE
 from service.access.audit import AuditLog
 from service.access.gate import Gate
-from service.access.keys import private_folder
+from service.access.keys import private_files, private_folder
 from service.backend import Backend, hidden, open_database
-from service.http.middleware import RequestRecord
+from service.http.connections import Server, check_descriptors, protocol_of
+from service.http.middleware import BodyLimits, Cors, Defects, RequestRecord
 from service.http.openapi import TAGS, describe_once
 from service.http.problems import install_problem_handlers
 from service.http.routes import documentation, health, jobs, prediction_parts, predictions, rasters, slides, uploads, viewer
 from service.http.routes import models as model_routes
 from service.logs import describe_defect, make_log, route_library_logs
 from service.metrics import Metrics
+from service.paths import without_paths
 from service.served.registry import FixedModel, ModelRegistry, PredictorLike
 from service.settings import ServiceSettings
 from service.slides.pictures import SlidePictures
@@ -45,8 +45,9 @@ evidence lies.
 **{NOTICE}**
 
 Send an API key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`. Its scope says what it may do: `read` predictions,
-`predict`, or `admin`; each allows what those before it allow. A service that listens on the loopback address and has no keys
-asks for none."""
+`predict` and delete what it made itself, `manage` what other keys made, or `admin`; each allows what those before it allow. A
+service that listens on the loopback address and has no keys asks for none. A request by HEAD is answered as one by GET, without
+the body."""
 
 
 def create_app(
@@ -74,15 +75,16 @@ def create_app(
         registry = FixedModel(settings, predictor) if predictor is not None else models or open_models(settings)
         backend = Backend(settings, registry, audit=app.state.audit, metrics=metrics, log=log)
         app.state.models, app.state.backend = registry, backend
-        app.state.work = anyio.CapacityLimiter(WAITING_PREDICTIONS)
+        app.state.work, app.state.fetching = anyio.CapacityLimiter(WAITING_PREDICTIONS), anyio.CapacityLimiter(1)
         for name in registry.names:
-            metrics.model(registry.state(name), registry.get(name).run_id)
+            _measure(metrics, registry, name, app)
         pictures = SlidePictures()
         app.state.pictures, app.state.decoding = pictures, anyio.CapacityLimiter(pictures.processes)
         backend.start()
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_watch, backend, metrics, log)
+                group.start_soon(_watch, app, metrics, log)
+                group.start_soon(_prepare, backend)
                 yield
                 group.cancel_scope.cancel()
         finally:
@@ -97,23 +99,23 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # As seen from the description: a proxy may serve it below a prefix that nobody tells the service.
+        servers=[{"url": settings.root_path or "."}],
+        root_path_in_servers=False,
+        redirect_slashes=False,
     )
     app.state.gate, app.state.metrics, app.state.settings = Gate(settings), metrics, settings
-    app.state.hidden = tuple(hidden(settings))
+    app.state.hidden, app.state.noted = tuple(hidden(settings)), slides.Noted()
     install_problem_handlers(app, hidden=app.state.hidden)
     for routes in (health, documentation, model_routes, predictions, prediction_parts, rasters, slides, jobs, uploads, viewer):
         app.include_router(routes.router)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "Content-Type", "Idempotency-Key", "Prefer"],
-            expose_headers=["Location", "Retry-After", "X-Request-ID", "Upload-Offset"],
-        )
     describe_once(app)
-    # Added last, so it is the outermost and sees every answer.
-    app.add_middleware(RequestRecord, log=log, metrics=metrics)
+    # The last one added is the outermost and sees every answer.
+    app.add_middleware(BodyLimits, seconds=settings.request_seconds)
+    app.add_middleware(Defects)
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
+    app.add_middleware(RequestRecord, log=log, metrics=metrics, root_path=settings.root_path)
     return app
 
 
@@ -121,8 +123,8 @@ def open_models(settings: ServiceSettings) -> ModelRegistry:
     """The models of the settings' runs, after a look at the folders.
 
     Raises:
-        ConfigError: no run is named, the slide folder does not exist, or the state folder cannot be made.
-        RunError: a run cannot be opened.
+        ConfigError: no run is named, a folder does not exist, or the state folder cannot be made.
+        RunError: no run can be opened.
     """
     if not settings.runs:
         raise ConfigError(
@@ -133,16 +135,18 @@ def open_models(settings: ServiceSettings) -> ModelRegistry:
         if not root.is_dir():
             raise ConfigError(f"slide folder {root} does not exist", "give an existing folder, or none")
     private_folder(settings.state_dir)
+    for name, run in settings.runs.items():
+        if not run.is_dir():
+            raise ConfigError(f"run {run} of model '{name}' does not exist", "check the path, or train one: comel train")
     models = ModelRegistry(settings)
     models.open()
     return models
 
 
-async def _watch(backend: Backend, metrics: Metrics, log: Any) -> None:
+async def _watch(app: FastAPI, metrics: Metrics, log: Any) -> None:
     """Let new versions answer, for as long as the service runs."""
-    models = backend.models
+    models: ModelRegistry = app.state.models
     while True:
-        await _prepare(backend, log)
         await anyio.sleep(WATCH_SECONDS)
         try:
             changed = await anyio.to_thread.run_sync(models.refresh)
@@ -150,7 +154,7 @@ async def _watch(backend: Backend, metrics: Metrics, log: Any) -> None:
             log.error("looking for new versions failed", **describe_defect(error))
             continue
         for state in changed:
-            metrics.model(state, models.get(state.name).run_id)
+            _measure(metrics, models, state.name, app)
             if state.refusal is None:
                 log.info("model version", model=state.name, version=state.version)
             else:
@@ -158,59 +162,77 @@ async def _watch(backend: Backend, metrics: Metrics, log: Any) -> None:
                 log.error("model version refused", model=state.name, version=state.version, **refused)
 
 
-async def _prepare(backend: Backend, log: Any) -> None:
-    try:
+async def _prepare(backend: Backend) -> None:
+    """Load the versions that answer where bags are answered at once, for as long as the service runs."""
+    while True:
         await anyio.to_thread.run_sync(backend.prepare, abandon_on_cancel=True)
-    except Exception as error:  # the first request for the version tries again, and is told
-        log.error("a model could not be loaded ahead", **describe_defect(error))
+        await anyio.sleep(WATCH_SECONDS)
+
+
+def _measure(metrics: Metrics, models: ModelRegistry, name: str, app: FastAPI) -> None:
+    """Tell the metrics how a model answers."""
+    state = models.state(name)
+    why = None if state.refusal is None else without_paths(state.refusal.what, app.state.hidden)
+    metrics.model(state, None if state.version is None else models.get(name, state.version).run_id, why)
 
 
 def serve(settings: ServiceSettings) -> None:
-    """Open the model and answer requests until interrupted.
+    """Open the models and answer requests until interrupted. Files that are made are their owner's alone.
 
     Raises:
-        ConfigError: the address is reached from other machines and there is no API key; nothing listens then.
-        ComelError: the run, a folder or the database cannot be used; nothing listens then.
+        ConfigError: keys are required and there is none, or a limit of the system is too low; nothing listens then.
+        ComelError: the runs, a folder or the database cannot be used; nothing listens then.
     """
+    with private_files():
+        _serve(settings)
+
+
+def _serve(settings: ServiceSettings) -> None:
     import uvicorn
 
+    private_folder(settings.state_dir)
     gate = Gate(settings)
     gate.check_exposure()
+    check_descriptors(settings)
     log = make_log()
-    models = open_models(settings)
     open_database(settings).close()
+    models = open_models(settings)
     app = create_app(settings, models=models, log=log)
     route_library_logs(log)
+    for name in models.names:
+        if (refusal := models.state(name).refusal) is not None:
+            log.error("model version refused", model=name, refused=refusal.version, reason=refusal.what)
     if gate.open:
         log.warning(
             "no API keys: everyone on this machine may predict and read",
             remedy=f"comel keys add NAME --scope predict --state {settings.state_dir}",
         )
+    elif gate.keys.lost():
+        log.error("the API keys are lost: nobody is let in", remedy="restore keys.json, or add a key: comel keys add")
     # Bodies that are too large for memory go where there is room for them; the system's folder may be in memory.
     tempfile.tempdir = str(settings.state_dir / "incoming")
     private_folder(settings.state_dir / "incoming")
 
-    class Server(uvicorn.Server):
-        """Begins no job from the moment on that it is told to stop; requests under way still end."""
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            backend: Backend | None = getattr(app.state, "backend", None)
-            if backend is not None:
-                backend.pool.drain()
-            super().handle_exit(sig, frame)
+    def drain() -> None:
+        """Begin no job from the moment on that the service is told to stop."""
+        backend: Backend | None = getattr(app.state, "backend", None)
+        if backend is not None:
+            backend.pool.drain()
 
     # uvicorn's own access log would have paths and queries; forwarded headers are not used, so none is believed.
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=protocol_of(settings),
+        ws="none",
         access_log=False,
         log_config=None,
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
     )
-    server = Server(config)
+    server = Server(config, stopping=drain)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

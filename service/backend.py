@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from comel.errors import ComelError, ConfigError
 from service.access.audit import AuditLog
-from service.access.keys import private_folder
+from service.access.keys import private_files, private_folder
 from service.db.database import Database, database_url
 from service.db.migrate import upgrade
+from service.db.pairing import pair
 from service.db.tables import Job
+from service.errors import is_full
 from service.housekeeping import Housekeeper
 from service.intake.upload_kinds import FileInspector
 from service.intake.uploads import UploadStore
@@ -33,6 +39,9 @@ from service.webhooks.outbox import Outbox
 
 __all__ = ["Backend", "hidden", "open_database", "work"]
 
+_PREPARE_SECONDS = 300.0
+"""Between two tries to load a model ahead that could not be loaded."""
+
 
 class Backend:
     """What a process that answers requests needs; :meth:`start` it, and :meth:`stop` it at the end.
@@ -50,7 +59,12 @@ class Backend:
         self.queue = JobQueue(self.database, settings)
         self._inspector = FileInspector(settings)
         self.uploads = UploadStore(self.database, settings, self._inspector.kind)
-        self.slides = SlideFiles(SlideFolders(settings.slide_roots, audit.pseudonym), self.uploads)
+        folders = SlideFolders(
+            settings.slide_roots,
+            audit.pseudonym,
+            lambda count: log.warning("files in the slide folders are not listed", count=count),
+        )
+        self.slides = SlideFiles(folders, self.uploads)
         executors: list[Executor] = child_executors(settings)
         self._at_once = AtOnce(ChildExecutor(settings), settings)
         if isinstance(models, FixedModel):
@@ -70,11 +84,13 @@ class Backend:
             uploads=self.uploads,
             slides=self.slides,
         )
-        self.unprepared: set[str] = set()
+        self.unloadable: dict[str, str] = {}
         self._prepared: dict[str, int] = {}
+        self._try_again: dict[str, float] = {}
+        self._log = log
         self._others: list[Outbox | Housekeeper] = [
             Outbox(self.database, settings, log=log),
-            Housekeeper(self.database, settings, log=log),
+            Housekeeper(self.database, settings, audit=audit, log=log),
         ]
 
     def start(self) -> None:
@@ -86,26 +102,31 @@ class Backend:
     def prepare(self) -> None:
         """Load the models that answer where bags are predicted at once, each version once; requests need not wait for that.
 
-        Raises:
-            ComelError: see :meth:`service.jobs.at_once.AtOnce.prepare`.
+        One that cannot be loaded is tried again after some minutes, and holds up no other.
         """
-        if self.settings.sync_max_instances:
-            for name in self.models.names:
-                version = self.models.get(name).version
-                if self._prepared.get(name) != version:
-                    self._prepared[name] = version
-                    self.unprepared.add(name)
-                    self._at_once.prepare(name, version)
-                    self.unprepared.discard(name)
+        for name in self.models.names if self.settings.sync_max_instances else ():
+            version = self.models.state(name).version
+            if version is None or self._prepared.get(name) == version or time.monotonic() < self._try_again.get(name, 0.0):
+                continue
+            try:
+                self._at_once.prepare(name, version)
+                self._prepared[name] = version
+                self.unloadable.pop(name, None)
+            except Exception as error:  # the first request for the version tries again, and is told
+                self._try_again[name] = time.monotonic() + _PREPARE_SECONDS
+                self.unloadable[name] = error.what if isinstance(error, ComelError) else type(error).__name__
+                self._log.error("a model could not be loaded ahead", model=name, **describe_defect(error))
 
-    def cancel(self, job: str) -> Accepted:
+    def cancel(self, job: str, *, record: Callable[[], None] = lambda: None) -> Accepted:
         """Cancel a job that has not ended, and remove what was accepted with it where no worker has it in hand.
+
+        ``record`` is called before it counts.
 
         Raises:
             NotFoundError: there is none.
         """
         waits = self.queue.get(job).job.state == "queued"
-        cancelled = self.queue.cancel(job)
+        cancelled = self.queue.cancel(job, record=record)
         if waits:
             Inbox(self.settings.state_dir).discard(job)
         return cancelled
@@ -121,12 +142,18 @@ class Backend:
 
 
 class Ended:
-    """Writes the end of every job into the audit log and the metrics of the process that did it."""
+    """Writes the end of every job into the audit log and the metrics of the process that did it.
+
+    Raises:
+        ComelError: the audit log cannot have it.
+    """
 
     def __init__(self, audit: AuditLog, metrics: Metrics | None, log: Any) -> None:
         self._audit, self._metrics, self._log = audit, metrics, log
 
     def __call__(self, job: Job, outcome: str, made: Made | None, seconds: float) -> None:
+        if self._metrics is not None:
+            self._metrics.prediction(job.kind, outcome, seconds, None if made is None else made.instances)
         try:
             self._audit.record(
                 "predict",
@@ -140,10 +167,9 @@ class Ended:
                 run=None if made is None else made.run,
                 version=job.version,
             )
-        except OSError as error:
-            self._log.error("the audit log cannot be written", **describe_defect(error))
-        if self._metrics is not None:
-            self._metrics.prediction(job.kind, outcome, seconds, None if made is None else made.instances)
+        except ComelError as error:
+            self._log.error(error.what, job=job.id)
+            raise
 
 
 def work(settings: ServiceSettings, log: Any, until: threading.Event) -> None:
@@ -152,28 +178,40 @@ def work(settings: ServiceSettings, log: Any, until: threading.Event) -> None:
     Raises:
         ConfigError: the database cannot be used.
     """
-    database = open_database(settings)
-    ended = Ended(AuditLog(settings.state_dir), None, log)
-    pool = WorkerPool(
-        JobQueue(database, settings), child_executors(settings), ended, settings, log=log, hidden=hidden(settings)
-    )
-    pool.start()
-    log.info("worker started")
-    until.wait()
-    pool.stop()
-    database.close()
+    with private_files():
+        database = open_database(settings)
+        audit = AuditLog(settings.state_dir)
+        audit.reserve.refill()
+        ended = Ended(audit, None, log)
+        pool = WorkerPool(
+            JobQueue(database, settings), child_executors(settings), ended, settings, log=log, hidden=hidden(settings)
+        )
+        pool.start()
+        log.info("worker started")
+        until.wait()
+        pool.stop()
+        database.close()
 
 
 def open_database(settings: ServiceSettings) -> Database:
-    """The settings' database, with this version's tables.
+    """The settings' database, with this version's tables, found to be that of the state folder.
 
     Raises:
-        ConfigError: it cannot be used, or a later version of comel made it.
+        ConfigError: it cannot be used, is another state folder's, or a later version of comel made it.
     """
     private_folder(settings.state_dir)
     secret = settings.database_url
     database = Database(database_url(None if secret is None else secret.get_secret_value(), settings.state_dir))
-    upgrade(database)
+    try:
+        upgrade(database)
+        pair(database, settings.state_dir)
+    except SQLAlchemyError as error:
+        database.close()
+        why = "the disk is full" if is_full(error) else type(error).__name__
+        raise ConfigError(f"the database cannot be brought up to date ({why})", "see to its disk and permissions") from None
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

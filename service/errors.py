@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from comel.errors import ComelError
 
 __all__ = [
     "BusyError",
     "ConflictError",
+    "ForbiddenError",
+    "NoRoomError",
     "NotFoundError",
     "NotReadyError",
     "TooLargeError",
     "WrongKindError",
+    "is_full",
+    "needing_room",
 ]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_SQLITE_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+_POSTGRESQL_FULL = "53100"
 
 
 class BusyError(ComelError):
@@ -30,6 +42,19 @@ class ConflictError(ComelError):
         self.offset = offset
 
 
+class ForbiddenError(ComelError):
+    """The key may do this with what it made itself, not with what others made; the scope ``manage`` may."""
+
+
+class NoRoomError(ComelError):
+    """The service's disk is full."""
+
+    def __init__(
+        self, what: str = "there is no room on the service's disk", remedy: str = "send it later, or ask its operator"
+    ) -> None:
+        super().__init__(what, remedy)
+
+
 class NotFoundError(ComelError):
     """Nothing under this name."""
 
@@ -44,3 +69,36 @@ class TooLargeError(ComelError):
 
 class WrongKindError(ComelError):
     """A body or file of a kind that is not taken."""
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a disk without room, or a used-up quota of the file system, is why something failed.
+
+    Asks an error of the operating system, of a database, and those that led to them.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        # What SQLAlchemy raises has the driver's error as its ``orig``.
+        driver = getattr(error, "orig", error)
+        if getattr(driver, "sqlite_errorname", "") in _SQLITE_FULL or getattr(driver, "sqlstate", "") == _POSTGRESQL_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def needing_room() -> Iterator[None]:
+    """Make one :class:`NoRoomError` of every way in which a full disk ends the block.
+
+    Raises:
+        NoRoomError: as said.
+    """
+    try:
+        yield
+    except ComelError:
+        raise
+    except Exception as error:
+        if is_full(error):
+            raise NoRoomError from None
+        raise

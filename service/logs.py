@@ -1,5 +1,8 @@
 """The service's own log: one event a line on standard error, JSON unless a person watches. No event names a file or a slide.
 
+A warning or an error that comes again within a minute, the same in every word, is counted and not written; the next line of it
+says how often. Writing never fails: a log on a full disk, or whose reader has gone, must not end what it is about.
+
 Nothing global is set up by importing or by making a logger; :func:`route_library_logs` is for the process that listens.
 """
 
@@ -7,14 +10,19 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
 import traceback
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
 
 from comel.base.killable import CallFailed
 
-__all__ = ["describe_defect", "make_log", "route_library_logs"]
+__all__ = ["Repeats", "describe_defect", "make_log", "route_library_logs"]
 
 
 def make_log(stream: TextIO | None = None) -> Any:
@@ -24,13 +32,51 @@ def make_log(stream: TextIO | None = None) -> Any:
     if target.isatty():
         renderer = structlog.dev.ConsoleRenderer()
     return structlog.wrap_logger(
-        structlog.PrintLogger(target),
+        _Lines(target),
         processors=[
             structlog.processors.add_log_level,
+            Repeats(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
     )
+
+
+class Repeats:
+    """A processor that drops a warning or an error which came less than ``seconds`` ago; requests' lines are all kept."""
+
+    def __init__(self, seconds: float = 60.0, most: int = 1000, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._most, self._clock = seconds, most, clock
+        self._known: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if method not in ("warning", "error", "critical") or event.get("event") == "request":
+            return event
+        same, now = repr(sorted(event.items(), key=lambda item: item[0])), self._clock()
+        with self._lock:
+            written, dropped = self._known.get(same, (-self._seconds, 0))
+            if now - written < self._seconds:
+                self._known[same] = written, dropped + 1
+                raise structlog.DropEvent
+            self._known[same] = now, 0
+            self._known.move_to_end(same)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        if dropped:
+            event["repeated"] = dropped
+        return event
+
+
+class _Lines(structlog.PrintLogger):
+    """Writes lines, and goes on where they cannot be written."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def describe_defect(error: BaseException) -> dict[str, Any]:

@@ -64,17 +64,34 @@ class Metrics:
             "comel_model_info", "1 for the version of each model that answers.", ["model", "run", "version"], registry=registry
         )
         self._refused = Gauge(
-            "comel_model_refused", "1 where a model's newer or chosen version cannot be used.", ["model"], registry=registry
+            "comel_model_refused",
+            "1 where the version of a model that should answer cannot be used.",
+            ["model"],
+            registry=registry,
+        )
+        self._reason = Gauge(
+            "comel_model_refused_info",
+            "1 for why that version cannot be used.",
+            ["model", "version", "reason"],
+            registry=registry,
         )
         self._answers: dict[str, tuple[str, str, str]] = {}
+        self._reasons: dict[str, tuple[str, str, str]] = {}
 
-    def model(self, state: ModelState, run: str) -> None:
-        """Say which version of a model answers, and whether another one was refused."""
-        if (before := self._answers.get(state.name)) is not None:
+    def model(self, state: ModelState, run: str | None, why: str | None = None) -> None:
+        """Say which version of a model answers, if any does, and whether another one was refused and why."""
+        if (before := self._answers.pop(state.name, None)) is not None:
             self._model.remove(*before)
-        self._answers[state.name] = labels = state.name, run, str(state.version)
-        self._model.labels(*labels).set(1)
+        if (reason := self._reasons.pop(state.name, None)) is not None:
+            self._reason.remove(*reason)
+        if run is not None:
+            self._answers[state.name] = state.name, run, str(state.version)
+            self._model.labels(*self._answers[state.name]).set(1)
         self._refused.labels(state.name).set(state.refusal is not None)
+        if (refusal := state.refusal) is not None:
+            version = "" if refusal.version is None else str(refusal.version)
+            self._reasons[state.name] = state.name, version, why or refusal.what
+            self._reason.labels(*self._reasons[state.name]).set(1)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer."""

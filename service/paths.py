@@ -1,15 +1,21 @@
-"""Paths of the server, which no client may see."""
+"""Paths of the server, which no client may see, and the names of folders that are being made or removed."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["UPLOADS", "without_paths"]
-
+__all__ = ["PARTIAL", "REMOVED", "UPLOADS", "bring_back", "remove_folder", "removed_id", "take_away", "without_paths"]
 
 UPLOADS = "uploads"
+PARTIAL = ".partial-"
+"""How the name of something begins that is not whole yet."""
+REMOVED = ".removed-"
+"""How the name of a folder begins that is being deleted."""
 
 
 def without_paths(text: str, roots: Iterable[Path]) -> str:
@@ -22,3 +28,29 @@ def without_paths(text: str, roots: Iterable[Path]) -> str:
         alone = r"|(?![\w.-])" if root.is_absolute() else ""
         text = re.sub(rf"(?<![\w./-]){re.escape(str(root))}(?:/(?:{UPLOADS}/[^/\s]+/)?{alone})", "", text)
     return text
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder; it is gone at once, however long its files take."""
+    if (aside := take_away(folder)) is not None:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def take_away(folder: Path) -> Path | None:
+    """Give a folder a name under which nobody finds it and the clean-up deletes it; None where there is no such folder."""
+    aside = folder.with_name(f"{REMOVED}{folder.name}.{uuid.uuid4().hex}")
+    try:
+        os.rename(folder, aside)
+    except FileNotFoundError:
+        return None
+    return aside
+
+
+def bring_back(aside: Path) -> None:
+    """Undo :func:`take_away`."""
+    os.rename(aside, aside.with_name(removed_id(aside)))
+
+
+def removed_id(aside: Path) -> str:
+    """The name that a folder had before :func:`take_away`."""
+    return aside.name.removeprefix(REMOVED).partition(".")[0]

@@ -67,6 +67,10 @@ class JobSettings(BaseModel):
     max_state_bytes: int | None = Field(
         default=None, gt=0, description="most bytes of predictions and uploads; the oldest predictions go first; none: no limit"
     )
+    max_key_bytes: int | None = Field(
+        default=None, gt=0, description="most bytes of predictions and uploads of one API key; none: no limit"
+    )
+    max_key_uploads: int = Field(default=100, gt=0, description="most uploads of one API key that are not complete")
     webhook_hosts: tuple[str, ...] = Field(
         default=(), description="hosts that may be told of ended jobs, such as lims.example.org; a JSON list; none: no webhooks"
     )
@@ -104,7 +108,18 @@ class ServiceSettings(JobSettings, BaseSettings):
         default=2 << 30, gt=0, description="largest request body, and largest decoded array of a bag, in bytes"
     )
     max_instances: int = Field(default=500_000, gt=0, description="most tiles of one bag or slide")
+    max_connections: int = Field(
+        default=1000, gt=0, description="most open connections; beyond, one that is idle is closed, or the new one refused"
+    )
+    request_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="longest that a request's head may take, or its body make wait; a body also brings 1 KiB a second",
+    )
     requests_per_minute: int = Field(default=120, gt=0, description="most requests of one API key in a minute")
+    require_keys: bool | None = Field(
+        default=None, description="whether to ask for API keys in any case; none: where host is not a loopback address"
+    )
     oidc_issuer: str | None = Field(
         default=None, description="OpenID Connect provider whose bearer tokens are taken beside API keys; none: keys only"
     )
@@ -112,12 +127,17 @@ class ServiceSettings(JobSettings, BaseSettings):
     oidc_scope_claim: str = Field(
         default="scope", description="claim of a token that lists scopes, roles or groups; dots lead into objects"
     )
-    oidc_scopes: dict[str, Literal["read", "predict", "admin"]] = Field(
-        default={"comel:read": "read", "comel:predict": "predict", "comel:admin": "admin"},
+    oidc_scopes: dict[str, Literal["read", "predict", "manage", "admin"]] = Field(
+        default={"comel:read": "read", "comel:predict": "predict", "comel:manage": "manage", "comel:admin": "admin"},
         description="what is listed there, and the scope that it stands for; JSON in the environment",
     )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="origins whose web pages may call the service; a JSON list in the environment; none: no page"
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="prefix that a proxy serves the service below, such as /comel, whether or not it cuts that off",
     )
     device: str = Field(default="auto", description="auto, cpu or cuda, for the model and the patch encoder")
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs an API key")

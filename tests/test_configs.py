@@ -17,7 +17,7 @@ CONFIGS = sorted(p for p in FOLDER.glob("*.yaml") if p.stem not in OF_COMMANDS)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_is_whole(path: Path) -> None:
     from comel.runs.config import load_config
-    from comel.training.train import resolved
+    from comel.runs.parts import resolved
 
     config = resolved(load_config(path))
     assert config.model["name"] == "comel"
@@ -30,7 +30,7 @@ def test_a_configuration_is_whole(path: Path) -> None:
 @pytest.mark.parametrize(("name", "tasks"), [("camelyon16_paip", 5), ("tcga", 4)])
 def test_the_papers_protocols_train_as_the_paper_does(name: str, tasks: int) -> None:
     from comel.runs.config import load_config
-    from comel.training.train import resolved
+    from comel.runs.parts import resolved
 
     config, paper = resolved(load_config(FOLDER / f"{name}.yaml")), resolved(load_config(FOLDER / "paper.yaml"))
     assert config.trainer == paper.trainer

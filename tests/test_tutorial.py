@@ -44,6 +44,7 @@ def unknown_words(words: list[str]) -> list[str]:
         if not words or words[0] not in command.commands:
             return words[:1]
         command, words = command.commands[words[0]], words[1:]
+    command = command.made() if hasattr(command, "made") else command
     known = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]} | {"--help"}
     return [word for word in words if word.startswith("-") and word.split("=")[0] not in known and len(word) > 1]
 

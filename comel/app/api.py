@@ -19,7 +19,7 @@ from pipelines.extraction.settings import ExtractSettings
 from pipelines.synth.settings import SynthSettings
 
 if TYPE_CHECKING:
-    from pipelines.batch.executor import Executor
+    from pipelines.batch.pool import Pool
     from pipelines.batch.run import CohortReport
     from pipelines.batch.status import Status
     from pipelines.extraction.inspection import Inspection
@@ -71,7 +71,7 @@ def extract(manifest: Path, out: Path, *, quiet: bool = False, **settings: Any) 
     options: ExtractOptions = parse_section(ExtractOptions, given(settings), "extract")
     rows = read_manifest(Path(manifest), root=options.root).rows
     how = {name: getattr(options, name) for name in RUN_OPTIONS}
-    run = CohortRun(rows, Path(out), options.extraction(), _executor(options), **how)
+    run = CohortRun(rows, Path(out), options.extraction(), _pool(options), **how)
     with watch(run.status, quiet=quiet) as say:
 
         def tell(outcome: SlideOutcome) -> None:
@@ -83,7 +83,7 @@ def extract(manifest: Path, out: Path, *, quiet: bool = False, **settings: Any) 
         return run.run(tell)
 
 
-def _executor(options: ExtractOptions) -> Executor:
+def _pool(options: ExtractOptions) -> Pool:
     if options.engine == "dask":
         if options.workers is not None:
             raise ConfigError("--workers is of this machine", "with --engine dask, start as many Dask workers as you want")
@@ -92,7 +92,7 @@ def _executor(options: ExtractOptions) -> Executor:
         return DaskPool(options.scheduler, scheduler_file=options.scheduler_file)
     if options.scheduler is not None or options.scheduler_file is not None:
         raise ConfigError("a scheduler was given, but the engine is local", "add --engine dask")
-    from pipelines.batch.executor import LocalPool
+    from pipelines.batch.pool import LocalPool
 
     return LocalPool(options.workers)
 

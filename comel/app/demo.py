@@ -14,17 +14,19 @@ from typing import Any
 
 import comel
 from comel.app import api
-from comel.base.files import atomic_path, read_json, write_json
+from comel.base.files import atomic_path, write_json
+from comel.base.units import Mode
+from comel.runs.directory import RunDirectory
 
 __all__ = ["run_demo"]
 
 _AHEAD = 0.05
 _COLUMNS = {
-    "class-incremental accuracy": ("bag", "class_incremental", "accuracy", "final_average"),
-    "within-task accuracy": ("bag", "task_incremental", "accuracy", "final_average"),
-    "forgetting": ("bag", "class_incremental", "accuracy", "forgetting"),
-    "instance AUC": ("instance", "class_incremental", "auc", "final_average"),
-    "instance Dice": ("instance", "class_incremental", "dice", "final_average"),
+    "class-incremental accuracy": ("bag", Mode.CLASS, "accuracy", "final_average"),
+    "within-task accuracy": ("bag", Mode.TASK, "accuracy", "final_average"),
+    "forgetting": ("bag", Mode.CLASS, "accuracy", "forgetting"),
+    "instance AUC": ("instance", Mode.CLASS, "auc", "final_average"),
+    "instance Dice": ("instance", Mode.CLASS, "dice", "final_average"),
 }
 
 
@@ -54,6 +56,9 @@ def run_demo(
     """
     import yaml
 
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import ScoreTable
+
     config = yaml.safe_load((resources.files("configs") / "demo.yaml").read_text(encoding="utf-8"))
     config["synth"] |= {"seed": seed} | ({"slides_per_organ": slides_per_organ} if slides_per_organ else {})
     config["synth"] |= {"size": size} if size else {}
@@ -74,10 +79,11 @@ def run_demo(
         say.step("3 of 4", f"training '{name}' over the organs, one after another")
         settings = {"data": data, "trainer": config["trainer"], **row}
         run = out / "runs" / name
-        if not _is_finished(run):
+        if not RunDirectory(run).is_finished:
             with _timed(seconds, f"train {name}"):
                 comel.train(settings, run, quiet=quiet)
-        table[name] = _scores(read_json(run / "metrics.json"))
+        scores = ScoreTable.of_run(read_metrics(run / "metrics.json"))
+        table[name] = {column: scores.statistic(*wanted) for column, wanted in _COLUMNS.items()}
     best = out / "runs" / list(table)[-1]
     say.step("4 of 4", "predictions with maps for the test slides")
     tests = _test_manifest(manifest)
@@ -139,18 +145,6 @@ class _Voice:
         self._console.print(f"summary:   {out / 'summary.json'}")
         self._console.print(f"serve it:  {summary['serve']}")
         self._console.print(f"{summary['seconds']['total']:.0f} s in all. Research use only, not for diagnosis.")
-
-
-def _is_finished(run: Path) -> bool:
-    path = run / "metrics.json"
-    return path.exists() and bool(read_json(path).get("finished"))
-
-
-def _scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    return {
-        column: metrics["continual"][kind][mode][score][statistic]
-        for column, (kind, mode, score, statistic) in _COLUMNS.items()
-    }
 
 
 def _verdict(table: Mapping[str, Mapping[str, float | None]]) -> str:

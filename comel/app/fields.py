@@ -52,7 +52,7 @@ def choices_of(field: FieldInfo) -> list[str]:
     """The texts that a field takes, or that its elements take; empty if it takes any."""
     kinds = kinds_of(field.annotation)
     kinds += [one for inner in kinds_of_elements(field.annotation) for one in kinds_of(inner)]
-    return [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
+    return [str(choice) for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
 
 
 def default_of(field: FieldInfo) -> str:

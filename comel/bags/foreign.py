@@ -29,6 +29,7 @@ from comel.bags.bag import MAX_BAG_BYTES, Bag, check_bag, read_bag
 from comel.bags.contract import FeatureContract
 from comel.bags.geometry import geometry_from_attributes
 from comel.base.hdf5 import open_hdf5, plain, read_dataset
+from comel.base.names import existing
 from comel.errors import BagError, MissingBag
 
 __all__ = ["bag_path", "feature_files", "instance_count", "read_any_bag"]
@@ -88,6 +89,8 @@ def _has_features(folder: Path) -> bool:
 def bag_path(folder: Path, slide_id: str) -> Path:
     """Find a slide's features in a folder of this project's, TRIDENT's, CLAM's or STAMP's layout.
 
+    The file's name may be in another Unicode form than the slide's (:func:`comel.base.names.existing`).
+
     Raises:
         MissingBag: there is no such file; the message says what was looked for.
         BagError: the folder has features of several encoders, be they of this slide or of others: a cohort's features are
@@ -98,10 +101,10 @@ def bag_path(folder: Path, slide_id: str) -> Path:
         raise BagError(f"{slide_id!r} is no slide's name", "give the slide_id of the manifest")
     places = [f"{slide_id}.h5", f"h5_files/{slide_id}.h5", f"pt_files/{slide_id}.pt", f"{slide_id}.pt"]
     for place in places:
-        if (folder / place).is_file():
-            return folder / place
+        if (path := existing(folder / place)).is_file():
+            return path
     encoder = _encoder_folder(folder)
-    if encoder is None or not (path := encoder / f"{slide_id}.h5").is_file():
+    if encoder is None or not (path := existing(encoder / f"{slide_id}.h5")).is_file():
         looked = ", ".join([*places, f"features_*/{slide_id}.h5"])
         raise MissingBag(f"{folder}: no features of slide {slide_id} (looked for {looked})", "extract the slide first")
     return path
@@ -224,6 +227,10 @@ def _read_torch(path: Path, assume_encoder: str | None) -> Bag:
 
     if not path.is_file() or path.stat().st_size == 0:
         raise BagError(f"{path}: no such file, or an empty one", "check the path, or extract the slide first")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise BagError(f"{path}: cannot be read ({error.strerror})", "check its permissions and those of its folder") from None
     _check_archive(path)
     try:
         # A file of torch before 1.6 is no zip and cannot be mapped.
@@ -290,7 +297,8 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
     coords = _rows(array)
     if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > 2**40).any():
         raise BagError(f"{path}: coords that lie on no slide", "extract the slide again")
-    return np.rint(coords).astype(np.int64)
+    whole: np.ndarray = np.rint(coords).astype(np.int64)
+    return whole
 
 
 def _checked(bag: Bag, path: Path) -> Bag:

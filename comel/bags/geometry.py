@@ -125,7 +125,8 @@ def _gaps(coords: np.ndarray, along: int, across: int) -> np.ndarray:
     """From each tile to the next one in its row (along x, across y) or column."""
     ordered = coords[np.lexsort((coords[:, along], coords[:, across]))]
     steps = np.diff(ordered, axis=0)
-    return steps[(steps[:, across] == 0) & (steps[:, along] > 0), along]
+    beside: np.ndarray = steps[(steps[:, across] == 0) & (steps[:, along] > 0), along]
+    return beside
 
 
 def tile_cells(coords: np.ndarray) -> np.ndarray:
@@ -140,4 +141,5 @@ def tile_cells(coords: np.ndarray) -> np.ndarray:
     if not len(coords):
         return np.zeros((0, 2), np.int64)
     # Not rint: it rounds halves to even numbers, and would tear a piece apart that lies half a tile off.
-    return np.floor((coords - coords.min(axis=0)) / tile_spacing(coords) + 0.5).astype(np.int64)
+    cells: np.ndarray = np.floor((coords - coords.min(axis=0)) / tile_spacing(coords) + 0.5).astype(np.int64)
+    return cells

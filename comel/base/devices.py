@@ -1,30 +1,51 @@
-"""The device that computes."""
+"""The device that computes, and the GPUs that child processes are given. Nothing here imports torch before it is needed."""
 
 from __future__ import annotations
 
-import torch
+import os
+from collections.abc import Mapping
 
-__all__ = ["resolve_device"]
+from comel.errors import ConfigError
+
+__all__ = ["GPUS_VARIABLE", "gpu_names", "resolve_device"]
+
+GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable that says which GPUs a process sees."""
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU; a number names one of several CUDA devices.
+def resolve_device(name: str, setting: str = "device") -> str:
+    """The name of a torch device that is here: ``auto`` is ``cuda`` if there is one, else ``cpu``.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        setting: what the user calls it, for messages.
 
     Raises:
         ConfigError: there is no such device here.
     """
-    from comel.errors import ConfigError
+    if name == "cpu":
+        return "cpu"
+    import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"trainer.device: no device '{name}'", "say auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("trainer.device: no CUDA device is available", "say --set trainer.device=cpu")
-    if device.index is not None and device.type == "cuda" and device.index >= (count := torch.cuda.device_count()):
-        raise ConfigError(f"trainer.device: no '{name}': this machine has {count} CUDA devices", "they count from cuda:0")
-    return device
+        raise ConfigError(f"{setting}: no device '{name}'", "say auto, cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ConfigError(f"{setting}: no '{name}': torch finds no CUDA device", "say auto or cpu")
+    if device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        devices = f"{count} CUDA device{'s' * (count > 1)}"
+        raise ConfigError(f"{setting}: no '{name}': this machine has {devices}", "they count from cuda:0")
+    return name
+
+
+def gpu_names(count: int, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What :data:`GPUS_VARIABLE` of a child process is to call each of the ``count`` GPUs that this process sees."""
+    names = [name for name in environment.get(GPUS_VARIABLE, "").split(",") if name]
+    return names or [str(number) for number in range(count)]

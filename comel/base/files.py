@@ -16,6 +16,7 @@ import numpy as np
 __all__ = [
     "atomic_path",
     "canonical_json",
+    "is_dicom",
     "read_json",
     "sha256_of_arrays",
     "sha256_of_file",
@@ -73,6 +74,20 @@ def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file, UTF-8."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does, whatever its name.
+
+    A TIFF that is DICOM as well is a TIFF, as for OpenSlide; a DICOMDIR is an index and no image.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.suffix.lower() in (".tif", ".tiff") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 def canonical_json(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +22,15 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading, with every failure of the library as one :class:`BagError`."""
     import h5py
 
-    if not path.is_file():
-        raise BagError(f"{path}: no such file", "check the path, or extract the slide first")
-    if path.stat().st_size == 0:
-        raise BagError(f"{path}: the file is empty", "extract the slide again")
     try:
-        file = h5py.File(path, "r")
+        if not path.is_file():
+            raise BagError(f"{path}: no such file", "check the path, or extract the slide first")
+        if path.stat().st_size == 0:
+            raise BagError(f"{path}: the file is empty", "extract the slide again")
+        # On a file system without locks nobody can hold one.
+        file = h5py.File(path, "r", locking="best-effort")
     except OSError as error:
-        raise BagError(f"{path}: truncated or not HDF5 ({first_line(error)})", "extract the slide again") from None
+        raise _unopened(path, error) from None
     try:
         yield file
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -60,7 +63,7 @@ def read_dataset(file: Any, name: str, path: Path, max_bytes: int) -> np.ndarray
     stored = dataset.id.get_storage_size()
     if declared > max(1 << 20, stored * 1000):
         raise BagError(f"{path}: '{name}' declares {declared} bytes but stores {stored}", "extract the slide again")
-    return np.asarray(dataset[()])
+    return _native(np.asarray(dataset[()]))
 
 
 def group_names(file: Any, name: str, path: Path) -> list[str]:
@@ -85,3 +88,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The same numbers in this machine's order of bytes, and long doubles as doubles: torch knows no others."""
+    kind = array.dtype.newbyteorder("=")
+    return array.astype(np.float64 if kind.kind == "f" and kind.itemsize > 8 else kind, copy=False)
+
+
+def _unopened(path: Path, error: OSError) -> BagError:
+    """Why a file cannot be opened: held by another program, closed to this user, or not whole."""
+    said = first_line(error)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return BagError(f"{path}: cannot be read ({os.strerror(error.errno)})", "check its permissions and those of its folder")
+    if error.errno in (errno.EAGAIN, errno.EDEADLK) or "unable to lock file" in said:
+        remedy = "wait until it has closed the file, or set HDF5_USE_FILE_LOCKING=FALSE if none has it open"
+        return BagError(f"{path}: in use by another program, which holds a lock on it", remedy)
+    if "open for write" in said or "SWMR" in said:
+        remedy = f"wait until it has closed the file; if it was killed, run h5clear -s {path.name}"
+        return BagError(f"{path}: marked as open for writing by another program", remedy)
+    return BagError(f"{path}: truncated or not HDF5 ({said})", "extract the slide again")

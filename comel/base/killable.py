@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -26,9 +27,15 @@ __all__ = ["CallFailed", "CallKilled", "CallOutOfMemory", "CallTimedOut", "Killa
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
+_FROZEN_SECONDS = 10.0
 _PARENT_SECONDS = 0.5
 _STANDARD_ERROR = 2
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from comel.base.killable import serve; serve(*sys.argv[2:])"
+_CHILD = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from comel.base.killable import answer_calls
+answer_calls(*sys.argv[2:])
+"""
 
 
 class CallFailed(Exception):
@@ -194,6 +201,7 @@ class KillableWorker:
         self._end()
         output = _where_errors_go()  # before the pipe, which might take the number of a closed one
         here, there = socket.socketpair()
+        _give_up_after(here, _FROZEN_SECONDS)
         with there, _out_of_reach_of_ctrl_c():
             descriptor = there.fileno()
             said = [json.dumps(sys.path), str(descriptor), str(os.getpid()), str(self._memory_bytes or 0)]
@@ -232,6 +240,13 @@ def _out_of_reach_of_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _give_up_after(pipe: socket.socket, seconds: float) -> None:
+    """Let what is sent or received fail that makes no progress for so long: a child that is frozen in the middle of a message
+    would keep its parent waiting for the rest, whatever the call's timeout."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        pipe.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), 0))
+
+
 def _where_errors_go() -> int:
     """What a function prints, such as a user's encoder that greets, is no part of the result that the parent prints."""
     try:
@@ -248,7 +263,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         return
 
 
-def serve(descriptor: str, parent: str, memory_bytes: str) -> None:
+def answer_calls(descriptor: str, parent: str, memory_bytes: str) -> None:
     """The child's main loop: answers calls until the pipe closes. All arguments are whole numbers as text."""
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     if int(memory_bytes):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from comel.base.kinds import kind_at
+from comel.base.numbers import beyond_range
 from comel.base.registry import nearest
 from comel.base.units import MPP_RANGE
 from comel.errors import ConfigError
@@ -47,6 +48,7 @@ def comma_separated(value: Any) -> Any:
 
 
 _ABSENT: Any = object()
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -144,7 +146,7 @@ def gather(
     return content, place
 
 
-def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: str | Callable[[Sequence[str]], str]) -> Any:
+def parse_section(schema: type[Model], content: Mapping[str, Any], where: str | Callable[[Sequence[str]], str]) -> Model:
     """Validate settings; the first problem becomes one line that names the key and, for an unknown one, the nearest.
 
     Args:
@@ -156,7 +158,7 @@ def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: st
         ConfigError: the first key or value that does not fit.
     """
     try:
-        return schema.model_validate(dict(content))
+        chosen = schema.model_validate(dict(content))
     except ValidationError as error:
         problem = error.errors()[0]
         location = [str(part) for part in problem["loc"]]
@@ -170,6 +172,12 @@ def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: st
         given = "" if isinstance(value, dict) else f" (given: {value!r})"
         said = ": ".join([place, *([".".join(location)] if location else []), problem["msg"].removeprefix("Value error, ")])
         raise ConfigError(f"{said}{given}", "correct the value") from None
+    if (beyond := beyond_range(chosen)) is not None:
+        keys, number = beyond
+        given = f"{number:g}" if isinstance(number, float) else f"an integer of {number.bit_length()} bits"
+        place = where if isinstance(where, str) else where(keys)
+        raise ConfigError(f"{place}: {'.'.join(keys)}: Input should be a number in range (given: {given})", "correct the value")
+    return chosen
 
 
 def set_key(content: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:

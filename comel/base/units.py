@@ -1,10 +1,11 @@
-"""Units, ranges and names of number types that several rooms speak of: a length in the wrong unit shows in a signature."""
+"""Units, ranges, modes and number types that several rooms speak of: a length in the wrong unit shows in a signature."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal, NewType
 
-__all__ = ["MPP_RANGE", "Microns", "MicronsPerPixel", "Precision", "SlidePixels", "TilePixels"]
+__all__ = ["MPP_RANGE", "Microns", "MicronsPerPixel", "Mode", "Precision", "SlidePixels", "TilePixels"]
 
 Microns = NewType("Microns", float)
 """A length on the glass, in micrometres."""
@@ -23,3 +24,26 @@ MPP_RANGE = (0.05, 20.0)
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """The type of number that a network computes in; ``auto``: by the device."""
+
+
+class Mode(StrEnum):
+    """What a model is asked, as settings, versions, predictions and tables of scores spell it.
+
+    A run is trained class-incrementally or domain-incrementally. A class-incremental one also answers with the task given.
+    """
+
+    CLASS = "class-incremental"
+    """Which of the classes of all tasks; the task is not known."""
+    TASK = "task-incremental"
+    """Which of the given task's classes."""
+    DOMAIN = "domain-incremental"
+    """Which of the classes that all tasks share; the task plays no part."""
+
+    def __repr__(self) -> str:
+        """As a user writes it: this is what pydantic's messages show."""
+        return repr(self.value)
+
+    @property
+    def key(self) -> str:
+        """The mode as a key of JSON answers, ``class_incremental``."""
+        return self.value.replace("-", "_")

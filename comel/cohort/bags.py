@@ -123,5 +123,6 @@ def usable(bag: Bag) -> Bag:
         BagError: it is empty.
     """
     if not len(bag):
-        raise BagError(f"{bag.slide_id}: the bag has no instance (no tissue)", "take the slide out of the training rows")
+        reason = next(iter(bag.notes), "no tissue")
+        raise BagError(f"{bag.slide_id}: the bag has no instance ({reason})", "take the slide out of the training rows")
     return bag

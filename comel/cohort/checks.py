@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from comel.bags.foreign import bag_path, instance_count
+from comel.base.names import shown_pair, similar
 from comel.cohort.tasks import Case, TaskData
 from comel.errors import BagError, ManifestError, MissingBag
 
@@ -80,7 +81,7 @@ def with_instances(tasks: Sequence[TaskData], folder: Path) -> tuple[list[TaskDa
 
 
 def doubtful_labels(tasks: Sequence[TaskData], negative: str) -> list[str]:
-    """What may be meant otherwise: a task in which every label is a finding, and labels that differ in their case only."""
+    """What may be meant otherwise: a task in which every label is a finding, and labels that look the same."""
     notes = []
     for head in {task.head.name: task.head for task in tasks}.values():
         if negative not in head.labels:
@@ -88,10 +89,9 @@ def doubtful_labels(tasks: Sequence[TaskData], negative: str) -> list[str]:
                 f"{head.name}: no label is '{negative}', so {', '.join(head.labels)} all count as findings; if one means that "
                 f"there is none, say --set data.negative={head.labels[0]}"
             )
-        folded: dict[str, str] = {}
-        for label in head.labels:
-            if (other := folded.setdefault(label.casefold(), label)) != label:
-                notes.append(f"{head.name}: '{other}' and '{label}' are two labels; correct the manifest if they are one")
+        for pair in similar(head.labels):
+            one, other = shown_pair(*pair)
+            notes.append(f"{head.name}: {one} and {other} are two labels; correct the manifest if they are one")
     return notes
 
 

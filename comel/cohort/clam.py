@@ -29,6 +29,7 @@ from comel.bags.bag import MAX_BAG_BYTES, Bag
 from comel.bags.foreign import feature_files, read_any_bag
 from comel.base.files import atomic_path
 from comel.base.hdf5 import open_hdf5, read_dataset
+from comel.base.names import composed
 from comel.base.progress import progress_bar
 from comel.base.text import listed
 from comel.cohort.manifest import SPLITS, Manifest, ManifestRow, read_manifest
@@ -105,12 +106,14 @@ def _by_slide(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _of_cohort(files: Mapping[str, Path], cohort: Manifest) -> dict[str, Path]:
-    missing = [row.slide_id for row in cohort.rows if row.slide_id not in files]
+    otherwise_written = {composed(name): file for name, file in files.items()}
+    found = {row.slide_id: files.get(row.slide_id, otherwise_written.get(composed(row.slide_id))) for row in cohort.rows}
+    missing = [slide for slide, file in found.items() if file is None]
     if missing:
         raise BagError(
             f"{cohort.path.name}: no feature file of {listed(missing)}", "extract them first, or take them out of the manifest"
         )
-    return {row.slide_id: files[row.slide_id] for row in cohort.rows}
+    return {slide: file for slide, file in found.items() if file is not None}
 
 
 def _write_bag(out: Path, slide: str, bag: Bag, source: Path) -> bool:

@@ -90,7 +90,8 @@ class ClassSpace:
         if label not in self.heads[head].labels:
             known: Sequence[str] = self.heads[head].labels
             raise ConfigError(f"task '{self.heads[head].name}' has no label '{label}'", f"it has {', '.join(known)}")
-        return self.columns(head).start + self.heads[head].labels.index(label)
+        column: int = self.columns(head).start + self.heads[head].labels.index(label)
+        return column
 
     def head_of(self, column: int) -> int:
         """Number of the head that a column belongs to."""

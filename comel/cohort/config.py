@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from comel.base.settings import Name, Section
+from comel.base.units import Mode
 
 __all__ = ["DataConfig"]
 
@@ -19,8 +20,8 @@ class DataConfig(Section):
     bags: Path | None = Field(None, description="folder of feature files, <slide_id>.h5 or another tool's layout")
     root: Path | None = Field(None, description="folder that the manifest's relative paths start from; default its own")
     tasks: list[Name] | None = Field(None, description="tasks in the order they arrive; default order of first appearance")
-    mode: Literal["class-incremental", "domain-incremental"] = Field(
-        "class-incremental", description="a class is (task, label), or all tasks share one label set and one head"
+    mode: Literal[Mode.CLASS, Mode.DOMAIN] = Field(
+        Mode.CLASS, description="a class is (task, label), or all tasks share one label set and one head"
     )
     negative: Name = Field("normal", description="label of slides without a finding; a task may have none")
     labels: dict[Name, list[Name]] | None = Field(None, description="labels of each task in column order")

@@ -3,29 +3,31 @@
 Required columns: ``slide_id, path, label, task``. Optional: ``case_id, patient_id, site, split`` (train, val or test),
 ``fold`` (0, 1, ...), ``annotation`` (a file) and ``mpp`` (micrometres per pixel of level 0, where the slide's own is missing
 or wrong). Other columns are ignored and named in :attr:`Manifest.ignored`. Every cell is read as text first, so that ``007``
-stays ``007``; an empty cell means that nothing is known.
+stays ``007``; an empty cell, or a word such as NA or #N/A (:data:`comel.cohort.table_text.MISSING_WORDS`), means that nothing
+is known.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
+import hashlib
 import math
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comel.base.names import existing, without_invisible
+from comel.cohort.table_text import is_missing, lines_of, read_content
 from comel.errors import ManifestError
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Manifest", "ManifestRow", "read_manifest", "read_table_text"]
+__all__ = ["Manifest", "ManifestRow", "read_cells", "read_manifest"]
 
 REQUIRED = ("slide_id", "path", "label", "task")
 OPTIONAL = ("case_id", "patient_id", "site", "split", "fold", "annotation", "mpp")
@@ -87,11 +89,13 @@ class Manifest:
     Attributes:
         path: the CSV.
         rows: its slides, in the file's order (by task first, where tasks were asked for).
+        digest: SHA-256 (hex) of the CSV's bytes, as they were read.
         ignored: the columns that mean nothing here, so that a misspelt one can be noticed.
     """
 
     path: Path
     rows: list[ManifestRow]
+    digest: str
     ignored: tuple[str, ...] = ()
 
     @property
@@ -107,12 +111,25 @@ class Manifest:
         """The slides of a task, of a split, or of both."""
         return [row for row in self.rows if task in (None, row.task) and split in (None, row.split)]
 
+    def of_tasks(self, tasks: Sequence[str] | None) -> Manifest:
+        """The slides of these tasks only, in this order; None leaves all as they are.
+
+        Raises:
+            ManifestError: there is no slide of such a task.
+        """
+        if tasks is None:
+            return self
+        for task in tasks:
+            if task not in self.tasks:
+                raise ManifestError(f"{self.path.name} has no slide of task {task!r}", f"its tasks are {', '.join(self.tasks)}")
+        return replace(self, rows=[row for task in dict.fromkeys(tasks) for row in self.rows if row.task == task])
+
 
 def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] | None = None) -> Manifest:
     """Read a cohort and check every row of it.
 
     Args:
-        path: the CSV, UTF-8, separated by commas.
+        path: the CSV; its encoding and separator are seen from the file (:mod:`comel.cohort.table_text`).
         root: the folder that relative paths start from and that no path may leave; the manifest's own folder by default.
             Paths are compared as they are written, so a link inside the folder may point anywhere.
         tasks: keep the slides of these tasks only, in this order.
@@ -122,28 +139,39 @@ def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] 
             are counted. Slides that are not on disk are no error here: training needs bags only.
     """
     path = Path(path)
-    frame, ignored = _read_cells(path)
+    content = read_content(path, MAX_MANIFEST_BYTES)
+    frame, ignored, words = _cells(path, content)
     folder = Path(os.path.normpath(Path(root if root is not None else path.parent).absolute()))
-    problems = sorted([*_cell_problems(frame, folder), *_row_problems(frame)])
+    problems = sorted([*_cell_problems(frame, folder, words), *_row_problems(frame)])
     if problems:
         shown = "; ".join(f"row {row} column {column}: {what}" for row, column, what in problems[:_ERRORS_SHOWN])
         more = f"; {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
         raise ManifestError(f"{path.name} {shown}{more}")
     rows = [_row(int(number), cells, folder) for number, cells in zip(frame.index, frame.to_dict("records"), strict=True)]
-    if tasks is not None:
-        known = list(dict.fromkeys(row.task for row in rows))
-        for task in tasks:
-            if task not in known:
-                raise ManifestError(f"{path.name} has no slide of task {task!r}", f"its tasks are {', '.join(known)}")
-        rows = [row for task in dict.fromkeys(tasks) for row in rows if row.task == task]
-    return Manifest(path, rows, ignored)
+    return Manifest(path, rows, hashlib.sha256(content).hexdigest(), ignored).of_tasks(tasks)
 
 
-def _read_cells(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
-    """All known columns as text, None where empty, indexed by the spreadsheet's row; and the columns not known."""
+def read_cells(path: Path) -> dict[str, list[str]]:
+    """The cells of every column with a name, without those that say that nothing is known. No cell is checked.
+
+    Raises:
+        ManifestError: the file is no table.
+    """
+    header, records = _records(path, read_content(path, MAX_MANIFEST_BYTES))
+    columns: dict[str, list[str]] = {name: [] for name in header if name}
+    for _, cells in records:
+        for name, cell in zip(header, cells, strict=False):
+            if name and not is_missing(cell):
+                columns[name].append(cell)
+    return columns
+
+
+def _cells(path: Path, content: bytes) -> tuple[pandas.DataFrame, tuple[str, ...], dict[tuple[int, str], str]]:
+    """All known columns as text, None where nothing is known, indexed by the spreadsheet's row; the columns not known; and the
+    words that stand for "nothing is known", by row and column."""
     import pandas
 
-    header, records = _read_records(path)
+    header, records = _records(path, content)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise ManifestError(f"{path.name} has the column {twice[0]} twice", "keep one of them")
@@ -157,13 +185,17 @@ def _read_cells(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
     if long:
         more = f" ({len(long) - 1} more rows like it)" if len(long) > 1 else ""
         raise ManifestError(
-            f"{path.name} row {long[0]} has more cells than the header{more}", "put a cell that holds a comma in quotes"
+            f"{path.name} row {long[0]} has more cells than the header{more}",
+            "put a cell that holds the separator, such as a comma, in quotes",
         )
     known = REQUIRED + OPTIONAL
-    named = [dict(zip(header, cells, strict=False)) for _, cells in records]
-    data = {name: [cells.get(name) or None for cells in named] for name in known}
+    named = [(number, dict(zip(header, cells, strict=False))) for number, cells in records]
+    words = {
+        (number, name): cells[name] for number, cells in named for name in known if cells.get(name) and is_missing(cells[name])
+    }
+    data = {name: [None if (number, name) in words else cells.get(name) or None for number, cells in named] for name in known}
     frame = pandas.DataFrame(data, index=[number for number, _ in records], dtype=object)
-    return frame, tuple(name for name in header if name and name not in known)
+    return frame, tuple(name for name in header if name and name not in known), words
 
 
 def _remedy(header: Sequence[str], missing: Sequence[str]) -> str:
@@ -178,36 +210,15 @@ def _remedy(header: Sequence[str], missing: Sequence[str]) -> str:
     return "add it, or write the manifest by a command: comel manifest --help"
 
 
-def read_table_text(path: Path, max_bytes: int) -> str:
-    """The text of a CSV or TSV.
-
-    Raises:
-        ManifestError: it cannot be read, is larger than ``max_bytes``, or is not UTF-8.
-    """
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row a slide")
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ManifestError(f"{path}: not UTF-8 text", "save it as 'CSV UTF-8 (comma delimited)'") from None
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a table, such as CSV") from None
-
-
-def _read_records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _records(path: Path, content: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header and the rows that are not blank, with their numbers; cells stripped of white space."""
-    text = read_table_text(path, MAX_MANIFEST_BYTES)
-    try:
-        lines = [[cell.strip() for cell in cells] for cells in csv.reader(io.StringIO(text, newline=""), strict=True)]
-    except csv.Error as error:
-        raise ManifestError(f"{path.name}: not a CSV ({error})", "check the quotes") from None
-    if not any(any(cells) for cells in lines):
+    lines = lines_of(path, content, known=REQUIRED + OPTIONAL)
+    if not lines:
         raise ManifestError(f"{path}: the file is empty", f"its first line names the columns: {', '.join(REQUIRED)}")
-    return lines[0], [(number, cells) for number, cells in enumerate(lines[1:], start=2) if any(cells)]
+    return [without_invisible(name).strip() for name in lines[0][1]], lines[1:]
 
 
-def _cell_problems(frame: pandas.DataFrame, folder: Path) -> list[_Problem]:
+def _cell_problems(frame: pandas.DataFrame, folder: Path, words: Mapping[tuple[int, str], str]) -> list[_Problem]:
     """What is wrong with cells taken one by one."""
     import pandera.pandas as pa
 
@@ -236,8 +247,9 @@ def _cell_problems(frame: pandas.DataFrame, folder: Path) -> list[_Problem]:
         pa.DataFrameSchema(columns).validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
         return [
-            (int(case["index"]), str(case["column"]), _sentence(case["failure_case"], str(case["check"])))
+            (row, column, _sentence(case["failure_case"], str(case["check"]), words.get((row, column))))
             for case in error.failure_cases.to_dict("records")
+            for row, column in [(int(case["index"]), str(case["column"]))]
         ]
     return []
 
@@ -273,7 +285,7 @@ def _row(number: int, cells: Mapping[Any, Any], folder: Path) -> ManifestRow:
     known = {name: value for name, value in cells.items() if value is not None}
     for name in ("path", "annotation"):
         if name in known:
-            known[name] = _absolute(folder, known[name])
+            known[name] = existing(_absolute(folder, known[name]))
     if "fold" in known:
         known["fold"] = _fold(known["fold"])
     if "mpp" in known:
@@ -295,8 +307,9 @@ def _fold(cell: str) -> int | None:
 
 
 def _mpp(cell: str) -> float | None:
+    """A number; ``0,25`` too, which is how spreadsheets of many countries write one."""
     try:
-        value = float(cell)
+        value = float(re.sub(r"^(\d*),(\d+)$", r"\1.\2", cell))
     except ValueError:
         return None
     return value if math.isfinite(value) and value > 0 else None
@@ -306,8 +319,12 @@ def _has_control_characters(cell: Iterable[str]) -> bool:
     return any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in cell)
 
 
-def _sentence(cell: Any, check: str) -> str:
-    return "is empty" if check == "not_nullable" else f"{_short(cell)} {check}"
+def _sentence(cell: Any, check: str, word: str | None) -> str:
+    if check != "not_nullable":
+        return f"{_short(cell)} {check}"
+    if word is None:
+        return "is empty"
+    return f"is empty ({_short(word)} means that nothing is known: fill it in, or call it otherwise if it is a name)"
 
 
 def _short(cell: Any) -> str:

@@ -1,17 +1,19 @@
-"""From a manifest and a folder of feature files to tasks of labelled bags."""
+"""From a cohort and a folder of feature files to tasks of labelled bags."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from comel.base.names import look, shown_pair
+from comel.base.units import Mode
 from comel.cohort.classes import Head
 from comel.cohort.config import DataConfig
 from comel.cohort.manifest import SPLITS, Manifest, ManifestRow, read_manifest
 from comel.cohort.splits import assign_splits, split_by_fold
 from comel.errors import ConfigError, ManifestError
 
-__all__ = ["Case", "TaskData", "load_tasks"]
+__all__ = ["Case", "TaskData", "load_tasks", "read_cohort"]
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,37 @@ class TaskData:
         return {split: [slide for case in self.cases(split) for slide in case.slides] for split in ("train", "val", "test")}
 
 
-def load_tasks(config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:
+def read_cohort(config: DataConfig) -> Manifest:
+    """The manifest that the settings name, all tasks of it.
+
+    Raises:
+        ConfigError: none is named.
+        ManifestError: it cannot be used.
+    """
+    if config.manifest is None:
+        raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
+    return read_manifest(config.manifest, root=config.root)
+
+
+def load_tasks(manifest: Manifest, config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:
     """The tasks of a run in the order they arrive.
 
     Args:
-        config: which manifest and bags, and how they make up tasks.
+        manifest: the cohort.
+        config: which bags, and how they and the cohort make up tasks.
         dealt: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
             splits of (task, slide) that a run was trained with: they stand, other slides follow their patient, or else are as
             the manifest says, and those without a split are test cases.
 
     Raises:
-        ConfigError: no manifest or bags are named, or labels do not fit.
-        ManifestError: the manifest cannot be used, or a row's label is unknown.
+        ConfigError: no bags are named, or labels do not fit.
+        ManifestError: the manifest has no such task, or a row's label is unknown.
     """
-    if config.manifest is None:
-        raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
     if config.bags is None:
         raise ConfigError("no folder of bags is named", "give --bags FOLDER or data.bags in the config")
     if not config.bags.is_dir():
         raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
-    manifest = read_manifest(config.manifest, root=config.root, tasks=config.tasks)
+    manifest = manifest.of_tasks(config.tasks)
     heads = _heads(manifest, config)
     splits = _splits(manifest.rows, config) if dealt is None else _as_dealt(manifest.rows, dealt)
     tasks = []
@@ -82,23 +95,26 @@ def _heads(manifest: Manifest, config: DataConfig) -> dict[str, Head]:
     """The head of each task; in a domain-incremental run all tasks share one."""
     declared = config.labels or {}
     for task in declared:
-        if task not in manifest.tasks and config.mode == "class-incremental":
+        if task not in manifest.tasks and config.mode == Mode.CLASS:
             raise ConfigError(f"data.labels names the task '{task}'", f"the manifest has {', '.join(manifest.tasks)}")
     labels = {
         task: tuple(declared.get(task, _negative_first(manifest.labels(task), config.negative))) for task in manifest.tasks
     }
-    if config.mode == "domain-incremental":
+    if config.mode == Mode.DOMAIN:
         every = [label for task in manifest.tasks for label in labels[task]]
         shared = tuple(_negative_first(list(dict.fromkeys(every)), config.negative))
         labels = dict.fromkeys(manifest.tasks, shared)
     for row in manifest.rows:
         if row.label not in labels[row.task]:
             known = ", ".join(labels[row.task])
-            raise ManifestError(
-                f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'", f"'{row.task}' has {known}"
-            )
+            said = f"{manifest.path.name} row {row.row} column label: unknown label '{row.label}'"
+            near = [label for label in labels[row.task] if look(label) == look(row.label)]
+            if near:
+                one, other = shown_pair(near[0], row.label)
+                raise ManifestError(said, f"data.labels has {one}, the manifest {other}: write it the same in both")
+            raise ManifestError(said, f"'{row.task}' has {known}")
     negative = {task: config.negative if config.negative in labels[task] else None for task in manifest.tasks}
-    if config.mode == "domain-incremental":
+    if config.mode == Mode.DOMAIN:
         first = manifest.tasks[0]
         return dict.fromkeys(manifest.tasks, Head("all domains", labels[first], negative[first]))
     return {task: Head(task, labels[task], negative[task]) for task in manifest.tasks}

@@ -100,10 +100,10 @@ class Trunk(nn.Module):
         self, features: Tensor, coords: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        h = self.dropout(F.relu(self.embed(features)))
+        h = self.dropout(F.relu(self.embed(features)))  # (B, M, dim)
         for block in self.blocks:
-            h = block(h, coords, mask)
-        z, attention = self.pool(h, mask)
+            h = block(h, coords, mask)  # (B, M, dim)
+        z, attention = self.pool(h, mask)  # (B, dim), (B, M)
         return h, z, attention
 
 
@@ -167,12 +167,12 @@ class CoMEL(MILModel):
     def forward(self, bags: BagBatch | Tensor) -> BagOutput:
         """See :class:`comel.models.base.BagOutput`."""
         bags = as_batch(bags)
-        h, z, attention = self.trunk(bags.features, bags.coords, bags.mask)
-        head_logits = self._pooled(z)
-        instance_logits = self._instance_logits(bags) if len(self.instance_heads) else None
+        h, z, attention = self.trunk(bags.features, bags.coords, bags.mask)  # (B, M, dim), (B, dim), (B, M)
+        head_logits = self._pooled(z)  # (B, C)
+        instance_logits = self._instance_logits(bags) if len(self.instance_heads) else None  # (B, M, C)
         if self.evidence_of_bag is not None and instance_logits is not None:
-            head_logits = self.evidence_of_bag(head_logits, self._strongest(instance_logits, bags.mask))
-        logits = self._combine(bags, head_logits)
+            head_logits = self.evidence_of_bag(head_logits, self._strongest(instance_logits, bags.mask))  # (B, C)
+        logits = self._combine(bags, head_logits)  # (B, C)
         return BagOutput(
             logits=logits,
             attention=attention,
@@ -186,12 +186,12 @@ class CoMEL(MILModel):
 
     def _pooled(self, z: Tensor) -> Tensor:
         """Logits of the heads on the bag feature, (B, C)."""
-        seen = F.layer_norm(z, z.shape[-1:]) if self.options.head_norm else z
+        seen = F.layer_norm(z, z.shape[-1:]) if self.options.head_norm else z  # (B, dim)
         return torch.cat([head(seen) for head in self.bag_heads], dim=-1)
 
     def _instance_logits(self, bags: BagBatch) -> Tensor:
         """Logits of the instance classifiers, (B, M, C)."""
-        logits = torch.cat([head(bags.features) for head in self.instance_heads], dim=-1)
+        logits = torch.cat([head(bags.features) for head in self.instance_heads], dim=-1)  # (B, M, C)
         if bags.coords is None or not self.options.neighbourhood:
             return logits
         return with_surroundings(logits, bags.coords, self.options.neighbourhood, bags.mask)
@@ -207,7 +207,7 @@ class CoMEL(MILModel):
         """``ce``, ``bppl`` and, with an instance classifier, ``instance``, each a mean over the bags."""
         terms: dict[str, list[Tensor]] = {}
         for b, label in enumerate(labels.tolist()):
-            ce, logits, start = cross_entropy(self, output.head_logits[b], label, over)
+            ce, logits, start = cross_entropy(self, output.head_logits[b], label, over)  # (), (columns of the loss,)
             terms.setdefault("ce", []).append(ce)
             rows = slice(None) if output.mask is None else output.mask[b]
             for name, value in self._instance_terms(output, b, rows, label, logits, start).items():
@@ -220,8 +220,8 @@ class CoMEL(MILModel):
         """Terms over the instances of bag ``b``, labelled ``label``; its cross-entropy ran over ``logits`` from ``start``."""
         positive = self.classes.positive[label]
         options = self.options
-        h, attention = output.instance_features[b, rows], output.attention[b, rows]
-        confidence, predicted = torch.softmax(logits.detach(), dim=-1).max(dim=-1)
+        h, attention = output.instance_features[b, rows], output.attention[b, rows]  # (M, dim), (M,)
+        confidence, predicted = torch.softmax(logits.detach(), dim=-1).max(dim=-1)  # (), ()
         correct = int(predicted) + start == label
         self._epoch.quality.append(confidence.item() * correct)
         pseudo = None
@@ -241,7 +241,7 @@ class CoMEL(MILModel):
             head = self.classes.head_of(label)
             share = self._share(head)
             for column in self._findings(head):
-                scores = output.instance_logits[b, rows, column]
+                scores = output.instance_logits[b, rows, column]  # (M,)
                 terms["instance"] = terms["instance"] + instance_loss(scores, column == label, share)
                 if column == label and pseudo is not None:
                     terms["instance"] = terms["instance"] + bppl_loss(torch.sigmoid(scores), pseudo)
@@ -264,8 +264,8 @@ class CoMEL(MILModel):
         if len(self.classes.heads) == 1:
             return head_logits / self.temperature
         columns = [self.classes.columns(i) for i in range(len(self.classes.heads))]
-        log_task = self.recognition.log_task(bags.features, bags.mask, columns)
-        tempered = [head_logits[:, c] / t for c, t in zip(columns, self.temperature, strict=True)]
+        log_task = self.recognition.log_task(bags.features, bags.mask, columns)  # (B, heads)
+        tempered = [head_logits[:, c] / t for c, t in zip(columns, self.temperature, strict=True)]  # (B, labels) of each head
         return torch.cat([log_task[:, i : i + 1] + logits.log_softmax(dim=-1) for i, logits in enumerate(tempered)], dim=1)
 
     def calibrate(self, head: int, threshold: float) -> float:
@@ -287,7 +287,7 @@ class CoMEL(MILModel):
     def with_task(self, output: BagOutput, head: int) -> BagOutput:
         """As the contract says, from the logits of the head alone."""
         columns = self.classes.columns(head)
-        logits = torch.full_like(output.head_logits, -torch.inf)
+        logits = torch.full_like(output.head_logits, -torch.inf)  # (B, C)
         logits[:, columns] = output.head_logits[:, columns] / self.temperature[head]
         scores = self._instance_scores(logits, output.attention, output.instance_logits, output.mask)
         return replace(output, instance_scores=scores)
@@ -303,14 +303,14 @@ class CoMEL(MILModel):
         """
         probability = torch.softmax(logits, dim=-1).unsqueeze(1)  # (B, 1, C)
         if instance_logits is None:
-            within = torch.zeros_like(attention)
+            within = torch.zeros_like(attention)  # (B, M)
             for b, real in enumerate(torch.ones_like(attention, dtype=torch.bool) if mask is None else mask):
                 within[b, real] = scaled_attention(attention[b, real])
-            within = within.unsqueeze(-1).expand(-1, -1, logits.shape[1])
+            within = within.unsqueeze(-1).expand(-1, -1, logits.shape[1])  # (B, M, C)
         else:
-            within = torch.sigmoid(instance_logits - self.instance_shift)
-        scores = probability * within
-        heads = [torch.logsumexp(logits[:, self.classes.columns(i)], dim=-1) for i in range(len(self.classes.heads))]
+            within = torch.sigmoid(instance_logits - self.instance_shift)  # (B, M, C)
+        scores = probability * within  # (B, M, C)
+        heads = [torch.logsumexp(logits[:, self.classes.columns(i)], dim=-1) for i in range(len(self.classes.heads))]  # (B,)
         # The sum of a lone head's probabilities misses 1 by rounding, which would rank the tiles of different slides.
         tasks = torch.softmax(torch.stack(heads, dim=-1), dim=-1)  # (B, heads)
         for i, head in enumerate(self.classes.heads):
@@ -319,7 +319,7 @@ class CoMEL(MILModel):
                 scores[:, :, columns] = task.unsqueeze(-1) * within[:, :, columns]
             if head.negative is not None:
                 negative = columns.start + head.labels.index(head.negative)
-                clearest = within[:, :, self._findings(i)].amax(dim=-1)
+                clearest = within[:, :, self._findings(i)].amax(dim=-1)  # (B, M)
                 scores[:, :, negative] = task * (1 - clearest)
         return scores if mask is None else scores * mask.unsqueeze(-1)
 
@@ -341,16 +341,16 @@ class CoMEL(MILModel):
                 if self.recognition is not None and bag.features.shape[1]:
                     self.recognition.observe(bag.features[0], column)
                 if self.evidence_of_bag is not None:
-                    pooled.append(self._pooled(self.trunk(bag.features, bag.coords, bag.mask)[1]))
-                    evidence.append(self._strongest(self._instance_logits(bag), bag.mask))
+                    pooled.append(self._pooled(self.trunk(bag.features, bag.coords, bag.mask)[1]))  # (1, C)
+                    evidence.append(self._strongest(self._instance_logits(bag), bag.mask))  # (1, C)
                     labels.append(column)
         if self.recognition is not None:
             self.recognition.fit()
         if self.evidence_of_bag is not None and labels:
-            columns = torch.tensor(labels, device=self.tau2.device)
+            columns = torch.tensor(labels, device=self.tau2.device)  # (bags,)
             for head in sorted({self.classes.head_of(column) for column in labels}):
                 own = self.classes.columns(head)
-                mine = (columns >= own.start) & (columns < own.stop)
+                mine = (columns >= own.start) & (columns < own.stop)  # (bags,)
                 self.evidence_of_bag.settle(own, torch.cat(pooled)[mine], torch.cat(evidence)[mine], columns[mine])
 
 

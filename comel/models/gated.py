@@ -27,7 +27,8 @@ class GatedUnits(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, M, dim) -> (B, M, hidden)."""
-        return self.dropout(torch.tanh(self.v(h))) * self.dropout(torch.sigmoid(self.u(h)))
+        units: Tensor = self.dropout(torch.tanh(self.v(h))) * self.dropout(torch.sigmoid(self.u(h)))
+        return units
 
 
 class GatedAttention(nn.Module):

@@ -41,7 +41,8 @@ class Embedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """See the class."""
-        return self.dropout(F.relu(self.embed(features)))
+        instances: Tensor = self.dropout(F.relu(self.embed(features)))
+        return instances
 
 
 class PooledTrunk(nn.Module):

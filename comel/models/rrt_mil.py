@@ -83,7 +83,8 @@ class RegionAttention(nn.Module):
             q = q if mask is None else q * mask[:, None, :, None]
             q = q + self.positions(q)
         seen = None if mask is None else mask[:, None, None, :]
-        return self.dropout(self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))))
+        mixed: Tensor = self.dropout(self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))))
+        return mixed
 
 
 class CrossRegionAttention(nn.Module):
@@ -152,7 +153,8 @@ class RRTTrunk(nn.Module):
         real = torch.zeros(number, area, dtype=torch.bool, device=h.device).index_put((region, place), region.new_ones(()) > 0)
         tokens = tokens + self.within(self.norm1(tokens), real)
         tokens = tokens + self.across(self.norm2(tokens), real)
-        return self.norm(tokens[region, place])
+        instances: Tensor = self.norm(tokens[region, place])
+        return instances
 
 
 def region_places(count: int, regions: int, device: torch.device | None = None) -> tuple[Tensor, Tensor, int]:

@@ -56,7 +56,8 @@ class PPEG(nn.Module):
             biases.append(convolution.bias)
         kernel, bias = torch.stack(kernels).sum(dim=0), torch.stack(biases).sum(dim=0)
         neighbours = F.conv2d(image, kernel, bias, padding=_LARGEST // 2, groups=len(kernel))
-        return (image + neighbours).flatten(2).transpose(1, 2)
+        placed: Tensor = (image + neighbours).flatten(2).transpose(1, 2)
+        return placed
 
 
 class TransMILTrunk(nn.Module):

@@ -101,13 +101,14 @@ class GroupedDoubleAttention(nn.Module):
         if self.grouping == "spatial" and coords is None:
             raise BagError("grouping 'spatial' needs coords, and a bag has none", "use model.grouping=strided or region")
         if mask is None:
-            bags = [self._attend(x[b], None if coords is None else coords[b]) for b in range(len(x))]
-            return self.dropout(self.proj(torch.stack(bags)))
-        out = x.new_zeros(x.shape)
+            bags = [self._attend(x[b], None if coords is None else coords[b]) for b in range(len(x))]  # (M, dim) each
+            projected: Tensor = self.dropout(self.proj(torch.stack(bags)))  # (B, M, dim)
+            return projected
+        out = x.new_zeros(x.shape)  # (B, M, dim)
         for b in range(len(x)):
-            real = mask[b]
+            real = mask[b]  # (M,)
             if real.any():
-                bag = self._attend(x[b, real], None if coords is None else coords[b, real])
+                bag = self._attend(x[b, real], None if coords is None else coords[b, real])  # (instances, dim)
                 out[b, real] = self.dropout(self.proj(bag)).to(out.dtype)
         return out
 
@@ -117,14 +118,14 @@ class GroupedDoubleAttention(nn.Module):
         if count == 0:
             return x
         if self.pad == "published":
-            x = torch.cat([x, x.new_zeros(_side(count, self.region_size) ** 2 - count, self.dim)])
+            x = torch.cat([x, x.new_zeros(_side(count, self.region_size) ** 2 - count, self.dim)])  # (M = side^2, dim)
         tokens = self._tokens(x, count, coords)  # (m, dim)
         q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))  # (1, heads, M, d)
         token_q, token_k = self._heads(self.q(tokens)), self._heads(self.k(tokens))  # (1, heads, m, d)
         gathered = F.scaled_dot_product_attention(token_q, k, v)  # (1, heads, m, d)
         out = F.scaled_dot_product_attention(q, token_k, gathered)  # (1, heads, M, d)
-        out = out + SHORTCUT * v
-        return out[0].transpose(0, 1).reshape(len(x), self.dim)[:count]
+        out = out + SHORTCUT * v  # (1, heads, M, d)
+        return out[0].transpose(0, 1).reshape(len(x), self.dim)[:count]  # (count, dim)
 
     def _tokens(self, x: Tensor, count: int, coords: Tensor | None) -> Tensor:
         """Group tokens (m, dim): the mean of each group's rows, groups without any left out.
@@ -133,13 +134,13 @@ class GroupedDoubleAttention(nn.Module):
         """
         if self.grouping == "spatial":
             assert coords is not None
-            groups = spatial_groups(coords, self.region_size)
+            groups = spatial_groups(coords, self.region_size)  # (M,)
         else:
-            region, position = list_positions(count, self.region_size, rows=len(x), device=x.device)
+            region, position = list_positions(count, self.region_size, rows=len(x), device=x.device)  # (M,), (M,)
             groups = position if self.grouping == "strided" else region
-        _, groups = torch.unique(groups, return_inverse=True)
+        _, groups = torch.unique(groups, return_inverse=True)  # (M,) from 0 to m - 1
         number = int(groups.max()) + 1
-        sizes = torch.bincount(groups, minlength=number).to(x.dtype)
+        sizes = torch.bincount(groups, minlength=number).to(x.dtype)  # (m,)
         return x.new_zeros(number, self.dim).index_add_(0, groups, x) / sizes.unsqueeze(1)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -171,8 +172,8 @@ def list_positions(
     """
     side = _side(count, region_size)
     r = side if count < _SINGLE_REGION_BELOW else region_size
-    index = torch.arange(count if rows is None else rows, device=device)
-    row, column = index // side, index % side
+    index = torch.arange(count if rows is None else rows, device=device)  # (rows,)
+    row, column = index // side, index % side  # (rows,), (rows,)
     return (row // r) * (side // r) + column // r, (row % r) * r + column % r
 
 
@@ -183,7 +184,7 @@ def spatial_groups(coords: Tensor, side: int) -> Tensor:
         coords: (M, 2) top-left corners in any unit.
         side: group side in tiles.
     """
-    cells = cells_of(coords) // side
+    cells = cells_of(coords) // side  # (M, 2)
     return cells[:, 1] * (int(cells[:, 0].max()) + 1) + cells[:, 0]
 
 
@@ -219,14 +220,15 @@ class GDATBlock(nn.Module):
 
     def forward(self, x: Tensor, coords: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, M, dim) -> (B, M, dim); ``coords`` and ``mask`` as in :meth:`GroupedDoubleAttention.forward`."""
-        x = x + self.attention(self.norm1(x), coords, mask)
+        x = x + self.attention(self.norm1(x), coords, mask)  # (B, M, dim)
         if torch.is_grad_enabled():
             return x + self._mlp(x)
         x = x.contiguous()
-        for rows in x.view(-1, x.shape[-1]).split(_ROWS_AT_ONCE):
+        for rows in x.view(-1, x.shape[-1]).split(_ROWS_AT_ONCE):  # (up to _ROWS_AT_ONCE, dim)
             rows += self._mlp(rows)
         return x
 
     def _mlp(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(F.gelu(self.fc1(self.norm2(x))))
-        return self.dropout(self.fc2(hidden))
+        hidden = self.dropout(F.gelu(self.fc1(self.norm2(x))))  # (..., dim * mlp_ratio)
+        change: Tensor = self.dropout(self.fc2(hidden))  # (..., dim)
+        return change

@@ -47,7 +47,8 @@ class InstanceClassifier(nn.Module):
         return torch.cat([self._classify(part) for part in rows]).view(*features.shape[:-1], -1)
 
     def _classify(self, features: Tensor) -> Tensor:
-        return self.linear(self.dropout(self.norm(features)))
+        logits: Tensor = self.linear(self.dropout(self.norm(features)))
+        return logits
 
 
 def strongest(scores: Tensor, share: float) -> Tensor:

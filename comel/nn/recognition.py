@@ -111,7 +111,8 @@ class TaskRecognition(nn.Module):
             self._factor = torch.linalg.cholesky(self._covariance(seen))
         apart = _mean(features, mask).unsqueeze(1) - self._means(seen & asked)  # (B, C, D)
         white = torch.linalg.solve_triangular(self._factor, apart.flatten(0, 1).T, upper=False)
-        return white.square().mean(dim=0).reshape(apart.shape[:2]).amin(dim=1).sqrt()
+        distance: Tensor | None = white.square().mean(dim=0).reshape(apart.shape[:2]).amin(dim=1).sqrt()
+        return distance
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self._factor = None

@@ -9,7 +9,8 @@ __all__ = ["TokenConvolution", "merge_heads", "split_heads"]
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, n, dim) -> (B, heads, n, dim / heads)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return heads
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class OWLoraConfig(PeftConfig):
     tasks: int = field(default=8, metadata={"help": "Declared number of adapters for which room is kept."})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]  # peft leaves it without types
         self.peft_type = PeftType.OWLORA  # type: ignore[attr-defined]
         if self.basis not in ("weights", "features"):
             raise ValueError(f"basis is '{self.basis}'; choose 'weights' or 'features'")

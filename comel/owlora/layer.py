@@ -97,7 +97,8 @@ class OWLoraLayer(BaseTunerLayer):
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """B diag(s) A (out, in)."""
-        return (self.owlora_B[adapter_name] * self.owlora_s[adapter_name]) @ self.owlora_A[adapter_name]
+        change: Tensor = (self.owlora_B[adapter_name] * self.owlora_s[adapter_name]) @ self.owlora_A[adapter_name]
+        return change
 
     def _earlier(self, before: str | None) -> list[str]:
         names = list(self.owlora_r)
@@ -117,7 +118,7 @@ class OWLoraLinear(nn.Module, OWLoraLayer):
         """x (..., in) -> (..., out)."""
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
+        result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return result
         names = [name for name in self.active_adapters if name in self.owlora_r]

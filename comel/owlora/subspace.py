@@ -79,7 +79,8 @@ def orthonormal_columns(columns: Tensor) -> Tensor:
     if columns.shape[1] == 0:
         return columns
     q, r = torch.linalg.qr(columns)
-    return q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
+    signed: Tensor = q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
+    return signed
 
 
 def extend(basis: Tensor, columns: Tensor) -> Tensor:
@@ -109,4 +110,5 @@ def retract_rows(rows: Tensor, basis: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(columns.T @ columns)
     if failed:
         return orthonormal_columns(complement(orthonormal_columns(columns), basis)).T.to(rows.dtype)
-    return torch.linalg.solve_triangular(factor, columns.T, upper=False).to(rows.dtype)
+    solved: Tensor = torch.linalg.solve_triangular(factor, columns.T, upper=False)
+    return solved.to(rows.dtype)

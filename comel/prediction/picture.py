@@ -6,19 +6,22 @@ up.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from comel.base.thresholds import all_equal
 from comel.errors import ComelError
 from comel.prediction.prediction import Prediction
-from comel.prediction.raster import sample_raster, score_raster
+from comel.prediction.raster import RasterTransform, sample_raster, score_raster
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["COLOUR_MAPS", "PNG_EFFORT", "check_width", "colour_table", "draw_map"]
+__all__ = ["COLOUR_MAPS", "PNG_EFFORT", "check_width", "colour_table", "draw_map", "map_size"]
 
 COLOUR_MAPS = ("viridis", "magma", "inferno", "cividis", "turbo")
 """Those that a viewer offers; :func:`draw_map` takes every other that matplotlib knows as well."""
@@ -26,6 +29,8 @@ PNG_EFFORT = 1
 """zlib's level for map pictures: over tissue, more effort takes four times as long and makes the file no smaller."""
 
 MAX_MAP_PIXELS = 24_000_000
+MAX_MAP_SIDE = 30_000
+"""Pixels; browsers and picture libraries show no more than 32,767."""
 MIN_MAP_WIDTH = 256
 
 _CANVAS, _FOOTPRINT, _FOOTER, _INK, _FAINT_INK = (
@@ -46,6 +51,7 @@ def draw_map(
     alpha: float = 0.6,
     colormap: str = "viridis",
     threshold: float | None = None,
+    tallest: int = MAX_MAP_SIDE,
 ) -> Image:
     """The scores laid over the slide, with a colour bar and a caption below.
 
@@ -54,9 +60,11 @@ def draw_map(
     Args:
         prediction: what to draw. Without geometry the map shows the tiles alone, placed by their coordinates' spacing.
         thumbnail: the whole level-0 extent at any size, or None for a light canvas with the tile footprints.
-        width: of the picture in pixels; the height follows the slide's shape, and the caption comes below.
+        width: of the picture in pixels; the height follows the slide's shape, and the caption comes below. A slide that is
+            too high or too wide for it is drawn smaller, as :func:`map_size` says, and the caption says so.
         alpha: opacity of a tile with score 1.
         colormap: a name that matplotlib knows.
+        tallest: most pixels of the picture's height.
         threshold: where to outline and to mark the colour bar, or None for the prediction's own.
 
     Raises:
@@ -71,18 +79,8 @@ def draw_map(
     check_width(width)
     colours = colour_table(colormap)
     raster, transform = score_raster(prediction)
-    geometry = prediction.geometry
-    if geometry is not None:
-        extent = (0.0, 0.0, float(geometry.level0_width), float(geometry.level0_height))
-    else:
-        sides = (max(1, raster.shape[1]) * transform.cell_width, max(1, raster.shape[0]) * transform.cell_height)
-        extent = (transform.origin_x, transform.origin_y, *sides)
-    if not (extent[2] > 0 and extent[3] > 0) or width * width * extent[3] / extent[2] > MAX_MAP_PIXELS:
-        raise ComelError(
-            f"{prediction.slide_id}: a map {width} px wide of {extent[2]:g} x {extent[3]:g} level-0 px is too large",
-            "give a smaller width, or check the level-0 size in the bag",
-        )
-    size = (width, max(1, round(width * extent[3] / extent[2])))
+    geometry, extent = prediction.geometry, _extent(prediction, raster, transform)
+    size = _fitting(width, extent, tallest)
     scores = sample_raster(raster, transform, size, extent)
     covered = ~np.isnan(scores)
     if thumbnail is not None and geometry is not None:
@@ -99,14 +97,53 @@ def draw_map(
     filled = np.where(covered, scores, 0.0)
     opacity = (alpha * filled)[..., None]
     blended = base + opacity * (colours[np.rint(filled * 255).astype(np.uint8)] - base)
-    blended[_edges(covered & (filled >= np.float32(threshold)))] = _OUTLINE
+    if threshold <= 0 or not all_equal(prediction.instance_scores):
+        blended[_edges(covered & (filled >= np.float32(threshold)))] = _OUTLINE
     picture = Images.fromarray(np.rint(blended).astype(np.uint8))
     ground = base[covered].mean(axis=0) if covered.any() else np.array(_FOOTPRINT, np.float32)
-    footer = _footer(prediction, width, alpha, threshold, colours, ground)
-    frame = Images.new("RGB", (width, picture.height + footer.height), _FOOTER)
+    room = max(picture.width, MIN_MAP_WIDTH)
+    lines = _caption(prediction, threshold, "" if picture.width == width else f"drawn {picture.width} px wide, not {width}")
+    footer = _footer(lines, room, alpha, threshold, colours, ground)
+    frame = Images.new("RGB", (room, picture.height + footer.height), _FOOTER)
     frame.paste(picture, (0, 0))
     frame.paste(footer, (0, picture.height))
     return frame
+
+
+def map_size(prediction: Prediction, width: int) -> tuple[int, int]:
+    """Width and height in pixels of the map of ``width`` pixels without its caption.
+
+    If that exceeds :data:`MAX_MAP_PIXELS` or :data:`MAX_MAP_SIDE`, as for a needle biopsy scanned as one strip, it is the
+    largest of the slide's shape that does not.
+
+    Raises:
+        ComelError: no coordinates, or a slide without a size.
+    """
+    return _fitting(width, _extent(prediction, *score_raster(prediction)))
+
+
+def _extent(prediction: Prediction, raster: np.ndarray, place: RasterTransform) -> tuple[float, float, float, float]:
+    """Left, top, width and height of what the map shows: the slide, or the tiles where its size is not known."""
+    geometry = prediction.geometry
+    if geometry is None:
+        return place.origin_x, place.origin_y, *_sides(raster, place)
+    if not (geometry.level0_width > 0 and geometry.level0_height > 0):
+        raise ComelError(
+            f"{prediction.slide_id}: a slide of {geometry.level0_width:g} x {geometry.level0_height:g} level-0 px has no map",
+            "check the level-0 size in the bag",
+        )
+    return 0.0, 0.0, float(geometry.level0_width), float(geometry.level0_height)
+
+
+def _sides(raster: np.ndarray, place: RasterTransform) -> tuple[float, float]:
+    return max(1, raster.shape[1]) * place.cell_width, max(1, raster.shape[0]) * place.cell_height
+
+
+def _fitting(width: int, extent: tuple[float, float, float, float], tallest: int = MAX_MAP_SIDE) -> tuple[int, int]:
+    shape = extent[3] / extent[2]
+    most = min(float(width), math.sqrt(MAX_MAP_PIXELS / shape), MAX_MAP_SIDE, tallest / shape)
+    across = max(1, int(most))
+    return across, min(tallest, max(1, round(across * shape)))
 
 
 def check_width(width: int) -> None:
@@ -122,19 +159,17 @@ def _edges(mask: np.ndarray) -> np.ndarray:
     inner[:-1] &= mask[1:]
     inner[:, 1:] &= mask[:, :-1]
     inner[:, :-1] &= mask[:, 1:]
-    return mask & ~inner
+    outline: np.ndarray = mask & ~inner
+    return outline
 
 
-def _footer(
-    prediction: Prediction, width: int, alpha: float, threshold: float, colours: np.ndarray, ground: np.ndarray
-) -> Image:
+def _footer(lines: Sequence[str], width: int, alpha: float, threshold: float, colours: np.ndarray, ground: np.ndarray) -> Image:
     """Caption on the left; on the right the colour bar with 0, the threshold and 1, as it looks over the tiles' mean colour."""
     from PIL import Image as Images
     from PIL import ImageDraw
 
     text_size = int(np.clip(width / 62, 9, 40))
     line, margin = round(text_size * 1.45), round(text_size * 0.8)
-    lines = _caption(prediction, threshold)
     footer = Images.new("RGB", (width, len(lines) * line + 2 * margin), _FOOTER)
     pen, font = ImageDraw.Draw(footer), _font(text_size)
     bar_left, bar_height = round(width * 0.62), round(text_size * 0.9)
@@ -163,13 +198,17 @@ def _footer(
     return footer
 
 
-def _caption(prediction: Prediction, threshold: float) -> tuple[str, ...]:
+def _caption(prediction: Prediction, threshold: float, shrunk: str) -> tuple[str, ...]:
     if prediction.predicted_class is None or prediction.confidence is None:
         said = "; ".join(("no prediction", *prediction.notes))
     else:
         said = f"{prediction.predicted_class}  {prediction.confidence:.2f}"
-    tiles = f"{int(prediction.tiles_from(threshold).sum())} of {len(prediction.instance_scores)} tiles ≥ {threshold:.2f}"
-    return prediction.slide_id, said, tiles, "research use only"
+    count = len(prediction.instance_scores)
+    if threshold > 0 and all_equal(prediction.instance_scores):
+        tiles = f"{count} tiles, all {float(prediction.instance_scores.mean()):.2f}: none marked"
+    else:
+        tiles = f"{int(prediction.tiles_from(threshold).sum())} of {count} tiles ≥ {threshold:.2f}"
+    return (prediction.slide_id, said, tiles, *[shrunk] * bool(shrunk), "research use only")
 
 
 def _shorten(text: str, width: float, font: Any) -> str:

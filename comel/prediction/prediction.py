@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from comel.bags.bag import TileGeometry, geometry_from_attributes
+from comel.bags.geometry import TileGeometry, geometry_from_attributes
 from comel.base.files import atomic_path, write_json
+from comel.base.thresholds import all_equal, from_threshold
+from comel.base.units import Mode
 from comel.errors import ComelError
 
 __all__ = [
@@ -32,9 +34,10 @@ __all__ = [
     "write_table",
 ]
 
-MODES = ("class-incremental", "task-incremental", "domain-incremental")
+MODES = tuple(Mode)
 NOTICE = "Research use only: not a medical device, not for diagnosis."
 NO_TISSUE = "no tissue"
+EQUAL_SCORES = "all tiles have the same score, so none is marked"
 
 _COLUMNS_BEFORE = ["task", "label", "mode", "confidence"]
 _COLUMNS_AFTER = ["instances", "positive_instances", "distance", "out_of_distribution", "version", "error"]
@@ -42,10 +45,10 @@ _COLUMNS_AFTER = ["instances", "positive_instances", "distance", "out_of_distrib
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """How far a slide lies from all that the model has learned (:mod:`comel.scoring.novelty`).
+    """How far a slide lies from what the model has learned (:mod:`comel.scoring.novelty`).
 
     Attributes:
-        score: the distance.
+        score: the distance from the nearest class of all tasks; with the task given, from the nearest class of that task.
         threshold: the distance from which a slide counts as of another kind, chosen on validation data.
     """
 
@@ -54,7 +57,8 @@ class OutOfDistribution:
 
     @property
     def flag(self) -> bool:
-        """Whether the slide is of a kind that the model has not learned: its prediction then means little."""
+        """Whether the slide is of a kind that the model has not learned, or not of the given task's kind: its prediction then
+        means little."""
         return self.score > self.threshold
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,12 +189,18 @@ class Prediction:
         return np.asarray(self.class_scores[:, self.classes.index(name)] / np.float32(255), np.float32)
 
     def tiles_from(self, minimum_score: float) -> np.ndarray:
-        """(N,) bool: which tiles score at least ``minimum_score``. Compared as float32, as the scores are stored."""
-        return self.instance_scores >= np.float32(minimum_score)
+        """(N,) bool: which tiles score at least ``minimum_score``; none above 0 if all scores are equal
+        (:func:`comel.base.thresholds.from_threshold`)."""
+        return from_threshold(self.instance_scores, minimum_score)
+
+    @property
+    def equal_scores(self) -> bool:
+        """Whether all tiles have the same score of at least the threshold, so that none is marked."""
+        return all_equal(self.instance_scores) and bool(self.instance_scores.max() >= np.float32(self.threshold))
 
     @property
     def positive_instances(self) -> int:
-        """How many tiles reach the threshold."""
+        """How many tiles the threshold marks."""
         return int(self.tiles_from(self.threshold).sum())
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,15 +11,15 @@ import numpy as np
 
 from comel.bags.bag import Bag
 from comel.bags.contract import FeatureContract
+from comel.base.units import Mode
 from comel.cohort.bags import check_contract, join_slides
 from comel.errors import ConfigError
-from comel.prediction.prediction import NO_TISSUE, OutOfDistribution, Prediction
+from comel.prediction.prediction import EQUAL_SCORES, NO_TISSUE, OutOfDistribution, Prediction
 from comel.runs.directory import RunDirectory
 from comel.runs.version import VersionInfo
-from comel.runs.weights import build_model, load_state
 
 if TYPE_CHECKING:
-    from comel.models.base import MILModel
+    from comel.prediction.judge import Judge
 
 __all__ = ["Predictor"]
 
@@ -30,9 +30,10 @@ class Predictor:
     Use :meth:`open`.
     """
 
-    def __init__(self, model: MILModel, info: VersionInfo, device: Any) -> None:
-        self._model, self._device, self._info = model, device, info
-        self.version, self.run_id, self.mode = info.version, info.run, info.mode
+    def __init__(self, judge: Judge, info: VersionInfo) -> None:
+        self._judge, self._info = judge, info
+        self.version, self.run_id = info.version, info.run
+        self.mode: str = info.mode
 
     @classmethod
     def open(cls, run: Path, *, version: int | None = None, device: str = "auto") -> Predictor:
@@ -41,15 +42,11 @@ class Predictor:
         Raises:
             RunError: the run or version does not exist or is damaged.
         """
-        from comel.base.devices import resolve_device
+        from comel.prediction.judge import Judge
 
         directory = RunDirectory(run)
         info = directory.info(version)
-        directory.verify(info.version)
-        model = build_model(info.model)
-        load_state(directory.version_folder(info.version), model)
-        place = resolve_device(device)
-        return cls(model.to(place).eval(), info, place)
+        return cls(Judge.open(directory, info, device), info)
 
     @property
     def contract(self) -> FeatureContract:
@@ -59,14 +56,14 @@ class Predictor:
     @property
     def class_names(self) -> list[str]:
         """Columns of the probabilities: ``task/label``, or the label alone in a domain-incremental run."""
-        if self.mode == "domain-incremental":
-            return list(self._model.classes.heads[0].labels)
-        return list(self._model.classes.names)
+        if self.mode == Mode.DOMAIN:
+            return list(self._judge.classes.heads[0].labels)
+        return list(self._judge.classes.names)
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
         """The tasks learned: name, labels, negative label, instance threshold."""
-        heads = self._model.classes.heads
+        heads = self._judge.classes.heads
         return [
             {
                 "name": task.name,
@@ -89,24 +86,21 @@ class Predictor:
 
         Args:
             bag: features made as :attr:`contract` says; no instance at all gives a prediction of nothing.
-            task: the task where it is known; probabilities are then within it, and the answer says so.
+            task: the task where it is known; probabilities are then within it, the distance is from its classes, and the answer
+                says so.
 
         Raises:
             FeatureMismatch: the features were made otherwise.
             ConfigError: the model knows no such task.
         """
-        import torch
-
-        from comel.models.batch import make_batch
-
-        classes, model = self._model.classes, self._model
         self.check_task(task)
-        given = task is not None and self.mode == "class-incremental"
+        classes = self._judge.classes
+        given = task is not None and self.mode == Mode.CLASS
         head = classes.head_index(task) if given and task is not None else None
-        mode = "task-incremental" if given else self.mode
+        mode = Mode.TASK if given else self.mode
         about = {"run": self.run_id, "version": self.version}
-        check_contract(self.contract, bag, bag.slide_id)
-        if not len(bag):
+        look = self._judge.look(bag)
+        if look is None:
             return Prediction.nothing(
                 bag.slide_id,
                 mode=mode,
@@ -116,34 +110,25 @@ class Predictor:
                 task=task,
                 geometry=bag.geometry,
             )
-        with torch.inference_mode():
-            batch = make_batch(bag, self._device)
-            output = model(batch)
-            distance = model.distance(batch, head)
-            probabilities = model.probabilities(output, head)[0]
-            if head is not None:
-                output = model.with_task(output, head)
-            column = int(probabilities.argmax())
-            chosen = classes.head_of(column)
-            scores = model.evidence(output, chosen)[0].float().cpu().numpy()
-            by_class = output.instance_scores[0].clamp(0, 1).mul(255).round().byte().cpu().numpy()
-        label = classes.heads[chosen].labels[column - classes.columns(chosen).start]
-        return Prediction(
+        view = look.free() if head is None else look.given(head)
+        chosen = classes.heads[view.head]
+        prediction = Prediction(
             slide_id=bag.slide_id,
             mode=mode,
-            task=task if self.mode == "domain-incremental" else classes.heads[chosen].name,
-            label=label,
+            task=task if self.mode == Mode.DOMAIN else chosen.name,
+            label=chosen.labels[view.column - classes.columns(view.head).start],
             classes=tuple(self.class_names),
-            probabilities=probabilities.double().cpu().numpy(),
-            instance_scores=scores.astype(np.float32),
-            threshold=self._threshold(chosen, task),
-            positive=classes.positive[column],
+            probabilities=view.probabilities,
+            instance_scores=view.scores,
+            threshold=self._threshold(view.head, task),
+            positive=classes.positive[view.column],
             coords=bag.coords,
             geometry=bag.geometry,
             model=about,
-            out_of_distribution=self._novelty(distance),
-            class_scores=by_class if by_class.shape[1] == len(probabilities) else None,
+            out_of_distribution=self._novelty(view.distance),
+            class_scores=view.by_class,
         )
+        return replace(prediction, notes=(EQUAL_SCORES,)) if prediction.equal_scores else prediction
 
     def predict_case(self, name: str, bags: Sequence[Bag], *, task: str | None = None) -> list[Prediction]:
         """Predict the slides of a case as the one bag that they are in training.
@@ -170,22 +155,20 @@ class Predictor:
             rows = slice(end - len(bag), end)
             others = ", ".join(other.slide_id for other in bags if other is not bag)
             notes = [NO_TISSUE] * (not len(bag)) + [f"predicted as case {name}, together with {others}"]
-            slides.append(
-                replace(
-                    whole,
-                    slide_id=bag.slide_id,
-                    instance_scores=whole.instance_scores[rows],
-                    class_scores=None if whole.class_scores is None else whole.class_scores[rows],
-                    coords=bag.coords if len(bag) else np.zeros((0, 2), np.int64),
-                    geometry=bag.geometry,
-                    notes=tuple(notes),
-                )
+            own = replace(
+                whole,
+                slide_id=bag.slide_id,
+                instance_scores=whole.instance_scores[rows],
+                class_scores=None if whole.class_scores is None else whole.class_scores[rows],
+                coords=bag.coords if len(bag) else np.zeros((0, 2), np.int64),
+                geometry=bag.geometry,
             )
+            slides.append(replace(own, notes=(*notes, *[EQUAL_SCORES] * own.equal_scores)))
         return slides
 
-    def _novelty(self, distance: Any) -> OutOfDistribution | None:
+    def _novelty(self, distance: float | None) -> OutOfDistribution | None:
         threshold = self._info.distance_threshold
-        return None if threshold is None or distance is None else OutOfDistribution(float(distance[0]), threshold)
+        return None if threshold is None or distance is None else OutOfDistribution(distance, threshold)
 
     def _threshold(self, head: int | None, task: str | None = None) -> float:
         """The given task's threshold; else that of the newest task with this head, else 0.5."""

@@ -182,4 +182,5 @@ def _trailing_sum(values: np.ndarray, length: int, axis: int) -> np.ndarray:
     moved, kept = [slice(None)] * 2, [slice(None)] * 2
     moved[axis], kept[axis] = slice(length, None), slice(None, -length)
     before[tuple(moved)] = running[tuple(kept)]
-    return running - before
+    sums: np.ndarray = running - before
+    return sums

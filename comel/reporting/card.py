@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 from comel.prediction.prediction import NOTICE
 from comel.reporting.cohort import SPLITS, cohort, packages, unreadable_cohort
 from comel.reporting.collect import Report
-from comel.reporting.metrics import number
 from comel.reporting.scores import headline, statistics
 from comel.reporting.tables import MISSING, count
 from comel.reporting.training import total_seconds
-from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, mode_name, score_name
+from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, score_name
 
 __all__ = ["model_cards"]
 
@@ -94,18 +93,14 @@ def _data(report: Report) -> list[str]:
 
 
 def _scores(report: Report) -> list[str]:
-    metrics = report.metrics
+    table = report.scores
     parts = [_table(["score", "value"], headline(report))]
-    for kind, modes in metrics.matrices.items():
-        for mode, names in modes.items():
-            rows = []
-            for name in in_order(kind, names):
-                cells = statistics(metrics, kind, mode, name)
-                if any(cell != MISSING for cell in cells):
-                    rows.append((score_name(name), *cells))
-            if rows:
-                parts.append(f"{KINDS.get(kind, kind)} scores, {mode_name(mode)}:")
-                parts.append(_table(["score", *STATISTICS.values()], rows))
+    for kind, mode in table.groups:
+        lines = [(score_name(name), *statistics(table, kind, mode, name)) for name in in_order(kind, table.names(kind, mode))]
+        rows = [line for line in lines if any(cell != MISSING for cell in line[1:])]
+        if rows:
+            parts.append(f"{KINDS.get(kind, kind)} scores, {mode}:")
+            parts.append(_table(["score", *STATISTICS.values()], rows))
     parts.append("Means over tasks on test cases that were in no training; intervals hold 95 % of resamples of patients.")
     return parts
 
@@ -117,20 +112,17 @@ def _limitations(report: Report) -> list[str]:
             cases = report.cases.tasks.count(task)
             if cases < _FEW_CASES:
                 lines.append(f"{task} was tested on {cases} cases only, so its scores are uncertain.")
-    if not metrics.intervals:
+    if not report.scores.has_intervals:
         lines.append("The scores come without intervals.")
     defaults = [task.name for task in report.newest.tasks if task.threshold_chosen_on == "default"] if report.newest else []
     if defaults:
         lines.append(f"No instance labels chose the instance threshold of {', '.join(defaults)}: it is the default.")
-    undefined = [kind for kind, modes in metrics.matrices.items() if not any(_defined(scores) for scores in modes.values())]
+    defined = {row.kind for row in report.scores.rows if row.value is not None}
+    undefined = dict.fromkeys(row.kind for row in report.scores.rows if row.kind not in defined)
     lines += [f"No {kind} score is defined, so nothing is known of that." for kind in undefined]
     lines.append("All scores are on held-out cases of the training cohort; no other cohort was tested.")
     lines.append("Continual learning may cost accuracy on earlier tasks: see forgetting above.")
     return lines
-
-
-def _defined(scores: dict[str, list[list[float | None]]]) -> bool:
-    return any(value is not None for rows in scores.values() for row in rows for value in row)
 
 
 def _training(report: Report) -> list[str]:
@@ -143,9 +135,9 @@ def _training(report: Report) -> list[str]:
     if seconds is not None:
         lines.append(f"training time: {seconds:.1f} s")
     stages = report.metrics.stages
-    if stages and (parameters := number(stages[-1].get("trained_parameters"))) is not None:
-        lines.append(f"parameters trained in the last stage: {count(parameters)}")
-    old = [value for stage in stages if (value := number(stage.get("old_data_bytes"))) is not None]
+    if stages and stages[-1].trained_parameters is not None:
+        lines.append(f"parameters trained in the last stage: {count(stages[-1].trained_parameters)}")
+    old = [stage.old_data_bytes for stage in stages if stage.old_data_bytes is not None]
     if old:
         lines.append(f"data of earlier tasks kept: {count(max(old))} bytes")
     return lines

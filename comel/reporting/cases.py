@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from comel.errors import RunError
+from comel.base.units import Mode
 from comel.runs.version import VersionInfo
+from comel.scoring.case_results import CaseResult
 from comel.scoring.metrics import bag_metrics
 
-__all__ = ["CaseTable", "Roc", "best_and_worst", "calibration_error", "confusion", "read_cases", "reliability", "roc_curves"]
-
-_REQUIRED = ("case_id", "patient_id", "task", "label")
+__all__ = ["CaseTable", "Roc", "best_and_worst", "calibration_error", "case_table", "confusion", "reliability", "roc_curves"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,14 @@ class CaseTable:
     @property
     def predicted(self) -> np.ndarray:
         """(n,) column of the predicted class."""
-        return self.probabilities.argmax(axis=1)
+        predicted: np.ndarray = self.probabilities.argmax(axis=1)
+        return predicted
 
     @property
     def of_true_class(self) -> np.ndarray:
         """(n,) probability of the true class."""
-        return self.probabilities[np.arange(len(self)), self.truth]
+        probability: np.ndarray = self.probabilities[np.arange(len(self)), self.truth]
+        return probability
 
 
 @dataclass(frozen=True)
@@ -61,37 +61,20 @@ class Roc:
     auc: float
 
 
-def read_cases(path: Path, info: VersionInfo) -> CaseTable:
-    """Read ``evaluations/NNN.csv``.
-
-    Args:
-        path: the table.
-        info: the version that made the predictions; it knows which head a task has.
-
-    Raises:
-        RunError: the table is damaged, or does not fit the version.
-    """
-    try:
-        heads = info.model["heads"]
-        columns = [(str(head["name"]), str(label)) for head in heads for label in head["labels"]]
-        head_of = {task.name: str(heads[task.head]["name"]) for task in info.tasks}
-        with open(path, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        probabilities = np.array([[float(row[f"p:{head}/{label}"]) for head, label in columns] for row in rows], np.float64)
-        truth = np.array([columns.index((head_of[row["task"]], row["label"])) for row in rows], np.int64)
-        distances = np.array([float(row.get("distance") or "nan") for row in rows])
-        names, patients, tasks = (tuple(str(row[key]) for row in rows) for key in _REQUIRED[:3])
-    except KeyError as error:
-        raise RunError(f"{path}: damaged (no {error})", "restore the run from a copy") from None
-    except (OSError, ValueError, TypeError, IndexError, csv.Error) as error:
-        raise RunError(f"{path}: damaged ({error})", "restore the run from a copy") from None
-    probabilities = probabilities.reshape(len(rows), len(columns))
-    if not np.isfinite(probabilities).all():
-        raise RunError(f"{path}: damaged (a probability is not a number)", "restore the run from a copy")
-    classes = tuple(label if len(heads) == 1 and info.mode == "domain-incremental" else f"{h}/{label}" for h, label in columns)
-    known = info.distance_threshold is not None and not np.isnan(distances).any()
-    strange = distances > (info.distance_threshold or 0.0) if known else None
-    return CaseTable(names, patients, tasks, classes, truth, probabilities, strange)
+def case_table(results: Sequence[CaseResult], info: VersionInfo) -> CaseTable:
+    """The test cases as a version's evaluation has them (:func:`comel.scoring.case_results.read_results`)."""
+    distances = np.array([result.distance for result in results], np.float64)
+    farthest = info.distance_threshold
+    strange = distances > farthest if farthest is not None and np.isfinite(distances).all() else None
+    return CaseTable(
+        names=tuple(result.case.name for result in results),
+        patients=tuple(result.case.patient for result in results),
+        tasks=tuple(result.task for result in results),
+        classes=info.classes.heads[0].labels if info.mode == Mode.DOMAIN else info.classes.names,
+        truth=np.array([result.column for result in results], np.int64),
+        probabilities=np.array([result.probabilities for result in results]).reshape(len(results), len(info.classes)),
+        strange=strange,
+    )
 
 
 def roc_curves(cases: CaseTable) -> list[Roc]:

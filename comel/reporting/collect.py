@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comel.base.files import read_json, sha256_of_file
+from comel.base.text import first_line
+from comel.base.units import Mode
 from comel.errors import ComelError, RunError
-from comel.reporting.cases import CaseTable, read_cases
-from comel.reporting.metrics import Metrics, damaged, number, read_metrics
+from comel.reporting.cases import CaseTable, case_table
 from comel.runs.directory import RunDirectory
+from comel.runs.events import read_events
+from comel.runs.metrics import RunMetrics, read_metrics
 from comel.runs.version import VersionInfo
+from comel.scoring.case_results import read_results
+from comel.scoring.continual import ScoreTable
 
-__all__ = ["Data", "Epoch", "Report", "collect", "collect_run"]
+__all__ = ["Data", "Epoch", "Report", "collect", "collect_run", "number"]
 
 _NOT_A_MEASURE = {"time", "event", "stage", "epoch", "losses", "seconds"}
 
@@ -55,7 +60,9 @@ class Report:
         name: what tells it from the other runs of the report.
         path: the run directory.
         config: the settings, and ``config_text`` the same as the YAML that was read.
-        metrics: scores; of an unfinished run those of the stages that are done.
+        mode: of the run.
+        metrics: of an unfinished run those of the stages that are done.
+        scores: the table in ``metrics``.
         versions: ``model.json`` of every complete version, ascending.
         checksums: file name to SHA-256 of the newest version.
         epochs: training, in order; an epoch that was done twice, because the run was interrupted, counts once.
@@ -68,7 +75,9 @@ class Report:
     path: Path
     config: Mapping[str, Any]
     config_text: str
-    metrics: Metrics
+    mode: Mode
+    metrics: RunMetrics
+    scores: ScoreTable
     versions: Sequence[VersionInfo]
     checksums: Mapping[str, str]
     epochs: Sequence[Epoch]
@@ -82,23 +91,17 @@ class Report:
         return self.versions[-1] if self.versions else None
 
     @property
-    def mode(self) -> str:
-        """class-incremental or domain-incremental."""
-        return self.metrics.mode or str(self.section("data").get("mode", "class-incremental"))
-
-    @property
     def strategy(self) -> str:
         """The strategy's name."""
         return self.metrics.strategy or str(self.section("strategy").get("name", ""))
 
     def section(self, name: str) -> Mapping[str, Any]:
         """A section of the settings; empty where there is none."""
-        found = self.config.get(name)
-        return found if isinstance(found, dict) else {}
+        return _section(self.config, name)
 
     def seconds(self, stage: int) -> float | None:
         """Training time of a stage: as the run states it, else the sum over its epochs."""
-        stated = number(self.metrics.stages[stage].get("seconds")) if stage < len(self.metrics.stages) else None
+        stated = self.metrics.stages[stage].seconds if stage < len(self.metrics.stages) else None
         epochs = [epoch.seconds for epoch in self.epochs if epoch.stage == stage]
         return stated if stated is not None else sum(epochs) if epochs else None
 
@@ -133,10 +136,14 @@ def collect_run(path: Path, name: str) -> Report:
         text = run.config.read_text(encoding="utf-8")
         config = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise damaged(run.config, error) from None
+        raise RunError.damaged(run.config, first_line(error)) from None
     if not isinstance(config, dict):
-        raise damaged(run.config, "not settings")
+        raise RunError.damaged(run.config, "not settings")
     metrics = read_metrics(run.metrics)
+    try:
+        mode = metrics.mode or Mode(_section(config, "data").get("mode", Mode.CLASS))
+    except ValueError as error:
+        raise RunError.damaged(run.config, f"data.mode: {error}") from None
     versions = [run.info(version) for version in run.versions()]
     checksums: dict[str, str] = {}
     cases = None
@@ -145,18 +152,20 @@ def collect_run(path: Path, name: str) -> Report:
         try:
             checksums = {str(name): str(value) for name, value in read_json(folder / "checksums.json").items()}
         except (OSError, ValueError, AttributeError) as error:
-            raise damaged(folder / "checksums.json", error) from None
-        table = path / "evaluations" / f"{versions[-1].version:03d}.csv"
-        cases = read_cases(table, versions[-1]) if table.is_file() else None
-    events = list(_events(path / "events.jsonl"))
-    starts = [event for event in events if event.get("event") == "start"]
+            raise RunError.damaged(folder / "checksums.json", first_line(error)) from None
+        table = run.evaluation(versions[-1].version)
+        cases = case_table(read_results(table, versions[-1]), versions[-1]) if table.is_file() else None
+    events = read_events(run)
+    starts = [event for event in events if event["event"] == "start"]
     planned = starts[-1].get("stages") if starts else None
     return Report(
         name=name,
         path=path,
         config=config,
         config_text=text,
+        mode=mode,
         metrics=metrics,
+        scores=ScoreTable.of_run(metrics),
         versions=versions,
         checksums=checksums,
         epochs=_epochs(events),
@@ -166,25 +175,11 @@ def collect_run(path: Path, name: str) -> Report:
     )
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events that are whole; a killed process leaves half a line."""
-    if not path.is_file():
-        return
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
-
-
 def _epochs(events: Sequence[dict[str, Any]]) -> list[Epoch]:
     found: dict[tuple[int, int], Epoch] = {}
     for event in events:
         stage, epoch = event.get("stage"), event.get("epoch")
-        if event.get("event") != "epoch" or not isinstance(stage, int) or not isinstance(epoch, int):
+        if event["event"] != "epoch" or not isinstance(stage, int) or not isinstance(epoch, int):
             continue
         losses = event.get("losses")
         measures = {name: value for name, value in event.items() if name not in _NOT_A_MEASURE}
@@ -198,6 +193,18 @@ def _epochs(events: Sequence[dict[str, Any]]) -> list[Epoch]:
     return [found[key] for key in sorted(found)]
 
 
+def number(value: object) -> float | None:
+    """A finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {str(name): known for name, value in values.items() if (known := number(value)) is not None}
 
@@ -206,8 +213,7 @@ def _data(config: Mapping[str, Any]) -> Data:
     """The manifest and the bags of the settings, as far as they are still there and can be read."""
     from comel.cohort.manifest import read_manifest
 
-    section = config.get("data")
-    stated = section if isinstance(section, dict) else {}
+    stated = _section(config, "data")
     manifest, bags, root = (Path(stated[key]) if stated.get(key) else None for key in ("manifest", "bags", "root"))
     if manifest is None or not manifest.is_file():
         return Data(manifest, bags)

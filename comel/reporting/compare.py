@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from comel.base.units import Mode
 from comel.reporting.charts import Line, chart
 from comel.reporting.collect import Report
 from comel.reporting.markup import Markup, join, tag
-from comel.reporting.metrics import number
 from comel.reporting.scores import average_over_seen, stage_names
 from comel.reporting.tables import MISSING, count, duration, plain_table, score
 from comel.reporting.training import total_seconds
-from comel.reporting.vocabulary import KINDS, LOWER_IS_BETTER, MAIN_SCORES, main_mode, mode_name, score_name
+from comel.reporting.vocabulary import KINDS, LOWER_IS_BETTER, MAIN_SCORES, score_name
 
 __all__ = ["comparison", "differences"]
 
@@ -23,10 +23,8 @@ def comparison(reports: Sequence[Report]) -> Markup:
     """The best value of a column is emphasised where the runs learned the same tasks in the same mode."""
     warnings = differences(reports)
     parts: list[Markup] = [tag("p", text, class_="warning") for text in warnings]
-    modes = dict.fromkeys(
-        (kind, mode) for kind in KINDS for report in reports for mode in report.metrics.matrices.get(kind, {})
-    )
-    parts += [_table(reports, kind, mode, emphasise=not warnings) for kind, mode in modes]
+    groups = dict.fromkeys(group for kind in KINDS for report in reports for group in report.scores.groups if group[0] == kind)
+    parts += [_table(reports, kind, mode, emphasise=not warnings) for kind, mode in groups]
     parts.append(_cost(reports))
     parts.append(_curves(reports))
     return join(parts)
@@ -52,12 +50,12 @@ def _test_slides(report: Report) -> frozenset[tuple[str, str]]:
     return frozenset((task.name, slide) for task in tasks for slide in task.slides.get("test", []))
 
 
-def _table(reports: Sequence[Report], kind: str, mode: str, *, emphasise: bool) -> Markup:
+def _table(reports: Sequence[Report], kind: str, mode: Mode, *, emphasise: bool) -> Markup:
     wanted = [(name, key) for name in MAIN_SCORES[kind] for key in _SHOWN]
     if kind == "bag":
         wanted.append(("ece", "final_average"))
-    reports = [report for report in reports if report.metrics.matrices.get(kind, {}).get(mode)]
-    values = [[report.metrics.statistic(kind, mode, *keys) for keys in wanted] for report in reports]
+    reports = [report for report in reports if (kind, mode) in report.scores.groups]
+    values = [[report.scores.statistic(kind, mode, *keys) for keys in wanted] for report in reports]
     used = [column for column in range(len(wanted)) if any(line[column] is not None for line in values)]
     strong = set()
     for place, column in enumerate(used, start=1):
@@ -74,10 +72,10 @@ def _table(reports: Sequence[Report], kind: str, mode: str, *, emphasise: bool) 
         cells = []
         for column in used:
             name, key = wanted[column]
-            cells.append(score(line[column], report.metrics.interval(kind, mode, name) if key == "final_average" else None))
+            cells.append(score(line[column], report.scores.interval(kind, mode, name) if key == "final_average" else None))
         rows.append((report.name, *cells))
     columns = ["run", *(f"{score_name(wanted[column][0])}, {_SHOWN[wanted[column][1]]}" for column in used)]
-    return plain_table(columns, rows, caption=f"{KINDS[kind]} scores, {mode_name(mode)}", strong=strong)
+    return plain_table(columns, rows, caption=f"{KINDS[kind]} scores, {mode}", strong=strong)
 
 
 def _cost(reports: Sequence[Report]) -> Markup:
@@ -85,8 +83,7 @@ def _cost(reports: Sequence[Report]) -> Markup:
     for report in reports:
         stages = report.metrics.stages
         seconds = total_seconds(report)
-        trained = [number(stage.get("trained_parameters")) for stage in stages]
-        old = [value for stage in stages if (value := number(stage.get("old_data_bytes"))) is not None]
+        old = [stage.old_data_bytes for stage in stages if stage.old_data_bytes is not None]
         rows.append(
             (
                 report.name,
@@ -95,7 +92,7 @@ def _cost(reports: Sequence[Report]) -> Markup:
                 report.mode,
                 count(len(report.metrics.tasks)),
                 duration(seconds),
-                count(trained[-1] if trained else None),
+                count(stages[-1].trained_parameters if stages else None),
                 count(max(old) if old else None),
                 "yes" if report.metrics.finished else "no",
             )
@@ -114,7 +111,7 @@ def _curves(reports: Sequence[Report]) -> Markup:
     for kind, name in (("bag", "accuracy"), ("instance", "auc"), ("instance", "dice")):
         lines = []
         for report in reports:
-            rows = report.metrics.rows(kind, main_mode(report.mode), name)
+            rows = report.scores.matrix(kind, report.mode, name)
             places = [stages] * len(rows) if _at_once(report) else range(1, len(rows) + 1)
             lines.append(Line(report.name, places, average_over_seen(report.metrics, rows)))
         if any(value is not None for line in lines for value in line.y):

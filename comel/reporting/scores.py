@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from comel.base.units import Mode
 from comel.reporting.cases import CaseTable, calibration_error, confusion, reliability, roc_curves
 from comel.reporting.charts import Bar, Line, chart
 from comel.reporting.collect import Report
 from comel.reporting.markup import Markup, join, tag
-from comel.reporting.metrics import Metrics
 from comel.reporting.tables import heat_table, plain_table, score
 from comel.reporting.vocabulary import (
     KINDS,
@@ -19,10 +19,10 @@ from comel.reporting.vocabulary import (
     MAIN_SCORES,
     STATISTICS,
     in_order,
-    main_mode,
-    mode_name,
     score_name,
 )
+from comel.runs.metrics import RunMetrics
+from comel.scoring.continual import ScoreTable
 
 __all__ = ["average_over_seen", "curves", "headline", "matrices", "stage_names", "statistics", "summary", "test_cases"]
 
@@ -31,91 +31,86 @@ _UNIT = (0.0, 1.0)
 
 def headline(report: Report) -> list[tuple[str, str]]:
     """The few numbers to look at first, by name."""
-    metrics, mode = report.metrics, main_mode(report.mode)
-    wanted = [(f"{mode_name(mode)} accuracy", "bag", mode, "accuracy", "final_average")]
-    if mode == "class_incremental":
-        wanted.append(("accuracy, task given", "bag", "task_incremental", "accuracy", "final_average"))
-    wanted += [
+    mode = report.mode
+    given = [("accuracy, task given", "bag", Mode.TASK, "accuracy", "final_average")] if mode == Mode.CLASS else []
+    wanted = [
+        (f"{mode} accuracy", "bag", mode, "accuracy", "final_average"),
+        *given,
         ("forgetting of accuracy", "bag", mode, "accuracy", "forgetting"),
         ("instance AUC", "instance", mode, "auc", "final_average"),
         ("instance Dice", "instance", mode, "dice", "final_average"),
     ]
-    return [(name, score(metrics.statistic(*keys))) for name, *keys in wanted]
+    return [(words, score(report.scores.statistic(kind, asked, name, key))) for words, kind, asked, name, key in wanted]
 
 
 def summary(report: Report) -> Markup:
     """Headline numbers, then every score with average, forgetting and transfers, a table a kind and mode."""
-    metrics = report.metrics
+    table = report.scores
     parts: list[Markup | None] = []
     cards = (tag("div", tag("b", value), tag("span", name), class_="card") for name, value in headline(report))
     parts.append(tag("div", *cards, class_="cards"))
-    for kind, mode in _kinds_and_modes(metrics):
-        names = in_order(kind, metrics.matrices[kind][mode])
-        rows = []
-        for name in names:
-            rows.append((score_name(name), *statistics(metrics, kind, mode, name)))
-        caption = f"{KINDS.get(kind, kind)} scores, {mode_name(mode)}"
+    for kind, mode in _kinds_and_modes(table):
+        rows = [(score_name(name), *statistics(table, kind, mode, name)) for name in in_order(kind, table.names(kind, mode))]
+        caption = f"{KINDS.get(kind, kind)} scores, {mode}"
         parts.append(plain_table([score_name(kind), *STATISTICS.values()], rows, caption=caption))
-    parts += [_by_task(metrics, mode) for mode in dict.fromkeys(mode for _, mode in _kinds_and_modes(metrics))]
+    parts += [_by_task(table, mode) for mode in dict.fromkeys(mode for _, mode in _kinds_and_modes(table))]
     note = "Means over tasks, on test cases. Intervals, where there are any, hold 95 % of resamples of patients. "
     note += "Forgetting is the best score a task ever had, less the last; backward transfer is the last less the first."
     return join([*parts, tag("p", note, class_="note")])
 
 
-def statistics(metrics: Metrics, kind: str, mode: str, name: str) -> list[str]:
+def statistics(table: ScoreTable, kind: str, mode: Mode, name: str) -> list[str]:
     """A score's statistics as text, in the order of ``STATISTICS``. Forgetting is told of scores that should be high only."""
-    values = {key: metrics.statistic(kind, mode, name, key) for key in STATISTICS}
+    values = {key: table.statistic(kind, mode, name, key) for key in STATISTICS}
     if name in LOWER_IS_BETTER:
         values["forgetting"] = None
-    interval = metrics.interval(kind, mode, name)
+    interval = table.interval(kind, mode, name)
     return [score(value, interval if key == "final_average" else None) for key, value in values.items()]
 
 
-def _by_task(metrics: Metrics, mode: str) -> Markup | None:
-    """Each task's main scores at the end, where the run has intervals of them."""
-    keys = [(kind, name) for kind, other in _kinds_and_modes(metrics) if other == mode for name in MAIN_SCORES.get(kind, ())]
-    keys = [(kind, name) for kind, name in keys if metrics.rows(kind, mode, name)]
-    if not any(metrics.interval(kind, mode, name, task=task) for kind, name in keys for task in metrics.tasks):
+def _by_task(table: ScoreTable, mode: Mode) -> Markup | None:
+    """Each task's main scores at the end, if the run has intervals of them."""
+    keys = [(kind, name) for kind, other in _kinds_and_modes(table) if other == mode for name in MAIN_SCORES.get(kind, ())]
+    keys = [(kind, name) for kind, name in keys if table.matrix(kind, mode, name)]
+    if not any(table.interval(kind, mode, name, task) for kind, name in keys for task in table.tasks):
         return None
     rows = []
-    for column, task in enumerate(metrics.tasks):
-        last = [metrics.rows(kind, mode, name)[-1][column] for kind, name in keys]
-        ends = [metrics.interval(kind, mode, name, task=task) for kind, name in keys]
+    for column, task in enumerate(table.tasks):
+        last = [table.matrix(kind, mode, name)[-1][column] for kind, name in keys]
+        ends = [table.interval(kind, mode, name, task) for kind, name in keys]
         rows.append((task, *map(score, last, ends)))
     columns = ["task", *(f"{KINDS.get(kind, kind)} {score_name(name)}" for kind, name in keys)]
-    return plain_table(columns, rows, caption=f"Each task at the end, {mode_name(mode)}")
+    return plain_table(columns, rows, caption=f"Each task at the end, {mode}")
 
 
 def matrices(report: Report) -> Markup:
     """R matrices as heat tables: the main scores open, the others folded away."""
-    metrics = report.metrics
-    rows = stage_names(metrics)
-    learned, columns = metrics.learned_at(), metrics.columns
+    table, learned, rows = report.scores, report.metrics.learned_at, stage_names(report.metrics)
+    columns = table.tasks
     parts = []
-    for kind, mode in _kinds_and_modes(metrics):
+    for kind, mode in _kinds_and_modes(table):
         tables = []
-        for name in in_order(kind, metrics.matrices[kind][mode]):
-            values = metrics.rows(kind, mode, name)
-            lines = [
-                (row, [*line, mean]) for row, line, mean in zip(rows, values, average_over_seen(metrics, values), strict=True)
-            ]
+        for name in in_order(kind, table.names(kind, mode)):
+            values = table.matrix(kind, mode, name)
+            means = average_over_seen(report.metrics, values)
+            lines = [(row, [*line, mean]) for row, line, mean in zip(rows, values, means, strict=True)]
             faint = [[learned.get(task, len(rows)) > r for task in columns] + [False] for r in range(len(rows))]
-            untrained = metrics.untrained(kind, mode, name)
-            if untrained:
+            untrained = table.chance(kind, mode, name)
+            if len(untrained) == len(columns):
                 lines.insert(0, ("untrained", [*untrained, None]))
                 faint.insert(0, [True] * (len(columns) + 1))
-            table = heat_table(
-                f"{KINDS.get(kind, kind)} {score_name(name)}, {mode_name(mode)}",
+            heats = heat_table(
+                f"{KINDS.get(kind, kind)} {score_name(name)}, {mode}",
                 [*columns, "mean of learned"],
                 lines,
                 corner="after \\ score on",
                 faint=faint,
             )
-            tables.append((name in MAIN_SCORES.get(kind, ()), table))
-        parts += [table for main, table in tables if main]
-        rest = [table for main, table in tables if not main]
+            tables.append((name in MAIN_SCORES.get(kind, ()), heats))
+        parts += [heats for main, heats in tables if main]
+        rest = [heats for main, heats in tables if not main]
         if rest:
-            title = f"Other {kind} scores, {mode_name(mode)}"
+            title = f"Other {kind} scores, {mode}"
             parts.append(tag("details", tag("summary", title), tag("div", *rest, class_="grid-of-tables")))
     note = "A row is the model after learning a task, a column the task it is tested on. Darker is higher; "
     note += "italics are scores on a task that is not learned yet; - is a score that is not defined."
@@ -124,26 +119,27 @@ def matrices(report: Report) -> Markup:
 
 def curves(report: Report) -> Markup:
     """The mean over the tasks learned so far after each of them, and each task's own course."""
-    metrics, mode = report.metrics, main_mode(report.mode)
+    table, metrics, mode = report.scores, report.metrics, report.mode
     stages = range(1, len(metrics.stages) + 1)
     axes: dict[str, Any] = {"x_label": "after task", "y_range": _UNIT, "x_names": stage_names(metrics)}
     axes["x_range"] = (0.8, len(stages) + 0.2)
     figures = []
     for kind, name in (("bag", "accuracy"), ("instance", "auc"), ("instance", "dice")):
         means = [
-            Line(mode_name(other), stages, average_over_seen(metrics, metrics.rows(kind, other, name)))
-            for other in metrics.matrices.get(kind, {})
+            Line(other, stages, average_over_seen(metrics, matrix))
+            for group, other in table.groups
+            if group == kind and (matrix := table.matrix(kind, other, name))
         ]
         words = f"{KINDS[kind]} {score_name(name)}"
         own = [
-            Line(task, stages, [row[column] for row in metrics.rows(kind, mode, name)])
-            for column, task in enumerate(metrics.columns)
-            if metrics.rows(kind, mode, name)
+            Line(task, stages, [row[column] for row in matrix])
+            for column, task in enumerate(table.tasks)
+            if (matrix := table.matrix(kind, mode, name))
         ]
         if any(value is not None for line in means for value in line.y):
             figures.append(chart(f"{words}, mean of tasks learned", means, y_label=score_name(name), **axes))
         if any(value is not None for line in own for value in line.y):
-            figures.append(chart(f"{words} by task, {mode_name(mode)}", own, y_label=score_name(name), **axes))
+            figures.append(chart(f"{words} by task, {mode}", own, y_label=score_name(name), **axes))
     return _figures(figures, "No score is defined after any task.")
 
 
@@ -216,26 +212,25 @@ def _reliability(cases: CaseTable) -> Markup:
     )
 
 
-def stage_names(metrics: Metrics) -> list[str]:
+def stage_names(metrics: RunMetrics) -> list[str]:
     """What was learned in each stage."""
-    return [" + ".join(map(str, stage.get("learned", []))) or f"stage {n}" for n, stage in enumerate(metrics.stages, start=1)]
+    return [" + ".join(stage.learned) or f"stage {n}" for n, stage in enumerate(metrics.stages, start=1)]
 
 
-def average_over_seen(metrics: Metrics, rows: Sequence[Sequence[float | None]]) -> list[float | None]:
+def average_over_seen(metrics: RunMetrics, rows: Sequence[Sequence[float | None]]) -> list[float | None]:
     """For each row the mean over the tasks learned by then; None where one of them has no score."""
-    learned = metrics.learned_at()
+    learned = metrics.learned_at
     means: list[float | None] = []
     for number, row in enumerate(rows):
-        seen = [value for task, value in zip(metrics.columns, row, strict=True) if learned.get(task, len(rows)) <= number]
+        seen = [value for task, value in zip(metrics.tasks, row, strict=True) if learned.get(task, len(rows)) <= number]
         known = [value for value in seen if value is not None]
         means.append(float(np.mean(known)) if known and len(known) == len(seen) else None)
     return means
 
 
-def _kinds_and_modes(metrics: Metrics) -> list[tuple[str, str]]:
-    kinds = [kind for kind in KINDS if kind in metrics.matrices]
-    kinds += [kind for kind in metrics.matrices if kind not in KINDS]
-    return [(kind, mode) for kind in kinds for mode in metrics.matrices[kind]]
+def _kinds_and_modes(table: ScoreTable) -> list[tuple[str, Mode]]:
+    order = [*KINDS, *(kind for kind, _ in table.groups)]
+    return sorted(table.groups, key=lambda group: order.index(group[0]))
 
 
 def _figures(figures: Sequence[Markup], otherwise: str) -> Markup:

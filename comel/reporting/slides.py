@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SlideMap", "SlideMaps", "slide_maps"]
 
-_WIDTH, _TALLEST, _COLOURS = 352, 440, 64
+_WIDTH, _TALLEST, _TALLEST_STRIP, _COLOURS = 352, 440, 1760, 64
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _draw(predictor: Predictor, store: BagStore, case: Case) -> bytes:
     prediction = predictor.predict(store.read(case))
     width = max(MIN_MAP_WIDTH, min(_WIDTH, round(_TALLEST / _height_over_width(prediction))))
     stream = io.BytesIO()
-    draw_map(prediction, None, width=width).quantize(_COLOURS).save(stream, format="PNG", optimize=True)
+    draw_map(prediction, None, width=width, tallest=_TALLEST_STRIP).quantize(_COLOURS).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 

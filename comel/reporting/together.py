@@ -11,7 +11,7 @@ from comel.base.files import read_json
 from comel.errors import RunError
 from comel.reporting.markup import Markup, join, tag
 from comel.reporting.tables import MISSING, plain_table, score
-from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, mode_name, score_name
+from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, score_name
 
 __all__ = ["Together", "over_the_runs", "read_together"]
 
@@ -62,7 +62,7 @@ def over_the_runs(together: Together) -> Markup:
         for mode, scores in modes.items():
             shown = [key for key in STATISTICS if any(scores[name].get(key, {}).get("mean") is not None for name in scores)]
             rows = [[score_name(name), *(_spread(scores[name].get(key)) for key in shown)] for name in in_order(kind, scores)]
-            caption = f"{KINDS.get(kind, kind)} scores, {mode_name(mode)}: {among}"
+            caption = f"{KINDS.get(kind, kind)} scores, {mode.replace('_', '-')}: {among}"
             parts.append(plain_table(["score", *(STATISTICS[key] for key in shown)], rows, caption=caption))
     return join(parts)
 
@@ -83,4 +83,4 @@ def _pooled(pooled: Mapping[str, Any], mode: str) -> Markup:
     means = [score(pooled["mean"][mode]["bag"].get(name), intervals.get(name, {}).get("mean")) for name in names]
     rows.append(["mean over tasks", "", *means])
     columns = ["task", "cases", *map(score_name, names)]
-    return plain_table(columns, rows, caption=f"Test cases of all folds together, {mode_name(mode)}")
+    return plain_table(columns, rows, caption=f"Test cases of all folds together, {mode.replace('_', '-')}")

@@ -8,11 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 from comel.reporting.charts import Bar, Line, chart
-from comel.reporting.collect import Epoch, Report
+from comel.reporting.collect import Epoch, Report, number
 from comel.reporting.markup import Markup, join, tag
-from comel.reporting.metrics import number
 from comel.reporting.scores import stage_names
-from comel.reporting.tables import MISSING, count, duration, plain_table
+from comel.reporting.tables import count, duration, plain_table
 
 __all__ = ["chosen", "cost", "losses", "strategy_report", "total_seconds"]
 
@@ -53,18 +52,18 @@ def cost(report: Report) -> Markup:
     cases = {task.name: task.training_cases for task in report.newest.tasks} if report.newest else {}
     rows = []
     for index, (stage, name) in enumerate(zip(report.metrics.stages, stage_names(report.metrics), strict=True)):
-        trained = [cases.get(str(task)) for task in stage.get("learned", [])]
+        trained = [cases.get(task) for task in stage.learned]
         known = [value for value in trained if value is not None]
         rows.append(
             (
                 index + 1,
                 name,
-                stage.get("version", MISSING),
+                stage.version,
                 count(sum(known) if known else None),
                 count(sum(epoch.stage == index for epoch in report.epochs)),
                 duration(report.seconds(index)),
-                count(number(stage.get("trained_parameters"))),
-                count(number(stage.get("old_data_bytes"))),
+                count(stage.trained_parameters),
+                count(stage.old_data_bytes),
             )
         )
     if not rows:

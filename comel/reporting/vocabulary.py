@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["KINDS", "LOWER_IS_BETTER", "MAIN_SCORES", "STATISTICS", "in_order", "main_mode", "mode_name", "score_name"]
+__all__ = ["KINDS", "LOWER_IS_BETTER", "MAIN_SCORES", "STATISTICS", "in_order", "score_name"]
 
 KINDS = {"bag": "Bag", "patient": "Patient", "instance": "Instance"}
 MAIN_SCORES = {"bag": ("accuracy", "auc"), "patient": ("accuracy", "auc"), "instance": ("auc", "dice")}
@@ -36,16 +36,6 @@ _SCORES = {
 def score_name(key: str) -> str:
     """A score's name in words."""
     return _SCORES.get(key, key.replace("_", " "))
-
-
-def mode_name(key: str) -> str:
-    """A mode's name in words."""
-    return key.replace("_", "-")
-
-
-def main_mode(mode: str) -> str:
-    """The key of the mode in which a run's scores come first: the task is not given."""
-    return "domain_incremental" if mode == "domain-incremental" else "class_incremental"
 
 
 def in_order(kind: str, scores: Iterable[str]) -> list[str]:

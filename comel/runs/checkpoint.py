@@ -1,6 +1,7 @@
-"""What an interrupted training goes on from: model, strategy and optimizer after some epoch of some stage.
+"""What an interrupted training goes on from: model, strategy, optimizer and early stopping after some epoch of some stage.
 
-A checkpoint belongs to a plan (settings, data and the version it started from); another plan does not go on from it.
+All of it lies in one folder that is put in place whole. A checkpoint belongs to a plan (settings, data and the version it
+started from); another plan does not go on from it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,11 +19,27 @@ from comel.runs.weights import load_state, save_state
 from comel.strategies.base import Strategy
 from comel.strategies.persistence import read_tensors, write_tensors
 
-__all__ = ["discard", "read_progress", "restore", "restore_optimizer", "write"]
+__all__ = ["SavesItself", "discard", "early_stopping", "read_progress", "restore", "restore_optimizer", "write"]
+
+_EARLY_STOPPING = "early-stopping.safetensors"
+
+
+class SavesItself(Protocol):
+    """The state of early stopping (:class:`comel.training.early_stopping.EarlyStopping`)."""
+
+    def save(self, path: Path) -> None:
+        """Write it as a file."""
 
 
 def write(
-    folder: Path, plan: str, stage: int, epoch: int, model: MILModel, strategy: Strategy, optimizer: torch.optim.Optimizer
+    folder: Path,
+    plan: str,
+    stage: int,
+    epoch: int,
+    model: MILModel,
+    strategy: Strategy,
+    optimizer: torch.optim.Optimizer,
+    stopping: SavesItself | None = None,
 ) -> None:
     """Replace the checkpoint: ``epoch`` epochs of ``stage`` are done."""
     partial, previous = folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
@@ -34,6 +51,8 @@ def write(
         f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()
     }
     write_tensors(partial / "optimizer.safetensors", tensors)
+    if stopping is not None:
+        stopping.save(partial / _EARLY_STOPPING)
     write_json(partial / "progress.json", {"plan": plan, "stage": stage, "epoch": epoch})
     if folder.exists():
         os.rename(folder, previous)
@@ -75,7 +94,18 @@ def restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def early_stopping(folder: Path, stage: int, epoch: int) -> Path:
+    """The state of early stopping that belongs to a checkpoint after ``epoch`` epochs of ``stage``.
+
+    Version 0.1.0 wrote it beside the checkpoint, under the name of its stage and epoch.
+    """
+    inside = folder / _EARLY_STOPPING
+    return inside if inside.exists() else folder.parent / f"early-stopping-{stage:03d}-{epoch:05d}.safetensors"
+
+
 def discard(folder: Path) -> None:
     """Remove a checkpoint that is no longer needed."""
     for path in (folder, folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")):
         shutil.rmtree(path, ignore_errors=True)
+    for left_by_0_1_0 in folder.parent.glob("early-stopping-*.safetensors"):
+        left_by_0_1_0.unlink()

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from comel.base.numbers import MOST_SEED
 from comel.base.settings import Section, gather, parse_section
 from comel.cohort.config import DataConfig
 
@@ -36,7 +37,7 @@ def _spelt_out(value: Any) -> Any:
 class TrainerConfig(Section):
     """How a task is trained."""
 
-    epochs: int = Field(100, ge=1, description="passes over a task's training bags")
+    epochs: int = Field(100, ge=1, le=1_000_000, description="passes over a task's training bags")
     early_stopping: int | None = Field(
         None, ge=1, description="end a stage after so many epochs without a lower validation loss, with its best weights"
     )
@@ -44,13 +45,13 @@ class TrainerConfig(Section):
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")
     max_instances: int | None = Field(None, ge=1, description="instances of a bag to train on at most, drawn anew each epoch")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient's norm")
-    seed: int = Field(2021, ge=0, description="seed of weights, order, folds and orders of tasks; not of the split")
+    seed: int = Field(2021, ge=0, le=MOST_SEED, description="seed of weights, order, folds and task orders; not of the split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Annotated[Literal["float32", "bfloat16"], BeforeValidator(_spelt_out)] = Field(
         "float32", description="type of number that the forward pass computes in"
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, 16 at most"
+        None, ge=1, le=4096, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, 16 at most"
     )
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, which come after an epoch")
 

@@ -1,14 +1,14 @@
 """The run directory: what a training run leaves, and the only thing that prediction, evaluation and a later task open.
 
 config.yaml        every setting, resolved
-metrics.json       R matrices of bag and instance scores
+metrics.json       scores of bags, instances and patients after every stage (comel.runs.metrics)
 events.jsonl       progress, a line an event
 versions/NNN/      one immutable model a stage: model.json, model.safetensors (adapters merged), the strategy's state
                    (base weights, adapters/<task>/), checksums.json
 current            the version in use; replaced atomically
 evaluations/       per-case predictions on the test sets, a CSV a version
-checkpoint/        what an interrupted run goes on from; early-stopping-*.safetensors, its best weights so far; add-task.json,
-                   the plan of an unfinished add-task
+checkpoint/        what an interrupted run goes on from
+add-task.json      the plan of an unfinished add-task
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from comel.base.files import read_json, sha256_of_file, write_json, write_text
 from comel.base.text import first_line
 from comel.errors import RunError
+from comel.runs.metrics import read_metrics
 from comel.runs.version import VersionInfo
 from comel.runs.weights import save_state
 
@@ -47,7 +48,21 @@ class RunDirectory:
 
     config = property(lambda self: self.path / "config.yaml")
     metrics = property(lambda self: self.path / "metrics.json")
+    events = property(lambda self: self.path / "events.jsonl")
     checkpoint = property(lambda self: self.path / "checkpoint")
+
+    def evaluation(self, version: int) -> Path:
+        """The table of the test cases under a version (:mod:`comel.scoring.case_results`)."""
+        return self.path / "evaluations" / f"{version:03d}.csv"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage of the run is done.
+
+        Raises:
+            RunError: ``metrics.json`` is damaged, or was written by a newer comel.
+        """
+        return read_metrics(self.metrics).finished
 
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""
@@ -91,9 +106,9 @@ class RunDirectory:
         try:
             info = VersionInfo.model_validate(read_json(path))
         except (OSError, ValueError, ValidationError) as error:
-            raise RunError(f"{path}: damaged ({first_line(error)})", "restore the run from a copy") from None
+            raise RunError.damaged(path, first_line(error)) from None
         if info.version != int(path.parent.name):
-            raise RunError(f"{path}: damaged (says version {info.version})", "restore the run from a copy")
+            raise RunError.damaged(path, f"says version {info.version}")
         return info
 
     def verify(self, version: int | None = None) -> None:
@@ -134,7 +149,7 @@ class RunDirectory:
         """Append a line to ``events.jsonl``."""
         self.path.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": round(time.time(), 3), "event": name, **values}, ensure_ascii=False)
-        with open(self.path / "events.jsonl", "a", encoding="utf-8") as stream:
+        with open(self.events, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     @contextmanager

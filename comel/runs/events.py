@@ -12,12 +12,15 @@ __all__ = ["read_events"]
 
 def read_events(run: RunDirectory) -> list[dict[str, Any]]:
     """The lines of ``events.jsonl``; one that a killed process left half-written is passed over."""
-    path, events = run.path / "events.jsonl", []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
+    if not run.events.is_file():
+        return []
+    events = []
+    with open(run.events, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                events.append(event)
     return events

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from comel.bags.contract import FeatureContract
-
-if TYPE_CHECKING:
-    pass
+from comel.base.units import Mode
+from comel.cohort.classes import ClassSpace, Head
 
 __all__ = ["TaskInfo", "VersionInfo"]
 
@@ -42,13 +41,18 @@ class VersionInfo(BaseModel):
     run: str
     created: str
     comel_version: str
-    mode: str
+    mode: Mode
     model: dict[str, Any]
     strategy: dict[str, Any]
     tasks: list[TaskInfo]
     stages: int
     contract: dict[str, Any]
     report: dict[str, Any] = {}
+
+    @property
+    def classes(self) -> ClassSpace:
+        """What the version tells apart."""
+        return ClassSpace.of(Head.from_dict(head) for head in self.model["heads"])
 
     @property
     def feature_contract(self) -> FeatureContract:

@@ -34,7 +34,8 @@ def build_model(model: dict[str, Any]) -> MILModel:
 
     kind = model_class(model["name"])
     options = kind.Options.model_validate(model["options"])
-    return kind(model["dimension"], options, heads=[Head.from_dict(head) for head in model["heads"]])
+    untrained: MILModel = kind(model["dimension"], options, heads=[Head.from_dict(head) for head in model["heads"]])
+    return untrained
 
 
 def load_state(folder: Path, model: MILModel, strategy: Strategy | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from comel.base.files import atomic_path
+from comel.base.text import first_line
 from comel.cohort.classes import ClassSpace
 from comel.cohort.tasks import Case
-from comel.errors import RunError
+from comel.errors import ComelError, RunError
+from comel.runs.version import VersionInfo
 
 __all__ = ["CaseResult", "read_results", "write_results"]
 
@@ -35,6 +38,7 @@ class CaseResult:
         labels: (N,) instance labels, or None.
         coords: (N, 2) level-0 corners of the tiles, or None.
         distance: from all that the model has learned (:mod:`comel.scoring.novelty`), or None where the model cannot tell.
+        classes: what the columns are; None where it is not known.
     """
 
     case: Case
@@ -52,6 +56,7 @@ class CaseResult:
     labels: np.ndarray | None = None
     coords: np.ndarray | None = None
     distance: float | None = None
+    classes: ClassSpace | None = None
 
 
 def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[str], **columns: Sequence[object]) -> None:
@@ -85,26 +90,27 @@ def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[s
         pandas.DataFrame(rows).to_csv(temporary, index=False)
 
 
-def read_results(path: Path, classes: ClassSpace, heads: Mapping[str, int]) -> list[CaseResult]:
+def read_results(path: Path, info: VersionInfo) -> list[CaseResult]:
     """The inverse of :func:`write_results`, as far as bags go: instances are not in the table.
 
     Args:
         path: the CSV.
-        classes: of the model that made it.
-        heads: the number of each task's head.
+        info: the version that made it.
 
     Raises:
-        RunError: the file is missing, or is not such a table.
+        RunError: the file is missing or damaged, or does not fit the version.
     """
-    import pandas
-
     try:
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-        return [_result(row, classes, heads[row["task"]]) for row in table.to_dict("records")]
-    except pandas.errors.EmptyDataError:
-        return []
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: no table of these cases ({type(error).__name__})", "restore the run from a copy") from None
+        classes, heads = info.classes, {task.name: task.head for task in info.tasks}
+        with open(path, encoding="utf-8", newline="") as stream:
+            results = [_result(row, classes, heads[row["task"]]) for row in csv.DictReader(stream)]
+    except KeyError as error:
+        raise RunError.damaged(path, f"no {error}") from None
+    except (OSError, ValueError, TypeError, LookupError, csv.Error, ComelError) as error:
+        raise RunError.damaged(path, first_line(error)) from None
+    if not all(np.isfinite(result.probabilities).all() and np.isfinite(result.within).all() for result in results):
+        raise RunError.damaged(path, "a probability is not a number")
+    return results
 
 
 def _result(row: Mapping[str, str], classes: ClassSpace, head: int) -> CaseResult:
@@ -117,4 +123,5 @@ def _result(row: Mapping[str, str], classes: ClassSpace, head: int) -> CaseResul
         probabilities=np.array([float(row[_ANY + name]) for name in classes.names]),
         within=np.array([float(row[_GIVEN + name]) for name in classes.names]),
         distance=float(row["distance"]) if row.get("distance") else None,
+        classes=classes,
     )

@@ -7,83 +7,78 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from comel.cohort.bags import BagStore
+from comel.cohort.classes import ClassSpace
 from comel.cohort.tasks import Case, TaskData
-from comel.models.base import MILModel
-from comel.models.batch import make_batch
+from comel.prediction.judge import Judge
 from comel.runs.version import TaskInfo
 from comel.scoring.calibration import fit_temperature
 from comel.scoring.case_results import CaseResult, write_results
-from comel.scoring.intervals import score_intervals
+from comel.scoring.intervals import score_cases
 from comel.scoring.metrics import choose_threshold
-from comel.scoring.task_scores import mean_over_tasks, score_task
 
 __all__ = ["choose_instance_threshold", "choose_on_validation", "choose_temperature", "evaluate", "evaluate_cases"]
 
 
-@torch.inference_mode()
 def evaluate_cases(
-    model: MILModel,
+    judge: Judge,
     task: TaskData,
     head: int,
     cases: Iterable[Case],
     store: BagStore,
-    device: torch.device,
     advance: Callable[..., None] = lambda steps=1, text="": None,
 ) -> list[CaseResult]:
-    """Run the model over cases of one task. A case without tissue is left out: there is nothing to say of it."""
-    model.eval()
+    """What the judge says of cases of one task, with the task unknown and with it given (head number ``head``).
+
+    A case without tissue is left out: there is nothing to say of it.
+    """
     results = []
-    columns = model.classes.columns(head)
     for case in cases:
         bag = store.read(case)
         advance()
-        if not len(bag):
+        look = judge.look(bag)
+        if look is None:
             continue
-        batch = make_batch(bag, device)
-        output, distance = model(batch), model.distance(batch)
-        probabilities = model.probabilities(output)[0]
-        predicted = model.classes.head_of(int(probabilities.argmax()))
-        logits = output.head_logits[0].double().cpu().numpy()
-        raw, raw_within = _without_temperature(model, probabilities.double().cpu().numpy(), logits, head)
-        column = model.classes.column(head, case.label)
+        classes, free, given = judge.classes, look.free(), look.given(head)
+        columns, column = classes.columns(head), classes.column(head, case.label)
+        raw, raw_within = _without_temperature(classes, free.probabilities, look.logits, head)
         labels = bag.labels
-        if labels is None and case.label == model.classes.heads[head].negative:
+        if labels is None and case.label == classes.heads[head].negative:
             labels = np.zeros(len(bag), np.int8)  # nothing to annotate on a slide without a finding
         results.append(
             CaseResult(
                 case=case,
                 task=task.name,
                 column=column,
-                positive=model.classes.positive[column],
-                probabilities=probabilities.double().cpu().numpy(),
-                within=model.probabilities(output, head)[0].double().cpu().numpy(),
+                positive=classes.positive[column],
+                probabilities=free.probabilities,
+                within=given.probabilities,
                 raw_probabilities=raw,
                 raw_within=raw_within,
-                head_logits=logits[columns],
+                head_logits=look.logits[columns],
                 place=column - columns.start,
-                scores=model.evidence(output, predicted)[0].float().cpu().numpy(),
-                scores_given=model.evidence(model.with_task(output, head), head)[0].float().cpu().numpy(),
+                scores=free.scores,
+                scores_given=given.scores,
                 labels=None if labels is None else np.asarray(labels),
                 coords=None if bag.coords is None else np.asarray(bag.coords),
-                distance=None if distance is None else float(distance[0]),
+                distance=free.distance,
+                classes=classes,
             )
         )
     return results
 
 
 def _without_temperature(
-    model: MILModel, probabilities: np.ndarray, logits: np.ndarray, head: int
+    classes: ClassSpace, probabilities: np.ndarray, logits: np.ndarray, head: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The probabilities over all classes and within a head as they were without temperatures, (C,) each.
 
     A temperature moves probability within its head only, so each head keeps what it has and deals it out by its own logits.
     """
     free, given = np.zeros_like(probabilities), np.zeros_like(probabilities)
-    for number in range(len(model.classes.heads)):
-        columns = model.classes.columns(number)
+    for number in range(len(classes.heads)):
+        columns = classes.columns(number)
         shares = np.exp(logits[columns] - logits[columns].max())
         free[columns] = probabilities[columns].sum() * shares / shares.sum()
         if number == head:
@@ -110,10 +105,7 @@ def choose_instance_threshold(results: Sequence[CaseResult]) -> tuple[float, str
 
 
 def choose_on_validation(
-    model: MILModel,
-    infos: Sequence[TaskInfo],
-    known_heads: Iterable[int],
-    validate: Callable[[TaskInfo], list[CaseResult]],
+    judge: Judge, tasks: Sequence[TaskData], infos: Sequence[TaskInfo], known_heads: Iterable[int], store: BagStore
 ) -> None:
     """Choose temperature and instance threshold of the tasks just learned, and write them into their infos and the model.
 
@@ -121,20 +113,27 @@ def choose_on_validation(
     new: later tasks of the same head choose theirs on the scores as they are, so that the earlier tasks' thresholds stand.
 
     Args:
-        model: after training.
-        infos: the tasks just learned.
+        judge: looks with the model as it is after training.
+        tasks: the tasks just learned.
+        infos: what their version is to say of each of them.
         known_heads: numbers of the heads that earlier stages have trained.
-        validate: runs the model over a task's validation cases.
+        store: reads the bags.
     """
     known = set(known_heads)
+    of_name = {task.name: task for task in tasks}
+
+    def validate(info: TaskInfo) -> list[CaseResult]:
+        task = of_name[info.name]
+        return evaluate_cases(judge, task, info.head, task.val, store)
+
     for head in dict.fromkeys(info.head for info in infos):
         members = [info for info in infos if info.head == head]
         temperature = choose_temperature([result for info in members for result in validate(info)])
-        model.temper(head, temperature)
+        judge.model.temper(head, temperature)
         results = {info.name: validate(info) for info in members}
         shared, chosen_on = choose_instance_threshold([result for info in members for result in results[info.name]])
         if head not in known:
-            shared = model.calibrate(head, shared)
+            shared = judge.model.calibrate(head, shared)
             results = {info.name: validate(info) for info in members} if len(members) > 1 else results
         for info in members:
             info.temperature = temperature
@@ -176,39 +175,34 @@ def evaluate(
         quiet: no progress.
 
     Returns:
-        ``{"run", "version", "split", "tasks": {name: {"cases", mode: {"bag", "instance"}}}, "mean": {mode: ...},
-        "intervals": {kind: {mode: {score: {"mean", "tasks"}}}}}``; see :func:`comel.scoring.task_scores.score_task` and
-        :func:`comel.scoring.intervals.score_intervals`.
+        ``{"run", "version", "split", "tasks", "mean", "intervals"}``; see
+        :meth:`comel.scoring.continual.ScoreTable.nested_scores`.
 
     Raises:
         ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
     """
-    from comel.base.devices import resolve_device
     from comel.base.progress import progress_bar, say
     from comel.cohort.checks import with_features
+    from comel.cohort.manifest import read_manifest
     from comel.cohort.tasks import load_tasks
     from comel.runs.config import load_config
     from comel.runs.directory import RunDirectory
-    from comel.runs.weights import build_model, load_state
 
-    run, manifest, bags = Path(run), Path(manifest), Path(bags)
+    run, bags = Path(run), Path(bags)
     directory = RunDirectory(run)
     info = directory.info(version)
-    directory.verify(info.version)
+    judge = Judge.open(directory, info, device)
     stored = load_config(directory.config)
     learned = {task.name: task for task in info.tasks}
-    model = build_model(info.model)
-    load_state(directory.version_folder(info.version), model)
-    place = resolve_device(device)
-    model.to(place)
-    named = _tasks_to_score(manifest, root, tasks, learned, f"{run}: version {info.version}")
-    labels = {name: list(model.classes.heads[learned[name].head].labels) for name in named}
+    cohort = read_manifest(manifest, root=root)
+    named = _tasks_to_score(tasks or cohort.tasks, learned, f"{run}: version {info.version}")
+    labels = {name: list(judge.classes.heads[learned[name].head].labels) for name in named}
     data = stored.data.model_copy(
-        update={"manifest": manifest, "bags": bags, "root": root, "tasks": named, "fold": None, "labels": labels}
+        update={"manifest": cohort.path, "bags": bags, "root": root, "tasks": named, "fold": None, "labels": labels}
         | ({} if assume_encoder is None else {"assume_encoder": assume_encoder})
     )
     dealt = {(task.name, slide): split for task in info.tasks for split, slides in task.slides.items() for slide in slides}
-    loaded = load_tasks(data, dealt=dealt)
+    loaded = load_tasks(cohort, data, dealt=dealt)
     wanted = ("train", "val", "test") if split is None else (split,)
     loaded, left_out = with_features(loaded, bags, splits=wanted, skip_missing=skip_missing)
     for note in left_out:
@@ -219,29 +213,23 @@ def evaluate(
     with progress_bar(sum(map(len, chosen.values())), "evaluate", quiet=quiet) as advance:
         for task in loaded:
             head = learned[task.name].head
-            results[task.name] = evaluate_cases(model, task, head, chosen[task.name], store, place, advance)
+            results[task.name] = evaluate_cases(judge, task, head, chosen[task.name], store, advance)
     thresholds = {name: learned[name].threshold for name in results}
-    scored = {name: score_task(cases, thresholds[name], info.mode) for name, cases in results.items()}
     if table is not None:
-        write_results(table, [result for cases in results.values() for result in cases], model.classes.names)
+        write_results(table, [result for cases in results.values() for result in cases], judge.classes.names)
     return {
         "run": info.run,
         "version": info.version,
         "split": split or "all",
-        "tasks": {name: {"cases": len(results[name]), **modes} for name, modes in scored.items()},
-        "mean": mean_over_tasks(scored),
-        "intervals": score_intervals(results, thresholds, info.mode),
+        **score_cases(results, thresholds, info.mode).nested_scores({name: len(cases) for name, cases in results.items()}),
     }
 
 
-def _tasks_to_score(
-    manifest: Path, root: Path | None, tasks: Sequence[str] | None, learned: Mapping[str, TaskInfo], who: str
-) -> list[str]:
-    """The names asked for, or all of the manifest's; every one must be known to the version."""
-    from comel.cohort.manifest import read_manifest
+def _tasks_to_score(tasks: Sequence[str], learned: Mapping[str, TaskInfo], who: str) -> list[str]:
+    """The tasks, each once; every one must be known to the version."""
     from comel.errors import ConfigError
 
-    names = list(dict.fromkeys(tasks)) if tasks else read_manifest(manifest, root=root).tasks
+    names = list(dict.fromkeys(tasks))
     for name in names:
         if name not in learned:
             known = [name for name in names if name in learned]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from comel.bags.geometry import tile_spacing
+from comel.base.thresholds import from_threshold
 
 __all__ = ["FALSE_ALARMS", "connected_tiles", "froc"]
 
@@ -41,7 +42,7 @@ def froc(
         step = tile_spacing(places)
         lesion_of = connected_tiles(places, truth == 1, step)
         best = np.full(lesion_of.max(initial=-1) + 1, -np.inf)
-        detection_of = connected_tiles(places, one >= threshold, step)
+        detection_of = connected_tiles(places, from_threshold(one, threshold), step)
         for detection in range(detection_of.max(initial=-1) + 1):
             tiles = np.flatnonzero(detection_of == detection)
             peak = tiles[np.argmax(one[tiles])]

@@ -1,30 +1,36 @@
 """95 % intervals of the main scores, by resampling patients.
 
-What :func:`comel.scoring.metrics.bootstrap_interval` does one resample at a time is done here for all at once: how often each
-case is drawn is enough to know accuracy, AUC and Dice of a resample.
+All resamples are computed at once: how often each case is drawn is enough to know accuracy, AUC and Dice of a resample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from comel.base.units import Mode
 from comel.scoring.case_results import CaseResult
+from comel.scoring.continual import Interval, Key, ScoreTable
 from comel.scoring.metrics import bootstrap_counts, instance_metrics, percentile_interval
-from comel.scoring.task_scores import View, views
+from comel.scoring.task_scores import View, score_task, views
 
-__all__ = ["score_intervals"]
+__all__ = ["score_cases", "score_intervals"]
 
 _RESAMPLES = 1000
 _BINS = 4096
 _MAIN = (("bag", "accuracy"), ("bag", "auc"), ("instance", "auc"), ("instance", "dice"))
 
 
+def score_cases(results: Mapping[str, Sequence[CaseResult]], thresholds: Mapping[str, float], mode: Mode) -> ScoreTable:
+    """All scores of each task's cases, and the intervals of the main ones; arguments as of :func:`score_intervals`."""
+    table = ScoreTable([row for task, cases in results.items() for row in score_task(task, cases, thresholds[task], mode)])
+    return table.with_intervals(score_intervals(results, thresholds, mode), table.mean)
+
+
 def score_intervals(
-    results: Mapping[str, Sequence[CaseResult]], thresholds: Mapping[str, float], mode: str, *, seed: int = 0
-) -> dict[str, Any]:
+    results: Mapping[str, Sequence[CaseResult]], thresholds: Mapping[str, float], mode: Mode, *, seed: int = 0
+) -> dict[tuple[Key, str | None], Interval]:
     """Intervals of bag accuracy and AUC and of instance AUC and Dice.
 
     Patients are drawn over all tasks together. Instance AUC is of the tiles' scores in at most 4096 steps.
@@ -36,27 +42,25 @@ def score_intervals(
         seed: of the resampling.
 
     Returns:
-        ``{kind: {mode: {score: {"mean": (low, high), "tasks": {task: (low, high)}}}}}``; the mean is over the tasks whose score
-        is defined, and an interval is None where fewer than half of the resamples define it, or there is one patient only.
+        Both ends by score and task, and under the task None of the mean over the tasks whose score is defined. An interval is
+        None if fewer than half of the resamples define it, or there is one patient only.
     """
     every = [result for cases in results.values() for result in cases]
     patients = [result.case.patient for result in every]
     enough = len(set(patients)) > 1
     counts = bootstrap_counts(patients, n=_RESAMPLES, seed=seed)
-    found: dict[str, Any] = {"bag": {}, "instance": {}}
-    for name, view in views(mode).items():
+    found: dict[tuple[Key, str | None], Interval] = {}
+    for asked, view in views(mode).items():
         start, resampled = 0, {}
         for task, cases in results.items():
             resampled[task] = _resampled(cases, counts[:, start : start + len(cases)], view, thresholds[task])
             start += len(cases)
-        for kind, score in _MAIN:
-            by_task = {task: values[kind, score] for task, values in resampled.items()}
+        for kind, name in _MAIN:
+            by_task: dict[str | None, np.ndarray] = {task: values[kind, name] for task, values in resampled.items()}
             defined = [values for values in by_task.values() if np.isfinite(values).any()]
-            mean = np.mean(defined, axis=0) if defined else np.full(_RESAMPLES, np.nan)
-            found[kind].setdefault(name, {})[score] = {
-                "mean": percentile_interval(mean) if enough else None,
-                "tasks": {task: percentile_interval(values) if enough else None for task, values in by_task.items()},
-            }
+            by_task[None] = np.mean(defined, axis=0) if defined else np.full(_RESAMPLES, np.nan)
+            for whose, values in by_task.items():
+                found[(kind, asked, name), whose] = percentile_interval(values) if enough else None
     return found
 
 
@@ -94,14 +98,16 @@ def _weighted_mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     there = np.isfinite(values)
     weights = counts[:, there]
     with np.errstate(invalid="ignore"):
-        return weights @ values[there] / weights.sum(axis=1)
+        means: np.ndarray = weights @ values[there] / weights.sum(axis=1)
+        return means
 
 
 def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
     """Over the classes that a resample holds beside another, as :func:`comel.scoring.metrics.bag_metrics` takes the mean."""
     there = np.isfinite(areas)
     with np.errstate(invalid="ignore"):
-        return np.where(there, areas, 0).sum(axis=0) / there.sum(axis=0)
+        means: np.ndarray = np.where(there, areas, 0).sum(axis=0) / there.sum(axis=0)
+        return means
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray, of_case: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -117,4 +123,5 @@ def _auc(scores: np.ndarray, positive: np.ndarray, of_case: np.ndarray, counts: 
     high, low = (np.bincount(place[mask], minlength=size).reshape(cases, -1).astype(float) for mask in (positive, ~positive))
     pairs = high @ (low.cumsum(axis=1) - low / 2).T
     with np.errstate(invalid="ignore"):
-        return ((counts @ pairs) * counts).sum(axis=1) / ((counts @ high.sum(axis=1)) * (counts @ low.sum(axis=1)))
+        areas: np.ndarray = ((counts @ pairs) * counts).sum(axis=1) / ((counts @ high.sum(axis=1)) * (counts @ low.sum(axis=1)))
+        return areas

@@ -6,16 +6,16 @@ task) is None, never NaN, so that it can be written as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from comel.base.thresholds import all_equal, from_threshold
+
 __all__ = [
     "bag_metrics",
     "bootstrap_counts",
-    "bootstrap_interval",
     "calibration_error",
     "choose_threshold",
     "continual_metrics",
@@ -24,7 +24,6 @@ __all__ = [
 ]
 
 Scores = dict[str, float | None]
-_Value = TypeVar("_Value")
 
 
 def bag_metrics(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> Scores:
@@ -95,7 +94,8 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
 def instance_metrics(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], *, threshold: float = 0.5) -> Scores:
     """Scores of instance predictions over slides.
 
-    An instance is called positive from ``threshold`` on. A positive slide is one with a positive instance. Instances with
+    An instance is called positive from ``threshold`` on; none of a slide whose scores are all equal
+    (:func:`comel.base.thresholds.from_threshold`). A positive slide is one with a positive instance. Instances with
     label -1 count nowhere.
 
     Args:
@@ -114,13 +114,14 @@ def instance_metrics(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray],
     for one, truth in zip(map(np.asarray, scores), map(np.asarray, labels), strict=True):
         if one.ndim != 1 or one.shape != truth.shape or not np.isfinite(one).all() or not np.isin(truth, (-1, 0, 1)).all():
             raise ValueError(f"finite scores (N,) and labels 1, 0, -1 expected, not {one.shape} and {truth.shape}")
-        slides.append((one[truth >= 0], truth[truth >= 0] == 1))
-    positive = [(one, truth) for one, truth in slides if truth.any()]
-    counts = [_counts(one >= threshold, truth) for one, truth in positive]
-    pooled, pooled_positive = _pooled(slides), _pooled(positive)
-    every, inside = _counts(pooled[0] >= threshold, pooled[1]), _counts(pooled_positive[0] >= threshold, pooled_positive[1])
+        known = truth >= 0
+        slides.append((one[known], from_threshold(one, threshold)[known], truth[known] == 1))
+    positive = [(called, truth) for _, called, truth in slides if truth.any()]
+    counts = [_counts(called, truth) for called, truth in positive]
+    pooled, pooled_positive = _pooled([(called, truth) for _, called, truth in slides]), _pooled(positive)
+    every, inside = _counts(*pooled), _counts(*pooled_positive)
     return {
-        "auc": _auc(*pooled),
+        "auc": _auc(*_pooled([(one, truth) for one, _, truth in slides])),
         "accuracy_all_slides": _ratio(every["tp"] + every["tn"], len(pooled[0])),
         "accuracy_positive_slides": _ratio(inside["tp"] + inside["tn"], len(pooled_positive[0])),
         "f1_all_slides": _dice(every),
@@ -145,7 +146,7 @@ def choose_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
 
     values, truth = np.asarray(scores), np.asarray(labels)
     values, truth = values[truth >= 0], truth[truth >= 0]
-    if len(np.unique(truth)) < 2:
+    if len(np.unique(truth)) < 2 or all_equal(values):
         return 0.5
     false_rate, true_rate, thresholds = roc_curve(truth, values)
     best = int(np.argmax(true_rate - false_rate))
@@ -202,40 +203,10 @@ def continual_metrics(matrix: Sequence[Sequence[float | None]], *, chance: Seque
     }
 
 
-def bootstrap_interval(
-    values_by_patient: Mapping[str, Sequence[_Value]],
-    statistic: Callable[[list[_Value]], float | None],
-    *,
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float] | None:
-    """A percentile interval of a statistic by resampling patients (Efron and Tibshirani, 1993, chapter 13).
+def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each bag is in each resample of the patients (Efron and Tibshirani, 1993, chapter 13).
 
     Patients, not bags, are drawn, because the bags of a patient resemble each other.
-
-    Args:
-        values_by_patient: whatever the statistic is computed from, a value a bag.
-        statistic: from the values of a resample to a number, or None where it is not defined.
-        n: number of resamples.
-        seed: of the resampling.
-        level: the share of resamples between the ends.
-
-    Returns:
-        The two ends, or None with fewer than two patients or where fewer than half of the resamples define the statistic.
-    """
-    patients = sorted(values_by_patient)
-    if len(patients) < 2:
-        return None
-    found = []
-    for drawn in _draws(len(patients), n, seed):
-        score = statistic([value for index in drawn for value in values_by_patient[patients[index]]])
-        found.append(np.nan if score is None else score)
-    return percentile_interval(np.array(found, dtype=np.float64), level=level)
-
-
-def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each bag is in each resample of :func:`bootstrap_interval`, for statistics that weights are enough for.
 
     Args:
         patients: the patient of each bag.
@@ -246,9 +217,9 @@ def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -
         (n, bags) float64.
     """
     names, of_bag = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    counts = np.zeros((n, len(names)))
-    for row, drawn in enumerate(_draws(len(names), n, seed) if len(names) else ()):
-        counts[row] = np.bincount(drawn, minlength=len(names))
+    counts, generator = np.zeros((n, len(names))), np.random.default_rng(seed)
+    for row in counts if len(names) else ():
+        row += np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
     return counts[:, of_bag]
 
 
@@ -266,19 +237,9 @@ def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[flo
     return float(low), float(high)
 
 
-def _draws(patients: int, n: int, seed: int) -> Iterator[np.ndarray]:
-    """``n`` times as many numbers of patients as there are, with replacement."""
-    generator = np.random.default_rng(seed)
-    for _ in range(n):
-        yield generator.integers(patients, size=patients)
-
-
 def _pooled(slides: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    empty = (np.empty(0), np.empty(0, dtype=bool))
-    return (
-        np.concatenate([scores for scores, _ in slides] or [empty[0]]),
-        np.concatenate([truth for _, truth in slides] or [empty[1]]),
-    )
+    empty = np.empty(0, dtype=bool)
+    return np.concatenate([empty, *(one for one, _ in slides)]), np.concatenate([empty, *(truth for _, truth in slides)])
 
 
 def _counts(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Is a slide of a kind that the model has never learned? The distance of a bag from all classes, and where "too far" begins.
 
+Where a task is given, the question is whether the slide is of that task, and the distance is from its classes alone
+(:attr:`comel.prediction.judge.View.distance`); the threshold is the same, since distances mean the same for every task.
 The distance is Mahalanobis, of the mean bag feature to the nearest class (:meth:`comel.nn.recognition.TaskRecognition.
 distance`; Lee et al., "A simple unified framework for detecting out-of-distribution samples", NeurIPS 2018, on the features of
 the frozen encoder). The threshold is chosen on a task's validation bags when the task is learned.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from comel.base.units import Mode
+from comel.cohort.classes import ClassSpace, Head
+from comel.runs.metrics import ScoreRow
 from comel.scoring.case_results import CaseResult
 from comel.scoring.froc import froc
 from comel.scoring.metrics import Scores, bag_metrics, calibration_error, instance_metrics
+from comel.scoring.patients import patient_probabilities
 
-__all__ = ["View", "mean_over_tasks", "patient_level", "score_task", "views"]
+__all__ = ["View", "patient_level", "score_task", "views"]
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,13 @@ _FREE = View(lambda r: r.probabilities, lambda r: r.raw_probabilities, lambda r:
 _GIVEN = View(lambda r: r.within, lambda r: r.raw_within, lambda r: r.scores_given)
 
 
-def views(mode: str) -> dict[str, View]:
-    """What is scored in a run of a mode.
-
-    A class-incremental run is scored as ``class_incremental`` (any class may be predicted) and ``task_incremental`` (the
-    classes of the case's own task only), a domain-incremental one, which has one head, as ``domain_incremental``.
-    """
-    if mode == "domain-incremental":
-        return {"domain_incremental": _FREE}
-    return {"class_incremental": _FREE, "task_incremental": _GIVEN}
+def views(mode: Mode) -> dict[Mode, View]:
+    """What is scored in a run of a mode: in a class-incremental run the task-incremental answers too."""
+    return {Mode.DOMAIN: _FREE} if mode == Mode.DOMAIN else {Mode.CLASS: _FREE, Mode.TASK: _GIVEN}
 
 
-def score_task(results: Sequence[CaseResult], threshold: float, mode: str) -> dict[str, dict[str, Scores]]:
-    """Scores of one task's cases by mode (:func:`views`) and kind.
+def score_task(task: str, results: Sequence[CaseResult], threshold: float, mode: Mode, *, stage: int = 0) -> list[ScoreRow]:
+    """Scores of one task's cases, for each mode (:func:`views`) by kind.
 
     ``bag``
         :func:`comel.scoring.metrics.bag_metrics`, and ``ece_uncalibrated``: the same without the heads' temperatures.
@@ -48,9 +45,21 @@ def score_task(results: Sequence[CaseResult], threshold: float, mode: str) -> di
         :func:`comel.scoring.metrics.instance_metrics` of cases with instance labels, and ``froc``: mean sensitivity to lesions
         over the six rates of false alarms (:func:`comel.scoring.froc.froc`), None unless all these cases have coordinates.
     ``patient``
-        the bag metrics of patients (:func:`patient_level`); only where some patient has more than one case.
+        the bag metrics of patients (:func:`patient_level`); only if some patient has more than one case.
+
+    Args:
+        task: the task's name.
+        results: its cases.
+        threshold: its instance threshold.
+        mode: of the run.
+        stage: after which the model was asked.
     """
-    return {name: _scores(results, view, threshold) for name, view in views(mode).items()}
+    return [
+        ScoreRow(stage, task, kind, asked, name, value)
+        for asked, view in views(mode).items()
+        for kind, scores in _scores(results, view, threshold).items()
+        for name, value in scores.items()
+    ]
 
 
 def _scores(results: Sequence[CaseResult], view: View, threshold: float) -> dict[str, Scores]:
@@ -73,9 +82,9 @@ def _scores(results: Sequence[CaseResult], view: View, threshold: float) -> dict
 def patient_level(results: Sequence[CaseResult], view: View) -> tuple[np.ndarray, np.ndarray]:
     """Patients' probabilities and labels from their cases'.
 
-    A patient's probabilities are the mean over the cases. The label is that of the cases where they agree, and the finding
-    where some cases show one finding and the others are negative. A patient with two different findings has no one label and
-    is left out.
+    The label is that of the cases where they agree, and the finding where some cases show one finding and the others are
+    negative; the probabilities follow the same rule (:mod:`comel.scoring.patients`). A patient with two different findings
+    has no one label and is left out.
 
     Returns:
         (patients, C) probabilities and (patients,) columns, in order of first appearance.
@@ -83,28 +92,24 @@ def patient_level(results: Sequence[CaseResult], view: View) -> tuple[np.ndarray
     by_patient: dict[str, list[CaseResult]] = {}
     for result in results:
         by_patient.setdefault(result.case.patient, []).append(result)
+    classes = _classes(results)
     tables, columns = [], []
     for cases in by_patient.values():
         found = {case.column for case in cases if case.positive} or {case.column for case in cases}
         if len(found) == 1:
-            tables.append(np.mean([view.probabilities(case) for case in cases], axis=0))
+            tables.append(patient_probabilities(np.array([view.probabilities(case) for case in cases]), classes))
             columns.append(found.pop())
     return _table(tables), np.array(columns, dtype=np.int64)
 
 
-def mean_over_tasks(scored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """The mean of every score over the tasks that have it, from ``{task: score_task(...)}``."""
-    gathered: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for modes in scored.values():
-        for mode, kinds in modes.items():
-            for kind, values in kinds.items():
-                for name, value in values.items():
-                    if value is not None:
-                        gathered.setdefault(mode, {}).setdefault(kind, {}).setdefault(name, []).append(value)
-    return {
-        mode: {kind: {name: float(np.mean(v)) for name, v in values.items()} for kind, values in kinds.items()}
-        for mode, kinds in gathered.items()
-    }
+def _classes(results: Sequence[CaseResult]) -> ClassSpace:
+    """What the columns are; if the results do not say, one head whose negative label is that of the negative cases."""
+    for result in results:
+        if result.classes is not None:
+            return result.classes
+    negative = {str(result.column) for result in results if not result.positive}
+    labels = tuple(map(str, range(len(results[0].probabilities))))
+    return ClassSpace.of([Head("all", labels, negative.pop() if len(negative) == 1 else None)])
 
 
 def _table(rows: Sequence[np.ndarray]) -> np.ndarray:

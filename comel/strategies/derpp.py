@@ -48,6 +48,6 @@ class DERpp(Rehearsal):
         training = model.training
         model.eval()
         with torch.no_grad():
-            logits = model(bag).head_logits[0]
+            logits: Tensor = model(bag).head_logits[0]
         model.train(training)
         return logits

@@ -198,7 +198,8 @@ class Rehearsal(Strategy):
 
     def old_data_bytes(self) -> int:
         """Bytes of the stored bags."""
-        return self.memory.bytes
+        held: int = self.memory.bytes
+        return held
 
     def save(self, model: MILModel, folder: Path) -> None:
         """Write the memory."""

@@ -9,30 +9,33 @@ reason: a stream that has been seen to its end is no longer a stream.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comel.base.files import read_json, write_json, write_text
+from comel.base.files import write_json, write_text
 from comel.base.settings import parse_section
-from comel.cohort.classes import ClassSpace, Head
-from comel.cohort.manifest import ManifestRow, read_manifest
+from comel.base.units import Mode
+from comel.cohort.manifest import Manifest, ManifestRow
 from comel.cohort.splits import assign_folds
-from comel.cohort.tasks import load_tasks
+from comel.cohort.tasks import load_tasks, read_cohort
 from comel.errors import ConfigError, RunError
 from comel.runs.config import RunConfig
 from comel.runs.directory import RunDirectory
+from comel.runs.metrics import read_metrics
+from comel.runs.parts import resolved
 from comel.scoring.case_results import CaseResult, read_results, write_results
-from comel.scoring.intervals import score_intervals
-from comel.scoring.task_scores import mean_over_tasks, score_task
-from comel.training.session import plan_of
-from comel.training.train import is_finished, resolved, stored_plan, train
+from comel.scoring.continual import ScoreTable, nested
+from comel.scoring.intervals import score_cases
+from comel.training.plan import plan_of, stored_plan
+from comel.training.train import continue_or_begin
 
 __all__ = ["over_runs", "train_folds", "train_orders"]
 
@@ -64,26 +67,29 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
     """
     config = _checked(config)
     out = Path(out)
-    manifest, numbers = _manifest_with_folds(config, out, folds)
-    root = config.data.root or (config.data.manifest.parent if config.data.manifest else None)
+    cohort = read_cohort(config.data).of_tasks(config.data.tasks)
+    dealt = _with_folds(cohort, config, out / "manifest.csv", folds)
+    _keep(dealt)
+    root = config.data.root or cohort.path.parent
+    numbers = sorted({row.fold for row in dealt.rows if row.fold is not None})
     runs = []
     for number in numbers:
-        data = config.data.model_copy(update={"manifest": manifest, "root": root, "fold": number})
-        runs.append(_trained(config.model_copy(update={"data": data}), out / f"fold-{number}", quiet))
-    metrics = [read_json(run.metrics) for run in runs]
+        data = config.data.model_copy(update={"manifest": dealt.path, "root": root, "fold": number})
+        runs.append(_trained(config.model_copy(update={"data": data}), dealt, out / f"fold-{number}", quiet))
+    metrics = [read_metrics(run.metrics) for run in runs]
     pooled: list[tuple[int, CaseResult]] = []
     for number, run in zip(numbers, runs, strict=True):
         pooled += [(number, result) for result in _test_results(run)]
-    classes = _classes(runs[0])
-    write_results(out / "folds.csv", [result for _, result in pooled], classes.names, fold=[number for number, _ in pooled])
+    classes = runs[0].info().classes.names
+    write_results(out / "folds.csv", [result for _, result in pooled], classes, fold=[number for number, _ in pooled])
     summary = {
         "folds": len(runs),
         "runs": [run.path.name for run in runs],
         "mode": config.data.mode,
         "strategy": config.strategy["name"],
-        "tasks": metrics[0]["tasks"],
-        "continual": over_runs(metrics),
-        "pooled": _pooled_scores([result for _, result in pooled], metrics[0]["tasks"], config.data.mode),
+        "tasks": metrics[0].tasks,
+        "continual": over_runs([ScoreTable.of_run(run) for run in metrics]),
+        "pooled": _pooled_scores([result for _, result in pooled], metrics[0].tasks, config.data.mode),
     }
     write_json(out / "folds.json", summary)
     return summary
@@ -108,67 +114,61 @@ def train_orders(config: RunConfig | Mapping[str, Any], out: Path, *, orders: in
         ComelError: settings, manifest, bags or the folder cannot be used, or the tasks have fewer orders.
     """
     config = _checked(config)
-    names = [task.name for task in load_tasks(config.data)]
+    cohort = read_cohort(config.data)
+    names = [task.name for task in load_tasks(cohort, config.data)]
     chosen = _orders(names, orders, config.trainer.seed)
     runs = []
     for number, order in enumerate(chosen):
         data = config.data.model_copy(update={"tasks": order})
-        runs.append(_trained(config.model_copy(update={"data": data}), Path(out) / f"order-{number}", quiet))
+        runs.append(_trained(config.model_copy(update={"data": data}), cohort, Path(out) / f"order-{number}", quiet))
     summary = {
         "orders": chosen,
         "runs": [run.path.name for run in runs],
         "mode": config.data.mode,
         "strategy": config.strategy["name"],
-        "continual": over_runs([read_json(run.metrics) for run in runs]),
+        "continual": over_runs([ScoreTable.of_run(read_metrics(run.metrics)) for run in runs]),
     }
     write_json(Path(out) / "orders.json", summary)
     return summary
 
 
-def over_runs(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_runs(tables: Sequence[ScoreTable]) -> dict[str, Any]:
     """Mean and spread of every continual score over runs.
 
     Args:
-        metrics: each run's ``metrics.json``.
+        tables: each run's scores.
 
     Returns:
         ``{kind: {mode: {score: {statistic: {"mean", "spread", "values"}}}}}``. The spread is the standard deviation with n - 1,
         None under two values; both are over the runs that define the score.
     """
-    summary: dict[str, Any] = {}
-    for kind, mode, name in dict.fromkeys(key for run in metrics for key in _scores_of(run["continual"])):
-        entries = [run["continual"].get(kind, {}).get(mode, {}).get(name) or {} for run in metrics]
+    entries = []
+    for key in dict.fromkeys(key for table in tables for key in table.continual):
+        found = [table.continual.get(key) or {} for table in tables]
         statistics = {}
-        for statistic in dict.fromkeys(key for entry in entries for key in entry):
-            values = [entry.get(statistic) for entry in entries]
+        for statistic in dict.fromkeys(name for scores in found for name in scores):
+            values = [scores.get(statistic) for scores in found]
             known = [value for value in values if value is not None]
             statistics[statistic] = {
                 "mean": float(np.mean(known)) if known else None,
                 "spread": float(np.std(known, ddof=1)) if len(known) > 1 else None,
                 "values": values,
             }
-        summary.setdefault(kind, {}).setdefault(mode, {})[name] = statistics
-    return summary
-
-
-def _scores_of(continual: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for kind, modes in continual.items():
-        for mode, names in modes.items():
-            for name in names:
-                yield kind, mode, name
+        kind, mode, name = key
+        entries.append((kind, mode.key, name, statistics))
+    return nested(entries)
 
 
 def _checked(config: RunConfig | Mapping[str, Any]) -> RunConfig:
     return resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
 
 
-def _trained(config: RunConfig, out: Path, quiet: bool) -> RunDirectory:
+def _trained(config: RunConfig, manifest: Manifest, out: Path, quiet: bool) -> RunDirectory:
     """The finished run of these settings: kept, gone on with, or trained anew."""
     run = RunDirectory(out)
-    if not is_finished(run):
-        train(config, out, quiet=quiet)
-        return run
-    if stored_plan(run) != plan_of(config):
+    if not run.is_finished:
+        continue_or_begin(run, config, manifest, quiet=quiet)
+    elif stored_plan(run, manifest) != plan_of(config, manifest):
         raise RunError(f"{out}: holds a finished run of other settings or another manifest", "choose another --out")
     return run
 
@@ -187,37 +187,36 @@ def _orders(names: list[str], count: int, seed: int) -> list[list[str]]:
     return [list(order) for order in found]
 
 
-def _manifest_with_folds(config: RunConfig, out: Path, folds: int) -> tuple[Path, list[int]]:
-    """Write the cohort with a fold in every row, unless it is there, and give the folds' numbers.
+def _with_folds(cohort: Manifest, config: RunConfig, path: Path, folds: int) -> Manifest:
+    """The cohort with a fold in every row and no split, as the file at ``path`` holds it."""
+    if config.data.fold is not None:
+        raise ConfigError("data.fold is set, but every fold is to be trained", "leave data.fold out")
+    fold_of = {row.slide_id: row.fold for row in cohort.rows if row.fold is not None}
+    if len(fold_of) == len(cohort.rows):
+        if (own := len(set(fold_of.values()))) != folds:
+            raise ConfigError(
+                f"{cohort.path.name}: its column fold has {own} folds, not {folds}",
+                f"say --folds {own}, or take the column out",
+            )
+    else:
+        fold_of = assign_folds(cohort.rows, folds=folds, seed=config.trainer.seed)
+    rows = [replace(row, row=number, fold=fold_of[row.slide_id], split=None) for number, row in enumerate(cohort.rows, start=2)]
+    return Manifest(path, rows, hashlib.sha256(_as_csv(rows).encode()).hexdigest())
+
+
+def _keep(dealt: Manifest) -> None:
+    """Write the cohort with its folds, for whoever trains or reports a single fold, unless it is there.
 
     Raises:
         RunError: the folder holds runs over another manifest or other folds.
     """
-    data = config.data
-    if data.manifest is None:
-        raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
-    if data.fold is not None:
-        raise ConfigError("data.fold is set, but every fold is to be trained", "leave data.fold out")
-    rows = read_manifest(data.manifest, root=data.root, tasks=data.tasks).rows
-    own = {row.slide_id: row.fold for row in rows if row.fold is not None}
-    if len(own) == len(rows):
-        fold_of = own
-        if len(set(own.values())) != folds:
-            raise ConfigError(
-                f"{data.manifest.name}: its column fold has {len(set(own.values()))} folds, not {folds}",
-                f"say --folds {len(set(own.values()))}, or take the column out",
-            )
-    else:
-        fold_of = assign_folds(rows, folds=folds, seed=config.trainer.seed)
-    text = _as_csv([replace(row, fold=fold_of[row.slide_id], split=None) for row in rows])
-    path = out / "manifest.csv"
+    path, text = dealt.path, _as_csv(dealt.rows)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise RunError(f"{path}: holds another cohort or other folds", "choose another --out")
     if not path.exists():
-        if out.is_dir() and any(out.iterdir()):
-            raise RunError(f"{out}: is not empty and holds no folds", "choose another --out")
+        if path.parent.is_dir() and any(path.parent.iterdir()):
+            raise RunError(f"{path.parent}: is not empty and holds no folds", "choose another --out")
         write_text(path, text)
-    return path, sorted(set(fold_of.values()))
 
 
 def _as_csv(rows: Sequence[ManifestRow]) -> str:
@@ -230,30 +229,15 @@ def _as_csv(rows: Sequence[ManifestRow]) -> str:
     return text.getvalue()
 
 
-def _classes(run: RunDirectory) -> ClassSpace:
-    return ClassSpace.of(Head.from_dict(head) for head in run.info().model["heads"])
-
-
 def _test_results(run: RunDirectory) -> list[CaseResult]:
     """What the run's newest version said of its own test cases."""
     info = run.info()
-    table = run.path / "evaluations" / f"{info.version:03d}.csv"
-    return read_results(table, _classes(run), {task.name: task.head for task in info.tasks})
+    return read_results(run.evaluation(info.version), info)
 
 
-def _pooled_scores(results: Sequence[CaseResult], tasks: Sequence[str], mode: str) -> dict[str, Any]:
+def _pooled_scores(results: Sequence[CaseResult], tasks: Sequence[str], mode: Mode) -> dict[str, Any]:
     """Bag scores of pooled cases; the kinds and scores that a table of cases cannot give are left out."""
     by_task = {task: [result for result in results if result.task == task] for task in tasks}
-    scored = {}
-    for task, cases in by_task.items():
-        modes = score_task(cases, 0.5, mode)
-        for kinds in modes.values():
-            kinds.pop("instance")
-            kinds["bag"].pop("ece_uncalibrated")
-        scored[task] = modes
-    intervals = score_intervals(by_task, dict.fromkeys(tasks, 0.5), mode)
-    return {
-        "tasks": {task: {"cases": len(by_task[task]), **modes} for task, modes in scored.items()},
-        "mean": mean_over_tasks(scored),
-        "intervals": {"bag": intervals["bag"]},
-    }
+    rows = score_cases(by_task, dict.fromkeys(tasks, 0.5), mode).rows
+    known = ScoreTable(row for row in rows if row.kind != "instance" and row.name != "ece_uncalibrated")
+    return known.nested_scores({task: len(cases) for task, cases in by_task.items()})

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from comel.base.files import atomic_path
-from comel.errors import BagError
+from comel.base.text import first_line
+from comel.errors import BagError, RunError
 from comel.models.base import BagBatch, MILModel, cross_entropy
 
 __all__ = ["EarlyStopping", "validation_loss"]
@@ -80,11 +81,18 @@ class EarlyStopping:
             save_file(tensors, temporary, metadata=counters)
 
     def load(self, path: Path) -> None:
-        """The inverse of :meth:`save`."""
-        from safetensors import safe_open
+        """The inverse of :meth:`save`.
 
-        with safe_open(path, framework="pt") as file:
-            counters = file.metadata()
-            self._best = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.best_loss, self.best_epoch = float(counters["best_loss"]), int(counters["best_epoch"])
-        self.epoch = int(counters["epoch"])
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                counters = file.metadata() or {}
+                best = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            best_loss, best_epoch, epoch = float(counters["best_loss"]), int(counters["best_epoch"]), int(counters["epoch"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({first_line(error)})", "restore the run from a copy") from None
+        self.best_loss, self.best_epoch, self.epoch, self._best = best_loss, best_epoch, epoch, best

@@ -116,7 +116,7 @@ def train_stage(
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"] * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for batch, column in bags.shuffled((config.seed, stage.index, epoch), config.max_instances):
             with precision:
                 output = model(batch)
@@ -131,8 +131,8 @@ def train_stage(
             optimizer.step()
             strategy.after_step(model)
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-        losses = {name: value / len(bags) for name, value in sums.items()}
+                sums[name] = sums.get(name, 0.0) + value.detach().double().reshape(())
+        losses = dict(zip(sums, (torch.stack([*sums.values()]) / len(bags)).tolist(), strict=True))
         _check_finite(losses, stage, epoch)
         told = model.end_epoch()
         if stopping is not None:

@@ -3,303 +3,247 @@
 from __future__ import annotations
 
 import datetime
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from comel.bags.contract import FeatureContract
 from comel.base.cores import torch_threads
 from comel.base.devices import resolve_device
-from comel.base.files import sha256_of_file, sha256_of_json
+from comel.base.files import sha256_of_json
 from comel.base.progress import progress_bar, say
+from comel.base.units import Mode
 from comel.base.version import comel_version
 from comel.cohort.bags import BagStore
 from comel.cohort.checks import doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import TaskData
 from comel.errors import ConfigError
-from comel.models import model_class
 from comel.models.base import MILModel, settings_of
+from comel.prediction.judge import Judge
 from comel.runs import checkpoint
-from comel.runs.config import SHORT_PRECISIONS, RunConfig, TrainerConfig
+from comel.runs.config import RunConfig
 from comel.runs.directory import RunDirectory
-from comel.runs.events import read_events
+from comel.runs.parts import new_model, new_strategy
 from comel.runs.version import TaskInfo, VersionInfo
 from comel.runs.weights import build_model, load_state
-from comel.scoring.continual import StageScorer
 from comel.scoring.evaluate import choose_on_validation
 from comel.scoring.novelty import choose_distance_threshold, distances
-from comel.strategies import strategy_class
+from comel.scoring.stages import StageScorer
 from comel.strategies.base import Stage, Strategy
-from comel.training.early_stopping import EarlyStopping
-from comel.training.loop import EpochReport, StageCases, begin_stage, make_optimizer, train_stage
+from comel.training.loop import StageCases
+from comel.training.stage import StageTraining, begin, resume, train
 
-__all__ = ["Session", "plan_of", "without_name"]
-
-_NOT_PART_OF_THE_PLAN = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
+__all__ = ["Session"]
 
 
-def plan_of(config: RunConfig) -> str:
-    """A hash of everything that decides the weights: the settings, and what the manifest holds."""
-    values = config.model_dump(mode="json", exclude=_NOT_PART_OF_THE_PLAN)
-    for key in ("manifest", "bags", "root"):
-        if values["data"][key] is not None:
-            values["data"][key] = str(Path(values["data"][key]).resolve())
-    # As version 0.1.0 spelt it, so that a run that it began is still the same plan.
-    values["trainer"]["precision"] = SHORT_PRECISIONS[config.trainer.precision]
-    manifest = config.data.manifest
-    content = sha256_of_file(manifest) if manifest is not None and manifest.is_file() else None
-    return sha256_of_json([values, content])
-
-
-def without_name(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model's or strategy's section."""
-    return {key: value for key, value in section.items() if key != "name"}
-
-
-@dataclass
+@dataclass(frozen=True)
 class Session:
-    """Settings, data and where results go."""
+    """Settings, data and where results go; made by :meth:`prepare`.
+
+    Attributes:
+        run: where results go.
+        config: settings, resolved.
+        plan: the hash of settings and manifest (:func:`comel.training.plan.plan_of`).
+        base: the version that ``add_task`` starts from, or None.
+        tasks: to be learned, in their order, with the cases that have features.
+        store: reads their bags.
+        contract: what all bags must be like.
+        device: of the model.
+        scorer: writes scores.
+        notes: what a user should know of the data.
+        quiet: no progress.
+    """
 
     run: RunDirectory
     config: RunConfig
+    plan: str
+    base: VersionInfo | None
     tasks: list[TaskData]
+    store: BagStore
+    contract: FeatureContract
+    device: torch.device
+    scorer: StageScorer
+    notes: list[str]
     quiet: bool
-    base: VersionInfo | None = None
 
-    def __post_init__(self) -> None:
-        trainer: TrainerConfig = self.config.trainer
-        self.device = resolve_device(trainer.device)
-        data = self.config.data
+    @classmethod
+    def prepare(
+        cls,
+        run: RunDirectory,
+        config: RunConfig,
+        tasks: list[TaskData],
+        plan: str,
+        *,
+        base: VersionInfo | None = None,
+        quiet: bool = False,
+    ) -> Session:
+        """Look at the bags' files, and leave out or refuse what cannot be trained on; writes nothing.
+
+        Raises:
+            ComelError: features are missing or damaged, a task has no training case left, or none to validate on where early
+                stopping needs it; there is no such device.
+        """
+        device, data = torch.device(resolve_device(config.trainer.device, "trainer.device")), config.data
         assert data.bags is not None
-        self.tasks, left_out = with_features(self.tasks, data.bags, skip_missing=data.skip_missing)
-        self.tasks, empty = with_instances(self.tasks, data.bags)
-        self.notes = [*doubtful_labels(self.tasks, data.negative), *left_out, *empty]
-        for task in self.tasks if trainer.early_stopping is not None else ():
+        tasks, left_out = with_features(tasks, data.bags, skip_missing=data.skip_missing)
+        tasks, empty = with_instances(tasks, data.bags)
+        for task in tasks if config.trainer.early_stopping is not None else ():
             if not task.val:
                 raise ConfigError(
                     f"trainer.early_stopping: task '{task.name}' has no validation case",
                     "mark some with split 'val', raise data.val_fraction, or leave early stopping out",
                 )
-        self.store = BagStore(
-            data.bags,
-            self.base.feature_contract if self.base else None,
-            assume_encoder=data.assume_encoder,
-            cache_bytes=data.cache_gib * 2**30,
-        )
-        if self.store.contract is None:
-            self.store.read(self.tasks[0].train[0])
-        assert self.store.contract is not None
-        self.contract: FeatureContract = self.store.contract
-        self.plan = sha256_of_json([plan_of(self.config), self.base.version if self.base else 0])
-        self.scorer = StageScorer(self.run, self.config, self.tasks, self.store, self.device, self._untrained)
-
-    def new_model(self) -> MILModel:
-        """A model without a head, its weights drawn from the seed."""
-        torch.manual_seed(self.config.trainer.seed)
-        kind = model_class(self.config.model["name"])
-        return kind(self.contract.dimension, kind.Options.model_validate(without_name(self.config.model)))
-
-    def new_strategy(self) -> Strategy:
-        """The strategy, in its first state."""
-        kind = strategy_class(self.config.strategy["name"])
-        return kind(kind.Options.model_validate(without_name(self.config.strategy)))
+        known, cache_bytes = base.feature_contract if base else None, data.cache_gib * 2**30
+        store = BagStore(data.bags, known, assume_encoder=data.assume_encoder, cache_bytes=cache_bytes)
+        if store.contract is None:
+            store.read(tasks[0].train[0])
+        assert store.contract is not None
+        untrained = None
+        if base is None and data.mode == Mode.DOMAIN:
+            untrained = Judge(_untrained(config, tasks[0].head, store.contract).to(device), store.contract, device)
+        scorer = StageScorer(run, config, tasks, store, untrained)
+        notes = [*doubtful_labels(tasks, data.negative), *left_out, *empty]
+        return cls(run, config, plan, base, tasks, store, store.contract, device, scorer, notes, quiet)
 
     def learn(self) -> None:
-        """All stages that are not done: from the newest version of this plan, or from a checkpoint inside a stage."""
+        """Learn all stages that are not done: from the newest version of this plan on, or from a checkpoint inside a stage."""
         with torch_threads(self.config.trainer.threads):
             self._learn()
 
     def _learn(self) -> None:
-        run, folder = self.run, self.run.checkpoint
         done = self._newest()
-        strategy = self.new_strategy()
-        model = self.new_model() if done is None else build_model(done.model)
-        if done is not None:
-            load_state(run.version_folder(done.version), model, strategy)
-            run.use(done.version)
+        model, strategy = self._start(done)
         learned = list(done.tasks) if done else []
-        first_stage, version = (self.base.stages, self.base.version) if self.base else (0, 0)
         groups = list(strategy.stream(self.tasks))
-        progress = checkpoint.read_progress(folder, self.plan)
-        epochs = self.config.trainer.epochs
-        run.event(
-            "start",
-            stages=len(groups),
-            done=done.stages if done else 0,
-            checkpoint=progress,
-            device=str(self.device),
-            plan=plan_of(self.config),
-            notes=self.notes,
-        )
-        for note in self.notes:
-            say(f"training: {note}", quiet=self.quiet)
+        first, epochs = self.base.stages if self.base else 0, self.config.trainer.epochs
+        version = self.base.version if self.base else 0
+        stopped_at = checkpoint.read_progress(self.run.checkpoint, self._checkpoint_plan)
+        self._announce(len(groups), done, stopped_at)
         with progress_bar(len(groups) * epochs, "training", quiet=self.quiet) as advance:
-            for index, group in enumerate(groups, start=first_stage):
+            for index, tasks in enumerate(groups, start=first):
                 version += 1
                 if done is not None and index < done.stages:
                     advance(epochs)
                     continue
-                heads = tuple(self._add_head(model, task.head, index) for task in group)
-                stage = Stage(index, group, heads)
-                learned += [
-                    TaskInfo(name=task.name, head=head, stage=index, training_cases=len(task.train), slides=task.slides())
-                    for task, head in zip(group, heads, strict=True)
-                ]
-                self.store.keep_only(case for task in group for case in task.cases(None))
+                stage = Stage(index, tasks, tuple(_add_head(model, self.config, task.head, index) for task in tasks))
+                learned += _infos(stage)
+                self.store.keep_only(case for task in tasks for case in task.cases(None))
                 bags = StageCases(self.store, stage, model, self.device)
-                first_epoch = progress[1] if progress is not None and progress[0] == index else 0
-                if first_epoch:
-                    model = build_model({"name": self.config.model["name"], **settings_of(model)})
-                    strategy = self.new_strategy()
-                    checkpoint.restore(folder, model, strategy)
-                    advance(first_epoch)
-                model.to(self.device)
-                if not first_epoch:
-                    begin_stage(model, strategy, stage, bags, self.config.trainer)
-                optimizer = make_optimizer(model, strategy, stage, self.config.trainer)
-                if first_epoch:
-                    checkpoint.restore_optimizer(folder, optimizer)
-                seconds = self._train(model, strategy, stage, bags, optimizer, first_epoch, advance)
-                account = {
-                    "version": version,
-                    "learned": [task.name for task in stage.tasks],
-                    "seconds": round(seconds, 3),
-                    "trained_parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
-                    "old_data_bytes": strategy.old_data_bytes(),
-                }
-                last = index == first_stage + len(groups) - 1
-                self._conclude(model, strategy, stage, learned, bags, account, last=last)
-        checkpoint.discard(folder)
-        self._discard_early_stopping()
+                if stopped_at is not None and stopped_at[0] == index:
+                    training = resume(stage, bags, model, self.config, self.run.checkpoint, stopped_at[1])
+                    advance(stopped_at[1])
+                else:
+                    training = begin(stage, bags, model, strategy, self.config.trainer)
+                model, strategy = training.model, training.strategy
+                seconds = train(training, self.config.trainer, self.run, self._checkpoint_plan, advance)
+                self._conclude(training, learned)
+                self._publish(training, learned, version, seconds, last=index == first + len(groups) - 1)
+        checkpoint.discard(self.run.checkpoint)
         self.scorer.finish()
-        run.event("finished")
+        self.run.event("finished")
+
+    @property
+    def _checkpoint_plan(self) -> str:
+        """What a checkpoint must carry to be gone on from: the plan, and the version that the session starts from."""
+        return sha256_of_json([self.plan, self.base.version if self.base else 0])
 
     def _newest(self) -> VersionInfo | None:
         """The newest version that this plan has published, or the one it starts from."""
         versions = [v for v in self.run.versions() if self.base is None or v > self.base.version]
         return self.run.info(versions[-1]) if versions else self.base
 
-    def _add_head(self, model: MILModel, head: Head, stage: int) -> int:
-        """The number of a head, added to the model if it is new. Its start is drawn from the seed and the stage."""
-        for number, known in enumerate(model.classes.heads):
-            if known == head:
-                return number
-            if known.name == head.name:
-                raise ConfigError(f"'{head.name}' has the labels {', '.join(known.labels)} in the model", "keep them")
-        ClassSpace.of([*model.classes.heads, head])
-        torch.manual_seed(self.config.trainer.seed + 7919 * (stage + 1) + len(model.classes.heads))
-        model.add_head(head)
-        return len(model.classes.heads) - 1
+    def _start(self, done: VersionInfo | None) -> tuple[MILModel, Strategy]:
+        """Model and strategy as a version left them, or new ones."""
+        strategy = new_strategy(self.config)
+        if done is None:
+            return new_model(self.config, self.contract.dimension), strategy
+        model = build_model(done.model)
+        load_state(self.run.version_folder(done.version), model, strategy)
+        self.run.use(done.version)
+        return model, strategy
 
-    def _untrained(self) -> MILModel:
-        """The model as the first stage finds it, with the one head of a domain-incremental run."""
-        model = self.new_model()
-        self._add_head(model, self.tasks[0].head, 0)
-        return model.to(self.device)
-
-    def _train(
-        self,
-        model: MILModel,
-        strategy: Strategy,
-        stage: Stage,
-        bags: StageCases,
-        optimizer: torch.optim.Optimizer,
-        first_epoch: int,
-        advance: Any,
-    ) -> float:
-        """Train a stage, with a checkpoint now and then; returns the seconds of all its epochs, earlier sittings' too."""
-        config = self.config.trainer
-        name = " + ".join(task.name for task in stage.tasks)
-        saved, done = time.monotonic(), first_epoch
-        seconds = self._seconds_before(stage.index, first_epoch)
-        stopping = None
-        if config.early_stopping is not None:
-            stopping = EarlyStopping(config.early_stopping, bags.validation)
-            if first_epoch:
-                stopping.load(self._early_stopping(stage.index, first_epoch))
-
-        def after_epoch(report: EpochReport) -> None:
-            nonlocal saved, done, seconds
-            done, seconds = report.epoch + 1, seconds + report.seconds
-            losses = {key: round(value, 6) for key, value in report.losses.items()}
-            self.run.event(
-                "epoch", stage=stage.index, epoch=report.epoch, losses=losses, seconds=report.seconds, **report.model
-            )
-            advance(1, text=f"{name}  " + "  ".join(f"{key} {value:.3f}" for key, value in losses.items()))
-            if time.monotonic() - saved >= config.checkpoint_seconds and done < config.epochs:
-                path = self._early_stopping(stage.index, done)
-                if stopping is not None:
-                    # Before the checkpoint that needs it: one killed in between leaves a file too many, never one too few.
-                    stopping.save(path)
-                checkpoint.write(self.run.checkpoint, self.plan, stage.index, done, model, strategy, optimizer)
-                self._discard_early_stopping(but=path)
-                saved = time.monotonic()
-
-        train_stage(
-            model, strategy, stage, bags, optimizer, config, first_epoch=first_epoch, after_epoch=after_epoch, stopping=stopping
+    def _announce(self, stages: int, done: VersionInfo | None, stopped_at: tuple[int, int] | None) -> None:
+        self.run.event(
+            "start",
+            stages=stages,
+            done=done.stages if done else 0,
+            checkpoint=stopped_at,
+            device=str(self.device),
+            plan=self.plan,
+            notes=self.notes,
         )
-        if done < config.epochs:
-            advance(config.epochs - done)
-        return seconds
+        for note in self.notes:
+            say(f"training: {note}", quiet=self.quiet)
 
-    def _early_stopping(self, stage: int, epoch: int) -> Path:
-        """Where the state of early stopping lies that belongs to the checkpoint after ``epoch`` epochs of a stage."""
-        return self.run.path / f"early-stopping-{stage:03d}-{epoch:05d}.safetensors"
-
-    def _discard_early_stopping(self, but: Path | None = None) -> None:
-        for path in self.run.path.glob("early-stopping-*.safetensors"):
-            if path != but:
-                path.unlink()
-
-    def _seconds_before(self, stage: int, epoch: int) -> float:
-        """The seconds of a stage's epochs before ``epoch``, each as it last was."""
-        if not epoch:
-            return 0.0
-        epochs = [event for event in read_events(self.run) if event["event"] == "epoch" and event["stage"] == stage]
-        spent = {event["epoch"]: event["seconds"] for event in epochs}
-        return float(sum(value for number, value in spent.items() if number < epoch))
-
-    def _conclude(
-        self,
-        model: MILModel,
-        strategy: Strategy,
-        stage: Stage,
-        learned: list[TaskInfo],
-        bags: StageCases,
-        account: dict[str, Any],
-        *,
-        last: bool,
-    ) -> None:
-        """Temperatures and thresholds on validation, scores on test, a new version."""
-        new = [info for info in learned if info.stage == stage.index]
-        before = {info.head for info in learned if info.stage < stage.index}
-        choose_on_validation(model, new, before, lambda info: self.scorer.run_model(model, info, "val"))
-        farthest = choose_distance_threshold(distances(model, (bag for bag, _ in bags.validation())))
+    def _conclude(self, training: StageTraining, learned: Sequence[TaskInfo]) -> None:
+        """Choose temperatures and thresholds on validation cases, and write them into what is said of the tasks."""
+        new = [info for info in learned if info.stage == training.stage.index]
+        before = {info.head for info in learned if info.stage < training.stage.index}
+        choose_on_validation(self._judge(training.model), training.stage.tasks, new, before, self.store)
+        farthest = choose_distance_threshold(distances(training.model, (bag for bag, _ in training.bags.validation())))
         temperatures = {info.head: info.temperature for info in new}
         for info in learned:
             info.temperature = temperatures.get(info.head, info.temperature)
         for info in new:
             info.distance_threshold = farthest
+
+    def _publish(self, training: StageTraining, learned: list[TaskInfo], version: int, seconds: float, *, last: bool) -> None:
+        """Score the test cases, and make the model a version."""
+        strategy, stage = training.strategy, training.stage
         report = strategy.report()
-        version = account["version"]
-        published = VersionInfo(
+        account = {
+            "version": version,
+            "learned": [task.name for task in stage.tasks],
+            "seconds": round(seconds, 3),
+            "trained_parameters": training.trained_parameters,
+            "old_data_bytes": strategy.old_data_bytes(),
+        }
+        info = VersionInfo(
             version=version,
             run=sha256_of_json(self.run.config.read_text(encoding="utf-8"))[:12],
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             comel_version=comel_version(),
             mode=self.config.data.mode,
-            model={"name": self.config.model["name"], **settings_of(model)},
+            model={"name": self.config.model["name"], **settings_of(training.model)},
             strategy=self.config.strategy,
             tasks=learned,
             stages=stage.index + 1,
             contract=asdict(self.contract),
             report=report,
         )
-        self.scorer.record(model, learned, account, last=last)
-        self.run.publish(published, model, strategy)
+        self.scorer.record(self._judge(training.model), learned, account, last=last)
+        self.run.publish(info, training.model, strategy)
         self.run.event("version", version=version, tasks=account["learned"], report=report)
+
+    def _judge(self, model: MILModel) -> Judge:
+        return Judge(model, self.contract, self.device)
+
+
+def _infos(stage: Stage) -> list[TaskInfo]:
+    """What a version says of a stage's tasks, before anything is chosen on their validation cases."""
+    return [
+        TaskInfo(name=task.name, head=head, stage=stage.index, training_cases=len(task.train), slides=task.slides())
+        for task, head in zip(stage.tasks, stage.heads, strict=True)
+    ]
+
+
+def _add_head(model: MILModel, config: RunConfig, head: Head, stage: int) -> int:
+    """The number of a head, added to the model if it is new. Its start is drawn from the seed and the stage."""
+    for number, known in enumerate(model.classes.heads):
+        if known == head:
+            return number
+        if known.name == head.name:
+            raise ConfigError(f"'{head.name}' has the labels {', '.join(known.labels)} in the model", "keep them")
+    ClassSpace.of([*model.classes.heads, head])
+    torch.manual_seed(config.trainer.seed + 7919 * (stage + 1) + len(model.classes.heads))
+    model.add_head(head)
+    return len(model.classes.heads) - 1
+
+
+def _untrained(config: RunConfig, head: Head, contract: FeatureContract) -> MILModel:
+    """The model as the first stage finds it, with the one head of a domain-incremental run."""
+    model = new_model(config, contract.dimension)
+    _add_head(model, config, head, 0)
+    return model

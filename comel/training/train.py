@@ -6,23 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from comel.base.files import read_json, write_json, write_text
 from comel.base.settings import gather, parse_section
-from comel.cohort.manifest import read_manifest
-from comel.cohort.tasks import load_tasks
+from comel.base.units import Mode
+from comel.cohort.manifest import Manifest, read_manifest
+from comel.cohort.tasks import load_tasks, read_cohort
 from comel.errors import ConfigError, RunError
-from comel.models import model_class
-from comel.models.base import MILModel
 from comel.runs.config import RunConfig, load_config
 from comel.runs.directory import RunDirectory
-from comel.runs.events import read_events
+from comel.runs.parts import resolved
 from comel.strategies import strategy_class
-from comel.strategies.base import Strategy
-from comel.training.session import Session, plan_of, without_name
+from comel.training.plan import plan_of, stored_plan
+from comel.training.session import Session
 
-__all__ = ["add_task", "is_finished", "resolved", "settings_for_new_tasks", "stored_plan", "train"]
+__all__ = ["add_task", "continue_or_begin", "settings_for_new_tasks", "train"]
 
 _PENDING = "add-task.json"
 _OF_THE_NEW_TASKS = {
@@ -35,12 +32,20 @@ _OF_THE_NEW_TASKS = {
 }
 
 
-def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = False, quiet: bool = False) -> Path:
+def train(
+    config: RunConfig | Mapping[str, Any],
+    out: Path,
+    *,
+    manifest: Manifest | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Path:
     """Train a model over a stream of tasks.
 
     Args:
         config: settings, see :mod:`comel.runs.config`.
         out: the run directory. The same settings again go on with an unfinished run.
+        manifest: the cohort, if it has been read already; it takes the place of what ``data.manifest`` names.
         resume: take the settings from the run itself.
         quiet: no progress.
 
@@ -58,12 +63,27 @@ def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = Fa
             )
         config = load_config(run.config)
     config = resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
-    with run.locked():
-        _check_free(run, config)
-        session = Session(run, config, load_tasks(config.data), quiet)
-        _claim(run, config)
-        session.learn()
+    continue_or_begin(run, config, manifest, quiet=quiet)
     return run.path
+
+
+def continue_or_begin(run: RunDirectory, config: RunConfig, manifest: Manifest | None = None, *, quiet: bool = False) -> None:
+    """:func:`train` with settings that are resolved (:func:`comel.runs.parts.resolved`).
+
+    Raises:
+        ComelError: manifest, bags or the run directory cannot be used.
+    """
+    with run.locked():
+        _check_free(run)
+        if manifest is None:
+            manifest = read_cohort(config.data)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"manifest": manifest.path})})
+        plan = plan_of(config, manifest)
+        _check_plan(run, plan, manifest)
+        session = Session.prepare(run, config, load_tasks(manifest, config.data), plan, quiet=quiet)
+        if not run.config.exists() or plan_of(load_config(run.config), manifest) != plan:
+            _write_settings(run, config)
+        session.learn()
 
 
 def add_task(
@@ -100,21 +120,23 @@ def add_task(
     directory = RunDirectory(Path(run))
     directory.version_folder()
     with directory.locked():
-        if not is_finished(directory) and not (directory.path / _PENDING).exists():
+        if not directory.is_finished and not (directory.path / _PENDING).exists():
             raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
+        cohort = read_manifest(manifest, root=root)
         chosen = settings_for_new_tasks(
-            directory, manifest, bags, tasks, root, config=config, overrides=list(overrides), settings=settings
+            directory, cohort, bags, tasks, root, config=config, overrides=list(overrides), settings=settings
         )
-        info = directory.info(_base_version(directory, plan_of(chosen)))
+        plan = plan_of(chosen, cohort)
+        info = directory.info(_base_version(directory, plan))
         directory.verify(info.version)
         if not strategy_class(chosen.strategy["name"]).continual:
             raise ConfigError(f"strategy '{chosen.strategy['name']}' needs all tasks at once", "train a new run over all tasks")
-        loaded = load_tasks(chosen.data)
+        loaded = load_tasks(cohort, chosen.data)
         again = [task.name for task in loaded if task.name in {known.name for known in info.tasks}]
         if again:
             raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
-        session = Session(directory, chosen, loaded, quiet, info)
-        write_json(directory.path / _PENDING, {"plan": plan_of(chosen), "base_version": info.version})
+        session = Session.prepare(directory, chosen, loaded, plan, base=info, quiet=quiet)
+        write_json(directory.path / _PENDING, {"plan": plan, "base_version": info.version})
         session.learn()
         (directory.path / _PENDING).unlink()
     return directory.path
@@ -122,7 +144,7 @@ def add_task(
 
 def settings_for_new_tasks(
     run: RunDirectory,
-    manifest: Path,
+    manifest: Manifest,
     bags: Path,
     tasks: Sequence[str] | None,
     root: Path | None,
@@ -142,10 +164,10 @@ def settings_for_new_tasks(
     for name in sorted(_OF_THE_NEW_TASKS.keys() & given.get("data", {}).keys()):
         raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
     labels = None
-    if stored.data.mode == "domain-incremental":
+    if stored.data.mode == Mode.DOMAIN:
         shared = run.info().model["heads"][0]["labels"]
-        labels = dict.fromkeys(tasks or read_manifest(Path(manifest), root=root).tasks, shared)
-    new = {"manifest": Path(manifest), "bags": Path(bags), "root": root, "tasks": list(tasks) if tasks else None}
+        labels = dict.fromkeys(tasks or manifest.tasks, shared)
+    new = {"manifest": manifest.path, "bags": Path(bags), "root": root, "tasks": list(tasks) if tasks else None}
     data = stored.data.model_copy(update={**new, "labels": labels, "fold": None})
     return stored.model_copy(update={"data": data})
 
@@ -157,67 +179,31 @@ def _base_version(run: RunDirectory, plan: str) -> int | None:
     return pending.get("base_version") if pending.get("plan") == plan else None
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """The settings with every option of model and strategy spelt out and checked."""
-
-    def options(section: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
-        contract = MILModel if where == "model" else Strategy
-        if not (isinstance(kind, type) and issubclass(kind, contract)):
-            raise ConfigError(
-                f"{where}: '{section['name']}' is no {where}", f"derive it from {contract.__module__}.{contract.__name__}"
-            )
-        chosen: BaseModel = parse_section(kind.Options, without_name(section), where)
-        file, separator, kind_name = section["name"].rpartition(".py:")
-        name = f"{Path(file).resolve()}.py:{kind_name}" if separator else section["name"]
-        return {"name": name, **chosen.model_dump(mode="json")}
-
-    for where in ("model", "strategy"):
-        if not isinstance(getattr(config, where).get("name"), str):
-            raise ConfigError(f"{where}.name is not a name", f"write {where}.name")
-    return config.model_copy(
-        update={
-            "model": options(config.model, model_class(config.model["name"]), "model"),
-            "strategy": options(config.strategy, strategy_class(config.strategy["name"]), "strategy"),
-        }
-    )
-
-
-def is_finished(run: RunDirectory) -> bool:
-    """Whether every stage of the run is done."""
-    return run.metrics.exists() and bool(read_json(run.metrics).get("finished"))
-
-
-def _check_free(run: RunDirectory, config: RunConfig) -> None:
-    """The run directory is empty, or holds an unfinished run of the same settings or one that has learned nothing yet."""
+def _check_free(run: RunDirectory) -> None:
+    """The run directory is empty, or holds a run that is not finished."""
     if run.config.exists():
-        if is_finished(run):
+        if run.is_finished:
             raise RunError(f"{run.path}: holds a finished run", "choose another --out, or teach it more: comel add-task")
         if (run.path / _PENDING).exists():
             raise RunError(f"{run.path}: an add-task is not finished", "give the same comel add-task command again")
-        learned = run.versions() or run.checkpoint.exists()
-        if learned and stored_plan(run) != plan_of(config):
-            raise RunError(
-                f"{run.path}: holds an unfinished run with other settings or another manifest",
-                "say --resume, put the manifest back as it was, or choose another --out",
-            )
     elif any(path.name != ".lock" for path in run.path.iterdir()):
         raise RunError(f"{run.path}: is not empty and holds no run", "choose another --out")
 
 
-def _claim(run: RunDirectory, config: RunConfig) -> None:
-    """Write the settings into the run directory, unless they are there already."""
+def _check_plan(run: RunDirectory, plan: str, manifest: Manifest) -> None:
+    """What the run has learned, if anything, it has learned by this plan."""
+    if run.config.exists() and (run.versions() or run.checkpoint.exists()) and stored_plan(run, manifest) != plan:
+        raise RunError(
+            f"{run.path}: holds an unfinished run with other settings or another manifest",
+            "say --resume, put the manifest back as it was, or choose another --out",
+        )
+
+
+def _write_settings(run: RunDirectory, config: RunConfig) -> None:
     import yaml
 
-    if run.config.exists() and plan_of(load_config(run.config)) == plan_of(config):
-        return
     values = config.model_dump(mode="json")
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())
     write_text(run.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
-
-def stored_plan(run: RunDirectory) -> str:
-    """The hash of the settings and the manifest (:func:`comel.training.session.plan_of`) that the run was last trained with."""
-    plans = [event["plan"] for event in read_events(run) if event["event"] == "start" and "plan" in event]
-    return plans[-1] if plans else plan_of(load_config(run.config))

@@ -93,9 +93,8 @@ def _too_large(path: Path) -> SlideError:
 
 def _marked(values: np.ndarray, alpha: bool) -> np.ndarray:
     """(h, w) bool from samples (h, w, S), of which the last may be the pixel's alpha."""
-    if alpha:
-        return np.any(values[..., :-1], axis=-1) & (values[..., -1] > 0)
-    return np.any(values, axis=-1)
+    marked: np.ndarray = np.any(values[..., :-1], axis=-1) & (values[..., -1] > 0) if alpha else np.any(values, axis=-1)
+    return marked
 
 
 def _has_alpha(page: Any) -> bool:

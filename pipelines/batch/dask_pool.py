@@ -22,13 +22,13 @@ from comel.base.cores import THREADS_VARIABLE, available_cores, threads_wanted
 from comel.base.killable import CallKilled, KillableWorker
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
-from pipelines.batch.executor import describe_in
-from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
 from pipelines.batch.owner import this_process
+from pipelines.batch.pool import describe_in
 from pipelines.batch.presence import Presence, Present, read_present
 from pipelines.batch.runs import marker_path
+from pipelines.batch.slide_records import Ledger, SlideRecord, inputs_stamp
 from pipelines.batch.supervise import Settled, SlideTask, Supervisor
-from pipelines.batch.work import Described, Job
+from pipelines.batch.work import Described, SlideWork
 
 __all__ = ["DaskPool", "child_environment"]
 
@@ -54,7 +54,7 @@ class DaskPool:
         try:
             from distributed import Client
         except ImportError:
-            raise ConfigError("--engine dask: Dask is not installed", "run: pip install 'comel[cluster]'") from None
+            raise ConfigError("--engine dask: Dask is not installed", "run: pip install 'comel-mil[cluster]'") from None
         if (address is None) == (scheduler_file is None):
             raise ConfigError("--engine dask: the scheduler is not named", "give --scheduler ADDRESS or --scheduler-file FILE")
         if scheduler_file is not None and not scheduler_file.is_file():
@@ -67,27 +67,27 @@ class DaskPool:
                 f"{address or scheduler_file}: no Dask scheduler answers ({type(error).__name__})",
                 "start one with 'dask scheduler', and check the address and, for tls://, the certificates",
             ) from None
-        self._job: Job | None = None
+        self._work: SlideWork | None = None
         self._claims: Claims | None = None
         self._threads = 0
         self._pending: dict[Any, SlideTask] = {}
 
-    def describe(self, job: Job) -> Described:
-        """See :class:`pipelines.batch.executor.Executor`."""
+    def describe(self, work: SlideWork) -> Described:
+        """See :class:`pipelines.batch.pool.Pool`."""
         if not self._client.scheduler_info()["workers"]:
             _logger.warning("the Dask scheduler has no worker yet; waiting for one")
-        described: Described = self._client.submit(_describe, _absolute(job), self._neighbours(), pure=False).result()
+        described: Described = self._client.submit(_describe, _absolute(work), self._neighbours(), pure=False).result()
         return described
 
-    def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
-        """See :class:`pipelines.batch.executor.Executor`."""
+    def work(self, work: SlideWork, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
+        """See :class:`pipelines.batch.pool.Pool`."""
         from distributed import KilledWorker, as_completed
 
-        job = self._job = _absolute(job)
-        self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
+        work = self._work = _absolute(work)
+        self._claims = Claims(work.state_dir / "claims", expiry=work.expiry)
         losses: Counter[str] = Counter()
         self._threads = self._neighbours()
-        futures = as_completed([self._submit(job, task) for task in tasks], loop=self._client.loop)
+        futures = as_completed([self._submit(work, task) for task in tasks], loop=self._client.loop)
         try:
             for future in futures:
                 task = self._pending.pop(future)
@@ -99,38 +99,38 @@ class DaskPool:
                 elif (times := losses[task.row.slide_id] + 1) < _MOST_LOSSES:
                     losses[task.row.slide_id] = times
                     _logger.warning("the Dask workers that had %s died; it is given out again", task.row.slide_id)
-                    futures.add(self._submit(job, task))
+                    futures.add(self._submit(work, task))
                 else:
-                    yield _lost(job, task, error)
+                    yield _lost(work, task, error)
         finally:
             if self._pending:
                 self.stop()
             self._claims.close()
 
     def present(self) -> list[Present]:
-        """See :class:`pipelines.batch.executor.Executor`."""
-        if self._job is None or self._claims is None:
+        """See :class:`pipelines.batch.pool.Pool`."""
+        if self._work is None or self._claims is None:
             return []
-        return read_present(self._job.state_dir / "workers", self._claims)
+        return read_present(self._work.state_dir / "workers", self._claims)
 
     def stop(self) -> None:
-        """See :class:`pipelines.batch.executor.Executor`."""
-        if self._job is None:
+        """See :class:`pipelines.batch.pool.Pool`."""
+        if self._work is None:
             return
-        run = self._job.run
+        run = self._work.run
         pending, self._pending = list(self._pending), {}
         self._everywhere(lambda: self._client.cancel(pending, force=True))
         self._everywhere(lambda: self._client.run(_stop, run, on_error="ignore"))
 
     def close(self) -> None:
-        """See :class:`pipelines.batch.executor.Executor`."""
-        if self._job is not None:
-            run = self._job.run
+        """See :class:`pipelines.batch.pool.Pool`."""
+        if self._work is not None:
+            run = self._work.run
             self._everywhere(lambda: self._client.run(_leave, run, on_error="ignore"))
         self._client.close(timeout=2)
 
-    def _submit(self, job: Job, task: SlideTask) -> Any:
-        future = self._client.submit(_settle, job, task, self._threads, pure=False)
+    def _submit(self, work: SlideWork, task: SlideTask) -> Any:
+        future = self._client.submit(_settle, work, task, self._threads, pure=False)
         self._pending[future] = task
         return future
 
@@ -153,12 +153,12 @@ class DaskPool:
         thread.join(_STOP_SECONDS / 2)
 
 
-def _lost(job: Job, task: SlideTask, error: Exception) -> Settled:
+def _lost(work: SlideWork, task: SlideTask, error: Exception) -> Settled:
     """A slide whose Dask workers died each time, such as one that takes more memory than their machines have."""
-    outcome = Outcome(
+    outcome = SlideRecord(
         task.row.slide_id,
         "failed",
-        job.key,
+        work.key,
         inputs_stamp(task.row),
         stage="worker",
         reason=f"all Dask workers that took it died ({type(error).__name__})",
@@ -166,20 +166,20 @@ def _lost(job: Job, task: SlideTask, error: Exception) -> Settled:
         host=this_process().host,
         ended=time.time(),
     )
-    Ledger(job.state_dir / "outcomes").write(outcome)
+    Ledger(work.state_dir / "outcomes").write(outcome)
     return Settled(task, "failed", outcome)
 
 
-def _absolute(job: Job) -> Job:
-    """The job with paths that mean the same in whatever folder a Dask worker was started."""
-    name = job.settings.encoder
+def _absolute(work: SlideWork) -> SlideWork:
+    """The work with paths that mean the same in whatever folder a Dask worker was started."""
+    name = work.settings.encoder
     if ".py:" in name:
         file, _, attribute = name.rpartition(":")
         name = f"{Path(file).absolute()}:{attribute}"
     elif (place := name.partition(":")[2]) and Path(place).exists():
         name = f"{name.partition(':')[0]}:{Path(place).absolute()}"
-    settings = job.settings.model_copy(update={"encoder": name})
-    return dataclasses.replace(job, settings=settings, out=job.out.absolute())
+    settings = work.settings.model_copy(update={"encoder": name})
+    return dataclasses.replace(work, settings=settings, out=work.out.absolute())
 
 
 # From here on: what runs in a Dask worker. It keeps what a run needs there from slide to slide.
@@ -188,11 +188,11 @@ def _absolute(job: Job) -> Job:
 class _Station:
     """A run in a Dask worker's process: its presence, and a killable child for each of the worker's threads."""
 
-    def __init__(self, job: Job, environment: dict[str, str]) -> None:
+    def __init__(self, work: SlideWork, environment: dict[str, str]) -> None:
         self._environment = environment
-        self._claims = Claims(job.state_dir / "claims", expiry=job.expiry)
-        self._presence = Presence(job.state_dir / "workers", self._claims, stall_limit=job.stall_limit)
-        self._lock, self._workers, self._used_bytes = threading.Lock(), dict[int, KillableWorker](), job.worker_bytes
+        self._claims = Claims(work.state_dir / "claims", expiry=work.expiry)
+        self._presence = Presence(work.state_dir / "workers", self._claims, stall_limit=work.stall_limit)
+        self._lock, self._workers, self._used_bytes = threading.Lock(), dict[int, KillableWorker](), work.worker_bytes
         self._stop = threading.Event()
 
     def worker(self) -> KillableWorker:
@@ -200,8 +200,8 @@ class _Station:
             worker = KillableWorker(used_bytes=self._used_bytes, environment=self._environment)
             return self._workers.setdefault(threading.get_ident(), worker)
 
-    def settle(self, job: Job, task: SlideTask) -> Settled:
-        return Supervisor(job, self.worker(), self._claims, self._presence, self._stop).settle(task)
+    def settle(self, work: SlideWork, task: SlideTask) -> Settled:
+        return Supervisor(work, self.worker(), self._claims, self._presence, self._stop).settle(task)
 
     def stop(self) -> None:
         self._stop.set()
@@ -211,6 +211,8 @@ class _Station:
 
     def close(self) -> None:
         self.stop()
+        for worker in self._workers.values():
+            worker.close()  # which waits for the child that was killed
         self._presence.close()
         self._claims.close()
 
@@ -219,19 +221,19 @@ _stations: dict[str, _Station] = {}
 _stations_lock = threading.Lock()
 
 
-def _station(job: Job, neighbours: int) -> _Station:
+def _station(work: SlideWork, neighbours: int) -> _Station:
     from distributed import get_worker
 
-    if not marker_path(job.state_dir, job.run).is_file():
+    if not marker_path(work.state_dir, work.run).is_file():
         raise ConfigError(
-            f"{job.out}: is not the same folder on the Dask worker's machine",
+            f"{work.out}: is not the same folder on the Dask worker's machine",
             "put slides and output on a file system that all workers see under the same path",
         )
     with _stations_lock:
-        if job.run not in _stations:
+        if work.run not in _stations:
             own, cores, machine = get_worker().state.nthreads, available_cores(), os.cpu_count() or 1
-            _stations[job.run] = _Station(job, child_environment(own, neighbours, cores, machine, os.environ))
-        return _stations[job.run]
+            _stations[work.run] = _Station(work, child_environment(own, neighbours, cores, machine, os.environ))
+        return _stations[work.run]
 
 
 def child_environment(own: int, neighbours: int, cores: int, machine: int, environment: Mapping[str, str]) -> dict[str, str]:
@@ -251,15 +253,15 @@ def child_environment(own: int, neighbours: int, cores: int, machine: int, envir
     return {THREADS_VARIABLE: str(max(1, cores // sharers))}
 
 
-def _describe(job: Job, neighbours: int) -> Described:
+def _describe(work: SlideWork, neighbours: int) -> Described:
     try:
-        return describe_in(_station(job, neighbours).worker(), job)
+        return describe_in(_station(work, neighbours).worker(), work)
     except CallKilled as error:
         raise ConfigError("the run was stopped") from error
 
 
-def _settle(job: Job, task: SlideTask, neighbours: int) -> Settled:
-    return _station(job, neighbours).settle(job, task)
+def _settle(work: SlideWork, task: SlideTask, neighbours: int) -> Settled:
+    return _station(work, neighbours).settle(work, task)
 
 
 def _stop(run: str) -> None:

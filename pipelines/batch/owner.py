@@ -41,7 +41,9 @@ class Owner:
             return False
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) > _START_TOLERANCE or process.status() == psutil.STATUS_ZOMBIE
+            return bool(
+                abs(process.create_time() - self.started) > _START_TOLERANCE or process.status() == psutil.STATUS_ZOMBIE
+            )
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:
@@ -56,7 +58,8 @@ def this_process() -> Owner:
 
 @cache
 def _start_of(pid: int) -> float:
-    return psutil.Process(pid).create_time()
+    started: float = psutil.Process(pid).create_time()
+    return started
 
 
 @cache

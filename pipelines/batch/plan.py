@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comel.cohort.manifest import ManifestRow
-from pipelines.batch.outcomes import Ledger, Outcome
+from pipelines.batch.slide_records import Ledger, SlideRecord
 from pipelines.batch.supervise import SlideTask
 
 __all__ = ["Plan", "plan_slides"]
@@ -22,7 +22,7 @@ class Plan:
         tasks: the slides to work on; those that failed last time come last, so that they keep no other slide waiting.
     """
 
-    kept: list[Outcome]
+    kept: list[SlideRecord]
     tasks: list[SlideTask]
 
 
@@ -39,7 +39,7 @@ def plan_slides(
         again: believe no outcome.
         only_failed: leave out what did not fail.
     """
-    kept: list[Outcome] = []
+    kept: list[SlideRecord] = []
     fresh: list[SlideTask] = []
     failed: list[SlideTask] = []
     for row in rows:

@@ -17,7 +17,7 @@ from comel.base.files import write_json, write_text
 from comel.base.version import comel_version
 from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.outcomes import Ledger, Outcome
+from pipelines.batch.slide_records import Ledger, SlideRecord
 
 __all__ = ["Failure", "read_failures", "write_record"]
 
@@ -37,7 +37,7 @@ class Failure:
     remedy: str
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Failure:
+    def of(cls, outcome: SlideRecord) -> Failure:
         """The row of a failed slide."""
         return cls(outcome.slide_id, outcome.stage, outcome.reason, outcome.remedy)
 
@@ -81,7 +81,7 @@ def write_record(
         _logger.warning("%s: failures.csv and extract.json cannot be written: %s", out, error)
 
 
-def _write_failures(path: Path, outcomes: dict[str, Outcome]) -> None:
+def _write_failures(path: Path, outcomes: dict[str, SlideRecord]) -> None:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(Failure.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -89,7 +89,7 @@ def _write_failures(path: Path, outcomes: dict[str, Outcome]) -> None:
     write_text(path, stream.getvalue())
 
 
-def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, Outcome], key: str) -> dict[str, Any]:
+def _cohort(rows: Sequence[ManifestRow], outcomes: dict[str, SlideRecord], key: str) -> dict[str, Any]:
     slides: dict[str, dict[str, Any]] = {}
     for row in rows:
         outcome = outcomes.get(row.slide_id)

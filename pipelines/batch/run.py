@@ -19,16 +19,16 @@ from typing import Any, Literal
 from comel.base.text import listed
 from comel.cohort.manifest import ManifestRow, read_manifest
 from pipelines.batch.claims import EXPIRY_SECONDS, Claims
-from pipelines.batch.executor import Executor, InProcess, LocalPool
 from pipelines.batch.interrupts import interruptible
-from pipelines.batch.outcomes import Ledger
 from pipelines.batch.plan import plan_slides
+from pipelines.batch.pool import InProcess, LocalPool, Pool
 from pipelines.batch.presence import read_present, remove_absent
 from pipelines.batch.record import Failure, read_failures, write_record
 from pipelines.batch.runs import RunMarker, remove_old_markers
+from pipelines.batch.slide_records import Ledger
 from pipelines.batch.status import Status, running_slides, seconds_left
 from pipelines.batch.supervise import Settled, SlideTask
-from pipelines.batch.work import STALL_SECONDS, Described, Job
+from pipelines.batch.work import STALL_SECONDS, Described, SlideWork
 from pipelines.extraction.regions import absent_class, named_classes
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.patch_encoders import PatchEncoder
@@ -112,7 +112,7 @@ def extract_cohort(
         out: the folder of the bags.
         settings: see :class:`ExtractSettings`.
         root: folder that relative paths of the manifest start from.
-        workers: see :class:`pipelines.batch.executor.LocalPool`.
+        workers: see :class:`pipelines.batch.pool.LocalPool`.
         encoder: an encoder that is loaded already, in place of ``settings.encoder``; the work is then done in this
             process, where no time limit holds and a crash is the end.
         progress: told the outcome of each slide.
@@ -125,8 +125,8 @@ def extract_cohort(
         KeyboardInterrupt: Ctrl-C or SIGTERM; what is there is whole.
     """
     rows = read_manifest(manifest, root=root).rows
-    executor: Executor = InProcess() if encoder is not None else LocalPool(workers)
-    return CohortRun(rows, out, settings, executor, encoder=encoder, **options).run(progress)
+    pool: Pool = InProcess() if encoder is not None else LocalPool(workers)
+    return CohortRun(rows, out, settings, pool, encoder=encoder, **options).run(progress)
 
 
 class CohortRun:
@@ -136,7 +136,7 @@ class CohortRun:
         rows: the slides.
         out: the folder of the bags.
         settings: see :class:`ExtractSettings`.
-        executor: where the work is done; it is closed at the end.
+        pool: where the work is done; it is closed at the end.
         device: see :func:`pipelines.patch_encoders.load_encoder`.
         force: do complete slides again too.
         verify: read every bag that is there and check it, whatever is recorded.
@@ -154,7 +154,7 @@ class CohortRun:
         rows: Sequence[ManifestRow],
         out: Path,
         settings: ExtractSettings,
-        executor: Executor,
+        pool: Pool,
         *,
         device: str = "auto",
         force: bool = False,
@@ -167,8 +167,8 @@ class CohortRun:
         expiry: float = EXPIRY_SECONDS,
         encoder: PatchEncoder | None = None,
     ) -> None:
-        self._rows, self._executor = rows, executor
-        self._job = Job(
+        self._rows, self._pool = rows, pool
+        self._work = SlideWork(
             out=Path(out),
             settings=settings,
             device=device,
@@ -181,7 +181,7 @@ class CohortRun:
             encoder=encoder,
         )
         self._verify, self._retry_failed, self._wait = verify, retry_failed, wait
-        self._ledger = Ledger(self._job.state_dir / "outcomes")
+        self._ledger = Ledger(self._work.state_dir / "outcomes")
         self._outcomes: dict[str, SlideOutcome] = {}
         self._slides = len(rows)
         self._awaited: Claims | None = None
@@ -189,27 +189,27 @@ class CohortRun:
     def run(self, progress: Callable[[SlideOutcome], None] | None = None) -> CohortReport:
         """Do it; raises as :func:`extract_cohort`."""
         started = time.monotonic()
-        state_dir = self._job.state_dir
-        claims = Claims(state_dir / "claims", expiry=self._job.expiry)
+        state_dir = self._work.state_dir
+        claims = Claims(state_dir / "claims", expiry=self._work.expiry)
         marker: RunMarker | None = None
         try:
             with interruptible():
-                _remove_stale(self._job.out, claims)
-                marker = RunMarker(state_dir, self._job.run)
-                described = self._executor.describe(self._job)
+                _remove_stale(self._work.out, claims)
+                marker = RunMarker(state_dir, self._work.run)
+                described = self._pool.describe(self._work)
                 if (note := described.encoder["note"]) is not None:
                     _logger.warning("%s", note)
-                self._job = replace(self._job, key=described.key)
+                self._work = replace(self._work, key=described.key)
                 self._warn_of_unclaimed_tissue()
                 marker.enter(described.key, self._facts(described), claims)
                 try:
-                    left = self._work(claims, described, progress or (lambda outcome: None))
+                    left = self._work_off(claims, described, progress or (lambda outcome: None))
                     self._warn_of_absent_classes()
                 finally:
-                    self._executor.stop()
+                    self._pool.stop()
                     self._record(described, claims)
         finally:
-            self._executor.close()
+            self._pool.close()
             if marker is not None:
                 marker.close()
             claims.close()
@@ -217,7 +217,7 @@ class CohortRun:
 
     def _warn_of_unclaimed_tissue(self) -> None:
         """A correction under a name that is no slide's changes nothing, which is easily overlooked."""
-        folder = self._job.settings.tissue_folder
+        folder = self._work.settings.tissue_folder
         with contextlib.suppress(OSError):  # then the slides say so
             if folder is not None and (names := unclaimed_tissue(folder, {row.slide_id for row in self._rows})):
                 _logger.warning("%s: not used, since no slide_id of the manifest is so called: %s", folder, listed(names))
@@ -226,7 +226,7 @@ class CohortRun:
         """One slide without an area of a class is nothing strange; where all are, its name may be misspelt."""
         annotated = {row.slide_id for row in self._rows if row.annotation is not None}
         done = [outcome for outcome in self._outcomes.values() if outcome.state != "failed" and outcome.slide_id in annotated]
-        for name in named_classes(self._job.settings):
+        for name in named_classes(self._work.settings):
             if done and all(any(note.startswith(absent_class(name)) for note in outcome.notes) for outcome in done):
                 _logger.warning("no slide has an area of class %s; check its name in the annotations", name)
 
@@ -234,9 +234,9 @@ class CohortRun:
         """How far this run is; what others do shows while it waits for them."""
         outcomes = list(self._outcomes.values())
         failed = [outcome for outcome in outcomes if outcome.failure is not None]
-        present = self._executor.present()
+        present = self._pool.present()
         if self._awaited is not None:
-            present = read_present(self._job.state_dir / "workers", self._awaited)
+            present = read_present(self._work.state_dir / "workers", self._awaited)
         rate = sum(process.tiles_per_second for process in present)
         running, remaining, done = running_slides(present), self._slides - len(outcomes), len(outcomes) - len(failed)
         tiles = sum(outcome.tiles for outcome in outcomes)
@@ -248,19 +248,21 @@ class CohortRun:
         return Status(self._slides, done, stages, remaining, running, tiles, rate, left)
 
     def _facts(self, described: Described) -> dict[str, Any]:
-        return {"settings": self._job.settings.model_dump(mode="json"), "encoder": described.encoder}
+        return {"settings": self._work.settings.model_dump(mode="json"), "encoder": described.encoder}
 
-    def _work(self, claims: Claims, described: Described, progress: Callable[[SlideOutcome], None]) -> int:
+    def _work_off(self, claims: Claims, described: Described, progress: Callable[[SlideOutcome], None]) -> int:
         """Work until nothing is left to do; returns how many slides are left to others."""
-        again = self._job.force or self._verify
-        plan = plan_slides(self._rows, self._job.out, self._ledger, self._job.key, again=again, only_failed=self._retry_failed)
+        again = self._work.force or self._verify
+        plan = plan_slides(
+            self._rows, self._work.out, self._ledger, self._work.key, again=again, only_failed=self._retry_failed
+        )
         self._slides = len(plan.kept) + len(plan.tasks)
         for kept in plan.kept:
             self._note(SlideOutcome(kept.slide_id, "skipped", kept.tiles, kept.notes), progress)
         tasks, recorded = plan.tasks, time.monotonic()
         while tasks:
             busy: list[SlideTask] = []
-            with contextlib.closing(self._executor.work(self._job, tasks)) as settling:
+            with contextlib.closing(self._pool.work(self._work, tasks)) as settling:
                 for settled in settling:
                     if settled.state == "busy":
                         busy.append(settled.task)
@@ -288,7 +290,7 @@ class CohortRun:
         return busy
 
     def _record(self, described: Described, claims: Claims) -> None:
-        write_record(self._job.out, self._rows, self._facts(described), described.key, self._ledger, claims)
+        write_record(self._work.out, self._rows, self._facts(described), described.key, self._ledger, claims)
 
     def _note(self, outcome: SlideOutcome, progress: Callable[[SlideOutcome], None]) -> None:
         self._outcomes[outcome.slide_id] = outcome

@@ -11,8 +11,8 @@ from pathlib import Path
 from comel.base.files import read_json
 from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.outcomes import Ledger, Outcome, inputs_stamp
 from pipelines.batch.presence import Present, read_present
+from pipelines.batch.slide_records import Ledger, SlideRecord, inputs_stamp
 
 __all__ = ["RunningSlide", "Status", "folder_status", "running_slides", "seconds_left"]
 
@@ -82,7 +82,7 @@ def folder_status(rows: Sequence[ManifestRow], out: Path) -> Status:
     except (OSError, ValueError, KeyError, TypeError):
         key = ""
     ledger = Ledger(state_dir / "outcomes")
-    done: list[Outcome] = []
+    done: list[SlideRecord] = []
     failed: Counter[str] = Counter()
     for row in rows:
         outcome = ledger.read(row.slide_id)
@@ -122,7 +122,7 @@ def seconds_left(
     return max(still, 0.0) / tiles_per_second
 
 
-def kind_of_failure(outcome: Outcome, row: ManifestRow) -> str:
+def kind_of_failure(outcome: SlideRecord, row: ManifestRow) -> str:
     """Stage and reason without the slide's name, so that equal failures of many slides count together."""
     reason = outcome.reason
     for name in (str(row.path), row.path.name, row.slide_id):

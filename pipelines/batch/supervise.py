@@ -14,13 +14,13 @@ from comel.base.killable import CallFailed, CallKilled, CallOutOfMemory, CallTim
 from comel.cohort.manifest import ManifestRow
 from comel.errors import ComelError, SlideError
 from pipelines.batch.claims import Claims
-from pipelines.batch.outcomes import Ledger, Outcome, files_stamp, inputs_stamp, slide_key
 from pipelines.batch.owner import this_process
 from pipelines.batch.presence import Presence, Watched
 from pipelines.batch.runs import TakenOver, check_folder
-from pipelines.batch.work import Job, OutputFull, Worked, is_full, load, output_full, work_on
+from pipelines.batch.slide_records import Ledger, SlideRecord, files_stamp, inputs_stamp, slide_key
+from pipelines.batch.work import OutputFull, SlideWork, Worked, is_full, load, output_full, work_on
 
-__all__ = ["InThisProcess", "Settled", "SlideTask", "State", "Supervisor", "Worker"]
+__all__ = ["InThisProcess", "Settled", "SlideTask", "SlideWorker", "State", "Supervisor"]
 
 State = Literal["done", "skipped", "failed", "elsewhere", "busy", "stopped"]
 """What came of a task: done now; skipped, because it was complete; failed; elsewhere, settled by somebody else since it was
@@ -37,7 +37,7 @@ _LATE_REMEDY = "check the file and its disk; where the slide is merely large, ra
 _STALL_REMEDY = "check the file and its disk; where a single batch takes that long, use a smaller --batch-size"
 
 
-class Worker(Protocol):
+class SlideWorker(Protocol):
     """Where functions run: a :class:`comel.base.killable.KillableWorker`, or this process."""
 
     def call(
@@ -84,7 +84,7 @@ class SlideTask:
     """A slide to work on, and its outcome as it was when the work was planned."""
 
     row: ManifestRow
-    seen: Outcome | None
+    seen: SlideRecord | None
 
 
 @dataclass(frozen=True)
@@ -99,23 +99,23 @@ class Settled:
 
     task: SlideTask
     state: State
-    outcome: Outcome | None = None
+    outcome: SlideRecord | None = None
 
 
 class Supervisor:
     """Works on one slide after another in its worker.
 
     Args:
-        job: what the slides have in common.
+        work: what the slides have in common.
         worker: where the work is done.
         claims: of the slides.
         presence: of this process.
         stop: set when no slide may be begun and the worker is being killed.
     """
 
-    def __init__(self, job: Job, worker: Worker, claims: Claims, presence: Presence, stop: threading.Event) -> None:
-        self._job, self._worker, self._claims, self._presence, self._stop = job, worker, claims, presence, stop
-        self._ledger = Ledger(job.state_dir / "outcomes")
+    def __init__(self, work: SlideWork, worker: SlideWorker, claims: Claims, presence: Presence, stop: threading.Event) -> None:
+        self._work, self._worker, self._claims, self._presence, self._stop = work, worker, claims, presence, stop
+        self._ledger = Ledger(work.state_dir / "outcomes")
 
     def settle(self, task: SlideTask) -> Settled:
         """Claim, work, record, release.
@@ -129,7 +129,7 @@ class Supervisor:
             return self._settle(task)
         except OSError as error:
             if is_full(error):
-                raise output_full(self._job.out, error) from error
+                raise output_full(self._work.out, error) from error
             raise
 
     def _settle(self, task: SlideTask) -> Settled:
@@ -141,12 +141,12 @@ class Supervisor:
         if claim is None:
             return Settled(task, "busy")
         try:
-            check_folder(self._job.state_dir, self._job.key)
+            check_folder(self._work.state_dir, self._work.key)
             # Its last holder may have recorded it between the look above and the claim.
             if (found := self._settled_elsewhere(task)) is not None:
                 return found
             with self._presence.of(claim, self._worker.kill) as watched:
-                state, outcome = self._work(task.row, watched)
+                state, outcome = self._attempt(task.row, watched)
             if outcome is None:
                 return Settled(task, "stopped")
             self._ledger.write(outcome)
@@ -154,15 +154,15 @@ class Supervisor:
         finally:
             self._claims.release(claim)
 
-    def _work(self, row: ManifestRow, watched: Watched) -> tuple[State, Outcome | None]:
+    def _attempt(self, row: ManifestRow, watched: Watched) -> tuple[State, SlideRecord | None]:
         started = time.monotonic()
-        blank = Outcome(row.slide_id, "failed", self._job.key, inputs_stamp(row), host=this_process().host)
+        blank = SlideRecord(row.slide_id, "failed", self._work.key, inputs_stamp(row), host=this_process().host)
         state: State = "failed"
         try:
-            self._worker.call(load, self._job, tell=watched.hear)
+            self._worker.call(load, self._work, tell=watched.hear)
             if self._stop.is_set():
                 return "stopped", None
-            worked: Worked = self._worker.call(work_on, self._job, row, timeout=self._job.time_limit, tell=watched.hear)
+            worked: Worked = self._worker.call(work_on, self._work, row, timeout=self._work.time_limit, tell=watched.hear)
         except (OutputFull, TakenOver):
             raise
         except (ComelError, CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed) as error:
@@ -172,8 +172,8 @@ class Supervisor:
             outcome = replace(blank, stage=stage, reason=reason, remedy=remedy)
         else:
             state = worked.state
-            files = files_stamp(self._job.out, row.slide_id)
-            key = slide_key(self._job.key, assumed=worked.assumed_mpp)
+            files = files_stamp(self._work.out, row.slide_id)
+            key = slide_key(self._work.key, assumed=worked.assumed_mpp)
             outcome = replace(blank, state="done", key=key, files=files, tiles=worked.tiles, notes=worked.notes)
         return state, replace(outcome, ended=time.time(), seconds=round(time.monotonic() - started, 3))
 
@@ -186,7 +186,7 @@ class Supervisor:
 
     def _settled_elsewhere(self, task: SlideTask) -> Settled | None:
         now = self._ledger.read(task.row.slide_id)
-        if now is None or now == task.seen or not now.has_key(self._job.key):
+        if now is None or now == task.seen or not now.has_key(self._work.key):
             return None
         return Settled(task, "elsewhere", now)
 
@@ -204,7 +204,7 @@ class Supervisor:
             case CallTimedOut():
                 return stage, f"{error}; it was stopped", _LATE_REMEDY
             case CallKilled():
-                return stage, f"no sign of progress for {self._job.stall_limit:g} s; it was stopped", _STALL_REMEDY
+                return stage, f"no sign of progress for {self._work.stall_limit:g} s; it was stopped", _STALL_REMEDY
             case CallFailed(kind="MemoryError" | "OutOfMemoryError"):
                 return stage, str(error), _MEMORY_REMEDY
         if isinstance(error, CallFailed) and error.trace:

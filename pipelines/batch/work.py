@@ -18,8 +18,8 @@ from comel.base.files import atomic_path, sha256_of_json
 from comel.cohort.manifest import ManifestRow
 from comel.errors import BagError, ComelError, ConfigError, SlideError
 from pipelines.batch.claims import EXPIRY_SECONDS
-from pipelines.batch.outcomes import bag_path, file_stamp, overlay_path, run_key
 from pipelines.batch.runs import check_folder
+from pipelines.batch.slide_records import bag_path, file_stamp, overlay_path, run_key
 from pipelines.extraction.settings import ExtractSettings, content_settings
 from pipelines.patch_encoders import PatchEncoder, load_encoder, scale_note
 from pipelines.tissue import own_tissue
@@ -31,8 +31,8 @@ __all__ = [
     "SLIDE_GONE",
     "STALL_SECONDS",
     "Described",
-    "Job",
     "OutputFull",
+    "SlideWork",
     "Tell",
     "Worked",
     "describe",
@@ -60,7 +60,7 @@ class OutputFull(ComelError):
 
 
 @dataclass(frozen=True)
-class Job:
+class SlideWork:
     """What the slides of a run have in common; small, and sent to whoever works on them.
 
     Attributes:
@@ -105,7 +105,7 @@ class Described:
     """What a worker says about the encoder that it loaded.
 
     Attributes:
-        key: of all that decides what is in a bag, but the slide, see :func:`pipelines.batch.outcomes.run_key`.
+        key: of all that decides what is in a bag, but the slide, see :func:`pipelines.batch.slide_records.run_key`.
         encoder: what ``extract.json`` says about the encoder.
         devices: CUDA devices that it may be put on: all, or the one that was named.
     """
@@ -132,38 +132,38 @@ class Worked:
     assumed_mpp: bool = False
 
 
-def describe(job: Job) -> Described:
+def describe(work: SlideWork) -> Described:
     """Load the encoder and say what it is.
 
     Raises:
         ConfigError: the encoder or the device cannot be used, or the tissue folder cannot be read here.
     """
-    encoder = _encoder(job)
-    nothing = content_settings(job.settings, encoder, slide=Path(os.devnull), mpp=None, annotation=None)
+    encoder = _encoder(work)
+    nothing = content_settings(work.settings, encoder, slide=Path(os.devnull), mpp=None, annotation=None)
     said: dict[str, object] = {
         "name": encoder.name,
         "weights_hash": encoder.weights_hash,
         "dimension": encoder.dimension,
         "mpp": list(encoder.mpp),
-        "note": scale_note(encoder, job.settings.target_mpp, *job.settings.also_mpp),
+        "note": scale_note(encoder, work.settings.target_mpp, *work.settings.also_mpp),
     }
-    content = sha256_of_json([nothing, _stamps_of(job.settings.tissue_folder)])
-    key = run_key(content, job.settings.assume_mpp)
+    content = sha256_of_json([nothing, _stamps_of(work.settings.tissue_folder)])
+    key = run_key(content, work.settings.assume_mpp)
     return Described(key, said, _cuda_devices(encoder.device))
 
 
-def load(job: Job, tell: Tell) -> None:
+def load(work: SlideWork, tell: Tell) -> None:
     """Load the encoder and what else the work on a slide takes, where this process has not yet: no slide's time is spent on it.
 
     Raises:
         ConfigError: the encoder or the device cannot be used.
     """
     tell(("encoder", 0, 0))
-    _encoder(job)
+    _encoder(work)
     importlib.import_module("pipelines.extraction.slide")
 
 
-def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
+def work_on(work: SlideWork, row: ManifestRow, tell: Tell) -> Worked:
     """Extract a slide to its bag and its overlay, unless what is there is complete and the same would come out again.
 
     The overlay is written before the bag, so a complete bag has its overlay.
@@ -174,10 +174,10 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
         TakenOver: another run with other settings has taken the folder over meanwhile.
     """
     tell(("encoder", 0, 0))
-    encoder = _encoder(job)
+    encoder = _encoder(work)
     tell(("open", 0, 0))
-    bag_file, overlay_file = bag_path(job.out, row.slide_id), overlay_path(job.out, row.slide_id)
-    if not job.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, job.settings, encoder)) is not None:
+    bag_file, overlay_file = bag_path(work.out, row.slide_id), overlay_path(work.out, row.slide_id)
+    if not work.force and overlay_file.is_file() and (bag := _complete_bag(row, bag_file, work.settings, encoder)) is not None:
         notes = bag.notes if row.path.exists() else (*bag.notes, SLIDE_GONE)
         return Worked("skipped", len(bag), notes, _assumed(bag.settings))
     from pipelines.extraction.slide import extract_slide
@@ -186,23 +186,23 @@ def work_on(job: Job, row: ManifestRow, tell: Tell) -> Worked:
         row.path,
         slide_id=row.slide_id,
         encoder=encoder,
-        settings=job.settings,
+        settings=work.settings,
         mpp=row.mpp,
         annotation=row.annotation,
         progress=lambda stage, done, total: tell((stage, done, total)),
     )
     tiles = len(extracted.bag)
     tell(("write", tiles, tiles))
-    check_folder(job.state_dir, job.key)
+    check_folder(work.state_dir, work.key)
     try:
         _write_overlay(overlay_file, extracted.overlay)
         write_bag(bag_file, extracted.bag)
     except OSError as error:
         if is_full(error):
-            raise output_full(job.out, error) from error
+            raise output_full(work.out, error) from error
         reason = error.strerror or type(error).__name__
         raise SlideError(
-            f"{job.out}: cannot be written ({reason})", "check its permissions and its disk", stage="write"
+            f"{work.out}: cannot be written ({reason})", "check its permissions and its disk", stage="write"
         ) from error
     return Worked("done", tiles, tuple(extracted.notes), _assumed(extracted.bag.settings))
 
@@ -268,10 +268,10 @@ def output_full(out: Path, error: OSError) -> OutputFull:
     return OutputFull(f"{out}: {error.strerror}", "free space there, then give the same command again: it goes on")
 
 
-def _encoder(job: Job) -> PatchEncoder:
-    if job.encoder is not None:
-        return job.encoder
-    key = (job.settings.encoder, job.device, job.settings.precision)
+def _encoder(work: SlideWork) -> PatchEncoder:
+    if work.encoder is not None:
+        return work.encoder
+    key = (work.settings.encoder, work.device, work.settings.precision)
     if key not in _encoders:
         _be_the_first_to_go()
         _encoders.clear()

@@ -10,6 +10,7 @@ from pipelines.extraction.overlay import draw_overlay
 from pipelines.extraction.regions import tiles_to_extract
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.slides.slide import open_slide
+from pipelines.tiles.plan import too_small
 from pipelines.tissue import find_tissue, own_tissue
 from pipelines.tissue.ink import INK_COLOURS
 
@@ -67,6 +68,7 @@ def inspect_slide(path: Path, settings: ExtractSettings, *, mpp: float | None = 
             "ink_colours": [] if ink is None else [name for i, name in enumerate(INK_COLOURS, 1) if (ink == i).any()],
             "fold_share_of_tissue": 0.0 if fold is None else float(fold.sum() / max(1, tissue.mask.sum())),
             "tiles": len(plan.coords),
+            "too_small": too_small(plan.geometry),
             "read_level": plan.level,
             "interpolated": plan.geometry.interpolated,
         }

@@ -22,7 +22,7 @@ from pipelines.patch_encoders.base import PatchEncoder
 from pipelines.slides.slide import MppSource, Slide, open_slide
 from pipelines.tiles.encoding import encoded_batches
 from pipelines.tiles.levels import plan_scales
-from pipelines.tiles.plan import TilePlan
+from pipelines.tiles.plan import TilePlan, too_small
 from pipelines.tiles.quality import MEASURED, tile_quality
 from pipelines.tissue import TissueMask, find_tissue, own_tissue
 
@@ -193,7 +193,10 @@ def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: Ex
     if marked is not None:
         marks = f" (the annotation marks {', '.join(marked.classes) or 'no class'})"
         absent = [name for name in named_classes(settings) if not any(is_one_of(own, [name]) for own in marked.classes)]
-    if not tissue.mask.any():
+    small = None if bag.geometry is None else too_small(bag.geometry)
+    if small is not None:
+        notes.append(small)
+    elif not tissue.mask.any():
         notes.append("no tissue found")
     elif not len(bag):
         notes.append("no tile with enough tissue")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comel.base.registry import resolve
 from comel.base.units import Precision
 from comel.errors import ConfigError
@@ -41,7 +43,7 @@ def load_encoder(name: str, device: str = "auto", precision: Precision = "auto")
         from pipelines.patch_encoders.huggingface import HuggingFaceEncoder
 
         return HuggingFaceEncoder(place, device, precision)
-    made = resolve(kind, _KNOWN, "comel.encoders")
+    made: Callable[..., PatchEncoder] = resolve(kind, _KNOWN, "comel.encoders")
     if kind in ENCODER_FACTS:
         return made(ENCODER_FACTS[kind], place or None, device, precision)
     if place:

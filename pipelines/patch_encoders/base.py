@@ -10,7 +10,7 @@ import numpy as np
 from comel.base.units import Precision
 from comel.errors import ConfigError
 
-__all__ = ["PatchEncoder", "resolve_device", "resolve_precision", "scale_note"]
+__all__ = ["PatchEncoder", "resolve_precision", "scale_note"]
 
 _SCALE_TOLERANCE = 0.1
 
@@ -52,35 +52,6 @@ class PatchEncoder(ABC):
         """
         features = self.encode(tiles)
         return lambda: features
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` as ``cuda`` where there is one, else ``cpu``; or ``cpu``, ``cuda`` or ``cuda:N`` where there is such a one.
-
-    Raises:
-        ConfigError: it is none of these, or this machine has none.
-    """
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(f"no device '{device}'", "choose auto, cpu, cuda or cuda:N")
-    if chosen.type == "cpu":
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device '{device}': torch finds no CUDA device", "choose auto or cpu")
-    if chosen.index is not None and chosen.index >= (count := torch.cuda.device_count()):
-        raise ConfigError(
-            f"device '{device}': this machine has {count} CUDA device{'s' * (count > 1)}", "they count from cuda:0"
-        )
-    return device
 
 
 def resolve_precision(precision: Precision, device: str) -> str:

@@ -41,7 +41,8 @@ class AttentionalPooler(nn.Module):
         query = self.to_q(self.ln_q(self.query)).expand(len(tokens), -1, -1)  # (B, Q, D)
         key, value = self.to_kv(self.ln_k(tokens)).chunk(2, dim=-1)  # (B, N, D) each
         split = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)]  # (B, heads, ., D/heads)
-        return self.to_out(functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2))
+        pooled: torch.Tensor = self.to_out(functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2))
+        return pooled
 
 
 class _Conch(nn.Module):
@@ -67,4 +68,5 @@ class ConchV15(TimmEncoder):
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, 768) of ``pixels`` (B, 3, 448, 448)."""
         tokens = network.trunk.forward_features(pixels)  # (B, 1 + patches, 1024)
-        return network.ln_contrast(network.attn_pool_contrast(tokens)[:, 0])
+        vectors: torch.Tensor = network.ln_contrast(network.attn_pool_contrast(tokens)[:, 0])
+        return vectors

@@ -54,7 +54,8 @@ class ConvolutionalStem(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, H/4, W/4, D)."""
-        return self.norm(self.proj(pixels).permute(0, 2, 3, 1))
+        tokens: torch.Tensor = self.norm(self.proj(pixels).permute(0, 2, 3, 1))
+        return tokens
 
 
 class CTransPath(TimmEncoder):
@@ -62,13 +63,14 @@ class CTransPath(TimmEncoder):
 
     def build(self, timm: Any, facts: EncoderFacts) -> nn.Module:
         """The network with random weights."""
-        return timm.create_model(
+        network: nn.Module = timm.create_model(
             "swin_tiny_patch4_window7_224",
             pretrained=False,
             num_classes=0,
             img_size=facts.input_size,
             embed_layer=ConvolutionalStem,
         )
+        return network
 
     def translate(self, weights: dict[str, Any]) -> dict[str, Any]:
         """Without buffers and head; timm now counts the merging of patches to the stage after it, the weights before."""
@@ -81,4 +83,5 @@ class CTransPath(TimmEncoder):
 
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, 768) of ``pixels`` (B, 3, 224, 224)."""
-        return network.forward_features(pixels).float().mean(dim=(1, 2))  # (B, 7, 7, 768) -> (B, 768)
+        vectors: torch.Tensor = network.forward_features(pixels).float().mean(dim=(1, 2))  # (B, 7, 7, 768) -> (B, 768)
+        return vectors

@@ -43,7 +43,8 @@ class EfficientNetLite0(TorchEncoder):
         if pixels.shape[-2:] != (self.input_size, self.input_size):
             pixels = functional.interpolate(pixels, size=self.input_size, mode="bilinear", antialias=True)
         maps = self._network.extract_features((pixels - 127) / 128)  # (B, 1280, 7, 7)
-        return maps.float().mean(dim=(2, 3))
+        vectors: torch.Tensor = maps.float().mean(dim=(2, 3))
+        return vectors
 
 
 def _fold_batch_norms(network: Any) -> Any:

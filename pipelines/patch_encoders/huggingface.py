@@ -43,7 +43,7 @@ class HuggingFaceEncoder(TorchEncoder):
 
     Args:
         source: a local folder, or a name on the hub.
-        device: see :func:`pipelines.patch_encoders.base.resolve_device`.
+        device: see :func:`comel.base.devices.resolve_device`.
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:
@@ -83,16 +83,20 @@ class HuggingFaceEncoder(TorchEncoder):
 
     def inputs(self, tiles: np.ndarray) -> Mapping[str, torch.Tensor]:
         """The tiles as the model's own processor prepares them."""
-        return self._processor(images=list(tiles), return_tensors="pt", input_data_format="channels_last")
+        prepared: Mapping[str, torch.Tensor] = self._processor(
+            images=list(tiles), return_tensors="pt", input_data_format="channels_last"
+        )
+        return prepared
 
     def compute(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Vectors (B, dimension) of what the processor prepared."""
         output = self._model(**inputs)
+        tokens: torch.Tensor = output.last_hidden_state  # (B, T, D)
         if self._pooling == "class token":
-            return output.last_hidden_state[:, 0]
-        pooled = getattr(output, "pooler_output", None)
+            return tokens[:, 0]
+        pooled: torch.Tensor | None = getattr(output, "pooler_output", None)
         if pooled is None:
-            pooled = output.last_hidden_state.float().mean(dim=1)  # (B, T, D) -> (B, D)
+            pooled = tokens.float().mean(dim=1)
         return pooled.flatten(start_dim=1)
 
     def _has_class_token(self) -> bool:

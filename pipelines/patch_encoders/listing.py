@@ -42,7 +42,7 @@ def obtain(name: str) -> list[str]:
     facts = ENCODER_FACTS.get(name)
     if facts is None:
         return []
-    steps = ["pip install 'comel[timm]'"] if facts.package == "timm" else []
+    steps = ["pip install 'comel-mil[timm]'"] if facts.package == "timm" else []
     if facts.gated:
         steps += [f"ask for access at {facts.page}", "hf auth login"]
     return [
@@ -88,7 +88,7 @@ def _named(facts: EncoderFacts) -> dict[str, Any]:
 
 def _ready(facts: EncoderFacts) -> str:
     if find_spec(facts.package) is None:
-        return f"needs comel[{facts.package}]"
+        return f"needs comel-mil[{facts.package}]"
     from huggingface_hub import try_to_load_from_cache
 
     names = facts.files if facts.package == "timm" else ("model.safetensors",)

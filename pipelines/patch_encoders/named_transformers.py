@@ -17,7 +17,7 @@ class NamedTransformersEncoder(HuggingFaceEncoder):
     Args:
         facts: of the encoder.
         folder: with the hub repository's files; None to fetch them.
-        device: see :func:`pipelines.patch_encoders.base.resolve_device`.
+        device: see :func:`comel.base.devices.resolve_device`.
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from comel.base.devices import resolve_device
 from comel.errors import ComelError, ConfigError
-from pipelines.patch_encoders.base import PatchEncoder, resolve_device
+from pipelines.patch_encoders.base import PatchEncoder
 
 __all__ = ["OwnEncoder"]
 
@@ -26,7 +27,7 @@ class OwnEncoder(PatchEncoder):
     Args:
         source: what the user wrote, for the messages.
         make: the user's class.
-        device: see :func:`pipelines.patch_encoders.base.resolve_device`.
+        device: see :func:`comel.base.devices.resolve_device`.
         taken: names that belong to other encoders.
 
     Raises:
@@ -76,7 +77,7 @@ class OwnEncoder(PatchEncoder):
             ConfigError: the user's code fails, or gives anything else.
         """
         try:
-            features = self._encoder.encode(tiles)
+            features: np.ndarray = self._encoder.encode(tiles)
         except ComelError:
             raise
         except (Exception, SystemExit) as error:  # whatever the user's code raises

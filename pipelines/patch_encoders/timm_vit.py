@@ -28,7 +28,7 @@ class TimmEncoder(TorchEncoder):
     Args:
         facts: of the encoder.
         folder: with the hub repository's files; None to fetch them.
-        device: see :func:`pipelines.patch_encoders.base.resolve_device`.
+        device: see :func:`comel.base.devices.resolve_device`.
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:
@@ -74,11 +74,14 @@ class TimmViT(TimmEncoder):
     def build(self, timm: Any, facts: EncoderFacts) -> nn.Module:
         """The network with random weights."""
         architecture, options = _architecture(timm, facts.name)
-        return timm.create_model(architecture, pretrained=False, num_classes=0, img_size=facts.input_size, **options)
+        network: nn.Module = timm.create_model(
+            architecture, pretrained=False, num_classes=0, img_size=facts.input_size, **options
+        )
+        return network
 
     def features(self, network: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Vectors (B, dimension) of ``pixels`` (B, 3, input_size, input_size)."""
-        tokens = network.forward_features(pixels).float()  # (B, 1 + registers + patches, D)
+        tokens: torch.Tensor = network.forward_features(pixels).float()  # (B, 1 + registers + patches, D)
         if self._facts.features == "class token":
             return tokens[:, 0]
         # Register tokens stand between class token and patch tokens, and belong to neither.
@@ -95,7 +98,7 @@ def import_timm(name: str) -> Any:
         import timm
     except ImportError:
         raise ConfigError(
-            f"{name}: needs the package timm", "pip install 'comel[timm]' (see docs/encoders.md on torch)"
+            f"{name}: needs the package timm", "pip install 'comel-mil[timm]' (see docs/encoders.md on torch)"
         ) from None
     return timm
 

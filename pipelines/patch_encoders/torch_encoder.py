@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
+from comel.base.devices import resolve_device
 from comel.base.units import Precision
-from pipelines.patch_encoders.base import PatchEncoder, resolve_device, resolve_precision
+from pipelines.patch_encoders.base import PatchEncoder, resolve_precision
 
 __all__ = ["TorchEncoder"]
 

@@ -33,8 +33,10 @@ def area_fraction(
 
     def up_to(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         inside = [np.clip(y, 0, mask.shape[0]), np.clip(x, 0, mask.shape[1])]
-        return map_coordinates(integral, inside, order=1, mode="nearest", prefilter=False)
+        sums: np.ndarray = map_coordinates(integral, inside, order=1, mode="nearest", prefilter=False)
+        return sums
 
     covered = up_to(bottom, right) - up_to(top, right) - up_to(bottom, left) + up_to(top, left)
     tile_area = (tile_width / scale_x) * (tile_height / scale_y)
-    return np.clip(covered / tile_area, 0.0, 1.0).astype(np.float32)
+    shares: np.ndarray = np.clip(covered / tile_area, 0.0, 1.0).astype(np.float32)
+    return shares

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pipelines.slides.slide import Slide
+    from pipelines.slides.tiff_pages import TiffPage
 
 __all__ = ["NativeLevel", "NativeTiles"]
 
-_VENDORS = ("aperio", "generic-tiff")
 _JPEG, _APERIO_JPEG2000_RGB = 7, 33005
 _RGB, _YCBCR = 2, 6
 _END_OF_IMAGE = b"\xff\xd9"
+_COMPARED = 3
+_SAME_MEAN, _SAME_TEXTURE = 4.0, 0.7
 _SMALLEST_SIDE, _LARGEST_SIDE = 192, 4096
 _SIDE_WHERE_UNKNOWN = 512
 
@@ -72,7 +74,7 @@ class NativeTiles:
     def __init__(self, slide: Slide, level: int) -> None:
         self._slide = slide
         self.grid = NativeLevel.of(slide, level)
-        self._file = _TiffTiles.find(slide, self.grid)
+        self._file = _TiffTiles.of(slide, self.grid)
         if self._file is not None and not self._agrees(self._file):
             self.close()
 
@@ -108,51 +110,55 @@ class NativeTiles:
         return np.asarray(self._slide.read_region(location, self.grid.level, (right - left, bottom - top)))
 
     def _agrees(self, file: _TiffTiles) -> bool:
-        """Whether a tile is what OpenSlide makes of it. In the corner of a level OpenSlide's place is exact."""
+        """Whether tiles are what OpenSlide makes of them.
+
+        They must be equal where OpenSlide's place is exact, as in the corner of any level, and show the same where it is not.
+        Compared are the tiles that take the most bytes, since another picture of the same size would differ in texture.
+        """
         from comel.errors import SlideError
 
-        column = row = 0
-        if self.grid.level == 0:
-            column, row = self.grid.columns // 2, self.grid.height // self.grid.tile_height // 2
-        pixels = file.read(column, row)
-        left, top, right, bottom = self.grid.box(column, row)
-        try:
-            expected = self._by_openslide(column, row)
-        except SlideError:
-            return False
-        return pixels is not None and np.array_equal(pixels[: bottom - top, : right - left], expected)
+        compared = 0
+        for column, row in {(0, 0), *file.most_textured(_COMPARED)}:
+            found = file.read(column, row)
+            left, top, right, bottom = self.grid.box(column, row)
+            if found is None or left >= right or top >= bottom:
+                continue
+            try:
+                expected = self._by_openslide(column, row)
+            except SlideError:
+                return False
+            found = found[: bottom - top, : right - left]
+            exact = self.grid.level == 0 or (column, row) == (0, 0)
+            if not (np.array_equal(found, expected) if exact else _same_picture(found, expected)):
+                return False
+            compared += 1
+        return compared > 0
 
 
 class _TiffTiles:
     """The stored tiles of one TIFF page: JPEG in RGB or YCbCr, or Aperio's JPEG 2000 in RGB."""
 
-    def __init__(self, path: str, page: Any) -> None:
-        self._offsets, self._lengths = page.dataoffsets, page.databytecounts
-        self._shape = (page.tilelength, page.tilewidth, 3)
-        self._columns = -(-page.imagewidth // page.tilewidth)
-        self._compression, self._photometric = int(page.compression), int(page.photometric)
-        self._tables = page.jpegtables
+    def __init__(self, path: str, page: TiffPage, grid: NativeLevel) -> None:
+        self._offsets, self._lengths = page.stored.dataoffsets, page.stored.databytecounts
+        self._shape = (grid.tile_height, grid.tile_width, 3)
+        self._columns = -(-page.size[0] // grid.tile_width)
+        self._compression, self._photometric = page.compression, page.photometric
+        self._tables = page.stored.jpegtables
         # pread takes the position along, so threads need no lock.
         self._descriptor = os.open(path, os.O_RDONLY)
 
     @classmethod
-    def find(cls, slide: Slide, grid: NativeLevel) -> _TiffTiles | None:
+    def of(cls, slide: Slide, grid: NativeLevel) -> _TiffTiles | None:
         """The page that holds a level, or None where it is stored in a way that is OpenSlide's to read."""
-        import tifffile
+        page = slide.level_pages[grid.level]
+        if page is None or page.tile != (grid.tile_width, grid.tile_height) or not _readable(page):
+            return None
+        return cls(str(slide.path), page, grid)
 
-        if slide.properties.get("openslide.vendor") not in _VENDORS:
-            return None
-        wanted = (grid.width, grid.height, grid.tile_width, grid.tile_height)
-        try:
-            with tifffile.TiffFile(slide.path) as file:
-                for page in file.pages:
-                    if not isinstance(page, tifffile.TiffPage) or not page.is_tiled:
-                        continue
-                    if (page.imagewidth, page.imagelength, page.tilewidth, page.tilelength) == wanted:
-                        return cls(str(slide.path), page) if _readable(page) else None
-        except Exception:  # a file that OpenSlide opens and tifffile does not like; it raises its errors of many kinds
-            return None
-        return None
+    def most_textured(self, count: int) -> list[tuple[int, int]]:
+        """(column, row) of the tiles that take the most bytes."""
+        largest = sorted(range(len(self._lengths)), key=lambda index: -self._lengths[index])[:count]
+        return [(index % self._columns, index // self._columns) for index in largest]
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -187,10 +193,19 @@ class _TiffTiles:
 _COLOUR: dict[int, Literal["RGB", "YCBCR"]] = {_RGB: "RGB", _YCBCR: "YCBCR"}
 
 
-def _readable(page: Any) -> bool:
-    colours = {_JPEG: (_RGB, _YCBCR), _APERIO_JPEG2000_RGB: (_RGB,)}.get(int(page.compression), ())
-    planar = int(page.planarconfig or 1) != 1
-    return int(page.photometric) in colours and page.samplesperpixel == 3 and page.bitspersample == 8 and not planar
+def _readable(page: TiffPage) -> bool:
+    colours = {_JPEG: (_RGB, _YCBCR), _APERIO_JPEG2000_RGB: (_RGB,)}.get(page.compression, ())
+    tiles = -(-page.size[0] // page.tile[0]) * -(-page.size[1] // page.tile[1]) if page.tile else 0
+    whole = tiles == len(page.stored.dataoffsets) == len(page.stored.databytecounts)
+    return page.photometric in colours and (page.samples, page.bits, page.planar) == (3, 8, 1) and whole
+
+
+def _same_picture(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tiles show the same, where one may lie a fraction of a pixel beside the other."""
+    first, second = (pixels.astype(np.float32) - pixels.mean(axis=(0, 1)) for pixels in (one, other))
+    strength = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    away = np.abs(one.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).max()
+    return away < _SAME_MEAN and (strength == 0 or float((first * second).sum()) > _SAME_TEXTURE * strength)
 
 
 def _side(stated: str | None) -> int:

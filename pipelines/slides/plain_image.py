@@ -7,25 +7,23 @@ micrometres per pixel here. Pixels are taken as they are stored: an EXIF orienta
 from __future__ import annotations
 
 import threading
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comel.errors import SlideError
+from pipelines.slides.silence import libraries_silenced
+from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT, unopened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["COPY_OR_CONVERT", "MAX_IMAGE_PIXELS", "PlainImage", "is_plain_image"]
+__all__ = ["MAX_IMAGE_PIXELS", "PlainImage", "is_plain_image"]
 
 MAX_IMAGE_PIXELS = 128 << 20
 """More pixels than this are refused before any is decoded: they would take more than 384 MiB of memory."""
 
 _FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-_CONVERT = "convert it to a tiled pyramidal TIFF"
-COPY_OR_CONVERT = f"copy it again; if it stays so, {_CONVERT}"
-"""A copy that was cut off is of no format either, since most of them say at the end of the file what is in it."""
 
 
 def is_plain_image(path: Path) -> bool:
@@ -50,9 +48,7 @@ class PlainImage:
         self._path = path
         self._lock = threading.Lock()
         self._pixels: Image | None = None
-        with warnings.catch_warnings():
-            # Pillow warns of images that are within the limit here.
-            warnings.simplefilter("ignore")
+        with libraries_silenced():  # Pillow warns of images that are within the limit here
             self.level_dimensions = (_checked_size(path),)
         self.level_downsamples = (1.0,)
         self.properties: dict[str, str] = {}
@@ -94,7 +90,7 @@ def _checked_size(path: Path) -> tuple[int, int]:
             size, mode, pages = image.size, image.mode, getattr(image, "n_frames", 1)
             form = image.format
     except UnidentifiedImageError:
-        raise SlideError(f"{path}: neither a slide that OpenSlide reads nor an image", COPY_OR_CONVERT) from None
+        raise unopened(path, path, "neither a slide that OpenSlide reads nor an image of PNG, JPEG or TIFF") from None
     except Image.DecompressionBombError:
         raise _too_large(path, "over 170 Mpx") from None
     except Exception as error:  # Pillow raises whatever a damaged header makes it stumble over
@@ -102,10 +98,18 @@ def _checked_size(path: Path) -> tuple[int, int]:
     if size[0] * size[1] > MAX_IMAGE_PIXELS:
         raise _too_large(path, f"{size[0]} x {size[1]} pixels")
     if form == "TIFF" and pages > 1:
-        raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{_CONVERT}, or save one page alone")
+        raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{CONVERT}, or save one page alone")
+    if form == "PNG" and _png_depth(path) > 8:
+        raise SlideError(f"{path}: samples of {_png_depth(path)} bits", "save it with 8 bits a channel")
     if mode not in _EIGHT_BIT_MODES:
         raise SlideError(f"{path}: pixels of type {mode}", "save it as RGB with 8 bits a channel")
     return size
+
+
+def _png_depth(path: Path) -> int:
+    """Bits of a PNG's samples: Pillow drops the lower half of 16 without a word."""
+    with open(path, "rb") as stream:
+        return stream.read(25)[24]
 
 
 def _decoded(path: Path) -> Image:
@@ -113,17 +117,15 @@ def _decoded(path: Path) -> Image:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=list(_FORMATS)) as image:
-                if image.width * image.height > MAX_IMAGE_PIXELS:
-                    raise _too_large(path, f"{image.width} x {image.height} pixels")
-                if not image.has_transparency_data:
-                    pixels = image.convert("RGB")
-                else:
-                    layered = image.convert("RGBA")
-                    pixels = Image.new("RGB", image.size, "white")
-                    pixels.paste(layered, mask=layered)
+        with libraries_silenced(), Image.open(path, formats=list(_FORMATS)) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise _too_large(path, f"{image.width} x {image.height} pixels")
+            if not image.has_transparency_data:
+                pixels = image.convert("RGB")
+            else:
+                layered = image.convert("RGBA")
+                pixels = Image.new("RGB", image.size, "white")
+                pixels.paste(layered, mask=layered)
     except SlideError:
         raise
     except Exception as error:  # Pillow raises whatever damaged data make it stumble over
@@ -134,11 +136,9 @@ def _decoded(path: Path) -> Image:
 
 def _too_large(path: Path, said: str) -> SlideError:
     limit = f"at most {MAX_IMAGE_PIXELS >> 20} Mpx of an image are read whole"
-    return SlideError(f"{path}: {said}, and {limit}", _CONVERT)
+    return SlideError(f"{path}: {said}, and {limit}", CONVERT)
 
 
 def _damaged(path: Path, error: Exception) -> SlideError:
     said = (str(error).splitlines() or [""])[0][:160]
-    return SlideError(
-        f"{path}: the image cannot be read ({type(error).__name__}: {said})", "the file is damaged: copy it again"
-    )
+    return SlideError(f"{path}: the image cannot be read ({type(error).__name__}: {said})", COPY_OR_CONVERT)

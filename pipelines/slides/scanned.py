@@ -39,7 +39,7 @@ def scanned_areas(properties: Mapping[str, str], size: tuple[int, int]) -> list[
     return [box for box in inside if box[0] < box[2] and box[1] < box[3]] or [(0, 0, width, height)]
 
 
-def picture_pieces(areas: list[Box], full: tuple[int, int], level: tuple[int, int], size: tuple[int, int]) -> Iterator[Box]:
+def picture_pieces(areas: list[Box], full: tuple[int, int], level: tuple[float, float], size: tuple[int, int]) -> Iterator[Box]:
     """The boxes of a picture of the whole slide that are to be read, those of each area from column to column.
 
     A piece takes at most 16 Mpx of the level, and the pieces of a column follow one another downwards, so that stored tiles
@@ -48,7 +48,7 @@ def picture_pieces(areas: list[Box], full: tuple[int, int], level: tuple[int, in
     Args:
         areas: see :func:`scanned_areas`.
         full: (width, height) of level 0.
-        level: (width, height) of the level that is read.
+        level: (width, height) of level 0 in pixels of the level that is read, not rounded.
         size: (width, height) of the picture.
     """
     across, down = level[0] / size[0], level[1] / size[1]

@@ -1,14 +1,16 @@
 """Whole-slide images through OpenSlide: their resolution, a thumbnail, and exact areas of a level.
 
 What OpenSlide does not read is tried as a plain image of one level (:mod:`pipelines.slides.plain_image`). A resolution is never
-guessed: it comes from the manifest, from the slide, or from what the user says to assume where the slide states none.
+guessed: it comes from the manifest, from the slide, or from what the user says to assume where the slide states none. How
+coarse a level is, and whether it is read at all, is settled here for everyone (:mod:`pipelines.slides.pyramid`).
 Label and macro images are never touched, and no picture that comes from here carries the slide's colour profile.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +19,15 @@ from comel.base.text import first_line
 from comel.base.units import MPP_RANGE
 from comel.errors import SlideError
 from pipelines.slides.area import Area
-from pipelines.slides.plain_image import COPY_OR_CONVERT, PlainImage, is_plain_image
+from pipelines.slides.dicom_files import level_mpps, series_beside
+from pipelines.slides.plain_image import PlainImage, is_plain_image
+from pipelines.slides.pyramid import Stored, true_levels
 from pipelines.slides.scanned import picture_pieces, scanned_areas
+from pipelines.slides.silence import libraries_silenced
 from pipelines.slides.slide_files import file_to_open, slide_files
-from pipelines.slides.unreadable import unreadable
+from pipelines.slides.tiff_checks import check_pages
+from pipelines.slides.tiff_pages import TiffPage, pages_of_levels, read_tiff
+from pipelines.slides.unreadable import unopened, unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,8 +48,12 @@ class Slide:
     Attributes:
         path: the file.
         properties: what the file states, under OpenSlide's names.
-        level_dimensions: (width, height) in pixels of every level, level 0 first.
-        level_downsamples: level-0 pixels per pixel of every level.
+        level_dimensions: (width, height) in pixels of every level, level 0 first; what fills a level up to whole tiles is no
+            part of it.
+        level_downsamples: level-0 pixels per pixel of every level, infinite for one that is not read, since how coarse it is
+            cannot be known.
+        level_extents: (width, height) of level 0 in pixels of every level, not rounded.
+        level_pages: of a plain or Aperio TIFF the page of every level, else None.
         mpp_x, mpp_y: micrometres per pixel of level 0.
         mpp_source: where these come from: the manifest, the slide, or the user's assumption.
         bounds: (x, y, width, height) of the non-empty region in level-0 pixels where the slide states all four
@@ -54,8 +65,12 @@ class Slide:
         self._lock = threading.Lock()
         self._handle = self._opened()
         self.properties: Mapping[str, str] = dict(self._handle.properties)
-        self.level_dimensions: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
-        self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
+        self._ratios: tuple[float, ...] = tuple(self._handle.level_downsamples)
+        stored, self.level_pages = _stored_levels(path, self.properties, self._handle.level_dimensions, self._ratios)
+        levels = true_levels(stored, self.properties.get("openslide.vendor"))
+        self.level_dimensions = tuple(level.size for level in levels)
+        self.level_downsamples = tuple(level.downsample for level in levels)
+        self.level_extents = tuple(level.extent for level in levels)
         self.mpp_x, self.mpp_y, self.mpp_source = _resolution(path, self.properties, mpp, assume_mpp)
         values = [self.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
         self.bounds: tuple[int, ...] | None = None if None in values else tuple(int(str(value)) for value in values)
@@ -73,7 +88,8 @@ class Slide:
 
     def facts(self) -> dict[str, Any]:
         """What the file says of its making: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every
-        level ``width, height, downsample`` and ``tile``, (width, height) of its tiles where it states them.
+        level ``width, height, downsample`` (None for a level that is not read) and ``tile``, (width, height) of its tiles
+        where it states them.
 
         Files also carry names, dates and accession numbers in their properties: nothing but these is read.
         """
@@ -89,7 +105,7 @@ class Slide:
                 {
                     "width": size[0],
                     "height": size[1],
-                    "downsample": downsample,
+                    "downsample": None if math.isinf(downsample) else downsample,
                     "tile": None if None in tile else [int(side) for side in tile if side is not None],
                 }
                 for size, downsample, tile in zip(self.level_dimensions, self.level_downsamples, tiles, strict=True)
@@ -116,7 +132,7 @@ class Slide:
         scale = max(1.0, max(width, height) / max_side)
         size = (max(1, round(width / scale)), max(1, round(height / scale)))
         level = self.level_for(min(width / size[0], height / size[1]))
-        of_level = self.level_dimensions[level]
+        of_level = self.level_extents[level]
         thumbnail = Image.new("RGB", size, "white")
         areas = scanned_areas(self.properties, self.dimensions)
         for left, top, right, bottom in picture_pieces(areas, self.dimensions, of_level, size):
@@ -157,6 +173,9 @@ class Slide:
         import openslide
 
         handle = self._handle
+        # OpenSlide finds a place on a level by its own ratio of the sides.
+        beside = self._ratios[level] / self.level_downsamples[level]
+        location = location if beside in (0.0, 1.0) else (round(location[0] * beside), round(location[1] * beside))
         try:
             pixels = handle.read_region(location, level, size)
         except openslide.OpenSlideError:
@@ -168,11 +187,8 @@ class Slide:
                     handle = self._handle
                 pixels = handle.read_region(location, level, size)
             except openslide.OpenSlideError as error:
-                raise SlideError(
-                    f"{self.path}: pixels of level {level} at {location} cannot be read ({first_line(error)})",
-                    "the file is damaged or truncated: copy it again",
-                    stage="tiles",
-                ) from None
+                said = f"pixels of level {level} at {location} cannot be read ({first_line(error)})"
+                raise unopened(self.path, file_to_open(self.path), said, stage="tiles") from None
         return _on_white(pixels)
 
     def _opened(self) -> Any:
@@ -220,15 +236,47 @@ def open_handle(path: Path) -> Any:
     except OSError as error:
         raise unreadable(path, error) from None
     try:
-        return openslide.OpenSlide(file)
+        with libraries_silenced():
+            vendor = openslide.OpenSlide.detect_format(file)
+            check_pages(path, read_tiff(file), vendor)
+            return openslide.OpenSlide(file)
     except openslide.OpenSlideUnsupportedFormatError:
         if is_plain_image(path):
             return PlainImage(path)
-        raise SlideError(f"{path}: not a slide that OpenSlide reads", COPY_OR_CONVERT) from None
+        raise unopened(path, file, "not a slide that OpenSlide reads") from None
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{path}: cannot be opened ({first_line(error)})", "the file is damaged: copy it again") from None
+        raise unopened(path, file, f"cannot be opened ({first_line(error)})") from None
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def _stored_levels(
+    path: Path, properties: Mapping[str, str], dimensions: Sequence[tuple[int, int]], ratios: Sequence[float]
+) -> tuple[list[Stored], list[TiffPage | None]]:
+    """The levels as the file has them, with what each says of its resolution, and the TIFF page of each."""
+    vendor = properties.get("openslide.vendor")
+    pages: list[TiffPage | None] = [None] * len(dimensions)
+    mpps: list[tuple[float, float] | None] = [None] * len(dimensions)
+    if vendor == "dicom":
+        mpps = level_mpps(series_beside(file_to_open(path)), dimensions)
+    elif vendor is not None:
+        pages = pages_of_levels(read_tiff(path), vendor, dimensions)
+        mpps = [None if page is None else page.mpp for page in pages]
+    stored = [
+        Stored(size, ratio, mpp, _tile_of(properties, level), doubtful=_may_be_overview(page, vendor))
+        for level, (size, ratio, mpp, page) in enumerate(zip(dimensions, ratios, mpps, pages, strict=True))
+    ]
+    return stored, pages
+
+
+def _may_be_overview(page: TiffPage | None, vendor: str | None) -> bool:
+    """Whether OpenSlide may have taken an overview for a level: the first page of a plain TIFF need not call itself reduced."""
+    return page is not None and vendor == "generic-tiff" and not page.reduced
+
+
+def _tile_of(properties: Mapping[str, str], level: int) -> tuple[int, int] | None:
+    width, height = (_number(properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height"))
+    return (int(width), int(height)) if width and height and min(width, height) >= 1 else None
 
 
 def _resolution(path: Path, properties: Any, mpp: float | None, assume_mpp: float | None) -> tuple[float, float, MppSource]:

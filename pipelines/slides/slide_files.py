@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from comel.base.files import is_dicom
 from comel.errors import SlideError
+from pipelines.slides.companions import ini_values
+from pipelines.slides.dicom_files import dicom_files, read_dicom
 
 __all__ = ["file_to_open", "fingerprint", "slide_files"]
 
 _BLOCK = 1 << 16
 _BLOCKS = 32
-_INDEX_BYTES = 1 << 20
 
 
 def file_to_open(path: Path) -> Path:
@@ -27,17 +29,15 @@ def file_to_open(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    import openslide
-
+    found = [read_dicom(part) for part in dicom_files(path)]
     series: dict[str, Path] = {}
-    for part in _dicom_files(path):
-        try:
-            with openslide.OpenSlide(part) as handle:
-                series.setdefault(handle.properties.get("dicom.SeriesInstanceUID", ""), part)
-        except openslide.OpenSlideError:
-            continue  # a folder of DICOM may hold annotations and reports too
+    for part in found:
+        # A folder of DICOM may hold labels, annotations and reports too.
+        if part is not None and part.is_slide and part.is_level:
+            series.setdefault(part.series, part.path)
     if not series:
-        raise SlideError(f"{path}: a folder, and none of DICOM files of a slide", "give the slide's file")
+        held = "DICOM files, but no image of a slide" if found else "a folder, and none of DICOM files of a slide"
+        raise SlideError(f"{path}: {held}", "give the slide's file")
     if len(series) > 1:
         names = ", ".join(part.name for part in list(series.values())[:3])
         raise SlideError(f"{path}: a folder of {len(series)} slides", f"give one file of the slide meant, such as {names}")
@@ -54,14 +54,12 @@ def slide_files(path: Path) -> list[Path]:
     """
     kind = path.suffix.lower()
     if path.is_dir():
-        return _dicom_files(path)
+        return dicom_files(path)
     if kind == ".mrxs":
         folder = path.with_suffix("")
         return [path, *sorted(part for part in folder.iterdir() if part.is_file())] if folder.is_dir() else [path]
     if kind in (".vms", ".vmu"):
-        with open(path, "rb") as stream:
-            lines = stream.read(_INDEX_BYTES).decode("utf-8", errors="replace").splitlines()
-        named = {line.partition("=")[2].strip() for line in lines}
+        named = {value for _, value in ini_values(path)}
         return [path, *sorted(path.parent / name for name in named if name == Path(name).name and _is_file(path.parent / name))]
     return [path]
 
@@ -83,13 +81,9 @@ def fingerprint(path: Path) -> str:
             for block in range(_BLOCKS):
                 stream.seek(max(0, size - _BLOCK) * block // (_BLOCKS - 1))
                 digest.update(stream.read(_BLOCK))
-    if path.suffix.lower() == ".dcm" and not path.is_dir():
+    if is_dicom(path):
         digest.update(_quick_hash(path).encode())
     return digest.hexdigest()
-
-
-def _dicom_files(folder: Path) -> list[Path]:
-    return sorted(part for part in folder.iterdir() if part.suffix.lower() == ".dcm" and part.is_file())
 
 
 def _quick_hash(path: Path) -> str:

@@ -138,7 +138,8 @@ def _macenko_normaliser(slide: MacenkoStaining, reference: MacenkoStaining) -> C
 
     def normalise(tiles: np.ndarray) -> np.ndarray:
         light = np.exp(-(densities[tiles] @ matrix)) * np.float32(_LIGHT)
-        return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+        normalised: np.ndarray = np.clip(np.rint(light), 0, 255).astype(np.uint8)
+        return normalised
 
     return normalise
 
@@ -156,7 +157,10 @@ def _reinhard_normaliser(slide: ReinhardStaining, reference: ReinhardStaining) -
         moved = cv2.cvtColor(lab * scale + shift, cv2.COLOR_LAB2RGB) * 255
         # Between glass and tissue the change sets in gradually, so that no edge appears that the slide has not.
         share = np.clip(densities[column].max(axis=-1, keepdims=True) / _STAINED, 0, 1)
-        return np.clip(np.rint(column + share * (moved - column)), 0, 255).astype(np.uint8).reshape(tiles.shape)
+        normalised: np.ndarray = (
+            np.clip(np.rint(column + share * (moved - column)), 0, 255).astype(np.uint8).reshape(tiles.shape)
+        )
+        return normalised
 
     return normalise
 
@@ -179,7 +183,8 @@ def _built_in(method: Method) -> MacenkoStaining | ReinhardStaining:
 
 def _optical_density() -> np.ndarray:
     """Optical density (natural logarithm) of each of the 256 values of a channel, as torchstain computes it."""
-    return -np.log((np.arange(256, dtype=np.float32) + 1) / np.float32(_LIGHT))
+    density: np.ndarray = -np.log((np.arange(256, dtype=np.float32) + 1) / np.float32(_LIGHT))
+    return density
 
 
 def _rounded(values: Any) -> Any:

@@ -79,7 +79,8 @@ class Canvas:
     def coarse(self, mask: np.ndarray, points: np.ndarray) -> np.ndarray:
         """A coarse field's values (N,) at points; points off the slide take the nearest."""
         index = np.clip((points / COARSE).astype(int), 0, len(mask) - 1)
-        return mask[index[:, 1], index[:, 0]]
+        values: np.ndarray = mask[index[:, 1], index[:, 0]]
+        return values
 
     def in_tumour(self, points: np.ndarray) -> np.ndarray:
         """Whether points lie in the tumour region, (N,) bool."""
@@ -91,7 +92,8 @@ class Canvas:
 
     def in_stroma(self, points: np.ndarray) -> np.ndarray:
         """Whether points lie where nothing was painted over the stroma, (N,) bool."""
-        return self._painted(points, 2) == _STROMA
+        bare: np.ndarray = self._painted(points, 2) == _STROMA
+        return bare
 
     def _in_lumen(self, points: np.ndarray) -> np.ndarray:
         return self._painted(points, 0) < _LUMEN
@@ -100,7 +102,8 @@ class Canvas:
         index = np.clip(points.astype(int), 0, self.size - 1)
         if self._pixels is None:
             self._pixels = np.asarray(self._image)
-        return self._pixels[index[:, 1], index[:, 0], channel]
+        painted: np.ndarray = self._pixels[index[:, 1], index[:, 0], channel]
+        return painted
 
     def apart(self, points: np.ndarray, distance: float) -> np.ndarray:
         """Which of the points (N, 2) to keep so that no two are nearer than ``distance`` micrometres, (N,) bool."""
@@ -113,7 +116,8 @@ class Canvas:
     def normal(self, margin: float) -> np.ndarray:
         """Where tissue without a tumour reaches ``margin`` micrometres in all directions, (size / 8, size / 8) bool."""
         free = np.pad(self.tissue & ~self.tumour, 1)
-        return ndimage.distance_transform_edt(free)[1:-1, 1:-1] * COARSE > margin * self.px
+        deep: np.ndarray = ndimage.distance_transform_edt(free)[1:-1, 1:-1] * COARSE > margin * self.px
+        return deep
 
     # --- outlines
 
@@ -127,7 +131,10 @@ class Canvas:
         length = np.maximum(length, 0.3) * radius * self.px
         u, v = length * np.cos(polar) * np.sqrt(elongation), length * np.sin(polar) / np.sqrt(elongation)
         turn = self.rng.uniform(0, np.pi)
-        return centre + np.stack([u * np.cos(turn) - v * np.sin(turn), u * np.sin(turn) + v * np.cos(turn)], axis=1)
+        outline: np.ndarray = centre + np.stack(
+            [u * np.cos(turn) - v * np.sin(turn), u * np.sin(turn) + v * np.cos(turn)], axis=1
+        )
+        return outline
 
     def cells(self, points: np.ndarray, *, shrink: float = 0.92, round_off: bool = True) -> Iterator[tuple[int, np.ndarray]]:
         """Voronoi cells as (index of the point, outline (M, 2)), of the points that have a closed one near the slide."""
@@ -224,7 +231,8 @@ class Canvas:
 def wavy(rng: np.random.Generator, outline: np.ndarray, amount: float) -> np.ndarray:
     """An outline with smooth dents and bulges of about ``amount`` pixels."""
     noise = ndimage.gaussian_filter1d(rng.standard_normal(outline.shape), 1.6, axis=0, mode="wrap")
-    return outline + amount * noise / max(noise.std(), 1e-6)
+    roughened: np.ndarray = outline + amount * noise / max(noise.std(), 1e-6)
+    return roughened
 
 
 def _rounded(outline: np.ndarray) -> np.ndarray:

@@ -69,7 +69,8 @@ def tissue_field(rng: np.random.Generator, size: int) -> np.ndarray:
     radius = (np.abs(u / a) ** 2.6 + np.abs(v / b) ** 2.6) ** (1 / 2.6)
     ragged = 0.10 * smooth_noise(rng, n, n / 3.2) + 0.035 * smooth_noise(rng, n, n / 11) + 0.012 * smooth_noise(rng, n, n / 40)
     field = 1 - radius + ragged
-    return np.where(_largest(field > 0), field, np.minimum(field, -0.02)).astype(np.float32)
+    piece: np.ndarray = np.where(_largest(field > 0), field, np.minimum(field, -0.02)).astype(np.float32)
+    return piece
 
 
 def tumour_region(rng: np.random.Generator, tissue: np.ndarray, fraction: float) -> np.ndarray:
@@ -98,7 +99,8 @@ def tumour_region(rng: np.random.Generator, tissue: np.ndarray, fraction: float)
     score += ragged * (0.16 * smooth_noise(rng, n, n / 5) + 0.06 * smooth_noise(rng, n, n / 16))
     count = max(1, round(fraction * int(tissue.sum())))
     threshold = np.partition(score[tissue], -count)[-count]
-    return tissue & (score >= threshold)
+    region: np.ndarray = tissue & (score >= threshold)
+    return region
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
@@ -106,4 +108,5 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     parts, _ = ndimage.label(mask)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    return parts == sizes.argmax()
+    largest: np.ndarray = parts == sizes.argmax()
+    return largest

@@ -53,7 +53,8 @@ class Bank:
     def choose(self, rng: np.random.Generator, angles: np.ndarray) -> np.ndarray:
         """One patch for each angle (radians, of the long axis): (N, side, side)."""
         turns = np.round(angles / np.pi * _ORIENTATIONS).astype(int) % _ORIENTATIONS
-        return self.patches[turns, rng.integers(_VARIANTS, size=len(angles))]
+        drawn: np.ndarray = self.patches[turns, rng.integers(_VARIANTS, size=len(angles))]
+        return drawn
 
 
 def make_bank(rng: np.random.Generator, kind: NucleusKind, pixels_per_um: float) -> Bank:

@@ -130,7 +130,8 @@ def _thickness(rng: np.random.Generator, size: int, px: float) -> np.ndarray:
         thickness *= 1 + 0.75 * crease * np.clip(4 * (1 - np.abs(along) / (rng.uniform(0.12, 0.3) * n)), 0, 1)
     crack = np.abs(smooth_noise(rng, n, 130 * px) + 0.15 * smooth_noise(rng, n, 22 * px))
     where = smooth_noise(rng, n, 300 * px) - rng.uniform(1.0, 1.9)
-    return (thickness * (1 - np.clip(np.minimum(where * 4, (0.10 - crack) * 18), 0, 1))).astype(np.float32)
+    thinned: np.ndarray = (thickness * (1 - np.clip(np.minimum(where * 4, (0.10 - crack) * 18), 0, 1))).astype(np.float32)
+    return thinned
 
 
 def _haemorrhage(canvas: Canvas) -> None:

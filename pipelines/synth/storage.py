@@ -84,4 +84,5 @@ def is_complete(slide: Path, mask: Path, recipe: dict[str, Any]) -> bool:
 def _halved(image: np.ndarray) -> np.ndarray:
     """The mean of 2 x 2 pixels."""
     total = image[0::2, 0::2].astype(np.uint16) + image[1::2, 0::2] + image[0::2, 1::2] + image[1::2, 1::2]
-    return ((total + 2) // 4).astype(np.uint8)
+    halved: np.ndarray = ((total + 2) // 4).astype(np.uint8)
+    return halved

@@ -15,7 +15,17 @@ from pipelines.tissue import TissueMask
 if TYPE_CHECKING:
     from pipelines.slides.slide import Slide
 
-__all__ = ["TilePlan", "TooCoarse", "grid_axes", "grid_positions", "plan_tiles", "read_level", "tile_geometry", "tissue_share"]
+__all__ = [
+    "TilePlan",
+    "TooCoarse",
+    "grid_axes",
+    "grid_positions",
+    "plan_tiles",
+    "read_level",
+    "tile_geometry",
+    "tissue_share",
+    "too_small",
+]
 
 _SAME_MPP = 1.01
 _MOST_ENLARGED = 1.10
@@ -80,6 +90,17 @@ def tile_geometry(slide: Slide, *, tile_size: int, target_mpp: float, overlap: i
     )
 
 
+def too_small(geometry: TileGeometry) -> str | None:
+    """What to say of a slide that is smaller than one tile, whatever is on it; None for any other."""
+    if all(len(positions) for positions in grid_axes(geometry)):
+        return None
+    width, height = geometry.level0_width, geometry.level0_height
+    fitting = int(min((width + 0.5) * geometry.level0_mpp_x, (height + 0.5) * geometry.level0_mpp_y) / geometry.mpp_x)
+    tile = f"{geometry.tile_width:g} x {geometry.tile_height:g} of them"
+    remedy = f"--tile-size {fitting}" if fitting else "a finer --target-mpp"
+    return f"smaller than a tile: {width} x {height} px at {geometry.level0_mpp_x:.4g} um/px, a tile has {tile}: {remedy}"
+
+
 def grid_positions(length: int, tile: float, stride: float) -> np.ndarray:
     """Start of every tile along one axis in whole level-0 pixels, int64.
 
@@ -93,7 +114,8 @@ def grid_positions(length: int, tile: float, stride: float) -> np.ndarray:
     """
     count = max(0, int((length - tile + 0.5) / stride) + 2)
     positions = np.rint(np.arange(count) * stride).astype(np.int64)
-    return positions[positions + tile <= length + 0.5]
+    inside: np.ndarray = positions[positions + tile <= length + 0.5]
+    return inside
 
 
 def grid_axes(geometry: TileGeometry) -> tuple[np.ndarray, np.ndarray]:

@@ -25,6 +25,8 @@ __all__ = ["TISSUE_METHODS", "find_tissue", "segment"]
 _SMALLEST_OBJECT_UM2 = 120.0**2
 _LARGEST_HOLE_UM2 = 100.0**2
 _CLOSING_UM = 16.0
+_SMALL_PICTURE_UM2 = 1000.0**2
+_CUT_OFF, _OF_PICTURE = 0.25, 0.25
 _EDGE_LENGTH_UM, _EDGE_WIDTH_UM = 2000.0, 120.0
 
 TissueMethod = Callable[[Thumbnail, np.ndarray], np.ndarray]
@@ -79,7 +81,8 @@ def segment(thumbnail: Thumbnail, method: str, ink: np.ndarray) -> np.ndarray:
     found = TISSUE_METHODS[method](thumbnail, clear).astype(np.uint8)
     side = 2 * max(1, round(thumbnail.pixels_of(_CLOSING_UM))) + 1
     closed = cv2.morphologyEx(found, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return _without_pinholes(_without_specks_and_edges(closed, thumbnail), thumbnail) & clear
+    tissue: np.ndarray = _without_pinholes(_without_specks_and_edges(closed, thumbnail), thumbnail) & clear
+    return tissue
 
 
 def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
@@ -87,7 +90,7 @@ def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndar
     import cv2
 
     _, parts, found, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    keep = found[:, cv2.CC_STAT_AREA] > _SMALLEST_OBJECT_UM2 / thumbnail.pixel_um2
+    keep = found[:, cv2.CC_STAT_AREA] > _least_area(_SMALLEST_OBJECT_UM2, found, thumbnail)
     keep[0] = False
     length, width = thumbnail.pixels_of(_EDGE_LENGTH_UM), thumbnail.pixels_of(_EDGE_WIDTH_UM)
     for part in np.flatnonzero(keep):
@@ -98,13 +101,34 @@ def _without_specks_and_edges(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndar
             points = np.argwhere(inside)[:, ::-1].astype(np.float32)
             sides = cv2.minAreaRect(points)[1]
             keep[part] = not (max(sides) >= length and min(sides) <= width)
-    return keep[parts]
+    kept: np.ndarray = keep[parts]
+    return kept
 
 
 def _without_pinholes(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
     import cv2
 
     _, parts, found, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    pinhole = found[:, cv2.CC_STAT_AREA] <= _LARGEST_HOLE_UM2 / thumbnail.pixel_um2
+    pinhole = found[:, cv2.CC_STAT_AREA] <= _least_area(_LARGEST_HOLE_UM2, found, thumbnail)
     pinhole[0] = False
-    return mask | pinhole[parts]
+    filled: np.ndarray = mask | pinhole[parts]
+    return filled
+
+
+def _least_area(area_um2: float, found: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
+    """Pixels that each connected part must have to count, (parts,) float64.
+
+    Of a picture of less than a square millimetre, such as a patch cut out of a slide, a quarter is enough, and so is a
+    quarter of the area for a part that the picture's edge cuts off: it goes on beyond.
+    """
+    import cv2
+
+    height, width = thumbnail.pixels.shape[:2]
+    least = np.full(len(found), area_um2 / thumbnail.pixel_um2)
+    if width * height * thumbnail.pixel_um2 > _SMALL_PICTURE_UM2:
+        return least
+    left, top = found[:, cv2.CC_STAT_LEFT], found[:, cv2.CC_STAT_TOP]
+    right, bottom = left + found[:, cv2.CC_STAT_WIDTH], top + found[:, cv2.CC_STAT_HEIGHT]
+    least[(left == 0) | (top == 0) | (right == width) | (bottom == height)] *= _CUT_OFF
+    small: np.ndarray = np.minimum(least, _OF_PICTURE * width * height)
+    return small

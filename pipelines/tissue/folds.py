@@ -53,4 +53,5 @@ def find_folds(thumbnail: Thumbnail, tissue: np.ndarray) -> np.ndarray:
         inside = (slice(top, top + down), slice(left, left + across))
         width = 2 * float(depth[inside][parts[inside] == part].max())
         is_fold[part] = width <= thumbnail.pixels_of(_WIDEST_UM) and area >= _LEAST_ELONGATION * width**2
-    return is_fold[parts]
+    folds: np.ndarray = is_fold[parts]
+    return folds

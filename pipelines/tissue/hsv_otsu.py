@@ -34,7 +34,8 @@ def hsv_otsu(thumbnail: Thumbnail, clear: np.ndarray) -> np.ndarray:
     counted = saturation[clear]
     threshold = _otsu(counted) if counted.size and np.ptp(counted) > 0 else _HIGHEST_SATURATION
     possible = clear & (chroma > _LOWEST_CHROMA) & (thumbnail.density.mean(axis=2) > _LOWEST_DENSITY)
-    return possible & (saturation > np.clip(threshold, _LOWEST_SATURATION, _HIGHEST_SATURATION))
+    tissue: np.ndarray = possible & (saturation > np.clip(threshold, _LOWEST_SATURATION, _HIGHEST_SATURATION))
+    return tissue
 
 
 def _otsu(values: np.ndarray) -> float:

@@ -81,14 +81,19 @@ def _by_colour(density: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
     def red_ink(least: float) -> np.ndarray:
         # Blood and eosin absorb blue light less; DAB absorbs blue light more than green.
-        return (np.minimum(green, blue) - red > least) & (green > 0.95 * blue)
+        red_enough: np.ndarray = (np.minimum(green, blue) - red > least) & (green > 0.95 * blue)
+        return red_enough
 
     def green_ink(least: float) -> np.ndarray:
-        return (red - green > least) & (blue - green > 0.0)
+        green_enough: np.ndarray = (red - green > least) & (blue - green > 0.0)
+        return green_enough
 
     def blue_ink(least: float) -> np.ndarray:
         bluer = (red - green > 0.4 * least) & (red - blue > 0.55 * least)
-        return (blue < green + 0.05) & (red - green > -0.15) & (bluer | ((red - blue > least) & (green - blue > 0.5 * least)))
+        blue_enough: np.ndarray = (
+            (blue < green + 0.05) & (red - green > -0.15) & (bluer | ((red - blue > least) & (green - blue > 0.5 * least)))
+        )
+        return blue_enough
 
     return [
         (red_ink(0.45), red_ink(0.25)),
@@ -101,7 +106,8 @@ def _by_colour(density: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 def _neutral(density: np.ndarray, least: float, most_spread: float) -> np.ndarray:
     """(h, w) bool: dense for light of all colours alike."""
     mean = density.mean(axis=2)
-    return (mean > least) & (density.max(axis=2) - density.min(axis=2) < most_spread * mean)
+    dark: np.ndarray = (mean > least) & (density.max(axis=2) - density.min(axis=2) < most_spread * mean)
+    return dark
 
 
 def _larger_than(mask: np.ndarray, pixels: float) -> np.ndarray:
@@ -111,7 +117,8 @@ def _larger_than(mask: np.ndarray, pixels: float) -> np.ndarray:
     _, parts, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     keep = found[:, cv2.CC_STAT_AREA] > pixels
     keep[0] = False
-    return keep[parts]
+    large: np.ndarray = keep[parts]
+    return large
 
 
 def _disk(radius: float) -> np.ndarray:

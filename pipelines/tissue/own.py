@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from comel.bags.bag import TileGeometry
+from comel.base.names import composed, same_text
 from comel.errors import SlideError
 from pipelines.slides.unreadable import unreadable
 
@@ -45,7 +46,8 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
         return None
     suffixes = _SUFFIXES.get(method, _ANY)
     try:
-        named = [file for file in Path(folder).iterdir() if file.stem == slide_id and _is_of(file, suffixes) and file.is_file()]
+        suiting = [file for file in Path(folder).iterdir() if _is_of(file, suffixes) and file.is_file()]
+        named = [file for file in suiting if file.stem == slide_id] or [f for f in suiting if same_text(f.stem, slide_id)]
     except OSError as error:
         raise unreadable(folder, error, stage="tissue") from None
     files = sorted(named, key=lambda file: (suffixes.index(file.suffix.lower()), file.name))
@@ -66,7 +68,8 @@ def unclaimed_tissue(folder: Path, slide_ids: Collection[str]) -> list[str]:
         OSError: the folder cannot be read.
     """
     visible = [path for path in Path(folder).iterdir() if _is_of(path, _ANY) and not path.name.startswith(".")]
-    return sorted(path.name for path in visible if path.stem not in slide_ids and path.is_file())
+    claimed = {composed(name) for name in slide_ids}
+    return sorted(path.name for path in visible if composed(path.stem) not in claimed and path.is_file())
 
 
 def _is_of(path: Path, suffixes: Sequence[str]) -> bool:

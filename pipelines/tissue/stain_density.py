@@ -42,4 +42,5 @@ def stain_density(thumbnail: Thumbnail, clear: np.ndarray) -> np.ndarray:
         middle = float(np.median(glass))
         threshold = middle + _NOISES * 1.4826 * float(np.median(np.abs(glass - middle)))
     coloured = density.max(axis=2) - density.min(axis=2) > _LEAST_COLOUR * density.sum(axis=2)
-    return clear & coloured & (amounts > np.clip(threshold, _LOWEST, _HIGHEST))
+    tissue: np.ndarray = clear & coloured & (amounts > np.clip(threshold, _LOWEST, _HIGHEST))
+    return tissue

@@ -50,12 +50,14 @@ class Thumbnail:
         import cv2
 
         smooth = cv2.medianBlur(self.pixels, 3).astype(np.float32) / 255
-        return np.minimum(smooth / _glass_colour(smooth), 1.0)
+        white: np.ndarray = np.minimum(smooth / _glass_colour(smooth), 1.0)
+        return white
 
     @cached_property
     def density(self) -> np.ndarray:
         """(h, w, 3) float32 optical density, -log10 of the transmitted share of light; 0 is glass, at most 2.4."""
-        return -np.log10(np.maximum(self.white, 1 / 255))
+        density: np.ndarray = -np.log10(np.maximum(self.white, 1 / 255))
+        return density
 
 
 def read_thumbnail(slide: Slide) -> Thumbnail:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import anyio
 import anyio.to_thread
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
-from comel.errors import ConfigError
-from service.access.keys import Key, KeyStore, Scope, is_loopback
+from comel.errors import ComelError, ConfigError
+from service.access.audit import AuditLog
+from service.access.keys import SCOPES, Key, KeyStore, Scope, is_loopback
 from service.access.rate import RateLimiter
 from service.access.tokens import Bearer, ProviderUnreachable, TokenVerifier
 from service.settings import ServiceSettings
 
-__all__ = ["Gate", "allow"]
+__all__ = ["Gate", "allow", "reaches"]
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d{1,5})?", re.ASCII)
 _CHALLENGE = 'Bearer realm="comel"'
+REFUSALS_A_MINUTE = 10
+"""Most lines in the audit log about refusals of one kind and key."""
 
 BearerHeader = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -32,41 +38,58 @@ Header = Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error
 
 
 class Gate:
-    """Lets requests in. Open, which needs no key, only where it listens on loopback, no key was ever added, and no OpenID
-    Connect provider is set."""
+    """Lets requests in. Open, which needs no key, only where it listens on loopback, none is required, none was ever added, and
+    no OpenID Connect provider is set. A gate that was closed once stays closed, whatever becomes of the files."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.keys = KeyStore(settings.state_dir)
+        self.keys.remember()
         self._tokens: TokenVerifier | None = None
         if settings.oidc_issuer is not None:
             self._tokens = TokenVerifier(
                 settings.oidc_issuer, settings.oidc_audience, settings.oidc_scope_claim, settings.oidc_scopes
             )
         self._limiter = RateLimiter(settings.requests_per_minute)
+        self._noted = RateLimiter(REFUSALS_A_MINUTE)
         self._host = settings.host
-        # A key file that vanishes later must not open the gate.
-        self._may_be_open = is_loopback(settings.host) and not self.keys.exists() and self._tokens is None
+        self._required = not is_loopback(settings.host) if settings.require_keys is None else settings.require_keys
+        self._may_be_open = not self._required and is_loopback(settings.host) and self._tokens is None
 
     @property
     def open(self) -> bool:
         """Whether no key is asked for."""
-        return self._may_be_open and not self.keys.exists()
+        self._may_be_open = self._may_be_open and not self.keys.exists()
+        return self._may_be_open
 
     def check_exposure(self) -> None:
-        """Refuse an address that others reach while there is no key.
+        """Refuse to serve where keys are required, as they are at an address that others reach, and there is none.
 
         Raises:
             ConfigError: as said.
         """
-        if not is_loopback(self._host) and not self.keys.active() and self._tokens is None:
+        if self._required and not self.keys.active() and self._tokens is None:
+            why = "require_keys is set" if is_loopback(self._host) else f"{self._host} is reached from other machines"
+            lost = f"; {self.keys.path.name} is lost: restore it" if self.keys.lost() else ""
             raise ConfigError(
-                f"{self._host} is reached from other machines, and there is no API key in {self.keys.path.parent}",
-                f"add one with: comel keys add NAME --scope predict --state {self.keys.path.parent}, or listen on 127.0.0.1",
+                f"{why}, and there is no API key in {self.keys.path.parent}{lost}",
+                f"add one with: comel keys add NAME --scope predict --state {self.keys.path.parent}"
+                + ("" if is_loopback(self._host) else ", or listen on 127.0.0.1"),
             )
 
-    def may_ask_elsewhere(self, presented: str | None) -> bool:
-        """Whether :meth:`admit` may wait for another server: a token's keys may have to be fetched."""
-        return self._tokens is not None and presented is not None and self._tokens.is_token(presented)
+    def check_keys(self) -> None:
+        """Raise :class:`ConfigError` where nobody can be let in because the keys are lost or cannot be read."""
+        if self._tokens is None and self.keys.lost():
+            raise ConfigError("the API keys are lost, so nobody is let in", "restore keys.json, or add a key: comel keys add")
+        self.keys.all()
+
+    def wants_keys(self, presented: str | None) -> bool:
+        """Whether :meth:`admit` cannot judge a token before :meth:`fetch_keys`."""
+        return self._is_token(presented) and self._tokens is not None and self._tokens.wants_keys(presented or "")
+
+    def fetch_keys(self) -> None:
+        """Wait for the OpenID Connect provider's keys; see :meth:`service.access.tokens.TokenVerifier.fetch`."""
+        if self._tokens is not None:
+            self._tokens.fetch()
 
     def admit(self, presented: str | None, scope: Scope, request: Request, cost: float = 1.0) -> str | None:
         """The name of the request's key, None where the gate is open. ``cost`` is how many requests it counts as.
@@ -85,7 +108,7 @@ class Gate:
             error = "" if presented is None else ', error="invalid_token"'
             said = "this needs an API key" if presented is None else "this key or token is not known, or no longer"
             raise _refusal(401, said, {"WWW-Authenticate": _CHALLENGE + error})
-        request.state.key = key.name
+        request.state.key, request.state.scope = key.name, key.scope
         if wait := self._limiter.wait(key.name, cost):
             raise _refusal(429, f"this key may make {self._limiter.per_minute} requests a minute", {"Retry-After": str(wait)})
         if not key.allows(scope):
@@ -95,12 +118,27 @@ class Gate:
             )
         return key.name
 
+    def note(self, refusal: HTTPException, request: Request) -> None:
+        """Write a refusal into the audit log; of many of a kind the first of a minute, so that no stranger fills the disk."""
+        key = getattr(request.state, "key", None)
+        if self._noted.wait(f"{refusal.status_code} {key}"):
+            return
+        audit: AuditLog = request.app.state.audit
+        route = getattr(request.scope.get("route"), "path", "unmatched")
+        facts = {"request": request.state.request_id, "method": request.method[:16], "route": route}
+        with suppress(ComelError):  # it is refused all the same
+            audit.record("refuse", key=key, outcome="refused", status=refusal.status_code, **facts)
+
+    def _is_token(self, presented: str | None) -> bool:
+        return self._tokens is not None and presented is not None and self._tokens.is_token(presented)
+
     def _identify(self, presented: str) -> Key | Bearer | None:
-        if self._tokens is not None and self._tokens.is_token(presented):
+        if self._tokens is not None and self._is_token(presented):
             try:
                 return self._tokens.identify(presented)
             except ProviderUnreachable:
-                raise _refusal(503, "the OpenID Connect provider does not answer; tokens cannot be checked", {}) from None
+                said = "the OpenID Connect provider does not answer; tokens cannot be checked"
+                raise _refusal(503, said, {"Retry-After": "10"}) from None
         try:
             return self.keys.identify(presented)
         except ConfigError:
@@ -116,13 +154,22 @@ def allow(scope: Scope, *, cost: float = 1.0) -> Any:
     async def check(request: Request, bearer: BearerHeader, header: Header) -> None:
         gate: Gate = request.app.state.gate
         presented = bearer.credentials if bearer else header
-        if gate.may_ask_elsewhere(presented):
-            await anyio.to_thread.run_sync(gate.admit, presented, scope, request, cost)
-        else:
+        if gate.wants_keys(presented):
+            # One thread for all who wait, so that a provider that is away takes none from others.
+            await anyio.to_thread.run_sync(gate.fetch_keys, limiter=request.app.state.fetching)
+        try:
             gate.admit(presented, scope, request, cost)
+        except HTTPException as refusal:
+            await anyio.to_thread.run_sync(partial(gate.note, refusal, request))
+            raise
 
     checked: Callable[..., Awaitable[None]] = check
     return Depends(checked)
+
+
+def reaches(held: Scope | None, scope: Scope) -> bool:
+    """Whether a key's scope allows what ``scope`` does."""
+    return held is not None and SCOPES.index(held) >= SCOPES.index(scope)
 
 
 def _check_host(request: Request) -> None:

@@ -3,6 +3,8 @@
 ``<state_dir>/keys.json`` (mode 0600) holds a name, a scope, a salt and a hash for every key. A key is 256 random bits, so
 nobody can try them all, however quick the hash: a slow password hash (scrypt) would protect nothing more and would let
 anyone keep the service busy with wrong keys. BLAKE2b, salted and personalised, is therefore the hash.
+
+``<state_dir>/keys.required`` says that there were keys once: where ``keys.json`` is lost, the service still asks for keys.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -24,16 +26,17 @@ from typing import Literal
 from comel.base.files import read_json, write_json
 from comel.errors import ConfigError
 
-__all__ = ["SCOPES", "Key", "KeyStore", "Scope", "is_loopback", "private_folder"]
+__all__ = ["SCOPES", "Key", "KeyStore", "Scope", "is_loopback", "private_files", "private_folder"]
 
-Scope = Literal["read", "predict", "admin"]
-SCOPES: tuple[Scope, ...] = ("read", "predict", "admin")
+Scope = Literal["read", "predict", "manage", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "predict", "manage", "admin")
 """In rising order: each scope allows what those before it allow."""
 
 _PREFIX = "comel_"
 _KEY_BYTES = 32
 _FORMAT = 1
 _LONGEST = 200
+_OURS = {"audit.jsonl", "comel.db", "keys.json", "models.json", "predictions", "pseudonym.key", "state.id", "uploads"}
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,23 @@ class KeyStore:
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / "keys.json"
+        self._marker = state_dir / "keys.required"
         self._lock = threading.Lock()
         self._read: tuple[tuple[int, int, int], list[Key]] | None = None
 
     def exists(self) -> bool:
-        """Whether a key was ever added."""
-        return self.path.exists()
+        """Whether a key was ever added, also where the file that had it is lost."""
+        return _is_there(self.path) or _is_there(self._marker)
+
+    def lost(self) -> bool:
+        """Whether there were keys, and the file that had them is gone."""
+        return not _is_there(self.path) and _is_there(self._marker)
+
+    def remember(self) -> None:
+        """Keep in mind that there are keys, in a state folder of an earlier version too."""
+        if _is_there(self.path) and not _is_there(self._marker):
+            with suppress(OSError):  # the next start tries again
+                os.close(os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def all(self) -> list[Key]:
         """Every key, the revoked ones too, in the order in which they were added.
@@ -84,6 +98,8 @@ class KeyStore:
                 about = self.path.stat()
             except FileNotFoundError:
                 return []
+            except OSError:
+                raise self._unreadable() from None
             # The inode is part of it: a replaced file may have the old one's time and size.
             stamp = (about.st_ino, about.st_mtime_ns, about.st_size)
             if self._read is None or self._read[0] != stamp:
@@ -94,8 +110,8 @@ class KeyStore:
         """The keys that are taken."""
         return [key for key in self.all() if key.revoked is None]
 
-    def add(self, name: str, scope: str) -> str:
-        """Make a key and return it; it cannot be had again.
+    def add(self, name: str, scope: str, *, record: Callable[[], None] = lambda: None) -> str:
+        """Make a key and return it; it cannot be had again. ``record`` is called before the key counts.
 
         Raises:
             ConfigError: the name or the scope cannot be used, or a key of this name exists (revoked or not: a name means
@@ -111,10 +127,12 @@ class KeyStore:
             secret = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
             salt = secrets.token_bytes(16)
             keys.append(Key(name, scope, salt.hex(), _hash(secret, salt).hex(), _now()))
+            record()
+        self.remember()
         return secret
 
-    def revoke(self, name: str) -> None:
-        """Take a key no longer.
+    def revoke(self, name: str, *, record: Callable[[], None] = lambda: None) -> None:
+        """Take a key no longer; ``record`` is called before.
 
         Raises:
             ConfigError: there is no active key of this name.
@@ -123,6 +141,7 @@ class KeyStore:
             for index, key in enumerate(keys):
                 if key.name == name and key.revoked is None:
                     keys[index] = Key(**{**asdict(key), "revoked": _now()})
+                    record()
                     return
             raise ConfigError(f"there is no active key '{name[:80]}'", "see the names with: comel keys list")
 
@@ -165,8 +184,11 @@ class KeyStore:
             if any(len(bytes.fromhex(key.hash)) != 32 for key in keys):
                 raise ValueError("hash")
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise ConfigError(f"{self.path}: cannot be read as keys", "restore a copy, or delete it and add keys") from None
+            raise self._unreadable() from None
         return keys
+
+    def _unreadable(self) -> ConfigError:
+        return ConfigError(f"{self.path}: cannot be read as keys", "restore a copy, or delete it and add keys")
 
 
 def is_loopback(host: str) -> bool:
@@ -178,15 +200,47 @@ def is_loopback(host: str) -> bool:
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that only its owner can read, where there is none yet.
+    """Make sure of a state folder that only its owner can read; one that others can read is closed to them.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be made or closed, or is a folder that others use too, such as /tmp or a home folder.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+        if not about.st_mode & 0o077:
+            return
+        names = {path.name for path in folder.iterdir()} - {"lost+found"}
     except OSError as error:
-        raise ConfigError(f"state folder {folder} cannot be made ({error.strerror})", "give another one") from None
+        raise ConfigError(f"state folder {folder} cannot be made or read ({error.strerror})", "give another one") from None
+    if about.st_mode & 0o1000 or (names and not names & _OURS):
+        raise ConfigError(
+            f"state folder {folder} can be read by others, and holds what is not the service's", "give a folder of its own"
+        )
+    try:
+        folder.chmod(0o700)
+    except OSError:
+        raise ConfigError(
+            f"state folder {folder} can be read by others, and belongs to another user", f"chmod 700 {folder}"
+        ) from None
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files that this process and its children make in the block can be read by their owner alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file, or none can know: what cannot be looked at may be there."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _hash(presented: str, salt: bytes) -> bytes:

@@ -29,7 +29,7 @@ class RateLimiter:
         with self._lock:
             now = self._clock()
             tokens, last = self._buckets.get(name, (float(self.per_minute), now))
-            tokens = min(float(self.per_minute), tokens + (now - last) * rate)
+            tokens = min(float(self.per_minute), tokens + max(0.0, now - last) * rate)
             # A client that waited as long as it was told must not be refused for a rounding.
             if tokens >= cost - 1e-9:
                 self._buckets[name] = tokens - cost, now

@@ -1,8 +1,11 @@
 """Bearer tokens of an OpenID Connect provider, beside or in place of API keys.
 
 A token counts where the provider's own key signed it, it names this provider and this service, its time has not passed, and a
-scope, role or group in it stands for one of the service's scopes. The provider's public keys are fetched when they are first
-needed and again when a token is signed by one that is not known, at most once in ten seconds.
+scope, role or group in it stands for one of the service's scopes. Whatever else it may be, it does not count.
+
+The provider's public keys are fetched when they are first needed, again after an hour, and again when a token is signed by one
+that is not known, at most once in ten seconds. One fetch is under way at a time, in a thread of its own, and is given up after
+ten seconds: a provider that is away or slow holds up only those whose token cannot be checked without it.
 """
 
 from __future__ import annotations
@@ -10,17 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Any
+from functools import partial
+from http.client import HTTPConnection, HTTPSConnection
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from comel.errors import ComelError, ConfigError
+from comel.errors import ConfigError
 from service.access.keys import SCOPES, Scope, is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Bearer", "ProviderUnreachable", "TokenVerifier"]
 
@@ -32,6 +41,8 @@ _LEEWAY_SECONDS = 60
 _KEYS_SECONDS = 3600.0
 _AGAIN_SECONDS = 10.0
 _TIMEOUT_SECONDS = 5.0
+_FETCH_SECONDS = 10.0
+_TIMES = ("exp", "nbf", "iat")
 
 
 class ProviderUnreachable(Exception):
@@ -67,47 +78,89 @@ class TokenVerifier:
         try:
             import jwt
         except ImportError:
-            raise ConfigError("OpenID Connect tokens need PyJWT", "install it: pip install 'comel[oidc]'") from None
+            raise ConfigError("OpenID Connect tokens need PyJWT", "install it: pip install 'comel-mil[oidc]'") from None
         _check_address(issuer, "oidc_issuer")
         self._jwt, self._issuer, self._audience = jwt, issuer, audience
         self._claim, self._scopes = claim.split("."), dict(scopes)
+        self._client = _client_of(issuer)
         self._lock = threading.Lock()
-        self._keys: dict[str, dict[str, Any]] = {}
-        self._idle = threading.Event()
-        self._idle.set()
-        self._fetched = self._tried = -1e9
+        self._keys: dict[str, Any] = {}
+        self._flight: threading.Thread | None = None
+        self._began = self._tried = -1e9
 
     @staticmethod
     def is_token(presented: str) -> bool:
         """Whether this has the form of a signed token, which no API key has."""
         return len(presented) <= _LONGEST_TOKEN and re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", presented, re.ASCII) is not None
 
+    def wants_keys(self, token: str) -> bool:
+        """Whether a token cannot be checked before :meth:`fetch` was called. Where keys are only old, a fetch is begun."""
+        kid = self._signed_with(token)
+        with self._lock:
+            if kid is None or not self._due():
+                return False
+            if kid not in self._keys:
+                return True
+            if self._client.jwk_set_cache.is_expired():
+                self._begin()
+            return False
+
+    def fetch(self) -> None:
+        """Wait until the provider's keys were fetched, or cannot be: ten seconds at most. The next try is ten seconds later."""
+        with self._lock:
+            if not self._due():
+                return
+            self._begin()
+            flight, left = self._flight, self._began + _FETCH_SECONDS - time.monotonic()
+        assert flight is not None
+        flight.join(max(0.0, left))
+        if flight.is_alive():
+            with self._lock:
+                self._tried = time.monotonic()
+
     def identify(self, token: str) -> Bearer | None:
-        """Who the token is of, None where it does not count. May take seconds, when keys are fetched.
+        """Who the token is of, None where it does not count. Never waits.
 
         Raises:
             ProviderUnreachable: as said.
         """
-        jwt = self._jwt
-        try:
-            header = jwt.get_unverified_header(token)
-            algorithm = header["alg"]
-            entry = self._key(str(header.get("kid", ""))) if algorithm in _ALGORITHMS else None
-            # A provider may leave open which of the algorithms of its kind a key is for.
-            if entry is None or entry.get("alg", algorithm) != algorithm:
-                return None
-            claims = jwt.decode(
-                token,
-                jwt.PyJWK(entry, algorithm=algorithm),
-                algorithms=[algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=_LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud", "sub"]},
-            )
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        kid = self._signed_with(token)
+        with self._lock:
+            if kid is not None and not self._keys:
+                raise ProviderUnreachable
+            key = None if kid is None else self._keys.get(kid)
+        if key is None:
             return None
-        return Bearer(_name(str(claims["sub"])), self._scope(claims))
+        # What a token of a stranger may be is without end, and so are the ways in which a library fails at it.
+        with suppress(Exception):
+            return self._bearer(token, key)
+        return None
+
+    def _bearer(self, token: str, key: Any) -> Bearer | None:
+        algorithm = self._jwt.get_unverified_header(token)["alg"]
+        # A provider may leave open which of the algorithms of its kind a key is for.
+        if self._client.stated.get(key.key_id or "") not in (None, algorithm):
+            return None
+        claims = self._jwt.decode(
+            token,
+            key.key,
+            algorithms=[algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=_LEEWAY_SECONDS,
+            options={"require": ["exp", "iss", "aud", "sub"]},
+        )
+        if any(type(claims[name]) not in (int, float) for name in _TIMES if name in claims):
+            return None
+        return Bearer(_name(claims["sub"]), self._scope(claims))
+
+    def _signed_with(self, token: str) -> str | None:
+        """The id of the key that a token says it is signed with, empty where it names none; None where it cannot count."""
+        with suppress(Exception):
+            header = self._jwt.get_unverified_header(token)
+            if header["alg"] in _ALGORITHMS:
+                return str(header.get("kid", ""))
+        return None
 
     def _scope(self, claims: Mapping[str, Any]) -> Scope | None:
         found: Any = claims
@@ -117,51 +170,52 @@ class TokenVerifier:
         reached = [self._scopes[name] for name in listed if isinstance(name, str) and name in self._scopes]
         return max(reached, key=SCOPES.index, default=None)
 
-    def _key(self, kid: str) -> dict[str, Any] | None:
-        """The provider's public key of this id, None where it has none.
+    def _due(self) -> bool:
+        """Whether the provider may be asked, or is being asked."""
+        return time.monotonic() - self._tried > _AGAIN_SECONDS
 
-        One request at a time fetches keys. The others go on with those that are known, and wait only where there are none.
-        """
+    def _begin(self) -> None:
+        """Fetch the keys in a thread of their own, unless that is under way."""
+        if self._flight is None or not self._flight.is_alive():
+            self._began = time.monotonic()
+            self._flight = threading.Thread(target=self._refresh, name="comel-oidc", daemon=True)
+            self._flight.start()
+
+    def _refresh(self) -> None:
+        # Known keys stay good while the provider is away for a while: they are its own.
+        keys = None
+        with suppress(Exception):
+            keys = {key.key_id or "": key for key in self._client.get_jwk_set(refresh=True)}
         with self._lock:
-            now = time.monotonic()
-            stale = now - self._fetched > _KEYS_SECONDS
-            mine = (stale or kid not in self._keys) and now - self._tried > _AGAIN_SECONDS
-            if mine:
-                self._tried = now
-                self._idle.clear()
-        if mine:
-            try:
-                keys = self._fetch()
-                with self._lock:
-                    self._keys, self._fetched = keys, now
-            except (OSError, HTTPException, ComelError, ValueError, KeyError, TypeError, AttributeError):
-                pass  # known keys stay good while the provider is away for a while: they are its own
-            finally:
-                self._idle.set()
-        elif not self._keys:
-            self._idle.wait(3 * _TIMEOUT_SECONDS)
-        with self._lock:
-            if not self._keys:
-                raise ProviderUnreachable
-            return self._keys.get(kid)
+            self._keys = keys or self._keys
+            self._tried = time.monotonic()
 
-    def _fetch(self) -> dict[str, dict[str, Any]]:
-        about = _get_json(self._issuer.rstrip("/") + "/.well-known/openid-configuration")
-        if about["issuer"] != self._issuer:
-            raise ValueError("the configuration is another issuer's")
-        _check_address(about["jwks_uri"], "jwks_uri")
-        listed = _get_json(about["jwks_uri"])["keys"]
-        return {str(entry.get("kid", "")): entry for entry in listed if self._signs(entry)}
 
-    def _signs(self, entry: Any) -> bool:
+def _client_of(issuer: str) -> Any:
+    """PyJWT's client of a provider's keys, with the limits that it has not: of the answer's size, and of the time in all."""
+    import jwt
+
+    class Client(jwt.PyJWKClient):
+        stated: dict[str, str | None] = {}  # noqa: RUF012
+
+        def fetch_data(self) -> Any:
+            with _limited_time() as opened:
+                about = _get_json(self.uri, opened)
+                if about["issuer"] != issuer:
+                    raise ValueError("the configuration is another issuer's")
+                _check_address(about["jwks_uri"], "jwks_uri")
+                listed = _get_json(about["jwks_uri"], opened)["keys"]
+            usable = [entry for entry in listed if _signs(entry)]
+            self.stated = {str(entry.get("kid") or ""): entry.get("alg") for entry in usable}
+            return {"keys": usable}
+
+    def _signs(entry: Any) -> bool:
         """Whether this is a public key for signatures of a kind that is known; of one that is not, the others still count."""
-        if entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":
-            return False
-        try:
-            self._jwt.PyJWK(entry)
-        except (self._jwt.PyJWTError, ValueError, KeyError, TypeError):
-            return False
-        return True
+        with suppress(Exception):
+            return entry["kty"] in ("RSA", "EC", "OKP") and entry.get("use", "sig") == "sig" and bool(jwt.PyJWK(entry).key)
+        return False
+
+    return Client(issuer.rstrip("/") + "/.well-known/openid-configuration", lifespan=_KEYS_SECONDS)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -171,12 +225,45 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _get_json(address: str) -> Any:
-    opener = urllib.request.build_opener(_NoRedirect)
-    with opener.open(address, timeout=_TIMEOUT_SECONDS) as answer:
-        content = answer.read(_LARGEST_ANSWER + 1)
-    if len(content) > _LARGEST_ANSWER:
-        raise ValueError("the answer is too long")
+@contextmanager
+def _limited_time() -> Iterator[list[Any]]:
+    """Connections that are put into the list are cut when the time for a fetch is over, however slowly they answer."""
+    opened: list[Any] = []
+
+    def cut() -> None:
+        for connection in opened:
+            with suppress(OSError, AttributeError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    over = threading.Timer(_FETCH_SECONDS, cut)
+    over.daemon = True
+    over.start()
+    try:
+        yield opened
+    finally:
+        over.cancel()
+
+
+def _get_json(address: str, opened: list[Any]) -> Any:
+    def keep(kind: type[HTTPConnection], *arguments: Any, **options: Any) -> HTTPConnection:
+        connection = kind(*arguments, **options)
+        opened.append(connection)
+        return connection
+
+    class Plain(urllib.request.HTTPHandler):
+        def http_open(self, request: Any) -> Any:
+            return self.do_open(partial(keep, HTTPConnection), request)
+
+    class Secure(urllib.request.HTTPSHandler):
+        def https_open(self, request: Any) -> Any:
+            return self.do_open(partial(keep, HTTPSConnection), request)
+
+    deadline, content = time.monotonic() + _FETCH_SECONDS, b""
+    with urllib.request.build_opener(_NoRedirect, Plain, Secure).open(address, timeout=_TIMEOUT_SECONDS) as answer:
+        while block := answer.read1(_LARGEST_ANSWER):
+            content += block
+            if len(content) > _LARGEST_ANSWER or time.monotonic() > deadline:
+                raise ValueError("the answer is too long, or takes too long")
     return json.loads(content)
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import delete, func, insert, inspect, select, text
 
 from comel.base.files import atomic_path
 from comel.errors import ConfigError
 from service.db.database import Database
-from service.db.migrate import head, revision, upgrade
-from service.db.tables import Base
+from service.db.migrate import head, revision, revisions, upgrade
+from service.db.tables import Base, Installation
 
 __all__ = ["backup", "restore"]
 
@@ -50,32 +50,50 @@ def backup(database: Database, path: Path) -> int:
 
 
 def restore(database: Database, path: Path) -> int:
-    """Fill an empty database from a backup, wholly or not at all, and return how many rows there are.
+    """Fill an empty database from a backup of this version or an earlier one, wholly or not at all; how many rows there are.
 
-    Jobs that were running are queued again when their lease is over.
+    Jobs that were running are queued again when their lease is over. Which state folder the database belongs to comes with the
+    backup.
 
     Raises:
         ConfigError: the file cannot be read or is of another version, or the database is not empty.
     """
     upgrade(database)
-    tables = Base.metadata.tables
+    _refuse_filled(database)
     try:
-        with database.writing() as session:
-            if any(session.execute(select(func.count()).select_from(table)).scalar_one() for table in tables.values()):
-                raise ConfigError("the database is not empty", "restore into a new one")
-            lines = _lines(path)
-            first = next(lines, {})
-            if first.get("format") != _FORMAT or first.get("revision") != head():
-                raise ConfigError(f"{path}: is no backup of this version of comel", _REMEDY)
-            for count, line in enumerate(lines):
-                if "rows" in line:
-                    if line["rows"] != count:
-                        raise ConfigError(f"{path}: {count} rows of {line['rows']}", _REMEDY)
-                    return count
-                session.execute(insert(tables[line["table"]]), line["row"])
-            raise ConfigError(f"{path}: is cut short", _REMEDY)
+        lines = _lines(path)
+        first = next(lines, {})
+        if first.get("format") != _FORMAT or first.get("revision") not in revisions():
+            raise ConfigError(f"{path}: is no backup of this version of comel or an earlier one", _REMEDY)
+        upgrade(database, str(first["revision"]))
+        try:
+            return _insert(database, path, lines)
+        finally:
+            upgrade(database)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read as a backup ({type(error).__name__})", _REMEDY) from None
+
+
+def _refuse_filled(database: Database) -> None:
+    """Whose state folder's it is does not count: that comes with the backup."""
+    filled = (table for table in Base.metadata.sorted_tables if table.name != Installation.__tablename__)
+    with database.reading() as session:
+        if any(session.execute(select(func.count()).select_from(table)).scalar_one() for table in filled):
+            raise ConfigError("the database is not empty", "restore into a new one")
+
+
+def _insert(database: Database, path: Path, lines: Iterator[dict[str, Any]]) -> int:
+    tables = Base.metadata.tables
+    with database.writing() as session:
+        if inspect(session.connection()).has_table(Installation.__tablename__):
+            session.execute(delete(Installation))
+        for count, line in enumerate(lines):
+            if "rows" in line:
+                if line["rows"] != count:
+                    raise ConfigError(f"{path}: {count} rows of {line['rows']}", _REMEDY)
+                return count
+            session.execute(insert(tables[line["table"]]), line["row"])
+        raise ConfigError(f"{path}: is cut short", _REMEDY)
 
 
 def _write(file: Any, value: dict[str, Any]) -> None:

@@ -1,5 +1,8 @@
 """A connection to the database. Two kinds: SQLite for one machine, PostgreSQL for several.
 
+Once it is known which state folder the database belongs to (:meth:`Database.bind`), every new connection is asked whether it
+still leads there: a file that was deleted, replaced or emptied while the service runs is an error, and never a new start.
+
 SQLite runs in WAL mode, so readers never wait for a writer; a writing transaction takes the write lock when it begins
 (``BEGIN IMMEDIATE``), so it never fails half way because another writer was quicker.
 """
@@ -14,15 +17,23 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from comel.errors import ConfigError
 
-__all__ = ["Database", "database_url"]
+__all__ = ["Database", "WrongDatabase", "database_url"]
 
 BUSY_SECONDS = 30
 _WRITES = "comel_writes"
+_WHOSE = "SELECT id FROM installation"
+
+
+class WrongDatabase(OperationalError):
+    """The database is gone, or is not the one that belongs to the state folder; nothing may be concluded from what it lacks."""
+
+    def __init__(self) -> None:
+        super().__init__(_WHOSE, {}, Exception("it is not the database of this state folder"))
 
 
 class Database:
@@ -49,22 +60,43 @@ class Database:
             # A URL may hold a password, so it is not repeated.
             raise ConfigError(
                 f"the database's URL cannot be used ({type(error).__name__})",
-                "give sqlite:///FILE, or postgresql://USER@HOST/NAME with comel[postgres] installed",
+                "give sqlite:///FILE, or postgresql://USER@HOST/NAME with comel-mil[postgres] installed",
             ) from None
         self.sqlite = kind == "sqlite"
+        self._id: str | None = None
+        self._file = Path(parsed.database) if self.sqlite and parsed.database else None
         if self.sqlite:
             _prepare_sqlite(self.engine)
+        self._watch()
         self._writer = self.engine.execution_options(**{_WRITES: True})
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
+    def bind(self, identifier: str) -> None:
+        """From now on take connections only to the database of this id (:mod:`service.db.pairing`)."""
+        self._id = identifier
+
+    def expect(self, session: Session) -> None:
+        """Make sure, within a transaction, that this is the database it was bound to.
+
+        Raises:
+            WrongDatabase: it is another one, or was emptied.
+        """
+        if self._id is not None and [row[0] for row in session.execute(text(_WHOSE))] != [self._id]:
+            raise WrongDatabase
+
     def check(self) -> None:
-        """Raise :class:`ConfigError` unless the database answers."""
+        """Raise :class:`ConfigError` unless the database answers, and is the one that it was bound to."""
         try:
-            with self.engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
+            with self.reading() as session:
+                session.execute(text("SELECT 1"))
+                self.expect(session)
+        except WrongDatabase:
+            raise ConfigError(
+                "the database is not that of the state folder any more", "restore it, and start the service again"
+            ) from None
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", error)).splitlines() or [""]
             raise ConfigError(f"the database does not answer ({reason[0][:160]})", "check its URL, and that it runs") from None
@@ -91,6 +123,45 @@ class Database:
         """Keep other writers of the same number out until the transaction ends; SQLite has one writer anyway."""
         if not self.sqlite:
             session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+    def _watch(self) -> None:
+        """Look at each connection when it is made, and at SQLite's file each time that one is used."""
+        driver = self.engine.dialect.loaded_dbapi
+
+        @event.listens_for(self.engine, "do_connect")
+        def connecting(*_: Any) -> None:
+            # SQLite would make a new, empty file.
+            if self._id is not None and self._file is not None and not self._file.exists():
+                raise driver.OperationalError("the database's file is gone")
+
+        @event.listens_for(self.engine, "connect")
+        def connected(connection: Any, record: Any) -> None:
+            record.info["file"] = self._stamp()
+            if self._id is None:
+                return
+            try:
+                cursor = connection.cursor()
+                cursor.execute(_WHOSE)
+                found = [row[0] for row in cursor.fetchall()]
+                cursor.close()
+                connection.rollback()  # the first statement of a transaction may be one that has to be the first
+            except driver.Error:
+                found = []
+            if found != [self._id]:
+                raise driver.OperationalError("it is not the database of this state folder")
+
+        @event.listens_for(self.engine, "checkout")
+        def taken(connection: Any, record: Any, proxy: Any) -> None:
+            # What is written to a file that has no name any more is lost with the last process that has it open.
+            if self._file is not None and record.info.get("file") != self._stamp():
+                raise DisconnectionError
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            about = None if self._file is None else self._file.stat()
+        except OSError:
+            return None
+        return None if about is None else (about.st_dev, about.st_ino)
 
 
 def database_url(url: str | None, state_dir: Path) -> str:

@@ -10,14 +10,18 @@ from sqlalchemy import Connection
 from comel.errors import ConfigError
 from service.db.database import Database
 
-__all__ = ["head", "revision", "upgrade"]
+__all__ = ["head", "revision", "revisions", "upgrade"]
 
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 7_023_101
 
 
-def upgrade(database: Database) -> None:
+def upgrade(database: Database, to: str | None = None) -> None:
     """Make the missing tables and columns; does nothing where there are none. Several processes may start at once.
+
+    Args:
+        database: an empty one, or one of this version or an earlier one.
+        to: the version that its tables are to have, which may be an earlier one where it holds nothing; default this program's.
 
     Raises:
         ConfigError: the database does not answer, or a later version of comel made its tables.
@@ -25,14 +29,15 @@ def upgrade(database: Database) -> None:
     from alembic import command
 
     database.check()
-    config = _config()
+    config, wanted = _config(), to or head()
     with database.writing() as session:
         database.lock(session, _LOCK)
         connection = session.connection()
         current = _refuse_newer(connection)
-        if current != head():
+        if current != wanted:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            back = current is not None and revisions().index(current) < revisions().index(wanted)
+            (command.downgrade if back else command.upgrade)(config, wanted)
 
 
 def revision(database: Database) -> str | None:
@@ -49,10 +54,14 @@ def head() -> str:
     return str(found)
 
 
+def revisions() -> list[str]:
+    """Every version of the tables that this program knows, its own first."""
+    return [str(script.revision) for script in _scripts().walk_revisions()]
+
+
 def _refuse_newer(connection: Connection) -> str | None:
     current = _current(connection)
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in revisions():
         raise ConfigError(
             f"the database was made by a later version of comel (its tables are of {current[:40]}, this program's of {head()})",
             "run that version, or restore a backup of this one: comel db restore",

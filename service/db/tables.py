@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["ENDED", "Base", "Delivery", "IdempotencyKey", "Job", "PredictionRow", "Upload"]
+__all__ = ["ENDED", "Base", "Delivery", "IdempotencyKey", "Installation", "Job", "PredictionRow", "Upload"]
 
 ENDED = ("done", "failed", "cancelled")
 """States that a job does not leave."""
@@ -31,6 +31,15 @@ class Base(DeclarativeBase):
     )
 
 
+class Installation(Base):
+    """Which state folder this database belongs to; one row. The folder holds the same id (:mod:`service.db.pairing`)."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    created: Mapped[float] = mapped_column(Float(53))
+
+
 class Job(Base):
     """One prediction to be made, and how far it is. The prediction has the job's id, so a job done twice gives one result.
 
@@ -45,6 +54,7 @@ class Job(Base):
         request: id of the request that asked.
         stage, done, total: progress; of the stage ``encode`` in tiles.
         lease_owner, lease_until: which worker has it, and until when it need not say so again.
+        lease_seconds: how long that lease is; one that ends later than this from now was made before the clock was set back.
         error: what went wrong and what to do about it.
         webhook: where to say that it ended.
     """
@@ -71,12 +81,13 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(128))
     lease_until: Mapped[float | None] = mapped_column(Float(53))
+    lease_seconds: Mapped[float | None] = mapped_column(Float(53))
     error: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     webhook: Mapped[str | None] = mapped_column(Text)
 
 
 class PredictionRow(Base):
-    """What a list of predictions shows of one; ``size`` is its folder's in bytes."""
+    """What a list of predictions shows of one; ``size`` is its folder's in bytes, ``key`` names the API key that made it."""
 
     __tablename__ = "predictions"
     __table_args__ = (Index(None, "created", "id"),)
@@ -84,10 +95,11 @@ class PredictionRow(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     slide_id: Mapped[str] = mapped_column(String(300))
     source: Mapped[dict[str, Any]] = mapped_column(JSON)
-    label: Mapped[str | None] = mapped_column(String(300))
+    label: Mapped[str | None] = mapped_column(Text)
     confidence: Mapped[float | None] = mapped_column(Float(53))
     model: Mapped[str] = mapped_column(String(128))
     version: Mapped[int] = mapped_column(Integer)
+    key: Mapped[str | None] = mapped_column(String(64))
     created: Mapped[float] = mapped_column(Float(53))
     size: Mapped[int] = mapped_column(BigInteger)
 
@@ -99,7 +111,7 @@ class Upload(Base):
     __table_args__ = (Index(None, "expires"),)
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    name: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(300))
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
     offset: Mapped[int] = mapped_column(BigInteger, default=0)

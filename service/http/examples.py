@@ -199,6 +199,7 @@ _SUMMARY = {
 }
 _MODELS = {
     "items": [_SUMMARY],
+    "unusable": [],
     "slides": True,
     "max_upload_bytes": 2147483648,
     "max_instances": 500000,
@@ -230,6 +231,7 @@ _ROLLED_BACK = _SUMMARY | {
 _SLIDES = {
     "items": [{"id": EXAMPLE_SLIDE, "name": "slide-1.svs", "root": 0, "size_bytes": 412336128}],
     "total": 1,
+    "unlisted": 0,
     "next": None,
 }
 _SLIDE = {
@@ -240,6 +242,7 @@ _SLIDE = {
     "mpp_x": 0.25,
     "mpp_y": 0.25,
     "bounds": None,
+    "version": "9b0d1f4c3a5e7f2011aa22bb",
     "tile_size": 512,
     "tile_overlap": 1,
     "min_level": 0,

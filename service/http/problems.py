@@ -11,12 +11,23 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from comel.errors import ComelError
-from service.errors import BusyError, ConflictError, NotFoundError, NotReadyError, TooLargeError, WrongKindError
+from service.errors import (
+    BusyError,
+    ConflictError,
+    ForbiddenError,
+    NoRoomError,
+    NotFoundError,
+    NotReadyError,
+    TooLargeError,
+    WrongKindError,
+    is_full,
+)
 from service.paths import without_paths
 
 __all__ = [
@@ -39,7 +50,19 @@ class Problem(BaseModel):
     remedy: str = Field(default="", description="what the client can do about it", examples=["extract the slide again"])
 
 
-_STATUS = {NotFoundError: 404, ConflictError: 409, TooLargeError: 413, WrongKindError: 415, BusyError: 429, NotReadyError: 503}
+_STATUS = {
+    ForbiddenError: 403,
+    NotFoundError: 404,
+    ConflictError: 409,
+    TooLargeError: 413,
+    WrongKindError: 415,
+    BusyError: 429,
+    NotReadyError: 503,
+    NoRoomError: 507,
+}
+_METHODS = ("GET", "POST", "PUT", "DELETE")
+_UNDEFINED_TABLE = "42P01"
+"""PostgreSQL's word for a database that was emptied."""
 
 
 def problem(status: int, detail: str, remedy: str = "", headers: Any = None) -> JSONResponse:
@@ -63,10 +86,18 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
             headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, ConflictError) and error.offset is not None:
             headers["Upload-Offset"] = str(error.offset)
+        if isinstance(error, ForbiddenError):
+            headers["WWW-Authenticate"] = 'Bearer realm="comel", error="insufficient_scope", scope="manage"'
         what, remedy = without_paths(error.what, roots), without_paths(error.remedy, roots)
         return problem(_STATUS.get(type(error), 422), what, remedy, headers)
 
-    async def away(request: Request, error: Exception) -> JSONResponse:
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        """What the disk or the database could not do; whatever else they raise is a defect of ours."""
+        if is_full(error):
+            return await mistaken(request, NoRoomError())
+        gone = getattr(getattr(error, "orig", None), "sqlstate", None) == _UNDEFINED_TABLE
+        if not (gone or isinstance(error, (OperationalError, InterfaceError))):
+            raise error
         request.state.refusal = type(error).__name__
         return problem(503, "the service's database does not answer", "send it again in a minute")
 
@@ -76,19 +107,32 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return problem(error.status_code, str(error.detail), headers=error.headers)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return problem(error.status_code, str(error.detail), headers=headers)
 
     async def gone(request: Request, error: Exception) -> JSONResponse:
         return problem(400, "the body ended early")
 
     for kind, handler in (
         (ComelError, mistaken),
-        (OperationalError, away),
+        (DBAPIError, failed),
+        (OSError, failed),
         (RequestValidationError, invalid),
         (HTTPException, refused),
         (ClientDisconnect, gone),
     ):
         app.add_exception_handler(kind, handler)
+
+
+def _allowed(request: Request) -> str:
+    """The methods that a path takes."""
+    place = {name: request.scope[name] for name in ("type", "path", "root_path") if name in request.scope}
+    methods = [
+        method
+        for method in _METHODS
+        if any(route.matches({**place, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ", ".join(["GET", "HEAD", *methods[1:]] if "GET" in methods else methods)
 
 
 def describe_validation(errors: Iterable[Any]) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "TaskBody",
     "TileBody",
     "TilesAnswer",
+    "UnusableModel",
     "VersionRequest",
 ]
 
@@ -39,7 +40,7 @@ Number = int | float
 class OutOfDistributionBody(BaseModel):
     """Whether the slide is of a kind that the model has learned."""
 
-    score: float = Field(description="distance from the nearest class", examples=[1.2])
+    score: float = Field(description="distance from the nearest class; of the task, if one is given", examples=[1.2])
     threshold: float = Field(description="distance from which a slide counts as of another kind", examples=[2.3])
     flag: bool = Field(description="whether it does: the prediction then means little", examples=[False])
 
@@ -58,7 +59,7 @@ class PredictionBody(BaseModel):
     )
     threshold: float = Field(description="instance score from which a tile counts as positive", examples=[0.5])
     out_of_distribution: OutOfDistributionBody | None = Field(
-        description="how far the slide lies from all that the model has learned; null where the model cannot tell"
+        description="how far the slide lies from what the model has learned; null where the model cannot tell"
     )
     model: dict[str, Any] = Field(description="which model said so", examples=[{"run": "demo", "version": 2}])
     notes: list[str] = Field(description="remarks, such as 'no tissue'", examples=[[]])
@@ -175,9 +176,9 @@ class TaskBody(BaseModel):
 
 
 class RefusedVersion(BaseModel):
-    """A version that should answer and cannot; the one before it goes on."""
+    """A version that should answer and cannot; the one before it goes on, where there is one."""
 
-    version: int = Field(examples=[3])
+    version: int | None = Field(description="null where the run does not say which one should", examples=[3])
     reason: str = Field(examples=["versions/003/model.safetensors: missing or changed since it was written"])
     remedy: str = Field(examples=["restore the version from a copy"])
 
@@ -197,10 +198,18 @@ class ModelSummary(BaseModel):
     contract: dict[str, Any] = Field(description="how the features of a bag must have been made")
 
 
+class UnusableModel(BaseModel):
+    """A model that cannot answer."""
+
+    name: str = Field(description="what requests call it", examples=["lung"])
+    refused: RefusedVersion = Field(description="why")
+
+
 class ModelsAnswer(BaseModel):
-    """The models that answer, the default first, and what the service takes."""
+    """The models that answer, the default first, those that cannot, and what the service takes."""
 
     items: list[ModelSummary]
+    unusable: list[UnusableModel] = Field(description="models none of whose versions can be used", examples=[[]])
     slides: bool = Field(description="whether slides can be named, or bags only")
     max_upload_bytes: int = Field(description="largest body in bytes")
     max_instances: int = Field(description="most tiles of a bag")

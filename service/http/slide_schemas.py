@@ -25,6 +25,10 @@ class SlideList(BaseModel):
 
     items: list[SlideEntry]
     total: int = Field(description="slides on all pages", examples=[1])
+    unlisted: int = Field(
+        description="files that end as slides do and are not listed: links, names that are not text, what cannot be read",
+        examples=[0],
+    )
     next: str | None = Field(description="cursor of the next page, null at the last", examples=[None])
 
 
@@ -39,6 +43,10 @@ class SlideAnswer(BaseModel):
     mpp_y: float | None = Field(examples=[0.499])
     bounds: tuple[int, int, int, int] | None = Field(
         description="x, y, width and height of the part that was scanned; null for all of it", examples=[None]
+    )
+    version: str = Field(
+        description="of its files; as `version` in the address of a tile it lets a browser keep that tile",
+        examples=["9b0d1f4c3a5e7f2011aa22bb"],
     )
     tile_size: int = Field(description="pixels of a tile's side without overlap", examples=[512])
     tile_overlap: int = Field(description="pixels that a tile reaches into each of its neighbours", examples=[1])

@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from comel.errors import ComelError
-from service.errors import TooLargeError, WrongKindError
+from service.errors import TooLargeError, WrongKindError, needing_room
 from service.intake.hdf5_check import HDF5_SIGNATURE
+from service.paths import PARTIAL
 
 __all__ = ["ReceivedBag", "limited", "received_bag", "safe_name", "small_body"]
 
@@ -64,21 +65,24 @@ async def received_bag(request: Request, folder: Path, max_bytes: int) -> AsyncI
 
     Raises:
         TooLargeError: the body is longer than ``max_bytes``.
+        NoRoomError: the disk is full.
         WrongKindError: the file is not HDF5.
         ComelError: there is no file in a field called ``bag``.
     """
-    async with limited(request, max_bytes + _MULTIPART_FRAME).form(max_files=1, max_fields=8, max_part_size=4096) as form:
-        upload = form.get("bag")
-        if not isinstance(upload, UploadFile):
-            raise ComelError("the form has no file in a field 'bag'", "send the bag as a file in the field 'bag'")
-        if await upload.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
-            raise WrongKindError("the file in the field 'bag' is not HDF5", "send the .h5 file that comel extract wrote")
-        await upload.seek(0)
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as private:
-            path = Path(private) / safe_name(upload.filename, "h5")
-            await run_in_threadpool(_save, upload.file, path)
-            yield ReceivedBag(path, {name: value for name, value in form.items() if isinstance(value, str) and value})
+    sent = limited(request, max_bytes + _MULTIPART_FRAME)
+    with needing_room():
+        async with sent.form(max_files=1, max_fields=8, max_part_size=4096) as form:
+            upload = form.get("bag")
+            if not isinstance(upload, UploadFile):
+                raise ComelError("the form has no file in a field 'bag'", "send the bag as a file in the field 'bag'")
+            if await upload.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
+                raise WrongKindError("the file in the field 'bag' is not HDF5", "send the .h5 file that comel extract wrote")
+            await upload.seek(0)
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder, prefix=PARTIAL) as private:
+                path = Path(private) / safe_name(upload.filename, "h5")
+                await run_in_threadpool(_save, upload.file, path)
+                yield ReceivedBag(path, {name: value for name, value in form.items() if isinstance(value, str) and value})
 
 
 def _save(source: BinaryIO, path: Path) -> None:

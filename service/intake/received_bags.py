@@ -8,6 +8,7 @@ import numpy as np
 
 from comel.bags.bag import Bag
 from comel.errors import BagError
+from service.ids import is_name
 
 __all__ = ["read_received_bag"]
 
@@ -31,7 +32,7 @@ def read_received_bag(path: Path, *, assume_encoder: str | None) -> Bag:
     except (ArithmeticError, RecursionError, UnicodeError) as error:
         # Attributes that are no numbers of a slide, or JSON nested without end.
         raise BagError(f"{path}: cannot be read ({type(error).__name__})", _REMEDY) from None
-    if len(bag.slide_id) > LONGEST_NAME or not bag.slide_id.isprintable():
+    if len(bag.slide_id) > LONGEST_NAME or not is_name(bag.slide_id):
         raise BagError(f"{path}: the slide's name is too long, or not text", _REMEDY)
     if bag.geometry is not None and max(bag.geometry.level0_width, bag.geometry.level0_height) > LARGEST_SIDE:
         raise BagError(f"{path}: a side of more than {LARGEST_SIDE} level-0 pixels, which no slide has", _REMEDY)

@@ -28,7 +28,8 @@ class FileInspector:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._uploads, self._bags = _Looking(_UPLOAD_SECONDS), _Looking(_BAG_SECONDS)
+        self._uploads = _Looking(_UPLOAD_SECONDS)
+        self._bags = _Looking(min(_BAG_SECONDS, settings.sync_timeout_seconds))
 
     def kind(self, path: Path) -> str:
         """``bag`` or ``slide``.
@@ -67,7 +68,10 @@ class _Looking:
         with self._turns.turn(2 * self._seconds, remedy="send it again later"):
             try:
                 return self._child.call(function, path, *limits, timeout=self._seconds)
-            except (CallFailed, CallTimedOut, WorkerCrashed):
+            except CallTimedOut:
+                said = f"{path}: looking at it took longer than {self._seconds:g} s"
+                raise ComelError(said, "send it again; if that does not help, check the file") from None
+            except (CallFailed, WorkerCrashed):
                 raise ComelError(f"{path}: cannot be read as a slide or a bag", "check the file") from None
 
     def close(self) -> None:

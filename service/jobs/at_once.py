@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import Future
+
 from comel.base.killable import CallFailed, CallTimedOut, WorkerCrashed
-from comel.errors import ComelError
+from comel.errors import ComelError, RunError
 from service.errors import NotReadyError, TooLargeError
 from service.jobs.executors import Executor, ran_out_of_memory
 from service.predictions.work import Made, Work
@@ -13,7 +17,7 @@ from service.turns import Turns
 __all__ = ["AtOnce"]
 
 LOAD_SECONDS = 600.0
-"""Longest that loading a model may take, its libraries included; it does not count as part of a prediction."""
+"""Longest that loading a model may take, its libraries included; a client is told to come back long before."""
 _AS_JOB = "send it with 'Prefer: respond-async', which makes it a job"
 
 
@@ -28,6 +32,10 @@ class AtOnce:
     def __init__(self, executor: Executor, settings: ServiceSettings) -> None:
         self._executor, self._settings = executor, settings
         self._turns = Turns(executor)
+        self._guard = threading.Lock()
+        self._pid: int | None = None
+        self._ready: set[tuple[str, int | None]] = set()
+        self._loading: dict[tuple[str, int | None], Future[None]] = {}
 
     def prepare(self, model: str, version: int) -> None:
         """Load a version, so that the first to ask for it does not wait.
@@ -35,22 +43,23 @@ class AtOnce:
         Raises:
             ComelError: the version cannot be used there, or the service is about to stop.
         """
-        with self._turns.turn(LOAD_SECONDS, remedy=_AS_JOB):
-            self._load(model, version)
+        self._await_load(model, version, LOAD_SECONDS)
 
     def perform(self, work: Work) -> Made:
-        """Make a prediction.
+        """Make a prediction. Waits ``sync_timeout_seconds`` at most until it can begin, and as long at most until it is made.
 
         Raises:
             BusyError: too many are before it.
-            NotReadyError: the service is about to stop.
+            NotReadyError: the model is being loaded or cannot be, or the service is about to stop.
             TooLargeError: it needs more memory than the process may have, or has more instances than the settings allow.
             ComelError: the bag cannot be read or does not fit the model, it took too long, or the process died of it.
         """
         seconds = self._settings.sync_timeout_seconds
-        with self._turns.turn(seconds, remedy=_AS_JOB, retry_after=self._settings.retry_seconds):
-            # A process that was just started, also after one that died, has no model yet.
-            self._load(work.model, work.version)
+        deadline = time.monotonic() + seconds
+        # A process that was just started, also after one that died, has no model yet.
+        self._await_load(work.model, work.version, seconds)
+        left = max(0.0, deadline - time.monotonic())
+        with self._turns.turn(left, remedy=_AS_JOB, retry_after=self._settings.retry_seconds):
             try:
                 return self._executor.perform(work, lambda stage, done, total: None, timeout=seconds)
             except WorkerCrashed:
@@ -68,9 +77,48 @@ class AtOnce:
         """End the process; what is under way or waits ends with it."""
         self._turns.close()
 
+    def _await_load(self, model: str, version: int | None, seconds: float) -> None:
+        """Wait until the process has a version. Loading goes on where that takes longer, in a thread of its own.
+
+        Raises:
+            NotReadyError: it takes longer, or cannot be done.
+        """
+        wanted = model, version
+        with self._guard:
+            if self._executor.pid is not None and self._executor.pid == self._pid and wanted in self._ready:
+                return
+            future = self._loading.get(wanted)
+            if future is None:
+                future = self._loading[wanted] = Future()
+                threading.Thread(target=self._load_for, args=(wanted, future), name="comel-load", daemon=True).start()
+        try:
+            future.result(seconds)
+        except TimeoutError:
+            raise NotReadyError("the model is being loaded", "send it again in a minute") from None
+
+    def _load_for(self, wanted: tuple[str, int | None], future: Future[None]) -> None:
+        failed: BaseException | None = None
+        try:
+            with self._turns.turn(LOAD_SECONDS, remedy=_AS_JOB):
+                self._load(*wanted)
+                with self._guard:
+                    if self._executor.pid != self._pid:
+                        self._pid, self._ready = self._executor.pid, set()
+                    self._ready.add(wanted)
+        except BaseException as error:  # whoever waits for it is told
+            failed = error
+        with self._guard:
+            del self._loading[wanted]
+        if failed is None:
+            future.set_result(None)
+        else:
+            future.set_exception(failed)
+
     def _load(self, model: str, version: int | None) -> None:
         try:
             self._executor.prepare(model, version, timeout=LOAD_SECONDS)
+        except RunError as error:
+            raise NotReadyError(f"the model cannot be loaded: {error.what}", error.remedy) from None
         except (WorkerCrashed, CallTimedOut) as error:
             raise NotReadyError(f"the model cannot be loaded ({error})", "ask the service's operator") from None
         except CallFailed as failure:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from comel.base.cores import limit_torch_threads
+from comel.base.devices import GPUS_VARIABLE, gpu_names
 from comel.base.killable import CallFailed, KillableWorker
 from service.logs import make_log, route_library_logs
 from service.predictions.work import Made, Tell, Work, Workbench
@@ -18,6 +19,10 @@ __all__ = ["ChildExecutor", "Executor", "LocalExecutor", "devices", "ran_out_of_
 
 class Executor(Protocol):
     """Does one piece of work at a time."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that does it, None where it is not running."""
 
     def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
         """See :meth:`service.predictions.work.Workbench.perform`; and the exceptions of :meth:`KillableWorker.call`.
@@ -48,7 +53,7 @@ class ChildExecutor:
 
     def __init__(self, settings: ServiceSettings, *, gpu: str | None = None) -> None:
         self._settings = settings
-        environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        environment = {} if gpu is None else {GPUS_VARIABLE: gpu}
         self._child = KillableWorker(memory_bytes=settings.worker_memory_bytes, environment=environment)
 
     @property
@@ -78,6 +83,11 @@ class LocalExecutor:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
 
+    @property
+    def pid(self) -> int | None:
+        """This process."""
+        return os.getpid()
+
     def perform(self, work: Work, tell: Tell, *, timeout: float) -> Made:
         return self._bench.perform(work, tell)
 
@@ -99,8 +109,7 @@ def devices(settings: ServiceSettings) -> list[str | None]:
 
         gpus = torch.cuda.device_count()
     count = settings.workers if settings.workers is not None else max(1, gpus)
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = visible or [str(number) for number in range(gpus)]
+    names = gpu_names(gpus)
     return [names[index % len(names)] if gpus else None for index in range(count)]
 
 

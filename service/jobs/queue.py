@@ -25,6 +25,7 @@ from service.settings import JobSettings
 __all__ = ["Accepted", "JobQueue", "LeaseLost", "NewJob"]
 
 _SUBMIT_LOCK = 7_023_102
+_CLOCK_SECONDS = 1.0
 _LOST = "the job is another worker's, or was cancelled"
 _REMEDY = "use an id that POST /v1/predictions or GET /v1/jobs gives"
 
@@ -111,7 +112,9 @@ class JobQueue:
     def _claim(self, owner: str, over: list[Job]) -> Job | None:
         with self.database.writing() as session:
             now = self.database.now(session)
-            silent = and_(Job.state == "running", Job.lease_until < now)
+            # One that ends later than a whole lease from now was made before the clock was set back.
+            ahead = Job.lease_until > now + func.coalesce(Job.lease_seconds, self.settings.lease_seconds) + _CLOCK_SECONDS
+            silent = and_(Job.state == "running", or_(Job.lease_until < now, ahead))
             wanted = select(Job).where(or_(Job.state == "queued", silent)).order_by(Job.created, Job.id).limit(1)
             while (job := session.execute(wanted.with_for_update(skip_locked=True)).scalar_one_or_none()) is not None:
                 if job.attempts >= self.settings.max_attempts:
@@ -120,6 +123,7 @@ class JobQueue:
                     over.append(job)
                     continue
                 job.state, job.lease_owner, job.lease_until = "running", owner, now + self.settings.lease_seconds
+                job.lease_seconds = self.settings.lease_seconds
                 job.attempts += 1
                 job.started = now
                 job.stage, job.done, job.total = None, 0, 0
@@ -133,18 +137,23 @@ class JobQueue:
             LeaseLost: as said.
         """
         with self.database.writing() as session:
-            values: dict[str, Any] = {"lease_until": self.database.now(session) + self.settings.lease_seconds}
+            until = self.database.now(session) + self.settings.lease_seconds
+            values: dict[str, Any] = {"lease_until": until, "lease_seconds": self.settings.lease_seconds}
             if progress is not None:
                 values |= dict(zip(("stage", "done", "total"), progress, strict=True))
             self._held(session, update(Job).where(_mine(identifier, owner)).values(**values))
 
-    def finish(self, identifier: str, owner: str, prediction: PredictionRow) -> None:
+    def finish(
+        self, identifier: str, owner: str, prediction: PredictionRow, *, record: Callable[[], None] = lambda: None
+    ) -> None:
         """The job's prediction is in its folder: put it into the index and end the job, both or neither.
+
+        ``record`` is called before it counts; what it raises undoes both.
 
         Raises:
             LeaseLost: as said.
         """
-        self._end_mine(identifier, owner, "done", None, prediction)
+        self._end_mine(identifier, owner, "done", None, prediction, record)
 
     def fail(self, identifier: str, owner: str, error: ComelError) -> None:
         """The job cannot be done; the error's texts are shown to clients.
@@ -166,8 +175,10 @@ class JobQueue:
             statement = update(Job).where(_mine(identifier, owner)).values(attempts=fewer, done=0, total=0, **cleared)
             self._held(session, statement)
 
-    def cancel(self, identifier: str) -> Accepted:
+    def cancel(self, identifier: str, *, record: Callable[[], None] = lambda: None) -> Accepted:
         """Cancel a job that has not ended; one that has stays as it is. Its worker notices at its next beat.
+
+        ``record`` is called before it counts.
 
         Raises:
             NotFoundError: there is none.
@@ -176,6 +187,8 @@ class JobQueue:
             job = self._known(session, identifier, changing=True)
             if job.state in ("queued", "running"):
                 self._end(session, job, "cancelled", self.database.now(session), None)
+                session.flush()
+            record()
             return Accepted(job, None)
 
     def get(self, identifier: str) -> Accepted:
@@ -221,7 +234,13 @@ class JobQueue:
         return Accepted(job, session.execute(select(func.count()).where(Job.state == "queued", older)).scalar_one())
 
     def _end_mine(
-        self, identifier: str, owner: str, state: str, error: ComelError | None, prediction: PredictionRow | None = None
+        self,
+        identifier: str,
+        owner: str,
+        state: str,
+        error: ComelError | None,
+        prediction: PredictionRow | None = None,
+        record: Callable[[], None] = lambda: None,
     ) -> None:
         with self.database.writing() as session:
             job = session.execute(select(Job).where(_mine(identifier, owner)).with_for_update()).scalar_one_or_none()
@@ -231,6 +250,8 @@ class JobQueue:
                 prediction.created = self.database.now(session)
                 session.merge(prediction)
             self._end(session, job, state, self.database.now(session), error)
+            session.flush()
+            record()
 
     def _end(self, session: Session, job: Job, state: str, now: float, error: ComelError | None) -> None:
         """The end of the job and the promise to say so (the webhook) are one transaction."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from comel.base.units import MPP_RANGE
 from comel.errors import ComelError
 from service.db.tables import Job
+from service.errors import needing_room
 from service.ids import EXAMPLE_UPLOAD, ID_PATTERN
 from service.intake.uploads import UPLOADS
 
@@ -28,17 +29,28 @@ class Inbox:
         self._folder = state_dir / INBOX
 
     def accept(self, path: Path, job: str) -> dict[str, str]:
-        """Take a received bag over, flushed to disk, before its job is committed; returns the job's source."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        """Take a received bag over, flushed to disk, before its job is committed; returns the job's source.
+
+        Raises:
+            NoRoomError: the disk is full.
+        """
         folder = self._folder / job
-        folder.mkdir()
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(path, folder / path.name)
-        for flushed in (folder, self._folder):
-            descriptor = os.open(flushed, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+        try:
+            with needing_room():
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                folder.mkdir()
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(path, folder / path.name)
+                for flushed in (folder, self._folder):
+                    descriptor = os.open(flushed, os.O_RDONLY)
+                    try:
+                        os.fsync(descriptor)
+                    finally:
+                        os.close(descriptor)
+        except BaseException:
+            self.discard(job)
+            raise
         return {"bag": path.name}
 
     def path(self, job: Job) -> Path:
@@ -49,7 +61,7 @@ class Inbox:
         """
         source = job.source
         if "bag" in source:
-            path = self._folder / job.id / source["bag"]
+            path: Path = self._folder / job.id / source["bag"]
         elif "upload" in source:
             path = self._state_dir / UPLOADS / source["upload"] / source["name"]
         else:

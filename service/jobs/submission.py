@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from comel.base.files import sha256_of_file, sha256_of_json
 from comel.errors import ConfigError
 from service.db.database import Database
 from service.errors import ConflictError, NotFoundError
 from service.ids import new_id
+from service.intake.quotas import Quotas
 from service.intake.upload_kinds import FileInspector
 from service.intake.uploads import UploadStore
 from service.jobs.at_once import AtOnce
@@ -21,15 +23,19 @@ from service.jobs.idempotency import Reservation, Reservations
 from service.jobs.pool import WorkerPool
 from service.jobs.queue import Accepted, JobQueue, NewJob
 from service.jobs.sources import Inbox, SourceRequest
+from service.paths import remove_folder
 from service.predictions.folder import Stored
-from service.predictions.store import PredictionStore
-from service.predictions.work import Work
+from service.predictions.store import PredictionStore, row_of
+from service.predictions.work import Made, Work
 from service.served.registry import ModelRegistry
 from service.settings import ServiceSettings
 from service.slides.finder import SlideFiles
 from service.webhooks.addresses import check_url
 
 __all__ = ["Asked", "Submissions"]
+
+Record = Callable[[Made | NewJob], None]
+"""Told what a request is about to come to, before that counts; what it raises undoes it."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +86,32 @@ class Submissions:
         self._models, self._inspector, self._at_once = models, inspector, at_once
         self._store, self._queue, self._pool = store, queue, pool
         self._uploads, self._slides = uploads, slides
-        self._inbox, self._reservations = Inbox(settings.state_dir), Reservations(database)
+        self._inbox, self._reservations, self._quotas = Inbox(settings.state_dir), Reservations(database), Quotas(settings)
         self._under_way: set[str] = set()
 
-    def bag(self, path: Path, asked: Asked) -> Stored | Accepted:
+    def bag(self, path: Path, asked: Asked, record: Record) -> Stored | Accepted:
         """Predict from a received bag at once, or accept a job for it; ``path`` may be moved away.
 
         Raises:
             BusyError: the queue is full.
             ConflictError: the idempotency key came with another request, or with this one that is under way.
-            ComelError: the bag, the model, the task or the webhook cannot be used.
+            ComelError: the bag, the model, the task or the webhook cannot be used, or the key's quota is used up.
         """
         model, version = self._model(asked)
-        reservation = self._reservation(asked, lambda: {"bag": sha256_of_file(path)})
+        # The name is part of it: a bag that does not say which slide it is of is called by it.
+        reservation = self._reservation(asked, lambda: {"bag": sha256_of_file(path), "name": path.name})
         if (made := self._made(reservation)) is not None:
             return made
+        size = path.stat().st_size
+        self._check_quota(asked, size)
         instances = self._inspector.instances(path)
         if asked.as_job or asked.webhook is not None or instances > self._settings.sync_max_instances:
             new = self._new_job(asked, "bag", path.stem, model, version)
-            return self._accept(replace(new, source=self._inbox.accept(path, new.id or "")), reservation)
-        return self._predict(path, asked, model, version, reservation)
+            source = self._inbox.accept(path, new.id or "") | {"bytes": size}
+            return self._accept(replace(new, source=source), reservation, record)
+        return self._predict(path, asked, model, version, reservation, record)
 
-    def file(self, source: SourceRequest, asked: Asked) -> Accepted:
+    def file(self, source: SourceRequest, asked: Asked, record: Record) -> Accepted:
         """Accept a job for a slide of the slide folders, or for an upload.
 
         Raises:
@@ -121,7 +131,12 @@ class Submissions:
         else:
             path = self._slides.find(source.slide or "")
             kind, name, place = "slide", path.name if path.is_dir() else path.stem, {"path": str(path)}
-        return self._accept(replace(self._new_job(asked, kind, name, model, version), source=place), reservation)
+        self._check_quota(asked, 0)
+        return self._accept(replace(self._new_job(asked, kind, name, model, version), source=place), reservation, record)
+
+    def _check_quota(self, asked: Asked, size: int) -> None:
+        with self._database.reading() as session:
+            self._quotas.check(session, asked.key, size)
 
     def _model(self, asked: Asked) -> tuple[str, int]:
         """Name and version of the model that is to answer, after a look at whether it can do what is asked."""
@@ -134,8 +149,11 @@ class Submissions:
             raise ConfigError(f"the model knows no task '{asked.task}'", f"it knows {', '.join(known)}")
         return name, predictor.version
 
-    def _predict(self, path: Path, asked: Asked, model: str, version: int, reservation: Reservation | None) -> Stored:
-        identifier = new_id()
+    def _predict(
+        self, path: Path, asked: Asked, model: str, version: int, reservation: Reservation | None, record: Record
+    ) -> Stored:
+        identifier, source = new_id(), {"bag": path.name}
+        origin = {"model": model, "source": source, "key": asked.key}
         self._under_way.add(identifier)
         try:
             if reservation is not None:
@@ -145,11 +163,14 @@ class Submissions:
                 except IntegrityError:
                     reservation = None  # another's, and not to be released
                     raise _under_way() from None
-            work = Work(identifier, "bag", path, path.stem, model, version, asked.task, asked.mpp, asked.assume_encoder)
-            self._store.add(self._at_once.perform(work), model, {"bag": path.name})
+            work = Work(identifier, "bag", path, path.stem, model, version, asked.task, asked.mpp, asked.assume_encoder, origin)
+            made = self._at_once.perform(work)
+            self._store.add(row_of(made, model, source, asked.key), record=lambda: record(made))
         except BaseException:
+            remove_folder(self._store.folder / identifier)
             if reservation is not None:
-                self._reservations.release(reservation)
+                with contextlib.suppress(SQLAlchemyError):  # it is forgotten after a day
+                    self._reservations.release(reservation)
             raise
         finally:
             self._under_way.discard(identifier)
@@ -159,7 +180,7 @@ class Submissions:
         about = {"key": asked.key, "request": asked.request, "webhook": asked.webhook, "id": new_id()}
         return NewJob(kind, {}, asked.options, model, version, slide_id, **about)
 
-    def _accept(self, new: NewJob, reservation: Reservation | None) -> Accepted:
+    def _accept(self, new: NewJob, reservation: Reservation | None, record: Record) -> Accepted:
         """The job and its idempotency key are committed together, or neither is."""
         assert new.id is not None
         try:
@@ -167,6 +188,7 @@ class Submissions:
                 if reservation is not None:
                     self._reservations.reserve(reservation, "job", new.id, session)
                 self._queue.submit(new, session)
+                record(new)
         except BaseException as error:
             self._inbox.discard(new.id)
             made = self._made(reservation) if isinstance(error, IntegrityError) else None

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from service.jobs.executors import Executor, ran_out_of_memory
 from service.jobs.queue import JobQueue, LeaseLost
 from service.jobs.sources import Inbox
 from service.logs import describe_defect
-from service.paths import without_paths
-from service.predictions.folder import remove_folder
+from service.paths import remove_folder, without_paths
 from service.predictions.store import row_of
 from service.predictions.work import PREDICTIONS, Made, Work
 from service.settings import ServiceSettings
@@ -30,6 +30,7 @@ from service.settings import ServiceSettings
 __all__ = ["Ended", "Worker"]
 
 Ended = Callable[[Job, str, Made | None, float], None]
+"""Told (job, outcome, what was made, seconds) before a prediction counts, and after a job came to nothing."""
 
 _POLL_SECONDS = 1.0
 _BEAT_SECONDS = 1.0
@@ -42,7 +43,7 @@ class Worker(threading.Thread):
     Args:
         queue: where the jobs are.
         executor: what does the work.
-        ended: told of each attempt that ended the job: the job, the outcome, what was made, and seconds.
+        ended: told of each attempt that ends the job; where it raises a ComelError, a prediction does not count.
         settings: the service's.
         log: structlog's.
         hidden: folders whose paths are cut from the errors that clients see.
@@ -105,9 +106,7 @@ class Worker(threading.Thread):
     def _do(self, job: Job) -> None:
         started, outcome, self._current = time.monotonic(), "lost", job
         try:
-            outcome, made = self._attempt(job)
-            if outcome in ("done", "refused", "failed"):
-                self._ended(job, outcome, made, time.monotonic() - started)
+            outcome = self._attempt(job, started)
         except LeaseLost:
             self._forget(job)
         except SQLAlchemyError as error:
@@ -117,7 +116,7 @@ class Worker(threading.Thread):
         about = {"job": job.id, "kind": job.kind, "attempt": job.attempts, "outcome": outcome}
         self._log.info("job", seconds=round(time.monotonic() - started, 2), **about)
 
-    def _attempt(self, job: Job) -> tuple[str, Made | None]:
+    def _attempt(self, job: Job, started: float) -> str:
         """Do the job once and write down its end; says what that was."""
         error, outcome = ComelError(""), "failed"
         beat = _Beat(self._queue, job.id, self.owner, self._executor, self._log)
@@ -126,12 +125,12 @@ class Worker(threading.Thread):
                 made = self._executor.perform(self._work(job), beat.tell, timeout=self._settings.job_timeout_seconds)
         except CallKilled:
             self._queue.put_back(job.id, self.owner, counted=False)
-            return "put back", None
+            return "put back"
         except WorkerCrashed as crash:
             self._log.warning("a worker process died", job=job.id, exit_code=crash.exit_code)
             if job.attempts < self._settings.max_attempts:
                 self._queue.put_back(job.id, self.owner, counted=True)
-                return "put back", None
+                return "put back"
             said = f"the worker process died at each of {job.attempts} attempts"
             error = ComelError(said, "the file may be damaged, or need more memory than a worker has")
         except CallTimedOut:
@@ -148,13 +147,21 @@ class Worker(threading.Thread):
             self._log.error("a job failed", job=job.id, **describe_defect(defect))
             error = ComelError("the service failed at this job", f"ask its operator about job {job.id}")
         else:
-            self._queue.finish(job.id, self.owner, row_of(made, job.model, job.source))
-            self._inbox.discard(job.id)
-            return "done", made
+            try:
+                row = row_of(made, job.model, job.source, job.key)
+                told = partial(self._ended, job, "done", made, time.monotonic() - started)
+                self._queue.finish(job.id, self.owner, row, record=told)
+                self._inbox.discard(job.id)
+                return "done"
+            except ComelError as unrecorded:  # the audit log cannot have it, so it must not be given out
+                remove_folder(self._settings.state_dir / PREDICTIONS / job.id)
+                error = unrecorded
         what, remedy = (without_paths(text, self._hidden) for text in (error.what, error.remedy))
         self._queue.fail(job.id, self.owner, ComelError(what, remedy))
         self._inbox.discard(job.id)
-        return outcome, None
+        with suppress(ComelError):
+            self._ended(job, outcome, None, time.monotonic() - started)
+        return outcome
 
     def _work(self, job: Job) -> Work:
         kind, options = job.kind, job.options
@@ -169,12 +176,14 @@ class Worker(threading.Thread):
             task=options.get("task"),
             mpp=options.get("mpp"),
             assume_encoder=options.get("assume_encoder"),
+            origin={"model": job.model, "source": job.source, "key": job.key},
         )
 
     def _give_up(self, job: Job) -> None:
         """Its last worker went silent; nobody else says that it has ended."""
         self._inbox.discard(job.id)
-        self._ended(job, "failed", None, 0.0)
+        with suppress(ComelError):
+            self._ended(job, "failed", None, 0.0)
 
     def _forget(self, job: Job) -> None:
         """What was done for a cancelled job is removed; of a job that another worker has nothing is touched."""

@@ -8,6 +8,8 @@
     the bag that it was made from.
 ``thumbnail.png``, ``tiles/01.jpg`` ...
     where it was made from a slide: the slide as a small picture, and its strongest tiles.
+``origin.json``
+    what only the service's list says of it otherwise: the model's name, whence it was made, and which API key asked.
 ``map.png``
     the map as it is drawn by default, made when it is first asked for.
 
@@ -20,7 +22,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +33,13 @@ from comel.base.files import write_json
 from comel.errors import ComelError
 from comel.prediction.prediction import Prediction
 from service.ids import new_id
+from service.paths import PARTIAL
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Stored", "folder_bytes", "read_folder", "remove_folder", "write_folder"]
+__all__ = ["Stored", "folder_bytes", "read_folder", "read_origin", "write_folder"]
 
-PARTIAL = ".partial-"
-REMOVED = ".removed-"
 _JPEG_QUALITY = 88
 _PER_TILE = ("instance_scores", "coords", "class_scores")
 _NO_TILES: dict[str, Any] = dict.fromkeys(_PER_TILE) | {"instance_scores": np.zeros(0, np.float32)}
@@ -64,6 +65,7 @@ def write_folder(
     bag: Callable[[Path], None],
     thumbnail: Image | None = None,
     tiles: Sequence[Image] = (),
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a prediction's folder whole; where it is there already it stays as it is, and what was made anew is dropped.
 
@@ -73,6 +75,7 @@ def write_folder(
         bag: puts the bag at the path that it is given.
         thumbnail: the whole slide.
         tiles: the strongest tiles, strongest first.
+        origin: what :func:`read_origin` is to give.
     """
     partial = folder.with_name(f"{PARTIAL}{new_id()}")
     partial.mkdir(parents=True)
@@ -88,6 +91,7 @@ def write_folder(
             (partial / "tiles").mkdir()
         for rank, tile in enumerate(tiles, start=1):
             tile.save(partial / "tiles" / f"{rank:02d}.jpg", quality=_JPEG_QUALITY)
+        write_json(partial / "origin.json", dict(origin or {}))
         write_json(partial / "prediction.json", said)
         # Not the bag: it was flushed where it was written or accepted, and of one answered at once its sender has a copy.
         for path in [*(path for path in partial.rglob("*") if path.name != "bag.h5"), partial]:
@@ -123,14 +127,13 @@ def read_folder(folder: Path) -> Prediction:
         ) from None
 
 
-def remove_folder(folder: Path) -> None:
-    """Delete a folder; it is gone at once, however long its files take."""
-    aside = folder.with_name(f"{REMOVED}{new_id()}")
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What was kept of where a prediction came from; empty where that is missing or damaged."""
     try:
-        os.rename(folder, aside)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(aside, ignore_errors=True)
+        value = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def folder_bytes(folder: Path) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +20,8 @@ from service.db.pages import Page, page_of
 from service.db.tables import PredictionRow
 from service.errors import NotFoundError
 from service.ids import is_id
-from service.predictions.folder import Stored, read_folder, remove_folder
+from service.paths import bring_back, take_away
+from service.predictions.folder import Stored, read_folder
 from service.predictions.work import PREDICTIONS, TOP_TILES, Made
 
 if TYPE_CHECKING:
@@ -34,12 +37,13 @@ class PredictionStore:
         self._database = database
         self.folder = state_dir / PREDICTIONS
 
-    def add(self, made: Made, model: str, source: dict[str, Any]) -> None:
-        """Put a prediction whose folder is there into the list."""
+    def add(self, row: PredictionRow, *, record: Callable[[], None] = lambda: None) -> None:
+        """Put a prediction whose folder is there into the list; ``record`` is called before it counts."""
         with self._database.writing() as session:
-            row = row_of(made, model, source)
             row.created = self._database.now(session)
             session.add(row)
+            session.flush()
+            record()
 
     def row(self, identifier: str) -> PredictionRow:
         """What the list says of a prediction.
@@ -74,16 +78,25 @@ class PredictionStore:
         with self._database.reading() as session:
             return page_of(session, PredictionRow, [], limit=limit, cursor=cursor)
 
-    def delete(self, identifier: str) -> None:
-        """Remove a prediction with everything that is kept of it.
+    def delete(self, identifiers: Sequence[str], *, record: Callable[[], None] = lambda: None) -> None:
+        """Remove predictions with everything that is kept of them; of those that are not there nothing is done.
 
-        Raises:
-            NotFoundError: there is none.
+        The folders go first, under another name: what a killed process leaves behind is then deleted, and never taken for a
+        prediction that the database lost. ``record`` is called before it counts; where that or the database fails, all stays.
         """
-        row = self.row(identifier)
-        with self._database.writing() as session:
-            session.execute(delete(PredictionRow).where(PredictionRow.id == row.id))
-        remove_folder(self.folder / row.id)
+        aside: list[Path] = []
+        try:
+            with self._database.writing() as session:
+                self._database.expect(session)
+                aside += [path for name in identifiers if (path := take_away(self.folder / name)) is not None]
+                session.execute(delete(PredictionRow).where(PredictionRow.id.in_(identifiers)))
+                record()
+        except BaseException:
+            for path in aside:
+                bring_back(path)
+            raise
+        for path in aside:
+            shutil.rmtree(path, ignore_errors=True)
 
     def map_png(self, identifier: str, **choices: Any) -> bytes:
         """The map as PNG: ``width``, ``alpha``, ``threshold`` and ``colormap`` are those of
@@ -97,14 +110,15 @@ class PredictionStore:
         """
         stored = self.load(identifier)
         chosen = {name: value for name, value in choices.items() if value is not None}
-        if not chosen and stored.has("map.png"):
-            return (stored.folder / "map.png").read_bytes()
+        if not chosen:
+            with suppress(OSError):  # it was not drawn yet
+                return (stored.folder / "map.png").read_bytes()
         picture = draw_map(stored.prediction, _thumbnail(stored), **chosen)
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", compress_level=PNG_EFFORT)
         if not chosen:
-            # Who deleted the prediction meanwhile must not find its map there again.
-            with suppress(FileNotFoundError), atomic_path(stored.folder / "map.png", parents=False) as temporary:
+            # Who deleted the prediction meanwhile must not find its map there again; a disk that is full keeps no map.
+            with suppress(OSError), atomic_path(stored.folder / "map.png", parents=False) as temporary:
                 temporary.write_bytes(buffer.getbuffer())
         return buffer.getvalue()
 
@@ -139,10 +153,10 @@ class PredictionStore:
         return path
 
 
-def row_of(made: Made, model: str, source: dict[str, Any]) -> PredictionRow:
+def row_of(made: Made, model: str, source: dict[str, Any], key: str | None) -> PredictionRow:
     """What the list says of a prediction that was made; when, the database's clock says."""
     told = {name: getattr(made, name) for name in ("id", "slide_id", "label", "confidence", "version", "size")}
-    return PredictionRow(model=model, source=source, **told)
+    return PredictionRow(model=model, source=source, key=key, **told)
 
 
 def _unknown() -> ComelError:

@@ -11,15 +11,15 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from comel.bags.bag import Bag, write_bag
 from comel.bags.contract import FeatureContract
 from comel.base.files import canonical_json
 from comel.prediction.prediction import Prediction
-from service.errors import TooLargeError
+from service.errors import TooLargeError, needing_room
 from service.intake.hdf5_check import check_hdf5
 from service.intake.received_bags import read_received_bag
 from service.predictions.folder import folder_bytes, read_folder, write_folder
@@ -30,7 +30,7 @@ from service.slides.top_tiles import strongest, tile_pictures
 if TYPE_CHECKING:
     from pipelines.extraction.contract import ContractReader
 
-__all__ = ["PREDICTIONS", "TOP_TILES", "Made", "Tell", "Work", "Workbench"]
+__all__ = ["PREDICTIONS", "TOP_TILES", "Made", "Tell", "Work", "Workbench", "made_of"]
 
 PREDICTIONS = "predictions"
 TOP_TILES = 12
@@ -52,6 +52,7 @@ class Work:
         slide_id: the slide's name; of a bag only where the bag does not say.
         model, version: what to predict with.
         task, mpp, assume_encoder: as the client said; None where it did not.
+        origin: what is kept beside the prediction of where it came from.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Work:
     task: str | None = None
     mpp: float | None = None
     assume_encoder: str | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,30 +99,23 @@ class Workbench:
 
         Raises:
             TooLargeError: more instances than the settings allow.
+            NoRoomError: the disk is full.
             ComelError: the file cannot be read, its features do not fit the model, or the model's encoder is not at hand.
         """
         folder = self.settings.state_dir / PREDICTIONS / work.id
         if not folder.is_dir():
             tell("open", 0, 0)
             predictor = self.open_model(work.model, work.version)
-            (self._from_slide if work.kind == "slide" else self._from_bag)(work, predictor, folder, tell)
-        prediction = read_folder(folder)
-        return Made(
-            work.id,
-            prediction.slide_id,
-            prediction.predicted_class,
-            prediction.confidence,
-            str(prediction.model.get("run")),
-            int(prediction.model.get("version") or 0),
-            len(prediction.instance_scores),
-            folder_bytes(folder),
-        )
+            with needing_room():
+                (self._from_slide if work.kind == "slide" else self._from_bag)(work, predictor, folder, tell)
+        return made_of(work.id, folder)
 
     def _from_bag(self, work: Work, predictor: PredictorLike, folder: Path, tell: Tell) -> None:
         check_hdf5(work.path, max_bytes=self.settings.max_upload_bytes, max_instances=self.settings.max_instances)
         bag = read_received_bag(work.path, assume_encoder=work.assume_encoder)
         tell("predict", 0, len(bag))
-        write_folder(folder, self._predict(predictor, bag, work.task), bag=lambda place: _link(work.path, place))
+        prediction = self._predict(predictor, bag, work.task)
+        write_folder(folder, prediction, bag=lambda place: _link(work.path, place), origin=work.origin)
 
     def _from_slide(self, work: Work, predictor: PredictorLike, folder: Path, tell: Tell) -> None:
         with self._reading:
@@ -132,7 +127,14 @@ class Workbench:
             prediction = self._predict(predictor, bag, work.task)
             prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *extracted.notes))
             tiles = tile_pictures(work.path, prediction, strongest(prediction, TOP_TILES), mpp=work.mpp)
-        write_folder(folder, prediction, bag=lambda place: write_bag(place, bag), thumbnail=thumbnail, tiles=tiles)
+        write_folder(
+            folder,
+            prediction,
+            bag=lambda place: write_bag(place, bag),
+            thumbnail=thumbnail,
+            tiles=tiles,
+            origin=work.origin,
+        )
 
     def _predict(self, predictor: PredictorLike, bag: Bag, task: str | None) -> Prediction:
         if len(bag) > self.settings.max_instances:
@@ -157,6 +159,25 @@ class Workbench:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(key)
         return self._readers[key]
+
+
+def made_of(identifier: str, folder: Path) -> Made:
+    """What a list shows of the prediction that lies in a folder.
+
+    Raises:
+        ComelError: something is missing or damaged.
+    """
+    prediction = read_folder(folder)
+    return Made(
+        identifier,
+        prediction.slide_id,
+        prediction.predicted_class,
+        prediction.confidence,
+        str(prediction.model.get("run")),
+        int(prediction.model.get("version") or 0),
+        len(prediction.instance_scores),
+        folder_bytes(folder),
+    )
 
 
 def _link(source: Path, place: Path) -> None:

@@ -3,14 +3,17 @@
 A run's ``current`` names the version that answers, unless one is pinned (``<state_dir>/models.json``). A new version is
 loaded and tried aside, and only then takes the place of the old one; requests under way end on the version that they began
 with. A version that cannot be used, or whose bags would have to be made otherwise, is refused, and the old one goes on.
+Whatever the files of a version cause, it is that version's refusal and stops no other model.
 All methods block and are safe from several threads.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +25,7 @@ from comel.bags.contract import FeatureContract
 from comel.errors import ComelError, RunError
 from comel.prediction.prediction import Prediction
 from comel.runs.directory import RunDirectory
-from service.errors import NotFoundError
+from service.errors import NotFoundError, NotReadyError, needing_room
 from service.served.choice import ModelChoices
 from service.settings import ServiceSettings
 
@@ -54,9 +57,9 @@ class PredictorLike(Protocol):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A version that should answer and cannot, and why."""
+    """A version that should answer and cannot, and why. It is None where the run does not even say which should."""
 
-    version: int
+    version: int | None
     what: str
     remedy: str
 
@@ -68,14 +71,14 @@ class ModelState:
     Attributes:
         name: as in the settings.
         default: whether it answers requests that name no model.
-        version: of the run, which answers.
+        version: of the run, which answers; None where none can be used.
         pinned: whether that version was chosen, whatever the run's ``current`` says.
         refusal: the version that should answer and cannot, or None.
     """
 
     name: str
     default: bool
-    version: int
+    version: int | None
     pinned: bool
     refusal: Refusal | None
 
@@ -94,6 +97,7 @@ class ModelRegistry:
         self._loaded: OrderedDict[tuple[str, int], PredictorLike] = OrderedDict()
         self._answering: dict[str, int] = {}
         self._refused: dict[str, tuple[Refusal, Any]] = {}
+        self._unsaved: set[str] = set()
         self._lock = threading.Lock()
         # Held over a load: two versions of a large model are in memory then, never three.
         self._changing = threading.RLock()
@@ -116,12 +120,20 @@ class ModelRegistry:
     def open(self) -> None:
         """Load the version of every model that is to answer. Where that one is refused, the one that answered last.
 
+        A model none of whose versions can be used is refused, and the others answer.
+
         Raises:
-            ComelError: a model has no version that can be used.
+            ComelError: no model can be used, and none has ever answered here; or what was chosen cannot be read.
         """
+        answered_before = [self._choices.read(name).serving is not None for name in self.names]
         for name in self.names:
-            self._begin(name)
-            self._choices.serve(name, self._answering[name])
+            self._look(name)
+            if name not in self._answering and (before := self._choices.read(name).serving) is not None:
+                with suppress(ComelError), self._refusing(name, before):
+                    self._exchange(name, before, keep_refusal=True)
+        if not self._answering and not any(answered_before):
+            refusal = self._refused[self.names[0]][0]
+            raise RunError(refusal.what, refusal.remedy)
 
     def get(self, name: str | None = None, version: int | None = None) -> PredictorLike:
         """A model ready to predict, loaded if it is not yet.
@@ -132,6 +144,7 @@ class ModelRegistry:
 
         Raises:
             NotFoundError: there is no such model.
+            NotReadyError: none of its versions can be used.
             RunError: there is no such version, or it is damaged.
         """
         name = self.names[0] if name is None else name
@@ -154,11 +167,12 @@ class ModelRegistry:
 
         Raises:
             NotFoundError: no model has this name.
-            RunError: none of its versions can be used.
+            ConfigError: what was chosen cannot be read.
         """
-        version = self.get(name).version
+        self.run(name)
         refused = self._refused.get(name)
         pinned = self._choices.read(name).pinned is not None
+        version = self._answering.get(name)
         return ModelState(name, name == self.names[0], version, pinned, refused[0] if refused else None)
 
     def is_loaded(self, name: str, version: int) -> bool:
@@ -166,18 +180,36 @@ class ModelRegistry:
         with self._lock:
             return (name, version) in self._loaded
 
-    def choose(self, name: str, version: int | None) -> ModelState:
+    def choose(self, name: str, version: int | None, *, record: Callable[[], None] = lambda: None) -> ModelState:
         """Let a version answer from now on, also after a restart; None follows the run's ``current`` again.
+
+        Args:
+            name: of the model.
+            version: of its run.
+            record: called when everything was tried, before anything changes.
 
         Raises:
             NotFoundError: no model has this name.
+            NoRoomError, NotReadyError: the choice cannot be written down.
             ComelError: the version cannot be used; everything stays as it was.
         """
         run = self.run(name)
+
+        def keep() -> None:
+            record()
+            with needing_room():
+                self._choices.pin(name, version, serving=wanted)
+
         with self._changing:
-            wanted = int(run.version_folder().name) if version is None else version
-            self._exchange(name, wanted)
-            self._choices.pin(name, version, serving=wanted)
+            with self._refusing(name, version):
+                wanted = int(run.version_folder().name) if version is None else version
+                # What is in memory may be gone from the disk, and would then be missing at the next start.
+                self._check(name, wanted)
+            try:
+                self._exchange(name, wanted, before=keep)
+            except OSError as error:
+                said = f"the choice cannot be written down ({os.strerror(error.errno or 0)})"
+                raise NotReadyError(said, "ask the service's operator") from None
         return self.state(name)
 
     def refresh(self) -> list[ModelState]:
@@ -185,59 +217,80 @@ class ModelRegistry:
         changed = []
         for name in self.names:
             with self._changing:
-                refused, answering = self._refused.get(name), self._answering.get(name)
+                before = self._refused.get(name), self._answering.get(name)
                 self._look(name)
-                if (self._refused.get(name), self._answering.get(name)) != (refused, answering):
+                if (self._refused.get(name), self._answering.get(name)) != before:
                     changed.append(self.state(name))
         return changed
 
     def _look(self, name: str) -> None:
         """One model's part of :meth:`refresh`."""
+        wanted, seen = None, None
         try:
-            wanted = self._wanted(name)
-        except ComelError:
-            return  # the run is being moved or restored; what answers goes on
-        if wanted == self._answering.get(name):
+            with self._refusing(name, None):
+                wanted = self._wanted(name)
+            if wanted != self._answering.get(name):
+                seen = self._stamp(name, wanted)
+                if name in self._refused and (self._refused[name][0].version, self._refused[name][1]) == (wanted, seen):
+                    return
+                self._exchange(name, wanted)
+                self._unsaved.add(name)
             self._refused.pop(name, None)
-            return
-        seen = self._stamp(name, wanted)
-        if name in self._refused and (self._refused[name][0].version, self._refused[name][1]) == (wanted, seen):
-            return
-        try:
-            self._exchange(name, wanted)
-            self._choices.serve(name, wanted)
         except ComelError as error:
             self._refused[name] = Refusal(wanted, error.what, error.remedy), seen
+            return
+        if name in self._unsaved:
+            with suppress(OSError, ComelError):  # on a full disk it is kept at a later look
+                self._choices.serve(name, wanted)
+                self._unsaved.discard(name)
 
     def _begin(self, name: str) -> int:
-        """Find the version that answers first."""
+        """Find the version that answers first, in a process that was not told to :meth:`open`."""
         with self._changing:
-            if name in self._answering:
-                return self._answering[name]
-            wanted, before = self._wanted(name), self._choices.read(name).serving
-            try:
-                self._exchange(name, wanted)
-            except ComelError as error:
-                if before is None or before == wanted:
-                    raise
-                self._exchange(name, before)
-                self._refused[name] = Refusal(wanted, error.what, error.remedy), self._stamp(name, wanted)
+            if name not in self._answering:
+                if name not in self._refused:
+                    self._look(name)
+                if name not in self._answering:
+                    refusal = self._refused[name][0]
+                    raise NotReadyError(f"model '{name}' cannot be used: {refusal.what}", refusal.remedy)
             return self._answering[name]
 
-    def _exchange(self, name: str, version: int) -> None:
-        """Load a version, try it, and let it answer."""
+    @contextmanager
+    def _refusing(self, name: str, version: int | None) -> Iterator[None]:
+        """Make one kind of error of all that a version's files may cause."""
+        try:
+            yield
+        except ComelError:
+            raise
+        except (Exception, SystemExit) as error:
+            which = "the run" if version is None else f"version {version}"
+            raise RunError(
+                f"{which} of model '{name}' cannot be opened ({type(error).__name__})", "restore it from a copy"
+            ) from error
+
+    def _exchange(
+        self, name: str, version: int, *, before: Callable[[], None] = lambda: None, keep_refusal: bool = False
+    ) -> None:
+        """Load a version, try it, and let it answer; ``before`` is called when it may."""
         with self._changing:
             old = self._answering.get(name)
-            predictor = self._loaded.get((name, version)) or self._open(name, version)
-            if old is not None and (difference := self.get(name, old).contract.difference(predictor.contract)):
-                raise RunError(
-                    f"version {version} of model '{name}' wants bags that are made otherwise: {difference}",
-                    "serve it as a model of its own",
-                )
+            with self._refusing(name, version):
+                predictor = self._loaded.get((name, version)) or self._open(name, version)
+                if old is not None and (difference := self.get(name, old).contract.difference(predictor.contract)):
+                    raise RunError(
+                        f"version {version} of model '{name}' wants bags that are made otherwise: {difference}",
+                        "serve it as a model of its own",
+                    )
+            before()
             with self._lock:
                 self._answering[name] = version
             self._keep(name, version, predictor)
-            self._refused.pop(name, None)
+            if not keep_refusal:
+                self._refused.pop(name, None)
+
+    def _check(self, name: str, version: int) -> None:
+        """Raise :class:`RunError` where a version's files are missing or damaged."""
+        self._runs[name].verify(version)
 
     def _keep(self, name: str, version: int, predictor: PredictorLike) -> None:
         with self._lock:
@@ -258,7 +311,8 @@ class ModelRegistry:
         """A version, loaded and tried on a bag of noise, so that the first request does not pay for it."""
         from comel.prediction.predictor import Predictor
 
-        predictor: PredictorLike = Predictor.open(self._runs[name].path, version=version, device=self._device)
+        with self._refusing(name, version):
+            predictor: PredictorLike = Predictor.open(self._runs[name].path, version=version, device=self._device)
         try:
             predictor.predict(_noise(predictor.contract))
         except ComelError:
@@ -286,13 +340,17 @@ class FixedModel(ModelRegistry):
         super().__init__(settings)
         self._predictor = predictor
         self._runs = {self.names[0]: self._runs[self.names[0]]} if self._runs else {"model": RunDirectory(Path("model"))}
+        self._answering = {self.names[0]: predictor.version}
 
     def _wanted(self, name: str) -> int:
         return self._predictor.version
 
-    def _open(self, name: str, version: int) -> PredictorLike:
+    def _check(self, name: str, version: int) -> None:
         if version != self._predictor.version:
             raise RunError(f"model '{name}' has no version {version}", f"it has {self._predictor.version}")
+
+    def _open(self, name: str, version: int) -> PredictorLike:
+        self._check(name, version)
         return self._predictor
 
 

@@ -2,6 +2,7 @@
 
 A slide is a file, or a folder of DICOM files, as in the manifests. Its id is a keyed hash of its slide folder's number and its
 path below it: the same after a restart, and of no use to guess names from. Answers have the id and the name, never the path.
+What ends as slides do and is not listed is counted: links, names that are not text, what is no file, what cannot be read.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import os
 import re
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from comel.base.files import is_dicom
 from comel.errors import ComelError
 from pipelines.slides.slide_files import slide_files
 from service.errors import NotFoundError
+from service.ids import is_name
 
 __all__ = ["ListedSlide", "SlideFolders", "is_slide_id", "resolve_slide"]
 
@@ -24,6 +29,7 @@ SUFFIXES = frozenset(
     ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .bif .svslide .czi .png .jpg .jpeg".split()  # noqa: SIM905
 )
 DICOM = ".dcm"
+FEW = 16
 MAX_LISTED = 100_000
 FRESH_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
@@ -47,14 +53,18 @@ class SlideFolders:
     Args:
         roots: the folders.
         pseudonym: names to ids; :meth:`service.access.audit.AuditLog.pseudonym`.
+        note: told how many are not listed, where that has changed.
     """
 
-    def __init__(self, roots: Sequence[Path], pseudonym: Callable[[str], str]) -> None:
+    def __init__(
+        self, roots: Sequence[Path], pseudonym: Callable[[str], str], note: Callable[[int], None] = lambda count: None
+    ) -> None:
         self.roots = tuple(roots)
-        self._pseudonym = pseudonym
+        self._pseudonym, self._note = pseudonym, note
         self._lock = threading.Lock()
         self._listed: dict[str, ListedSlide] = {}
         self._looked = -FRESH_SECONDS
+        self.unlisted = 0
 
     def listing(self) -> list[ListedSlide]:
         """All slides, by name."""
@@ -96,27 +106,43 @@ class SlideFolders:
     def _resolve(self, name: str) -> Path:
         if not self.roots:
             return resolve_slide(None, name)
-        for root in self.roots[:-1]:
-            try:
+        for root in self.roots:
+            with suppress(NotFoundError):
                 return resolve_slide(root, name)
-            except NotFoundError:
-                continue
-        return resolve_slide(self.roots[-1], name)
+        if (path := self._otherwise_written(name)) is not None:
+            return path
+        raise NotFoundError(f"{name}: no such slide", _REMEDY)
+
+    def _otherwise_written(self, name: str) -> Path | None:
+        """A listed slide whose name has the same letters in another Unicode form, as file systems and keyboards mix them."""
+        if name.isascii():
+            return None
+        wanted = unicodedata.normalize("NFC", name)
+        for slide in self.listing():
+            below = slide.path.relative_to(self.roots[slide.root].resolve()).as_posix()
+            if unicodedata.normalize("NFC", below) == wanted and slide.path.resolve() == slide.path:
+                return slide.path
+        return None
 
     def _look(self) -> None:
-        listed = {}
+        listed: dict[str, ListedSlide] = {}
+        unlisted = 0
         for number, root in enumerate(self.roots):
             base = root.resolve()
-            for path in _slide_files(base):
+            for path in _candidates(base):
+                if path is None or len(listed) >= MAX_LISTED:
+                    unlisted += 1
+                    continue
                 identifier = self._id(number, path.relative_to(base))
                 try:
                     size = sum(part.stat().st_size for part in ([path] if path.is_file() else slide_files(path)))
                 except OSError:
                     continue  # it went meanwhile
                 listed[identifier] = ListedSlide(path.name, number, identifier, size, path)
-                if len(listed) >= MAX_LISTED:
-                    break
         self._listed, self._looked = listed, time.monotonic()
+        if unlisted != self.unlisted:
+            self.unlisted = unlisted
+            self._note(unlisted)
 
     def _id(self, root: int, below: Path) -> str:
         return self._pseudonym(f"slide {root} {below.as_posix()}")
@@ -139,7 +165,8 @@ def resolve_slide(root: Path | None, name: str) -> Path:
             "this service has no slide folder", "send a bag, or start the service with a slide folder (COMEL_SLIDE_ROOTS)"
         )
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in name or not name.isprintable():
+    # A backslash is a letter here, but whoever wrote it before two dots meant what they mean elsewhere.
+    if parts.is_absolute() or ".." in re.split(r"[/\\]", name) or not is_name(name):
         raise ComelError("the slide's name is not a plain path below the slide folder", "name it relative to the slide folder")
     try:
         base = root.resolve(strict=True)
@@ -153,16 +180,33 @@ def resolve_slide(root: Path | None, name: str) -> Path:
     return path
 
 
-def _slide_files(base: Path) -> Iterator[Path]:
-    """Files with a slide's suffix and folders of DICOM files; hidden ones and links are left out."""
-    for folder, folders, names in os.walk(base):
+def _candidates(base: Path) -> Iterator[Path | None]:
+    """Files with a slide's suffix and folders of DICOM files, without hidden ones; None for each that is not listed."""
+    unreadable: list[OSError] = []
+    for folder, folders, names in os.walk(base, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if any(Path(name).suffix.lower() == DICOM for name in names) and _is_slide(Path(folder)):
-            yield Path(folder)
+        if any(_is_dicom(Path(folder, name)) for name in _likely_dicom(names)):
+            yield Path(folder) if _is_slide(Path(folder)) else None
         for name in sorted(names):
             path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not (name.startswith(".") or path.is_symlink() or not name.isprintable()):
-                yield path
+            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                # A pipe or a device would keep whoever opens it waiting.
+                yield path if is_name(name) and path.is_file() and not path.is_symlink() else None
+    yield from (None for _ in unreadable)
+
+
+def _likely_dicom(names: Sequence[str]) -> list[str]:
+    """A name that ends in ``.dcm``; without one, the first few of no slide's suffix: a folder of DICOM holds little else."""
+    named = [name for name in names if Path(name).suffix.lower() == DICOM]
+    return named[:1] or sorted(name for name in names if Path(name).suffix.lower() not in SUFFIXES)[:FEW]
+
+
+def _is_dicom(path: Path) -> bool:
+    """By the suffix or, whatever the name, by the content."""
+    try:
+        return path.suffix.lower() == DICOM or is_dicom(path)
+    except OSError:  # it may not be read
+        return False
 
 
 def _is_slide(path: Path) -> bool:
@@ -170,11 +214,11 @@ def _is_slide(path: Path) -> bool:
 
     OpenSlide looks at every file beside a DICOM file, so none of them may be a link: it might lead outside.
     """
-    folder = path.parent if path.suffix.lower() == DICOM and path.is_file() else path
+    folder = path.parent if path.is_file() and _is_dicom(path) else path
     if not folder.is_dir():
         return path.is_file()
     try:
         linked = any(part.is_symlink() and part.is_file() for part in folder.iterdir())
-        return folder.name.isprintable() and bool(slide_files(folder)) and not linked
+        return is_name(folder.name) and bool(slide_files(folder)) and not linked
     except OSError:  # it may not be read
         return False

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from comel.base.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
 from comel.errors import SlideError
 from pipelines.slides.slide_files import slide_files
+from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT
 from service.errors import NotFoundError, NotReadyError
 
 if TYPE_CHECKING:
@@ -150,12 +151,12 @@ class SlidePictures:
                 raise SlideError(error.what.replace(str(path), path.name), error.remedy, stage=error.stage) from None
             except CallTimedOut:
                 said = f"{path.name}: takes longer than {CALL_SECONDS:g} s to decode"
-                raise SlideError(said, "convert it to a tiled pyramidal TIFF") from None
+                raise SlideError(said, CONVERT) from None
             except WorkerCrashed:
-                raise SlideError(f"{path.name}: breaks the decoder", "the file is damaged: copy it again") from None
+                raise SlideError(f"{path.name}: breaks the decoder", COPY_OR_CONVERT) from None
             except CallFailed as error:
                 said = f"{path.name}: cannot be decoded ({error.kind})"
-                raise SlideError(said, "convert it to a tiled pyramidal TIFF") from None
+                raise SlideError(said, CONVERT) from None
 
     @contextmanager
     def _worker(self) -> Iterator[KillableWorker]:
@@ -174,10 +175,14 @@ def version_of(path: Path) -> str:
     return hashlib.blake2b(f"{_state(path)} {TILE_SIZE}".encode(), digest_size=12).hexdigest()
 
 
-def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of change of a slide's file; of all files of a DICOM slide's folder."""
-    parts = slide_files(path) if path.is_dir() else [path]
-    return tuple((part.name, status.st_size, status.st_mtime_ns) for part in parts for status in [part.stat()])
+def _state(path: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Of all files that a slide consists of: name, size, and when and where they were written. A copy may have the time of
+    change of the file that it replaces, but not all of these."""
+    return tuple(
+        (part.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
+        for part in slide_files(path)
+        for about in [part.stat()]
+    )
 
 
 def max_level(width: int, height: int) -> int:
@@ -217,7 +222,7 @@ def draw_tile(path: Path, level: int, column: int, row: int) -> bytes | None:
     if box is None or pixels > MAX_SOURCE_PIXELS:
         return None
     ratio_x, ratio_y = (
-        own * grid.scale / whole for own, whole in zip(slide.level_dimensions[source], (width, height), strict=True)
+        own * grid.scale / whole for own, whole in zip(slide.level_extents[source], (width, height), strict=True)
     )
     area = (box[0] * ratio_x, box[1] * ratio_y, box[2] * ratio_x, box[3] * ratio_y)
     return _jpeg(slide.read_area(source, area, (box[2] - box[0], box[3] - box[1])))

@@ -29,7 +29,7 @@ export class Raster {
 
   /** How many cells there are, and how many reach the threshold. */
   count(threshold) {
-    const least = byteOf(threshold);
+    const least = this.leastByte(threshold);
     let tiles = 0;
     let above = 0;
     for (const value of this.values) {
@@ -39,6 +39,13 @@ export class Raster {
     return { tiles, above };
   }
 
+  /** The least byte of a cell that a threshold marks; beyond all bytes where all scores are equal and tell nothing apart. */
+  leastByte(threshold) {
+    const tiles = this.values.filter((value) => value);
+    const equal = tiles.length > 1 && tiles.every((value) => value === tiles[0]);
+    return equal && threshold > 0 ? 256 : byteOf(threshold);
+  }
+
   /** Level-0 pixels that a cell covers, squared. */
   get cellArea() {
     return (this.place.width / this.columns) * (this.place.height / this.rows);
@@ -46,7 +53,7 @@ export class Raster {
 }
 
 /** The least byte of a cell whose score reaches the threshold. */
-export const byteOf = (threshold) => 1 + Math.round(254 * threshold);
+const byteOf = (threshold) => 1 + Math.round(254 * threshold);
 
 async function bytesOf(picture) {
   const image = await createImageBitmap(picture, { colorSpaceConversion: "none", premultiplyAlpha: "none" });

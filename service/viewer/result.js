@@ -27,7 +27,9 @@ export function showVerdict(answer) {
     prediction.task && element("p", { class: "quiet" },
       prediction.mode === "task-incremental" ? `task given: ${prediction.task}` : `task: ${prediction.task}`),
     outside?.flag && element("p", { class: "warning", role: "alert" },
-      "Unlike the slides that the model has learned from: do not rely on this prediction."),
+      prediction.mode === "task-incremental"
+        ? `Unlike the slides of ${prediction.task} that the model has learned from: do not rely on this prediction.`
+        : "Unlike the slides that the model has learned from: do not rely on this prediction."),
     prediction.notes.map((note) => element("p", { class: "quiet" }, note)));
   fill(byId("probabilities"), probabilityRows(prediction));
   fill(byId("facts"), facts(answer, outside));

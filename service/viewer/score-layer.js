@@ -1,6 +1,5 @@
 // The map over the slide: the raster coloured once, then drawn at its level-0 corners at each change of the view.
 
-import { byteOf } from "./raster.js";
 
 const OUTLINE = "rgb(20 20 24 / 0.9)";
 const PLANE = "rgb(250 250 250)";
@@ -90,7 +89,7 @@ export class ScoreLayer {
     const raster = this.#raster;
     this.#coloured = this.#outline = this.#footprint = null;
     if (raster?.columns && table) {
-      const least = byteOf(threshold);
+      const least = raster.leastByte(threshold);
       this.#coloured = coloured(raster, table, hideBelow ? least : 1);
       this.#outline = outlineOf(raster, least);
       this.#footprint = footprintOf(raster);

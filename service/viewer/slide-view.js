@@ -89,7 +89,9 @@ export class SlideView {
       tileOverlap: slide.tile_overlap ?? 0,
       minLevel: slide.min_level ?? 0,
       maxLevel: slide.max_level ?? Math.ceil(Math.log2(Math.max(slide.width, slide.height))),
-      getTileUrl: (level, column, row) => urlOf(`slides/${slide.id}/tiles/${level}/${column}_${row}.jpg`).href,
+      // The address names the version, so that what the browser keeps is never shown for a file that took the slide's place.
+      getTileUrl: (level, column, row) =>
+        urlOf(`slides/${slide.id}/tiles/${level}/${column}_${row}.jpg?version=${slide.version}`).href,
       ...(slide.id ? {} : { tileExists: () => false }),
     };
     return new Promise((resolve, reject) => {

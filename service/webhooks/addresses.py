@@ -18,6 +18,8 @@ from service.settings import JobSettings
 __all__ = ["Target", "check_url", "connect", "resolve"]
 
 LONGEST = 2000
+_LAST_FOUR_BYTES = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")))
+"""NAT64 (RFC 6052, RFC 8215), and the older ways of writing an IPv4 address as one of IPv6."""
 _REMEDY = "ask the service's operator to add the host to webhook_hosts"
 
 
@@ -83,9 +85,19 @@ def connect(target: Target, *, timeout: float) -> http.client.HTTPConnection:
 
 
 def _is_public(address: str) -> bool:
+    """Whether the address, and each IPv4 address that it stands for, is one of the public network."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
-    return mapped.is_global and not mapped.is_multicast
+    return all(one.is_global and not one.is_multicast for one in (parsed, *_inside(parsed)))
+
+
+def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that a gateway or the system itself would make of an IPv6 address."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if any(address in network for network in _LAST_FOUR_BYTES):
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+    return [one for one in found if one is not None]
 
 
 class _Plain(http.client.HTTPConnection):

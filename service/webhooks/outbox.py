@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from comel.errors import ComelError
@@ -67,7 +67,9 @@ class Outbox(threading.Thread):
         """Send the call that is due for longest; False where none is."""
         with self._database.writing() as session:
             now = self._database.now(session)
-            due = select(Delivery).where(Delivery.state == "due", Delivery.due <= now).order_by(Delivery.due).limit(1)
+            # One that is due later than any wait takes was written before the clock was set back.
+            soon = or_(Delivery.due <= now, Delivery.due > now + LONGEST_WAIT_SECONDS + _CLAIM_SECONDS)
+            due = select(Delivery).where(Delivery.state == "due", soon).order_by(Delivery.due).limit(1)
             delivery = session.execute(due.with_for_update(skip_locked=True)).scalar_one_or_none()
             if delivery is None:
                 return False

@@ -8,6 +8,7 @@ import torch
 from comel.cohort.classes import Head
 from comel.models.base import BagBatch
 from comel.models.comel import CoMEL, CoMELOptions
+from comel.nn.gdat import GroupedDoubleAttention, Grouping
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,13 +26,14 @@ def model() -> CoMEL:
 
 
 @pytest.mark.parametrize("grouping", ["strided", "region", "spatial"])
-def test_a_prediction_is_the_same_as_on_the_cpu(grouping: str) -> None:
+def test_a_prediction_is_the_same_as_on_the_cpu(grouping: Grouping) -> None:
     torch.manual_seed(1)
     side = torch.arange(400)
     batch = BagBatch(torch.randn(1, 400, 48), torch.stack([side % 20, side // 20], dim=1).unsqueeze(0) * 256)
     made = model()
-    for block in made.trunk.blocks:
-        block.attention.grouping = grouping
+    for part in made.trunk.modules():
+        if isinstance(part, GroupedDoubleAttention):
+            part.grouping = grouping
     with torch.inference_mode():
         here = made(batch)
         there = made.to("cuda")(batch.to("cuda"))
@@ -55,18 +57,20 @@ def test_a_training_step_is_finite(precision: torch.dtype) -> None:
 def test_adapters_stay_orthogonal() -> None:
     from peft import get_peft_model
 
-    from comel.owlora import OWLoraConfig
+    from comel.owlora import OWLoraConfig, OWLoraModel
 
     made = model().to("cuda")
     config = OWLoraConfig(r=4, target_modules=list(made.adapter_targets), energy=0.5, tasks=3)
-    wrapped = get_peft_model(made.trunk, config, adapter_name="one")  # type: ignore[arg-type]
+    wrapped = get_peft_model(made.trunk, config, adapter_name="one")
+    tuner = wrapped.base_model
+    assert isinstance(tuner, OWLoraModel)
     optimizer = torch.optim.Adam([p for p in wrapped.parameters() if p.requires_grad], lr=1e-2, weight_decay=1e-2, fused=True)
     for _ in range(5):
         optimizer.zero_grad()
         made(torch.randn(1, 50, 48, device="cuda")).bag_features.square().mean().backward()
         optimizer.step()
-        wrapped.base_model.retract("one")
-    for _, layer in wrapped.base_model.adapted_layers():
+        tuner.retract("one")
+    for _, layer in tuner.adapted_layers():
         a = layer.owlora_A["one"].double()
         assert (a @ layer.protected_in.to(a.device)).abs().max() < 1e-5
         assert (a @ a.T - torch.eye(4, device=a.device)).abs().max() < 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -108,6 +109,15 @@ def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def scores_of(run: Path) -> dict[str, Any]:
+    """What ``comel train --json`` prints of a run."""
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import nested_run
+
+    content: dict[str, Any] = json.loads(json.dumps(nested_run(read_metrics(run / "metrics.json"))))
+    return content
 
 
 def tree(folder: Path) -> dict[str, bytes]:

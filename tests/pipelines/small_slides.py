@@ -43,7 +43,9 @@ def write_slide(
         resolution = {"resolution": (per_unit / x, per_unit / y), "resolutionunit": unit}
     with tifffile.TiffWriter(path) as tiff:
         for level in range(levels):
-            scaled = {k: tuple(r / 2**level for r in v) if k == "resolution" else v for k, v in resolution.items()}
+            scaled: dict[str, Any] = {
+                k: tuple(r / 2**level for r in v) if k == "resolution" else v for k, v in resolution.items()
+            }
             tiff.write(
                 pixels,
                 tile=(256, 256),

@@ -185,7 +185,8 @@ def write_ventana(path: Path, pixels: np.ndarray, mpp: float = 0.25) -> Path:
 
     def number(column: int, row: int) -> int:
         up = down - 1 - row
-        return 1 + up * across + (across - 1 - column if up % 2 else column)
+        size: int = 1 + up * across + (across - 1 - column if up % 2 else column)
+        return size
 
     joints = [("RIGHT", (x, y), (x + 1, y)) for y in range(down) for x in range(across - 1)]
     joints += [("UP", (x, y + 1), (x, y)) for y in range(down - 1) for x in range(across)]
@@ -246,11 +247,12 @@ def write_mirax(path: Path, pixels: np.ndarray, mpp: tuple[float, float] = (0.25
     (folder / "Data0000.dat").write_bytes(data)
     head = f"01.02{name}".encode()
     table = len(head) + 8  # after the two pointers: one pointer a level
-    place, pointers, records = table + 4 * len(levels), [], b""
+    start, records = table + 4 * len(levels), b""
+    pointers: list[int] = []
     for page in pages:
-        pointers.append(place + len(records))
+        pointers.append(start + len(records))
         entries = b"".join(struct.pack("<4i", *entry) for entry in page)
-        records += struct.pack("<4i", 0, place + len(records) + 8, len(page), 0) + entries
+        records += struct.pack("<4i", 0, start + len(records) + 8, len(page), 0) + entries
     (folder / "Index.dat").write_bytes(head + struct.pack(f"<{2 + len(pointers)}i", table, 0, *pointers) + records)
     return path
 

@@ -14,10 +14,15 @@ def bag_bytes(tmp_path: Path, bag: Bag) -> bytes:
     return (tmp_path / "sent.h5").read_bytes()
 
 
+def place_of(answer: Any) -> str:
+    """Where ``Location`` leads, which is relative to where it was asked."""
+    return str(answer.url.join(answer.headers["location"]))
+
+
 def ended(client: Any, accepted: Any, *, seconds: float = 60) -> dict[str, Any]:
     """The job of an answer 202, when it has ended."""
     assert accepted.status_code == 202, accepted.text
-    place, deadline = accepted.headers["location"], time.monotonic() + seconds
+    place, deadline = place_of(accepted), time.monotonic() + seconds
     while True:
         job: dict[str, Any] = client.get(place).json()
         if job["state"] not in ("queued", "running"):

@@ -33,7 +33,8 @@ class FakePredictor:
     def __init__(self, contract: FeatureContract = CONTRACT, delay: float = 0.0) -> None:
         self.contract, self.delay = contract, delay
         self.running = self.overlapping = 0
-        self.started = threading.Event()
+        self.started, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
 
     def predict(self, bag: Bag, *, task: str | None = None) -> Prediction:
         if difference := self.contract.difference(bag.contract):
@@ -44,6 +45,7 @@ class FakePredictor:
         self.overlapping = max(self.overlapping, self.running)
         self.started.set()
         time.sleep(self.delay)
+        assert self.go_on.wait(240)
         self.running -= 1
         model = {"run": self.run_id, "version": self.version}
         if not len(bag):

@@ -28,7 +28,7 @@ def _server_program(name: str) -> str | None:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a private server without a database of ours; it listens on a socket in a folder of its own."""
     server, initialise = _server_program("postgres"), _server_program("initdb")
-    pytest.importorskip("psycopg", reason="needs psycopg: pip install comel[postgres]")
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install comel-mil[postgres]")
     if server is None or initialise is None:
         pytest.skip("needs a PostgreSQL server (postgres and initdb) on this machine")
     # A socket's path may have 107 bytes, which pytest's folders may exceed.

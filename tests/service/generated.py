@@ -13,6 +13,7 @@ import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -67,6 +68,7 @@ def ask_everything(address: str, *, examples: int, headers: Mapping[str, str], k
     asked = 0
     with requests.Session() as session:
         for result in schema.get_all_operations():
+            assert isinstance(result, Ok), result
             operation = result.ok()
             names = {parameter.name for parameter in operation.path_parameters}
             takes_something = any(True for _ in operation.iter_parameters()) or len(operation.body) > 0

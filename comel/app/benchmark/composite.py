@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from comel.app.benchmark.storage import NORMAL, MadeBag, TileRange, square, within, write_stream
 from comel.bags.bag import Bag, read_bag
 from comel.bags.contract import FeatureContract
+from comel.base.numbers import MOST_SEED
 from comel.cohort.manifest import read_manifest
 from comel.errors import ConfigError, FeatureMismatch
 
@@ -38,7 +39,7 @@ class CompositeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, description="of everything drawn")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="of everything drawn")
     train: int = Field(24, ge=2, multiple_of=2, description="training bags of a task, half of them with tumour")
     val: int = Field(12, ge=2, multiple_of=2, description="validation bags of a task")
     test: int = Field(30, ge=2, multiple_of=2, description="test bags of a task")
@@ -180,7 +181,8 @@ def _patch(draw: np.random.Generator, part: _Part, count: int) -> np.ndarray:
     """The ``count`` tiles of a part (all, if there are fewer) that lie nearest to a random one of them: (count, D)."""
     assert part.bag.coords is not None
     chosen = _nearest(draw, part.bag.coords[part.rows], min(count, len(part.rows)))
-    return part.bag.features[part.rows[chosen]]
+    features: np.ndarray = part.bag.features[part.rows[chosen]]
+    return features
 
 
 def _nearest(draw: np.random.Generator, places: np.ndarray, count: int) -> np.ndarray:

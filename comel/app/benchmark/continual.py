@@ -19,6 +19,7 @@ from comel.base.files import read_json, sha256_of_file, write_json
 from comel.base.progress import progress_bar
 from comel.base.registry import nearest
 from comel.base.settings import parse_section
+from comel.base.units import Mode
 from comel.base.version import comel_version
 from comel.cohort.manifest import read_manifest
 from comel.errors import ConfigError, RunError
@@ -53,7 +54,8 @@ def run_continual(
         out: folder; a suite has its own in it.
         seeds: of the streams.
         rows: names of rows or groups; default all.
-        slides, root: composite: manifest of real slides and the folder its paths start from; they are extracted first.
+        slides: composite: manifest of real slides, which are extracted first.
+        root: composite: folder that the manifest's relative paths start from.
         archive: crchisto: the cells.
         config: in place of ``configs/benchmark.yaml``.
         overrides: ``make.KEY=VALUE``, ``model.KEY=VALUE``, ``strategy.KEY=VALUE`` or ``trainer.KEY=VALUE`` for the suite.
@@ -80,7 +82,7 @@ def run_continual(
         settings = chosen.model_copy(update={"seed": seed})
         if not _is_made(stream, {"suite": suite, "make": settings.model_dump(mode="json"), **made_from}):
             source.make(stream, settings)
-        mode = "domain-incremental" if suite == "crchisto" else "class-incremental"
+        mode = Mode.DOMAIN if suite == "crchisto" else Mode.CLASS
         return {"manifest": str((stream / "manifest.csv").resolve()), "bags": str((stream / "bags").resolve()), "mode": mode}
 
     folds = chosen.folds if isinstance(chosen, CrchistoSettings) else None

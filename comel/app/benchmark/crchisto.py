@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from comel.app.benchmark.storage import MadeBag, write_stream
 from comel.bags.contract import FeatureContract
+from comel.base.numbers import MOST_SEED
 from comel.base.registry import nearest
 from comel.errors import ConfigError
 
@@ -31,7 +32,7 @@ class CrchistoSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, description="of domains and folds")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="of domains and folds")
     stains: tuple[str, ...] = Field(("as-scanned", "h_heavy", "light"), min_length=1, description="domains, in order")
     folds: int = Field(5, ge=2, description="test folds")
     encoder: str = Field("efficientnet-lite0", description="patch encoder")
@@ -86,7 +87,7 @@ def make_crchisto(
 def _read(archive: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images (N, H, W, 3) uint8, patients (N,) and labels (N,) of the cells, 1 cancerous."""
     try:
-        with np.load(archive, allow_pickle=False) as content:
+        with open(archive, "rb") as stream, np.load(stream, allow_pickle=False) as content:
             images, patients, positive = content["images"], content["patient_id"], content["is_cancerous"]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
             raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 (N, height, width, 3)")

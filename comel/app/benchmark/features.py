@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from comel.app.benchmark.storage import MadeBag, TileRange, square, within, write_stream
 from comel.bags.contract import FeatureContract
+from comel.base.numbers import MOST_SEED
 
-__all__ = ["FeatureSettings", "make_features"]
+__all__ = ["FeatureSettings", "make_features", "towards", "unit"]
 
 _TISSUES = 4
 _STAINS = 3
@@ -36,7 +37,7 @@ class FeatureSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, description="of everything drawn")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="of everything drawn")
     difficulty: float = Field(0.5, ge=0, le=1, description="0 easy to 1 hard")
     tasks: int = Field(4, ge=1, le=50, description="organs, one after another")
     dimension: int = Field(128, ge=8, description="length of a feature vector")
@@ -55,12 +56,12 @@ def make_features(folder: Path, settings: FeatureSettings) -> Path:
 def _bags(settings: FeatureSettings) -> Iterator[MadeBag]:
     world = np.random.default_rng([settings.seed, 0])
     hard, dimension = settings.difficulty, settings.dimension
-    shared, stains = _unit(world, dimension), [_unit(world, dimension) for _ in range(_STAINS)]
+    shared, stains = unit(world, dimension), [unit(world, dimension) for _ in range(_STAINS)]
     for number in range(settings.tasks):
-        organ = (6 - 3 * hard) / np.sqrt(2) * _unit(world, dimension)
-        tissues = [3 * _unit(world, dimension) for _ in range(_TISSUES)]
-        tumour = (5 - 2.5 * hard) * _towards(shared, _unit(world, dimension), 0.6)
-        inflamed = 3 * _towards(tumour / np.linalg.norm(tumour), _unit(world, dimension), 0.6 * hard)
+        organ = (6 - 3 * hard) / np.sqrt(2) * unit(world, dimension)
+        tissues = [3 * unit(world, dimension) for _ in range(_TISSUES)]
+        tumour = (5 - 2.5 * hard) * towards(shared, unit(world, dimension), 0.6)
+        inflamed = 3 * towards(tumour / np.linalg.norm(tumour), unit(world, dimension), 0.6 * hard)
         for split, count in (("train", settings.train), ("val", settings.val), ("test", settings.test)):
             for index in range(count):
                 draw = np.random.default_rng([settings.seed, 1, number, ("train", "val", "test").index(split), index])
@@ -76,15 +77,17 @@ def _bags(settings: FeatureSettings) -> Iterator[MadeBag]:
                 yield MadeBag(f"organ{number + 1}-{split}-{index:03d}", f"organ{number + 1}", split, features, cells, positive)
 
 
-def _unit(draw: np.random.Generator, dimension: int) -> np.ndarray:
+def unit(draw: np.random.Generator, dimension: int) -> np.ndarray:
+    """A random direction."""
     vector = draw.normal(size=dimension)
     return vector / np.linalg.norm(vector)
 
 
-def _towards(first: np.ndarray, other: np.ndarray, cosine: float) -> np.ndarray:
+def towards(first: np.ndarray, other: np.ndarray, cosine: float) -> np.ndarray:
     """A unit vector whose cosine with the unit vector ``first`` is ``cosine``; what is left points to ``other``."""
     rest = other - (other @ first) * first
-    return cosine * first + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest)
+    turned: np.ndarray = cosine * first + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest)
+    return turned
 
 
 def _blot(draw: np.random.Generator, cells: np.ndarray, count: int) -> np.ndarray:

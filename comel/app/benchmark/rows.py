@@ -65,8 +65,8 @@ class Benchmark:
         """
         from comel.models import MODELS, model_class
         from comel.runs.config import RunConfig
+        from comel.runs.parts import resolved
         from comel.strategies import STRATEGIES, strategy_class
-        from comel.training.train import resolved
 
         for section, known, find in (("model", MODELS, model_class), ("strategy", STRATEGIES, strategy_class)):
             names = dict.fromkeys([*known, *(getattr(row, section)["name"] for row in self.rows)])

@@ -17,6 +17,7 @@ from typing import Any
 from comel.app.benchmark.rows import Benchmark, Row
 from comel.base.files import read_json
 from comel.base.progress import progress_bar
+from comel.base.units import Mode
 from comel.errors import CapacityError, ComelError, ConfigError, RunError
 
 __all__ = ["MEASURES", "RowResult", "run_benchmark"]
@@ -29,7 +30,6 @@ MEASURES = {
     "dice": ("instance", "dice", "final_average"),
     "dice_forgetting": ("instance", "dice", "forgetting"),
 }
-_MODES = {"class-incremental": "class_incremental", "domain-incremental": "domain_incremental"}
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,22 @@ def _outcome(future: Future[str | None], where: str) -> str | None:
 def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None:
     """Train one row unless it is finished; the reason where its strategy or model refuses."""
     from comel.base.settings import parse_section
+    from comel.cohort.tasks import read_cohort
     from comel.runs.config import RunConfig
     from comel.runs.directory import RunDirectory
+    from comel.runs.parts import resolved
     from comel.training.cross_validation import train_folds
-    from comel.training.session import plan_of
-    from comel.training.train import is_finished, resolved, stored_plan, train
+    from comel.training.plan import plan_of, stored_plan
+    from comel.training.train import train
 
     config = resolved(parse_section(RunConfig, settings, "settings"))
     directory = RunDirectory(run)
     try:
         if folds is not None:
             train_folds(config, run, folds=folds, quiet=True)
-        elif not is_finished(directory):
+        elif not directory.is_finished:
             train(config, run, quiet=True)
-        elif stored_plan(directory) != plan_of(config):
+        elif stored_plan(directory, manifest := read_cohort(config.data)) != plan_of(config, manifest):
             raise RunError(f"{run}: holds a finished run of other settings", "choose another --out, or delete the run")
     except (ConfigError, CapacityError) as error:
         return str(error)
@@ -141,28 +143,28 @@ def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None
 def _measures(run: Path, folds: int | None) -> dict[str, float | None]:
     """The scores of a row that the table shows, and what they cost."""
     if folds is None:
-        return _of_run(read_json(run / "metrics.json"))
-    every = [_of_run(read_json(run / f"fold-{fold}" / "metrics.json")) for fold in range(folds)]
+        return _of_run(run)
+    every = [_of_run(run / f"fold-{fold}") for fold in range(folds)]
     means: dict[str, float | None] = {}
     for name in every[0]:
         values = [value for one in every if (value := one[name]) is not None]
         means[name] = sum(values) / len(values) if values else None
     summary = read_json(run / "folds.json")
-    pooled, mode = summary["pooled"], _MODES[summary["mode"]]
+    pooled, mode = summary["pooled"], Mode(summary["mode"]).key
     means["pooled_auc"] = pooled["mean"][mode]["bag"].get("auc")
     means["pooled_auc_low"], means["pooled_auc_high"] = pooled["intervals"]["bag"][mode]["auc"]["mean"] or (None, None)
     return means
 
 
-def _of_run(metrics: dict[str, Any]) -> dict[str, float | None]:
-    mode = _MODES[metrics["mode"]]
-    found: dict[str, float | None] = {}
-    for name, (kind, score, statistic) in MEASURES.items():
-        found[name] = (metrics["continual"].get(kind, {}).get(mode, {}).get(score) or {}).get(statistic)
-    within = metrics["continual"]["bag"].get("task_incremental")
-    found["within_task_accuracy"] = within["accuracy"]["final_average"] if within else None
-    stages = metrics["stages"]
-    found["trained_parameters"] = stages[-1].get("trained_parameters", 0)
-    found["old_data_bytes"] = max(stage.get("old_data_bytes", 0) for stage in stages)
-    found["seconds_per_task"] = sum(stage.get("seconds", 0) for stage in stages) / len(metrics["tasks"])
+def _of_run(run: Path) -> dict[str, float | None]:
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import ScoreTable
+
+    metrics = read_metrics(run / "metrics.json")
+    table, mode, stages = ScoreTable.of_run(metrics), metrics.mode or Mode.CLASS, metrics.stages
+    found = {name: table.statistic(kind, mode, score, statistic) for name, (kind, score, statistic) in MEASURES.items()}
+    found["within_task_accuracy"] = table.statistic("bag", Mode.TASK, "accuracy", "final_average")
+    found["trained_parameters"] = stages[-1].trained_parameters or 0
+    found["old_data_bytes"] = max(stage.old_data_bytes or 0 for stage in stages)
+    found["seconds_per_task"] = sum(stage.seconds or 0 for stage in stages) / len(metrics.tasks)
     return found

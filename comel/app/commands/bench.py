@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, Set, print_json
+from comel.app.commands.options import Json, Quiet, Set, print_json, tell_notes
 from comel.app.options import Given, LazyCommand, options_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def continual(
         "bench"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them; from 100 on to choose settings.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The first; from 100 on to choose settings.")] = 0,
     rows: Annotated[str | None, typer.Option(help="Rows or groups, comma-separated; default all.")] = None,
     slides: Annotated[Path | None, typer.Option(help="composite: manifest of real slides, task = organ.")] = None,
     root: Annotated[Path | None, typer.Option(help="composite: folder that its paths start from.")] = None,
@@ -45,6 +45,7 @@ def continual(
     from comel.app.benchmark.continual import run_continual
     from comel.app.benchmark.table import markdown
 
+    tell_notes(slides, quiet=quiet or as_json)
     result = run_continual(
         suite,
         out,

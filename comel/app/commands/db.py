@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from service.db.database import Database
+    from service.settings import ServiceSettings
 
 __all__ = ["app"]
 
@@ -23,9 +26,27 @@ def upgrade(state: State = None, config: Config = None) -> None:
     """Bring the tables to this version of comel; comel serve does so too when it starts."""
     from service.db import migrate
 
-    database = _database(state, config)
-    migrate.upgrade(database)
+    with _opened(state, config) as (database, _):
+        migrate.upgrade(database)
     typer.echo(f"the tables are of {migrate.head()}")
+
+
+@app.command(epilog="Example: comel db pair --state /var/lib/comel")
+def pair(state: State = None, config: Config = None) -> None:
+    """Let a database and a state folder belong together that did not; stop the service before.
+
+    Predictions that lie in the folder and are not in the database are taken in. What else it does not know is set aside, in
+    set-aside in the state folder. Nothing is deleted.
+    """
+    from service.access.audit import AuditLog
+    from service.db import migrate, pairing
+    from service.housekeeping import take_in
+
+    with _opened(state, config) as (database, settings):
+        migrate.upgrade(database)
+        pairing.join(database, settings.state_dir)
+        done = take_in(database, settings, AuditLog(settings.state_dir))
+    typer.echo(f"{settings.state_dir}: {done['adopted']} predictions taken in, {done['set_aside']} other folders set aside")
 
 
 @app.command(epilog="Example: comel db backup comel-2026-03-01.jsonl.gz --state /var/lib/comel")
@@ -37,7 +58,8 @@ def backup(
     """Write every row to a file, while the service runs; copy the folder of predictions after it."""
     from service.db import backup as backups
 
-    typer.echo(f"{file}: {backups.backup(_database(state, config), file)} rows")
+    with _opened(state, config) as (database, _):
+        typer.echo(f"{file}: {backups.backup(database, file)} rows")
 
 
 @app.command(epilog="Example: comel db restore comel-2026-03-01.jsonl.gz --state /var/lib/comel")
@@ -47,17 +69,32 @@ def restore(
     """Fill an empty database from a backup; one of SQLite may be restored into PostgreSQL, and the other way round."""
     from service.db import backup as backups
 
-    typer.echo(f"{file}: {backups.restore(_database(state, config), file)} rows restored")
+    with _opened(state, config) as (database, _):
+        typer.echo(f"{file}: {backups.restore(database, file)} rows restored")
 
 
-def _database(state: Path | None, config: Path | None) -> Database:
+@contextmanager
+def _opened(state: Path | None, config: Path | None) -> Iterator[tuple[Database, ServiceSettings]]:
+    """The database that the settings name, and these; what is written is its owner's alone."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     from comel.base.settings import parse_section
-    from service.access.keys import private_folder
+    from comel.errors import ConfigError
+    from service.access.keys import private_files, private_folder
     from service.db.database import Database, database_url
+    from service.errors import is_full
     from service.settings import ServiceSettings
 
     given = {name: value for name, value in (("state_dir", state), ("settings_file", config)) if value is not None}
     settings = parse_section(ServiceSettings, given, "db")
-    private_folder(settings.state_dir)
-    secret = settings.database_url
-    return Database(database_url(None if secret is None else secret.get_secret_value(), settings.state_dir))
+    with private_files():
+        private_folder(settings.state_dir)
+        secret = settings.database_url
+        database = Database(database_url(None if secret is None else secret.get_secret_value(), settings.state_dir))
+        try:
+            yield database, settings
+        except SQLAlchemyError as error:
+            why = "its disk is full" if is_full(error) else type(error).__name__
+            raise ConfigError(f"the database cannot do it ({why})", "see to its disk and permissions") from None
+        finally:
+            database.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, print_json
+from comel.app.commands.options import Json, Quiet, print_json, tell_notes
 from comel.app.options import Flag, Given, options_of
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def extract(
     from comel.app import api
 
     options = given.settings()
+    tell_notes(manifest, quiet=quiet or as_json)
     if status:
         from comel.app.commands.extract_view import status_table
 

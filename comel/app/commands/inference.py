@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, Run, print_json
+from comel.app.commands.options import Json, Quiet, Run, print_json, tell_notes
 from comel.app.options import Flag, Given, options_of
 from comel.errors import ComelError
 
@@ -34,6 +34,8 @@ def predict(
 
     options = given.settings()
     limit_torch_threads()
+    for table_of_slides in (path for path in inputs if path.suffix.lower() == ".csv"):
+        tell_notes(table_of_slides, quiet=quiet or as_json)
     outcomes = predict_each(run, inputs, out, options, quiet=quiet or as_json)
     results = [outcome.result for outcome in outcomes]
     if as_json:
@@ -48,7 +50,10 @@ def predict(
                 tiles = f"{result.positive_instances} of {len(result.instance_scores)} tiles positive"
                 novelty = result.out_of_distribution
                 strange = ", unlike all that the model has learned" if novelty is not None and novelty.flag else ""
+                strange += f" of {result.task}" if strange and result.mode == "task-incremental" else ""
                 typer.echo(f"{result.slide_id}: {shown}{confidence}, {tiles}{strange}")
+                for note in () if quiet else result.notes:
+                    typer.echo(f"  {result.slide_id}: {note}", err=True)
         written = [word for kind, word in KINDS.items() if any(kind in outcome.kinds() for outcome in outcomes)]
         files = f"{_listed(written)}: {out}; " if written else ""
         typer.echo(f"{files}table: {Writing.of(out, options).table}")

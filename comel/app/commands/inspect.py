@@ -80,14 +80,16 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for number, level in enumerate(said["levels"]):
         tile = "" if level["tile"] is None else ", tiles of {} x {} px".format(*level["tile"])
         read = ", tiles are read from here" if number == said["read_level"] else ""
-        what = f"{level['width']} x {level['height']} px, 1:{level['downsample']:.4g}{tile}{read}"
+        factor = "not read: its factor is not known" if level["downsample"] is None else f"1:{level['downsample']:.4g}"
+        what = f"{level['width']} x {level['height']} px, {factor}{tile}{read}"
         lines.append(_line(f"level {number}", what))
     lines.append(_line("tissue", f"{said['tissue_area_mm2']:.2f} mm2 by {said['tissue']}"))
     colours = f", {', '.join(said['ink_colours'])}" if said["ink_colours"] else ""
     lines.append(_line("ink", f"{said['ink_share']:.1%} of the slide{colours}"))
     lines.append(_line("folds", f"{said['fold_share_of_tissue']:.1%} of the tissue"))
     enlarged = ", enlarged: the slide is coarser than asked for" if said["interpolated"] else ""
-    lines.append(_line("tiles", f"{said['tiles']}{enlarged}"))
+    small = f", {said['too_small']}" if said["too_small"] else ""
+    lines.append(_line("tiles", f"{said['tiles']}{enlarged}{small}"))
     return lines
 
 

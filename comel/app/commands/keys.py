@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,15 +25,17 @@ DEFAULT_STATE = Path("comel-state")
 @app.command(epilog="Example: comel keys add viewer --scope read --state /var/lib/comel")
 def add(
     name: Name,
-    scope: Annotated[str, typer.Option(help="read, predict or admin; each allows what those before it allow.")],
+    scope: Annotated[str, typer.Option(help="read, predict, manage or admin; each allows what those before it allow.")],
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once."""
-    from service.access.keys import KeyStore
+    from service.access.keys import KeyStore, private_files
 
-    audit, secret = _audit(state), KeyStore(state).add(name, scope)
-    audit.record("key-add", key=name, outcome="done", scope=scope)
+    with private_files():
+        audit = _audit(state)
+        written = partial(audit.record, "key-add", key=name, outcome="done", scope=scope)
+        secret = KeyStore(state).add(name, scope, record=written)
     if as_json:
         print_json({"name": name, "scope": scope, "key": secret})
         return
@@ -59,16 +62,16 @@ def list_keys(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 @app.command(epilog="Example: comel keys revoke viewer --state /var/lib/comel")
 def revoke(name: Name, state: State = DEFAULT_STATE) -> None:
     """Take a key no longer; a running service refuses it from its next request on."""
-    from service.access.keys import KeyStore
+    from service.access.keys import KeyStore, private_files
 
-    audit = _audit(state)
-    KeyStore(state).revoke(name)
-    audit.record("key-revoke", key=name, outcome="done")
+    with private_files():
+        audit = _audit(state)
+        KeyStore(state).revoke(name, record=partial(audit.record, "key-revoke", key=name, outcome="done"))
     typer.echo(f"{name}: revoked")
 
 
 def _audit(state: Path) -> AuditLog:
-    """Opened before a key changes, so that no change goes unrecorded for want of a folder."""
+    """Opened before a key changes: what the log cannot have is not done."""
     from service.access.audit import AuditLog
     from service.access.keys import private_folder
 

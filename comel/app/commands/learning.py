@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, Run, number, print_json
+from comel.app.commands.options import Json, Quiet, Run, number, print_json, tell_notes
 from comel.app.options import Flag, Given, options_of
 from comel.errors import ComelError
 
@@ -62,6 +62,7 @@ def train(
         raise ComelError("--resume takes the settings of the run", "leave the other settings out, or train a new run with them")
     chosen = given.settings()
     silent = quiet or as_json
+    tell_notes(chosen.data.manifest, quiet=silent)
     if folds is not None:
         from comel.training.cross_validation import train_folds
 
@@ -98,6 +99,7 @@ def add_task(
 
     settings = dict(given.options)
     root = settings.pop("data.root", None)
+    tell_notes(manifest, quiet=quiet or as_json)
     teach(
         run,
         manifest,
@@ -121,6 +123,7 @@ def evaluate(run: Run, given: Given[EvaluateOptions], as_json: Json = False, qui
 
     limit_torch_threads()
     split = None if options.split == "all" else options.split
+    tell_notes(options.manifest, quiet=quiet or as_json)
     scores = evaluate(run, **{**dict(options), "split": split}, quiet=quiet or as_json)
     if as_json:
         print_json(scores)
@@ -148,17 +151,18 @@ def _tell_scores(mode: str, kinds: Mapping[str, Any], intervals: Mapping[str, An
 
 
 def _tell_metrics(run: Path, as_json: bool) -> None:
-    from comel.base.files import read_json
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import ScoreTable, nested_run
 
-    metrics = read_json(run / "metrics.json")
+    metrics = read_metrics(run / "metrics.json")
     if as_json:
-        print_json(metrics)
+        print_json(nested_run(metrics))
         return
-    typer.echo(f"run: {run}, {len(metrics['stages'])} versions, tasks {', '.join(metrics['tasks'])}")
-    for mode, scores in metrics["continual"].get("bag", {}).items():
-        accuracy = scores["accuracy"]
-        if accuracy:
-            typer.echo(f"  {mode} accuracy {number(accuracy['final_average'])}, forgetting {number(accuracy['forgetting'])}")
+    typer.echo(f"run: {run}, {len(metrics.stages)} versions, tasks {', '.join(metrics.tasks)}")
+    for (kind, mode, name), accuracy in ScoreTable.of_run(metrics).continual.items():
+        if (kind, name) == ("bag", "accuracy") and accuracy:
+            said = f"accuracy {number(accuracy['final_average'])}, forgetting {number(accuracy['forgetting'])}"
+            typer.echo(f"  {mode.key} {said}")
 
 
 def _tell_runs(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:

@@ -20,7 +20,7 @@ Root = Annotated[Path, typer.Argument(help="Folder of the download.")]
 Out = Annotated[Path | None, typer.Option(help="CSV to write; default ROOT/manifest.csv.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 Folds = Annotated[int | None, typer.Option(min=2, help="Also deal the slides out to this many patient-disjoint folds.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of what is dealt out.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is dealt out.")]
 OneTask = Annotated[str | None, typer.Option(help="Name of the one task, if ROOT holds a single one.")]
 
 
@@ -128,6 +128,9 @@ def _write(cohort: Cohort, root: Path, out: Path | None, folds: int | None, seed
     out = out or root / "manifest.csv"
     for warning in cohort.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    if cohort.left_out:
+        counted = ", ".join(f"{count} {kind}" for kind, count in cohort.left_out.items())
+        typer.echo(f"left out, since they are no slides here: {counted}", err=True)
     manifest, start = write_manifest(cohort, root, out, folds=folds, seed=seed, force=force)
     counts = summary(manifest)
     if as_json:
@@ -139,6 +142,7 @@ def _write(cohort: Cohort, root: Path, out: Path | None, folds: int | None, seed
                 "annotated": sum(row.annotation is not None for row in manifest.rows),
                 "tasks": counts,
                 "warnings": cohort.warnings,
+                "left_out": cohort.left_out,
             }
         )
         return

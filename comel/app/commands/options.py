@@ -11,7 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["Json", "Quiet", "Run", "Set", "number", "print_json"]
+__all__ = ["Json", "Quiet", "Run", "Set", "number", "print_json", "tell_notes"]
 
 _output: ContextVar[TextIO] = ContextVar("where the result of --json goes")
 
@@ -40,3 +40,13 @@ def number(value: float | None) -> str:
 def print_json(value: Any) -> None:
     """Print the result of a command that was given ``--json``, indented."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str), file=_output.get())
+
+
+def tell_notes(manifest: Path | None, *, quiet: bool) -> None:
+    """Say on standard error what in a manifest is not used, or may be meant otherwise; once per command that reads one."""
+    if manifest is None or quiet:
+        return
+    from comel.cohort.notes import manifest_notes
+
+    for note in manifest_notes(manifest):
+        typer.echo(f"note: {note}", err=True)

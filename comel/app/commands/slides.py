@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, print_json
+from comel.app.commands.options import Json, Quiet, print_json, tell_notes
 from comel.app.options import Given, options_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def bags_check(
     if as_json:
         print_json(entries)
     else:
+        _tell_left_out(paths)
         for entry in entries:
             said = (
                 entry.get("error") or f"{entry['instances']} x {entry['dimension']}, {entry['encoder'] or 'encoder not stated'}"
@@ -64,6 +65,7 @@ def bags_stats(
     if as_json:
         print_json(found)
     else:
+        _tell_left_out(paths)
         typer.echo(statistics_table(found))
     if found["all"]["unreadable"]:
         raise typer.Exit(1)
@@ -83,12 +85,23 @@ def bags_export(
 
     from comel.cohort.clam import export_clam
 
+    tell_notes(manifest, quiet=quiet or as_json)
     report = export_clam(paths, out, manifest=manifest, root=root, quiet=quiet or as_json)
     if as_json:
         print_json(asdict(report))
         return
+    if not quiet:
+        _tell_left_out(paths)
     typer.echo(f"{report.written} bags written, {report.kept} were there; {out}")
     if report.empty:
         typer.echo(f"  left out, without a tile: {', '.join(report.empty)}", err=True)
     for table in report.tables:
         typer.echo(f"  {table}")
+
+
+def _tell_left_out(paths: list[Path]) -> None:
+    from comel.bags.foreign import feature_files
+    from comel.bags.left_out import said_left_out
+
+    if (line := said_left_out(paths, feature_files(paths))) is not None:
+        typer.echo(line, err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from comel.app.schemas import PredictOptions
 from comel.base.files import atomic_path, read_json, write_text
+from comel.errors import ComelError
 from comel.prediction.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -49,8 +51,10 @@ def kinds_of(prediction: Prediction) -> list[str]:
     return [kind for kind in KINDS if there[kind]]
 
 
-def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: Writing, request: str | None) -> None:
+def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: Writing, request: str | None) -> Prediction:
     """Write a slide's files in place of those that are there under its name.
+
+    A map or regions that cannot be drawn do not cost the result: a note says why they are missing, or drawn otherwise.
 
     Args:
         prediction: what to write.
@@ -58,15 +62,23 @@ def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: W
         writing: where and how.
         request: hash of all that was asked, for :func:`kept_prediction`; None where it cannot be known.
 
-    Raises:
-        ComelError: the map or the regions cannot be drawn.
+    Returns:
+        The prediction with these notes.
     """
     from comel.prediction.geojson import to_geojson
-    from comel.prediction.picture import PNG_EFFORT, draw_map
+    from comel.prediction.picture import PNG_EFFORT
 
     kinds, name = kinds_of(prediction), prediction.slide_id
-    picture = draw_map(prediction, thumbnail, width=writing.width) if "png" in kinds else None
-    regions = to_geojson(prediction, merge=writing.merge) if "geojson" in kinds else None
+    picture, regions = None, None
+    notes: list[str] = []
+    if "png" in kinds:
+        picture, notes = _map(prediction, thumbnail, writing.width)
+    if "geojson" in kinds:
+        try:
+            regions = to_geojson(prediction, merge=writing.merge)
+        except ComelError as error:
+            notes.append(f"no GeoJSON: {error}")
+    prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes))
     for kind in reversed(KINDS):
         writing.path(name, kind).unlink(missing_ok=True)
     if picture is not None:
@@ -75,6 +87,25 @@ def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: W
     if regions is not None:
         write_text(writing.path(name, "geojson"), json.dumps(regions) + "\n")
     prediction.save_json(writing.path(name, "json"), request=request)
+    return prediction
+
+
+def _map(prediction: Prediction, thumbnail: Image | None, width: int) -> tuple[Image | None, list[str]]:
+    """The map, and what a user should know of it."""
+    from comel.prediction.picture import draw_map, map_size
+
+    try:
+        across, notes = map_size(prediction, width)[0], []
+        if across < width:
+            notes.append(f"the map is {across} px wide instead of {width}: the slide is too long and narrow")
+        try:
+            return draw_map(prediction, thumbnail, width=width), notes
+        except ComelError as error:
+            if thumbnail is None:
+                raise
+            return draw_map(prediction, None, width=width), [*notes, f"the map is drawn without the slide: {error}"]
+    except ComelError as error:
+        return None, [f"no map: {error}"]
 
 
 def kept_prediction(name: str, writing: Writing, request: str) -> Prediction | None:

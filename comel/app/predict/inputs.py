@@ -98,8 +98,9 @@ def _expand(path: Path, options: PredictOptions) -> Iterator[Input]:
 def _of_folder(folder: Path, options: PredictOptions) -> Iterator[Input]:
     """A DICOM slide, or the bags of the folder."""
     from comel.bags.foreign import feature_files
+    from pipelines.slides.dicom_files import dicom_files
 
-    if any(part.suffix.lower() == ".dcm" for part in folder.iterdir()):
+    if dicom_files(folder):
         yield Input(folder.absolute().name, slide=folder, mpp=options.mpp)
         return
     try:

@@ -15,8 +15,9 @@ from comel.app.predict.files import Writing, kept_prediction, kinds_of, write_pr
 from comel.app.predict.inputs import Input, by_case, find_inputs
 from comel.app.schemas import PredictOptions, given, with_keywords
 from comel.bags.bag import Bag
+from comel.bags.left_out import said_left_out
 from comel.base.files import sha256_of_file, sha256_of_json
-from comel.base.progress import progress_bar
+from comel.base.progress import progress_bar, say
 from comel.base.settings import parse_section
 from comel.base.version import comel_version
 from comel.cohort.bags import check_contract
@@ -98,6 +99,8 @@ def predict_each(run: Path, paths: Sequence[Path], out: Path, options: PredictOp
     check_table(writing.table)
     check_width(writing.width)
     inputs = find_inputs(paths, options)
+    if (line := said_left_out(paths, [entry.bag or entry.slide or Path(entry.name) for entry in inputs])) is not None:
+        say(line, quiet=quiet)
     predictor = Predictor.open(run, version=options.version, device=options.device)
     predictor.check_task(options.task)
     reader = ContractReader(
@@ -162,7 +165,7 @@ class _Work:
             try:
                 thumbnail, note = self._thumbnail(entry, prediction)
                 prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes[entry.name], *note))
-                write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
+                prediction = write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
                 outcomes.append(Outcome(entry, prediction))
             except ComelError as error:
                 outcomes.append(Outcome(entry, error))

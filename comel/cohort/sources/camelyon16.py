@@ -14,7 +14,7 @@ from pathlib import Path
 
 from comel.base.registry import nearest
 from comel.base.text import listed
-from comel.cohort.sources.common import Cohort, find_files, read_table, slide_row, stem_of
+from comel.cohort.sources.common import Cohort, find_files, left_out, read_table, slide_row, stem_of
 from comel.cohort.splits import assign_splits
 from comel.errors import ManifestError
 
@@ -59,8 +59,8 @@ def build(
     annotations = _by_name(find_files(root, (".xml",)), cohort, "annotation")
     if not slides:
         raise ManifestError(f"{root}: no CAMELYON16 slide (normal_, tumor_ or test_ and a number, .tif)", "give its folder")
-    left_out = {name.lower().removesuffix(".tif") for name in exclude}
-    for name in sorted(left_out - slides.keys()):
+    excluded = {name.lower().removesuffix(".tif") for name in exclude}
+    for name in sorted(excluded - slides.keys()):
         raise ManifestError(f"--exclude {name}: no such slide", nearest(name, sorted(slides)))
     reference = _reference(root, slides)
     missing = reference.keys() - slides.keys()
@@ -86,7 +86,7 @@ def build(
         warn("no slide has an annotation, so there are no instance labels" + (f"; unpack {packed[0]}" if packed else ""))
     bare = set()
     for name, path in slides.items():
-        if name in unknown or name in left_out:
+        if name in unknown or name in excluded:
             continue
         annotation = annotations.get(name)
         if annotation is not None and label_of[name] == NORMAL:
@@ -103,6 +103,7 @@ def build(
     training = [row for row in cohort.rows if row.split is None]
     split_of = assign_splits(training, val_fraction=val_fraction, test_fraction=0.0, seed=seed) if training else {}
     cohort.rows = [replace(row, split=row.split or split_of[row.slide_id]) for row in cohort.rows]
+    cohort.left_out = left_out(root, find_files(root, (".tif", ".tiff", ".xml", ".zip")))
     return cohort
 
 

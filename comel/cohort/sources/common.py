@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,18 +10,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from comel.base.files import atomic_path
-from comel.cohort.manifest import OPTIONAL, REQUIRED, Manifest, ManifestRow, read_manifest, read_table_text
+from comel.base.files import atomic_path, is_dicom
+from comel.cohort.manifest import OPTIONAL, REQUIRED, Manifest, ManifestRow, read_manifest
+from comel.cohort.notes import alike
+from comel.cohort.table_text import is_missing, lines_of, read_content
 from comel.errors import ManifestError
 
 __all__ = [
     "MASK_SUFFIXES",
+    "PICTURE_SUFFIXES",
     "SLIDE_SUFFIXES",
     "VECTOR_SUFFIXES",
     "Cohort",
     "check_labels",
     "find_files",
+    "find_pictures",
     "find_slides",
+    "left_out",
     "read_table",
     "slide_row",
     "stem_of",
@@ -33,8 +37,26 @@ __all__ = [
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".czi", ".dcm"}
 )
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 VECTOR_SUFFIXES = (".xml", ".geojson")
+_DOCUMENTS = (
+    ".csv",
+    ".htm",
+    ".html",
+    ".json",
+    ".log",
+    ".md",
+    ".parcel",
+    ".pdf",
+    ".tsv",
+    ".txt",
+    ".xls",
+    ".xlsx",
+    ".yaml",
+    ".yml",
+)
+_PICTURES_BEGIN = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _MAX_TABLE_BYTES = 256 << 20
 
 
@@ -45,10 +67,12 @@ class Cohort:
     Attributes:
         rows: one a slide; paths are absolute.
         warnings: one line each.
+        left_out: how many files of the folder are no slides and no annotations, by suffix.
     """
 
     rows: list[ManifestRow] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def slide_row(path: Path, label: str, task: str, **known: Any) -> ManifestRow:
@@ -56,8 +80,10 @@ def slide_row(path: Path, label: str, task: str, **known: Any) -> ManifestRow:
     return ManifestRow(row=0, slide_id=stem_of(path), path=path, label=label, task=task, **known)
 
 
-def find_files(root: Path, suffixes: Iterable[str]) -> list[Path]:
-    """All files below a folder with one of these suffixes, any case, in order of path; hidden ones are left out.
+def find_files(root: Path, suffixes: Iterable[str] | None = None) -> list[Path]:
+    """All files below a folder, in order of path; with ``suffixes`` those that have one of them, in any case of letters.
+
+    Hidden files are left out.
 
     Links to folders are followed, each folder once.
 
@@ -66,7 +92,7 @@ def find_files(root: Path, suffixes: Iterable[str]) -> list[Path]:
     """
     if not root.is_dir():
         raise ManifestError(f"{root}: no such folder", "give the folder of the download")
-    wanted, seen, found = set(suffixes), set(), []
+    wanted, seen, found = None if suffixes is None else set(suffixes), set(), []
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
@@ -74,7 +100,8 @@ def find_files(root: Path, suffixes: Iterable[str]) -> list[Path]:
             continue
         seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in wanted]
+        visible = [Path(folder, name) for name in names if not name.startswith(".")]
+        found += [path for path in visible if wanted is None or path.suffix.lower() in wanted]
     return sorted(found)
 
 
@@ -84,8 +111,60 @@ def find_slides(root: Path) -> list[Path]:
     Raises:
         ManifestError: there is no such folder.
     """
-    files = find_files(root, SLIDE_SUFFIXES)
-    return sorted({path.parent if path.suffix.lower() == ".dcm" else path for path in files})
+    files = find_files(root)
+    slides = {path for path in files if path.suffix.lower() in SLIDE_SUFFIXES - {".dcm"}}
+    return sorted(slides | {path.parent for path in files if _is_dicom(path)})
+
+
+def find_pictures(root: Path) -> list[Path]:
+    """All PNG and JPEG pictures below a folder, in order of path.
+
+    Raises:
+        ManifestError: there is no such folder.
+    """
+    return [path for path in find_files(root, PICTURE_SUFFIXES) if _begins(path, _PICTURES_BEGIN)]
+
+
+def left_out(root: Path, used: Iterable[Path]) -> dict[str, int]:
+    """How many files below a folder are none of ``used``, no part of one and no document, by suffix, most first.
+
+    Args:
+        root: the folder.
+        used: slides and annotations. A folder's DICOM files are part of it, and so are the folder of a MIRAX slide and the
+            images that lie beside a VMS or VMU index.
+    """
+    files = set(used)
+    of_slides = {path for path in files if path.is_dir()} | {path.with_suffix("") for path in files if _is(path, ".mrxs")}
+    of_indices = {path.parent for path in files if _is(path, ".vms", ".vmu")}
+    counts: Counter[str] = Counter()
+    for path in find_files(root):
+        in_index = path.parent in of_indices and _is(path, ".jpg", ".opt", ".map")
+        part = path.parent in of_slides and (_is_dicom(path) or path.parent.with_suffix(".mrxs") in files)
+        if path not in files and not (part or in_index or _is(path, *_DOCUMENTS)):
+            counts[path.suffix.lower() or "without suffix"] += 1
+    return dict(counts.most_common())
+
+
+def _begins(path: Path, beginnings: tuple[bytes, ...]) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(8).startswith(beginnings)
+    except OSError:  # it may not be read
+        return False
+
+
+def _is(path: Path, *suffixes: str) -> bool:
+    return path.suffix.lower() in suffixes
+
+
+def _is_dicom(path: Path) -> bool:
+    """By the suffix, or by the content if the suffix is not that of another kind of file that is known here."""
+    if path.suffix.lower() in (*SLIDE_SUFFIXES, *PICTURE_SUFFIXES, *VECTOR_SUFFIXES):
+        return _is(path, ".dcm")
+    try:
+        return is_dicom(path)
+    except OSError:  # it may not be read
+        return False
 
 
 def stem_of(path: Path) -> str:
@@ -94,20 +173,16 @@ def stem_of(path: Path) -> str:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """The cells of a text table, commas or tabs; lines that are blank or start with ``#`` are left out.
+    """The cells of a text table of any separator; lines that are blank or start with ``#`` are left out, and a cell that says
+    that nothing is known (:func:`comel.cohort.table_text.is_missing`) is empty.
 
     Raises:
         ManifestError: it cannot be read, or holds nothing.
     """
-    text = read_table_text(path, _MAX_TABLE_BYTES)
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = lines_of(path, read_content(path, _MAX_TABLE_BYTES), comments=True)
     if not lines:
         raise ManifestError(f"{path}: the table is empty", "give a table with a line for each slide or patient")
-    try:
-        read = csv.reader(io.StringIO("\n".join(lines)), delimiter="\t" if "\t" in lines[0] else ",", strict=True)
-        return [[cell.strip() for cell in cells] for cells in read]
-    except csv.Error as error:
-        raise ManifestError(f"{path}: not a table ({error})", "check the quotes") from None
+    return [["" if is_missing(cell) else cell for cell in cells] for _, cells in lines]
 
 
 def write_manifest(
@@ -168,13 +243,16 @@ def summary(manifest: Manifest) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def check_labels(rows: Sequence[ManifestRow]) -> Iterator[str]:
-    """A warning for each task that has one label only."""
+    """A warning for each task that has one label only, and for labels, tasks and slides that look alike."""
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         labels[row.task].add(row.label)
     for task, found in labels.items():
         if len(found) == 1:
             yield f"task '{task}' has the label '{next(iter(found))}' only; training needs two labels a task"
+        yield from alike(f"task '{task}'", "labels", sorted(found))
+    yield from alike("folders", "tasks", sorted(labels))
+    yield from alike("files", "slides", sorted(row.slide_id for row in rows))
 
 
 def _cells(row: ManifestRow, start: Path) -> list[str]:

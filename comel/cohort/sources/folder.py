@@ -1,5 +1,7 @@
 """A cohort of one's own, described by its folders: ``TASK/LABEL/slide`` or, for a single task, ``LABEL/slide``.
 
+In a folder without slides PNG and JPEG pictures are the slides.
+
 An annotation has the slide's name: ``slide.xml``, ``slide.geojson``, ``slide_mask.png`` or ``slide_mask.tif``, beside the
 slide or anywhere else in the cohort's folder.
 """
@@ -10,15 +12,19 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from comel.base.names import composed
 from comel.base.text import listed
 from comel.cohort.sources.common import (
     MASK_SUFFIXES,
+    PICTURE_SUFFIXES,
     SLIDE_SUFFIXES,
     VECTOR_SUFFIXES,
     Cohort,
     check_labels,
     find_files,
+    find_pictures,
     find_slides,
+    left_out,
     slide_row,
     stem_of,
 )
@@ -44,7 +50,11 @@ def build(root: Path, *, task: str | None = None, patient_regex: str | None = No
     pattern = _compiled(patient_regex)
     slides = [path for path in find_slides(root) if not stem_of(path).lower().endswith(_MASK)]
     if not slides:
-        raise ManifestError(f"{root}: no slide ({' '.join(sorted(SLIDE_SUFFIXES))})", "give the folder of the slides")
+        slides = [path for path in find_pictures(root) if not stem_of(path).lower().endswith(_MASK)]
+        cohort.warnings += [f"{len(slides)} pictures are the slides: fill in their um/px, column 'mpp'"] if slides else []
+    if not slides:
+        kinds = " ".join(sorted(SLIDE_SUFFIXES.union(PICTURE_SUFFIXES)))
+        raise ManifestError(f"{root}: no slide ({kinds})", "give the folder of the slides")
     annotations = _annotations(root)
     without_patient = []
     for path in slides:
@@ -64,6 +74,8 @@ def build(root: Path, *, task: str | None = None, patient_regex: str | None = No
             f"--patient-regex finds no patient in {len(without_patient)} names: {listed(sorted(without_patient))}"
         )
     cohort.warnings += check_labels(cohort.rows)
+    annotated = [row.annotation for row in cohort.rows if row.annotation is not None]
+    cohort.left_out = left_out(root, [*slides, *annotated])
     return cohort
 
 
@@ -80,15 +92,15 @@ def _annotations(root: Path) -> dict[str, list[Path]]:
     """Files that may be annotations, by the slide's name."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in find_files(root, VECTOR_SUFFIXES):
-        found[stem_of(path)].append(path)
+        found[composed(stem_of(path))].append(path)
     for path in find_files(root, MASK_SUFFIXES):
         if stem_of(path).lower().endswith(_MASK):
-            found[stem_of(path)[: -len(_MASK)]].append(path)
+            found[composed(stem_of(path)[: -len(_MASK)])].append(path)
     return found
 
 
 def _annotation_of(slide: Path, annotations: dict[str, list[Path]], cohort: Cohort) -> Path | None:
-    candidates = annotations.get(stem_of(slide), [])
+    candidates = annotations.get(composed(stem_of(slide)), [])
     beside = [path for path in candidates if path.parent == slide.parent]
     candidates = beside or candidates
     if len(candidates) > 1:

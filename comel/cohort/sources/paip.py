@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
+from comel.base.names import composed
 from comel.base.text import listed
 from comel.cohort.sources.common import (
     MASK_SUFFIXES,
@@ -23,6 +24,7 @@ from comel.cohort.sources.common import (
     Cohort,
     check_labels,
     find_files,
+    left_out,
     read_table,
     slide_row,
     stem_of,
@@ -73,12 +75,12 @@ def build(
     layered: dict[str, int] = {}
     for name, members in by_task.items():
         folder = root if task else root / name
-        annotations = {path.name.lower(): path for path in find_files(folder, (*VECTOR_SUFFIXES, *MASK_SUFFIXES))}
+        annotations = {composed(path.name.lower()): path for path in find_files(folder, (*VECTOR_SUFFIXES, *MASK_SUFFIXES))}
         bare, cut = [], []
         for path in members:
             label = positive
             if given is not None:
-                label = given.get(stem_of(path), "")
+                label = given.get(composed(stem_of(path)), "")
                 if not label:
                     raise ManifestError(f"{labels}: {stem_of(path)} is not in it", "add its label or take the slide away")
             elif negative.lower() in (part.lower() for part in path.relative_to(folder).parts[:-1]):
@@ -106,6 +108,7 @@ def build(
             f"--no-annotations for PAIP 2021): {listed(sorted(layered))}"
         )
     cohort.warnings += check_labels(cohort.rows)
+    cohort.left_out = left_out(root, find_files(root, (".svs", *VECTOR_SUFFIXES, *MASK_SUFFIXES)))
     return cohort
 
 
@@ -114,7 +117,7 @@ def _labels(path: Path) -> dict[str, str]:
     for number, cells in enumerate(read_table(path), start=1):
         if len(cells) < 2 or not cells[0] or not cells[1]:
             raise ManifestError(f"{path.name} line {number}: no slide and label", "the first two columns are slide and label")
-        name = Path(cells[0]).name
+        name = composed(Path(cells[0]).name)
         name = name[:-4] if name.lower().endswith(".svs") else name
         if labels.setdefault(name, cells[1]) != cells[1]:
             raise ManifestError(f"{path.name} line {number}: {name} has two labels", "correct the table")
@@ -124,7 +127,7 @@ def _labels(path: Path) -> dict[str, str]:
 def _annotation_of(slide: Path, annotations: dict[str, Path], suffixes: Sequence[str]) -> Path | None:
     for suffix in suffixes:
         for kind in (*VECTOR_SUFFIXES, *MASK_SUFFIXES):
-            found = annotations.get(f"{stem_of(slide)}{suffix}{kind}".lower())
+            found = annotations.get(composed(f"{stem_of(slide)}{suffix}{kind}".lower()))
             if found is not None:
                 return found
     return None

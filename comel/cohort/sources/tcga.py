@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comel.base.text import listed
-from comel.cohort.sources.common import Cohort, check_labels, find_files, read_table, slide_row
+from comel.cohort.sources.common import Cohort, check_labels, find_files, left_out, read_table, slide_row
 from comel.errors import ManifestError
 
 __all__ = ["TASKS", "build", "read_subtypes"]
@@ -124,6 +124,7 @@ def build(
     for task in tasks or TASKS:
         _add_task(task, [file for file in diagnostic if task_of.get(str(file.project)) == task], known, cohort)
     cohort.warnings += check_labels(cohort.rows)
+    cohort.left_out = left_out(root, find_files(root, (".svs",)))
     return cohort
 
 

@@ -21,7 +21,7 @@ _ICON = "data:,"
 _WITHOUT = """<!doctype html><html lang="en"><title>CoMEL</title>
 <p>This installation has no Swagger UI, which shows the API as a page. In a checkout, <code>make viewer</code> fetches it
 (it needs npm); an installed wheel carries it. The description itself, for every tool that reads OpenAPI, is at
-<a href="/openapi.json">/openapi.json</a>.</p></html>"""
+<a href="openapi.json">openapi.json</a>.</p></html>"""
 
 
 @router.get("/docs")
@@ -30,10 +30,10 @@ def documentation(request: Request) -> HTMLResponse:
     if vendored(_SCRIPT) is None or vendored(_STYLE) is None:
         return HTMLResponse(_WITHOUT)
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url="openapi.json",
         title="CoMEL",
-        swagger_js_url=f"/viewer/{_SCRIPT}",
-        swagger_css_url=f"/viewer/{_STYLE}",
+        swagger_js_url=f"viewer/{_SCRIPT}",
+        swagger_css_url=f"viewer/{_STYLE}",
         swagger_favicon_url=_ICON,
     )
     scripts = re.findall(r"<script>(.*?)</script>", bytes(page.body).decode(), re.DOTALL)

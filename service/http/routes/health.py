@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
 from comel.errors import ConfigError
-from service.access.gate import allow
+from service.access.gate import Gate, allow
 from service.errors import NotReadyError
 from service.http.request_state import backend_of
 from service.http.responses import file_answer, guarded, problems
 from service.http.schemas import Health, Readiness
 from service.metrics import Metrics
-from service.served.registry import ModelRegistry
+from service.paths import without_paths
+from service.served.registry import ModelRegistry, ModelState
 from service.settings import ServiceSettings
 
 __all__ = ["router"]
@@ -32,29 +35,46 @@ async def health() -> Health:
 
 @router.get("/readyz", summary="Can the service predict", operation_id="readiness", responses=problems(503))
 def ready(request: Request) -> Readiness:
-    """Whether the models are open, the database answers, and the folders can be used with room for an upload."""
+    """Whether a model answers, the database does, keys can be checked, and the folders can be used with room for an upload."""
     settings: ServiceSettings = request.app.state.settings
+    gate: Gate = request.app.state.gate
+    _check_folders(settings)
+    backend = backend_of(request)
+    models: ModelRegistry = request.app.state.models
+    try:
+        gate.check_keys()
+        backend.database.check()
+        states = [models.state(name) for name in models.names]
+    except ConfigError as error:
+        raise NotReadyError(without_paths(error.what, request.app.state.hidden), error.remedy) from None
+    warnings = [_refused(state, request.app.state.hidden) for state in states if state.refusal is not None]
+    if all(state.version is None for state in states):
+        raise NotReadyError("; ".join(warnings) or "no model answers", "see to the runs")
+    warnings += [
+        f"model {name}: cannot be loaded where bags are answered at once: {without_paths(why, request.app.state.hidden)}"
+        for name, why in sorted(backend.unloadable.items())
+    ]
+    if unlisted := backend.slides.folders.unlisted:
+        warnings.append(f"{unlisted} files in the slide folders are not listed: links, or names that are not text")
+    return Readiness(warnings=warnings)
+
+
+def _check_folders(settings: ServiceSettings) -> None:
     if not os.access(settings.state_dir, os.W_OK | os.X_OK):
         raise NotReadyError("the state folder cannot be written", "see to its permissions")
     if shutil.disk_usage(settings.state_dir).free < settings.max_upload_bytes:
         raise NotReadyError("the disk has no room for the largest upload", "free some, or lower max_upload_bytes")
     if not all(os.access(root, os.R_OK | os.X_OK) for root in settings.slide_roots):
         raise NotReadyError("a slide folder cannot be read", "see whether it is mounted")
-    backend = backend_of(request)
-    models: ModelRegistry = request.app.state.models
-    try:
-        backend.database.check()
-        states = [models.state(name) for name in models.names]
-    except ConfigError as error:
-        raise NotReadyError(error.what, error.remedy) from None
-    return Readiness(
-        warnings=[
-            f"model {state.name}: version {state.refusal.version} cannot be used, version {state.version} answers"
-            for state in states
-            if state.refusal is not None
-        ]
-        + [f"model {name}: cannot be loaded where bags are answered at once" for name in sorted(backend.unprepared)]
-    )
+
+
+def _refused(state: ModelState, hidden: Iterable[Path]) -> str:
+    """Which version of a model cannot be used, why, and which one answers."""
+    assert state.refusal is not None
+    wanted = "the run" if state.refusal.version is None else f"version {state.refusal.version}"
+    answers = "none" if state.version is None else f"version {state.version}"
+    why = without_paths(state.refusal.what, hidden)
+    return f"model {state.name}: {wanted} cannot be used, {answers} answers: {why}"
 
 
 @router.get(

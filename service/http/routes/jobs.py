@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 
+from service.access.audit import AuditLog
 from service.access.gate import allow
 from service.db.cursors import Limit, TimeCursor
 from service.http.job_schemas import JobAnswer, JobPage, State, job_answer
-from service.http.request_state import audited, backend_of
+from service.http.request_state import audited, backend_of, check_maker
 from service.http.responses import guarded, problems
 from service.ids import EXAMPLE_ID, is_id
 
@@ -53,7 +54,11 @@ def read_job(request: Request, identifier: JobId) -> JobAnswer:
     dependencies=[allow("predict")],
 )
 def cancel_job(request: Request, identifier: JobId) -> JobAnswer:
-    """A job that waits is never begun; one that runs has its worker process killed. One that has ended stays as it is."""
-    known = identifier if is_id(identifier) else None
-    with audited(request, "cancel", job=known):
-        return job_answer(backend_of(request).cancel(identifier))
+    """A job that waits is never begun; one that runs has its worker process killed. One that has ended stays as it is. A key
+    cancels what it asked for; what others asked for needs scope manage."""
+    backend, known = backend_of(request), identifier if is_id(identifier) else None
+    audit: AuditLog = request.app.state.audit
+    with audited(request, "cancel", job=known) as record:
+        check_maker(request, backend.queue.get(identifier).job.key, "job")
+        with audit.reserve.lent():
+            return job_answer(backend.cancel(identifier, record=record))

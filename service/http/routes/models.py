@@ -8,16 +8,26 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from comel.base.files import read_json
 from comel.errors import ComelError
 from comel.runs.directory import RunDirectory
+from comel.runs.metrics import read_metrics
+from comel.scoring.continual import ScoreTable, nested
 from service.access.gate import allow
 from service.http.request_state import audited
 from service.http.responses import guarded, problems
-from service.http.schemas import ModelAnswer, ModelsAnswer, ModelSummary, ModelVersion, RefusedVersion, TaskBody, VersionRequest
+from service.http.schemas import (
+    ModelAnswer,
+    ModelsAnswer,
+    ModelSummary,
+    ModelVersion,
+    RefusedVersion,
+    TaskBody,
+    UnusableModel,
+    VersionRequest,
+)
 from service.metrics import Metrics
 from service.paths import without_paths
-from service.served.registry import ModelRegistry
+from service.served.registry import ModelRegistry, ModelState, Refusal
 from service.settings import ServiceSettings
 
 __all__ = ["router"]
@@ -32,8 +42,14 @@ def models(request: Request) -> ModelsAnswer:
     """Which classes each model tells apart, and how the features that it is given must have been made."""
     registry: ModelRegistry = request.app.state.models
     settings: ServiceSettings = request.app.state.settings
+    states = [registry.state(name) for name in registry.names]
     return ModelsAnswer(
-        items=[ModelSummary(**_summary(request, name)) for name in registry.names],
+        items=[ModelSummary(**_summary(request, state)) for state in states if state.version is not None],
+        unusable=[
+            UnusableModel(name=state.name, refused=_refused(request, state.refusal))
+            for state in states
+            if state.version is None and state.refusal is not None
+        ],
         slides=bool(settings.slide_roots),
         max_upload_bytes=settings.max_upload_bytes,
         max_instances=settings.max_instances,
@@ -56,7 +72,7 @@ def model(request: Request, name: ModelName) -> ModelAnswer:
     "/{name}/version",
     summary="Choose which version answers",
     operation_id="choose_version",
-    responses=problems(400, 404),
+    responses=problems(400, 404, 408),
     dependencies=[allow("admin")],
 )
 def choose_version(request: Request, name: ModelName, asked: VersionRequest) -> ModelAnswer:
@@ -68,55 +84,50 @@ def choose_version(request: Request, name: ModelName, asked: VersionRequest) -> 
     registry: ModelRegistry = request.app.state.models
     metrics: Metrics = request.app.state.metrics
     registry.run(name)
-    with audited(request, "model", model=name, version=asked.version):
-        state = registry.choose(name, asked.version)
-    metrics.model(state, registry.get(name).run_id)
+    with audited(request, "model", model=name, version=asked.version) as record:
+        state = registry.choose(name, asked.version, record=record)
+    metrics.model(state, registry.get(name, state.version).run_id)
     return _answer(request, name)
 
 
 def _answer(request: Request, name: str) -> ModelAnswer:
     registry: ModelRegistry = request.app.state.models
-    run, summary = registry.run(name), _summary(request, name)
+    run, state = registry.run(name), registry.state(name)
+    if state.version is None:
+        registry.get(name)  # which says why it cannot be used
     rows = _rows(run)
     versions = []
     for number in reversed(run.versions()):
         try:
             info = run.info(number)
-        except ComelError:
+            adapters = run.version_folder(number) / "adapters"
+            names = sorted(path.name for path in adapters.iterdir()) if adapters.is_dir() else []
+        except (ComelError, OSError):
             continue  # a damaged version cannot be chosen either
-        adapters = run.version_folder(number) / "adapters"
         versions.append(
             ModelVersion(
                 version=number,
                 created=info.created,
                 tasks=[task.name for task in info.tasks],
-                adapters=sorted(path.name for path in adapters.iterdir()) if adapters.is_dir() else [],
+                adapters=names,
                 metrics=rows.get(number, {}),
-                answers=number == summary["version"],
+                answers=number == state.version,
                 loaded=registry.is_loaded(name, number),
             )
         )
-    return ModelAnswer(**summary, versions=versions)
+    return ModelAnswer(**_summary(request, state), versions=versions)
 
 
-def _summary(request: Request, name: str) -> dict[str, Any]:
+def _summary(request: Request, state: ModelState) -> dict[str, Any]:
     registry: ModelRegistry = request.app.state.models
-    state = registry.state(name)
-    predictor = registry.get(name, state.version)
-    refusal, roots = state.refusal, request.app.state.hidden
+    predictor = registry.get(state.name, state.version)
     return {
-        "name": name,
+        "name": state.name,
         "default": state.default,
         "run": predictor.run_id,
         "version": state.version,
         "pinned": state.pinned,
-        "refused": None
-        if refusal is None
-        else RefusedVersion(
-            version=refusal.version,
-            reason=without_paths(refusal.what, roots),
-            remedy=without_paths(refusal.remedy, roots),
-        ),
+        "refused": None if state.refusal is None else _refused(request, state.refusal),
         "mode": predictor.mode,
         "classes": list(predictor.class_names),
         "tasks": [TaskBody.model_validate(task) for task in predictor.tasks],
@@ -124,20 +135,24 @@ def _summary(request: Request, name: str) -> dict[str, Any]:
     }
 
 
+def _refused(request: Request, refusal: Refusal) -> RefusedVersion:
+    roots = request.app.state.hidden
+    return RefusedVersion(
+        version=refusal.version,
+        reason=without_paths(refusal.what, roots),
+        remedy=without_paths(refusal.remedy, roots),
+    )
+
+
 def _rows(run: RunDirectory) -> Mapping[int, Any]:
     """Of each version the row of the run's R matrices that belongs to it, by task."""
     try:
-        metrics = read_json(run.metrics)
-        tasks, numbers = metrics["tasks"], [stage["version"] for stage in metrics["stages"]]
-        return {
-            number: {
-                kind: {
-                    mode: {score: dict(zip(tasks, rows[stage], strict=False)) for score, rows in scores.items()}
-                    for mode, scores in modes.items()
-                }
-                for kind, modes in metrics["matrices"].items()
-            }
-            for stage, number in enumerate(numbers)
-        }
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        metrics = read_metrics(run.metrics)
+    except ComelError:
         return {}  # a run without scores predicts all the same
+    table = ScoreTable.of_run(metrics)
+    matrices = [(kind, mode.key, name, table.matrix(kind, mode, name)) for kind, mode, name in table.keys]
+    return {
+        entry.version: nested((*key, dict(zip(table.tasks, rows[stage], strict=True))) for *key, rows in matrices)
+        for stage, entry in enumerate(metrics.stages)
+    }

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 from comel.prediction.picture import COLOUR_MAPS
 from service.access.gate import allow
+from service.http.conditional import FileAnswer
 from service.http.request_state import backend_of
-from service.http.responses import file_answer, guarded
+from service.http.responses import UNCHANGED, file_answer, guarded, part_answer, problems
 from service.http.routes.predictions import PredictionId, instances_body, reading
 from service.http.schemas import InstancesAnswer, TileBody, TilesAnswer
 from service.slides.top_tiles import strongest
@@ -138,23 +139,29 @@ def tiles(request: Request, identifier: PredictionId, count: Count = 12) -> Tile
     "/tiles/{rank}.jpg",
     summary="The picture of a strong tile",
     operation_id="read_tile_picture",
-    response_class=FileResponse,
-    responses=file_answer("image/jpeg", "The tile as the encoder saw it."),
+    response_class=FileAnswer,
+    responses=file_answer("image/jpeg", "The tile as the encoder saw it.")
+    | part_answer("image/jpeg")
+    | UNCHANGED
+    | problems(416),
 )
-def tile_picture(request: Request, identifier: PredictionId, rank: Rank) -> FileResponse:
+def tile_picture(request: Request, identifier: PredictionId, rank: Rank) -> FileAnswer:
     """Kept with the prediction where that was made from a slide."""
     with reading(request, identifier, "tile"):
-        return FileResponse(backend_of(request).predictions.tile(identifier, rank), media_type="image/jpeg")
+        return FileAnswer(backend_of(request).predictions.tile(identifier, rank), media_type="image/jpeg")
 
 
 @router.get(
     "/bag.h5",
     summary="The bag",
     operation_id="read_bag",
-    response_class=FileResponse,
-    responses=file_answer("application/x-hdf5", "The features that the prediction was made from."),
+    response_class=FileAnswer,
+    responses=file_answer("application/x-hdf5", "The features that the prediction was made from.")
+    | part_answer("application/x-hdf5")
+    | UNCHANGED
+    | problems(416),
 )
-def bag(request: Request, identifier: PredictionId) -> FileResponse:
+def bag(request: Request, identifier: PredictionId) -> FileAnswer:
     """As it was sent, or as it was extracted from the slide."""
     with reading(request, identifier, "bag.h5"):
-        return FileResponse(backend_of(request).predictions.bag(identifier), media_type="application/x-hdf5")
+        return FileAnswer(backend_of(request).predictions.bag(identifier), media_type="application/x-hdf5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -16,13 +16,13 @@ from pydantic import ValidationError
 
 from comel.errors import ComelError
 from comel.prediction.prediction import Prediction, shortest_floats
-from service.access.audit import AuditLog, outcome_of
+from service.access.audit import AuditLog, Recording, outcome_of
 from service.access.gate import allow
 from service.db.cursors import Limit, TimeCursor
 from service.errors import WrongKindError
 from service.http.job_schemas import JobAnswer, job_answer, time_of
 from service.http.problems import describe_validation
-from service.http.request_state import audited, backend_of, key_of
+from service.http.request_state import audited, backend_of, check_maker, key_of
 from service.http.responses import created, guarded, problems
 from service.http.schemas import (
     InstancesBody,
@@ -35,11 +35,12 @@ from service.http.schemas import (
 )
 from service.ids import EXAMPLE_ID, is_id
 from service.intake.bodies import received_bag, small_body
-from service.jobs.queue import Accepted
+from service.jobs.queue import Accepted, NewJob
 from service.jobs.sources import SourceRequest
 from service.jobs.submission import Asked
 from service.metrics import Metrics
 from service.predictions.folder import Stored
+from service.predictions.work import Made
 
 __all__ = ["PredictionId", "instances_body", "reading", "router"]
 
@@ -93,9 +94,9 @@ PredictionId = Annotated[str, Path(description="a prediction's id", examples=[EX
     operation_id="predict",
     response_model=PredictionAnswer,
     responses={
-        201: created(f"/v1/predictions/{EXAMPLE_ID}", "The prediction, made at once from a bag."),
-        202: {"model": JobAnswer, **created(f"/v1/jobs/{EXAMPLE_ID}", "A job that makes the prediction.")},
-        **problems(400, 404, 409, 413, 415),
+        201: created(f"predictions/{EXAMPLE_ID}", "The prediction, made at once from a bag."),
+        202: {"model": JobAnswer, **created(f"jobs/{EXAMPLE_ID}", "A job that makes the prediction.")},
+        **problems(400, 404, 408, 409, 413, 415),
     },
     openapi_extra={"requestBody": _BODY},
     dependencies=[allow("predict")],
@@ -123,10 +124,10 @@ async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None
         account.made = await (_take_file if kind == "application/json" else _take_bag)(request, account, asked)
     if isinstance(account.made, Accepted):
         job = job_answer(account.made)
-        headers = {"Location": job.links.this} | ({"Preference-Applied": "respond-async"} if asked.as_job else {})
+        headers = {"Location": f"jobs/{job.id}"} | ({"Preference-Applied": "respond-async"} if asked.as_job else {})
         return Response(job.model_dump_json(by_alias=True), 202, headers, "application/json")
     answer = _answer(request, account.made)
-    return Response(answer.model_dump_json(by_alias=True), 201, {"Location": answer.links.this}, "application/json")
+    return Response(answer.model_dump_json(by_alias=True), 201, {"Location": f"predictions/{answer.id}"}, "application/json")
 
 
 @router.get("", summary="List predictions", operation_id="list_predictions", dependencies=[allow("read")])
@@ -172,12 +173,17 @@ def read(request: Request, identifier: PredictionId) -> PredictionAnswer:
     dependencies=[allow("predict")],
 )
 def delete(request: Request, identifier: PredictionId) -> None:
-    """With its map, its pictures and its bag. Its job stays in the list; the audit log keeps who deleted it."""
-    with audited(request, "delete", prediction=identifier if is_id(identifier) else None):
-        backend_of(request).predictions.delete(identifier)
+    """With its map, its pictures and its bag. A key deletes what it made; what others made needs scope manage. Its job stays in
+    the list; the audit log keeps who deleted it."""
+    store = backend_of(request).predictions
+    audit: AuditLog = request.app.state.audit
+    with audited(request, "delete", prediction=identifier if is_id(identifier) else None) as record:
+        check_maker(request, store.row(identifier).key, "prediction")
+        with audit.reserve.lent():
+            store.delete([identifier], record=record)
 
 
-def reading(request: Request, identifier: str, part: str) -> AbstractContextManager[None]:
+def reading(request: Request, identifier: str, part: str) -> AbstractContextManager[Recording]:
     """Write into the audit log who reads which prediction. Of an id that cannot be one nothing is kept."""
     return audited(request, "read", prediction=identifier if is_id(identifier) else None, part=part)
 
@@ -195,49 +201,79 @@ def instances_body(prediction: Prediction, limit: int | None) -> InstancesBody:
     )
 
 
-@dataclass
 class _Account:
-    """What the audit log and the metrics are told of one request, as far as it got."""
+    """Tells the audit log and the metrics of one request what it comes to.
 
-    slide: str | None = None
-    made: Stored | Accepted | None = None
+    The line of what is made, or of the job that is accepted, is on disk before that counts: no prediction is given out that the
+    log does not have.
+    """
+
+    def __init__(self, request: Request, kind: Literal["bag", "slide"]) -> None:
+        self.slide: str | None = None
+        self.made: Stored | Accepted | None = None
+        self._request, self._kind, self._started, self._written = request, kind, time.perf_counter(), False
+
+    def record(self, made: Made | NewJob) -> None:
+        """Write what is about to count."""
+        if isinstance(made, Made):
+            told = {"prediction": made.id, "job": None, "run": made.run, "version": made.version}
+            self._write({"outcome": "done"}, made.slide_id, **told)
+        else:
+            told = {"prediction": None, "job": made.id, "run": None, "version": made.version}
+            self._write({"outcome": "accepted"}, made.slide_id, **told)
+
+    def close(self, error: BaseException | None) -> None:
+        """Write a failure, or that the request was one of before, and count it."""
+        stored = self.made if isinstance(self.made, Stored) else None
+        outcome = {"outcome": "done" if stored is not None else "accepted"} if error is None else outcome_of(error)
+        try:
+            if error is not None or not self._written:
+                self._write_again(outcome)
+        finally:
+            tiles = None if stored is None else len(stored.prediction.instance_scores)
+            metrics: Metrics = self._request.app.state.metrics
+            metrics.prediction(self._kind, outcome["outcome"], time.perf_counter() - self._started, tiles)
+
+    def _write_again(self, outcome: dict[str, str]) -> None:
+        told: dict[str, Any] = {"prediction": None, "job": None, "run": None, "version": None}
+        slide = self.slide
+        if isinstance(self.made, Stored):
+            slide, model = self.made.prediction.slide_id, self.made.prediction.model
+            told |= {"prediction": self.made.id, "run": model.get("run"), "version": model.get("version")}
+        elif isinstance(self.made, Accepted):
+            slide = self.made.job.slide_id
+            told |= {"job": self.made.job.id, "version": self.made.job.version}
+        self._write(outcome, slide, **told)
+
+    def _write(self, outcome: dict[str, str], slide: str | None, **told: Any) -> None:
+        audit: AuditLog = self._request.app.state.audit
+        pseudonym = None if slide is None else audit.pseudonym(slide)
+        audit.record(
+            "predict",
+            key=key_of(self._request),
+            **outcome,
+            request=self._request.state.request_id,
+            slide=pseudonym,
+            **told,
+        )
+        self._written = True
 
 
 @asynccontextmanager
 async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIterator[_Account]:
-    """Write the prediction that the block makes, the job that it accepts, or its failure, into the audit log and the metrics.
-
-    The line is on disk before the client has its answer: no prediction is given out that the log does not have.
-    """
-    audit: AuditLog = request.app.state.audit
+    """Write what the block comes to into the audit log and the metrics."""
     metrics: Metrics = request.app.state.metrics
-    account, started, outcome = _Account(), time.perf_counter(), {"outcome": "done"}
+    account = _Account(request, kind)
+    failed: BaseException | None = None
     try:
         with metrics.running():
             yield account
-        if isinstance(account.made, Accepted):
-            outcome = {"outcome": "accepted"}
     except BaseException as error:
-        outcome = outcome_of(error)
+        failed = error
         raise
     finally:
-        stored = account.made if isinstance(account.made, Stored) else None
-        job = account.made.job if isinstance(account.made, Accepted) else None
-        slide = stored.prediction.slide_id if stored is not None else job.slide_id if job is not None else account.slide
-        model = stored.prediction.model if stored is not None else {}
-        facts: dict[str, Any] = {
-            "request": request.state.request_id,
-            "prediction": None if stored is None else stored.id,
-            "job": None if job is None else job.id,
-            "slide": None if slide is None else audit.pseudonym(slide),
-            "run": model.get("run"),
-            "version": model.get("version") if job is None else job.version,
-        }
-        write = partial(audit.record, "predict", key=key_of(request), **outcome, **facts)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(write)
-        tiles = None if stored is None else len(stored.prediction.instance_scores)
-        metrics.prediction(kind, outcome["outcome"], time.perf_counter() - started, tiles)
+            await anyio.to_thread.run_sync(account.close, failed)
 
 
 async def _take_bag(request: Request, account: _Account, asked: Asked) -> Stored | Accepted:
@@ -245,7 +281,7 @@ async def _take_bag(request: Request, account: _Account, asked: Asked) -> Stored
     async with received_bag(request, backend.uploads.folder, backend.settings.max_upload_bytes) as bag:
         account.slide = bag.path.stem
         fields = {name: bag.fields.get(name) for name in _FIELDS}
-        work = partial(backend.submissions.bag, bag.path, _with(asked, fields))
+        work = partial(backend.submissions.bag, bag.path, _with(asked, fields), account.record)
         # A thread of their own allowance, so that waiting predictions never keep reads from a thread.
         return await anyio.to_thread.run_sync(work, limiter=request.app.state.work)
 
@@ -257,7 +293,8 @@ async def _take_file(request: Request, account: _Account, asked: Asked) -> Store
         raise ComelError(describe_validation(error.errors()), "see the API description") from None
     account.slide = PurePosixPath(source.slide or "").stem or None
     fields = {name: getattr(source, name) for name in (*_FIELDS, "mpp")}
-    return await anyio.to_thread.run_sync(backend_of(request).submissions.file, source, _with(asked, fields))
+    accept = partial(backend_of(request).submissions.file, source, _with(asked, fields), account.record)
+    return await anyio.to_thread.run_sync(accept)
 
 
 def _with(asked: Asked, fields: dict[str, Any]) -> Asked:

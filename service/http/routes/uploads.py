@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from service.access.audit import AuditLog
 from service.access.gate import allow
 from service.http.job_schemas import UploadAnswer, UploadRequest, upload_answer
-from service.http.request_state import audited, backend_of, key_of
+from service.http.request_state import audited, backend_of, check_maker, key_of
 from service.http.responses import BINARY, created, guarded, problems
 from service.ids import EXAMPLE_UPLOAD, is_id
 from service.intake.bodies import limited
@@ -41,14 +43,15 @@ _PART: dict[str, Any] = {
     status_code=201,
     summary="Begin an upload",
     operation_id="create_upload",
-    responses={201: created(f"/v1/uploads/{EXAMPLE_UPLOAD}", "The upload, to be sent in parts."), **problems(400, 413)},
+    responses={201: created(f"uploads/{EXAMPLE_UPLOAD}", "The upload, to be sent in parts."), **problems(400, 408, 413)},
     dependencies=_MAY_UPLOAD,
 )
 def create_upload(request: Request, response: Response, asked: UploadRequest) -> UploadAnswer:
     """Reserves room for a bag or a slide that is then sent in parts, and can be gone on with after a break."""
-    with audited(request, "upload", size=asked.size):
-        upload = backend_of(request).uploads.create(asked.filename, asked.size, asked.sha256, key_of(request))
-    response.headers["Location"] = f"/v1/uploads/{upload.id}"
+    with audited(request, "upload", size=asked.size) as record:
+        store = backend_of(request).uploads
+        upload = store.create(asked.filename, asked.size, asked.sha256, key_of(request), record=record)
+    response.headers["Location"] = f"uploads/{upload.id}"
     return _answer(request, upload)
 
 
@@ -56,7 +59,7 @@ def create_upload(request: Request, response: Response, asked: UploadRequest) ->
     "/{identifier}",
     summary="Send a part",
     operation_id="send_part",
-    responses=problems(404, 409, 413, 415),
+    responses=problems(404, 408, 409, 413, 415),
     openapi_extra=_PART,
     dependencies=_MAY_SEND_A_PART,
 )
@@ -65,6 +68,8 @@ async def send_part(request: Request, identifier: UploadId, offset: Offset) -> U
     is refused with 409, and `Upload-Offset` says the right one. With the last part the file is looked at: what is neither a
     bag nor a slide, or is not what was announced, is deleted."""
     backend = backend_of(request)
+    begun = await anyio.to_thread.run_sync(backend.uploads.get, identifier)
+    check_maker(request, begun.key, "upload")
     body = limited(request, backend.settings.upload_part_bytes).stream()
     return _answer(request, await backend.uploads.append(identifier, offset, body))
 
@@ -90,9 +95,14 @@ def read_upload(request: Request, identifier: UploadId) -> UploadAnswer:
     dependencies=_MAY_UPLOAD,
 )
 def delete_upload(request: Request, identifier: UploadId) -> None:
-    """Its file too. Predictions that were made from it stay, without its slide."""
-    with audited(request, "delete", upload=identifier if is_id(identifier) else None):
-        backend_of(request).uploads.delete(identifier)
+    """Its file too. Predictions that were made from it stay, without its slide. A key deletes what it sent; what others sent
+    needs scope manage."""
+    store = backend_of(request).uploads
+    audit: AuditLog = request.app.state.audit
+    with audited(request, "delete", upload=identifier if is_id(identifier) else None) as record:
+        check_maker(request, store.get(identifier).key, "upload")
+        with audit.reserve.lent():
+            store.delete(identifier, record=record)
 
 
 def _answer(request: Request, upload: Any) -> UploadAnswer:

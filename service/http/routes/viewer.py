@@ -17,6 +17,7 @@ from fastapi import APIRouter, Request, Response
 import service
 from comel.prediction.picture import COLOUR_MAPS, colour_table
 from service.errors import NotFoundError
+from service.http.conditional import is_current
 from service.vendor import vendored
 
 __all__ = ["router", "viewer_file"]
@@ -67,7 +68,7 @@ def viewer_file(name: str) -> Path | None:
 def _answer(request: Request, content: bytes, kind: str) -> Response:
     # To be asked for each time, so that page and modules are always of one version.
     headers = {"ETag": f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"', "Cache-Control": "no-cache"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    if is_current(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(content, media_type=kind, headers=headers)
 

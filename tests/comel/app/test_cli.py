@@ -26,11 +26,12 @@ from comel.app.cli import app
 from comel.app.schemas import EvaluateOptions
 from comel.bags.bag import write_bag
 from comel.base.progress import progress_bar
+from comel.cohort.manifest import read_manifest
 from comel.errors import ComelError
 from comel.runs.config import load_config
 from comel.runs.directory import RunDirectory
 from comel.training.train import settings_for_new_tasks
-from tests.comel.toys import CONTRACT, DIMENSION, Stream, make_bag, tree, write_manifest
+from tests.comel.toys import CONTRACT, DIMENSION, Stream, make_bag, scores_of, tree, write_manifest
 from tests.places import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -84,7 +85,7 @@ def test_train_tells_json(toy_stream: Stream, tmp_path: Path, comel_cli: Cli) ->
     words = train_words(toy_stream, tmp_path / "run", "--set", "strategy={name: finetune}", "--json")
     code, out, said = comel_cli(*words)
     assert (code, said) == (0, "")
-    assert json.loads(out) == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert json.loads(out) == scores_of(tmp_path / "run")
 
 
 def drop_column(stream: Stream) -> None:
@@ -254,7 +255,9 @@ def test_add_task_takes_a_file_of_settings_over_those_of_the_run(
     assert f"{file}: trainer.epochs: Input should be a valid integer" in one_line(*comel_cli(*words, file)[::2])
     file.write_text("trainer: {epochs: 4, lr: 0.5, seed: 3}\n")
     over: dict[str, Any] = {"config": file, "overrides": ["trainer.lr=0.25", "trainer.seed=4"], "settings": {"trainer.seed": 5}}
-    new = settings_for_new_tasks(RunDirectory(toy_run), toy_stream.manifest, toy_stream.bags, ["liver"], None, **over)
+    new = settings_for_new_tasks(
+        RunDirectory(toy_run), read_manifest(toy_stream.manifest), toy_stream.bags, ["liver"], None, **over
+    )
     old = load_config(toy_run / "config.yaml")
     assert (new.trainer.epochs, new.trainer.lr, new.trainer.seed) == (4, 0.25, 5)
     assert (new.trainer.threads, new.strategy["name"], new.data.tasks) == (old.trainer.threads, "owlora", ["liver"])
@@ -287,7 +290,7 @@ def test_a_folder_of_folds_names_its_runs(tmp_path: Path, toy_stream: Stream, co
         ("Slide_ID,path,label,task", "call the column 'Slide_ID' 'slide_id'"),
         ("slide_id,path,label,tasks", "call the column 'tasks' 'task'"),
         ("slide_id,path,label", "add it, or write the manifest by a command: comel manifest --help"),
-        ("slide_id;path;label;task", "separate columns by commas"),
+        ("slide_id path label task", "separate columns by commas"),
     ],
 )
 def test_a_missing_column_comes_with_what_to_do(
@@ -519,14 +522,18 @@ def test_python_has_the_commands_and_their_words() -> None:
 
 def test_python_takes_plain_values(toy_stream: Stream, tmp_path: Path) -> None:
     """Text for paths, dictionaries for settings, and every function after every other."""
+
+    def text(path: Path) -> Any:
+        return str(path)
+
     data: dict[str, Any] = {"manifest": str(toy_stream.manifest), "bags": str(toy_stream.bags), "tasks": ["colon"]}
     settings = {**toy_stream.settings(epochs=1), "data": data}
-    run = comel.train(settings, str(tmp_path / "run"), quiet=True)  # type: ignore[arg-type]
-    comel.add_task(str(run), data["manifest"], data["bags"], tasks=["kidney"], quiet=True)
+    run = comel.train(settings, text(tmp_path / "run"), quiet=True)
+    comel.add_task(text(run), data["manifest"], data["bags"], tasks=["kidney"], quiet=True)
     rows = [row for row in toy_stream.rows if row["task"] != "liver"]
-    scores = comel.evaluate(str(run), str(write_manifest(tmp_path / "m.csv", rows)), data["bags"], quiet=True)  # type: ignore[arg-type]
+    scores = comel.evaluate(text(run), text(write_manifest(tmp_path / "m.csv", rows)), data["bags"], quiet=True)
     assert scores["version"] == 2
-    results = comel.predict(str(run), [str(toy_stream.bag("colon-00"))], str(tmp_path / "out"), quiet=True)  # type: ignore[arg-type, list-item]
+    results = comel.predict(text(run), [text(toy_stream.bag("colon-00"))], text(tmp_path / "out"), quiet=True)
     assert not isinstance(results[0], ComelError)
     comel.train(settings, tmp_path / "again", quiet=True)
     with pytest.raises(ComelError):

@@ -52,6 +52,7 @@ OF_A_FIELD: dict[str, list[Any]] = {
     "split": ["all", "train"],
     "runs": [["a=b", "c"], ["x"]],
     "webhook_secret": ["007"],
+    "root_path": ["/comel"],
 }
 SKIPPED = {"stain_reference", "settings_file", "tumour_fraction", "oidc_scopes", "database_url"}
 

@@ -20,7 +20,7 @@ from comel.bags.bag import Bag, read_bag, write_bag
 from comel.errors import BagError, ComelError, ConfigError, FeatureMismatch
 from comel.prediction.prediction import Prediction, read_prediction
 from comel.prediction.predictor import Predictor
-from tests.comel.toys import CONTRACT, DIMENSION, FINETUNE, Stream, make_bag, tree, write_manifest
+from tests.comel.toys import CONTRACT, DIMENSION, FINETUNE, Stream, make_bag, scores_of, tree, write_manifest
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -287,10 +287,7 @@ def test_other_tools_files_train_and_predict_without_conversion(
     foreign_run: tuple[Path, Path, list[str]], tmp_path: Path
 ) -> None:
     run, features, slides = foreign_run
-    assert (
-        json.loads((run / "metrics.json").read_text())["continual"]["bag"]["class_incremental"]["accuracy"]["final_average"]
-        == 1
-    )
+    assert scores_of(run)["continual"]["bag"]["class_incremental"]["accuracy"]["final_average"] == 1
     files = [next(features.rglob(f"{slide}.*")) for slide in slides]
     results = only(comel.predict(run, files, tmp_path / "out", quiet=True))
     assert [result.label for result in results] == ["normal", "tumour", "normal", "tumour"]

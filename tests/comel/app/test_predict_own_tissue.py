@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def slide(tmp_path: Path) -> Path:
     """4 x 3 tiles of grey, which no method would take for tissue."""
     path = tmp_path / "new.tif"
     pixels = np.full((3 * TILE, 4 * TILE, 3), 200, np.uint8)
-    resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}  # 0.5 um/px
+    resolution: dict[str, Any] = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}  # 0.5 um/px
     tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", metadata=None, **resolution)
     (tmp_path / "toy.py").write_text(ENCODER_FILE)
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -43,7 +44,7 @@ def write_h5(path: Path, features: str = "features", *, values: np.ndarray = FEA
     return path
 
 
-def write_pt(path: Path, value: object, **options: object) -> Path:
+def write_pt(path: Path, value: object, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(value, path, **options)
     return path
@@ -136,7 +137,13 @@ def test_a_tensor_in_memory_no_longer_needs_its_file(tmp_path: Path) -> None:
 
 
 def test_stamp(tmp_path: Path) -> None:
-    attributes = {"extractor": "uni2-abc", "unit": "um", "tile_size_um": 256.0, "tile_size_px": 224, "stamp_version": "2.2.0"}
+    attributes: dict[str, Any] = {
+        "extractor": "uni2-abc",
+        "unit": "um",
+        "tile_size_um": 256.0,
+        "tile_size_px": 224,
+        "stamp_version": "2.2.0",
+    }
     micrometres = (COORDS * 0.2527).astype(np.float32)
     path = write_h5(tmp_path / "s1.h5", "feats", values=FEATURES.astype(np.float16), coords=micrometres, **attributes)
     bag = read_any_bag(path, assume_encoder="other")
@@ -145,7 +152,9 @@ def test_stamp(tmp_path: Path) -> None:
     assert bag.coords.dtype == np.int64
     np.testing.assert_allclose(bag.coords, micrometres, atol=0.5)
     assert bag.geometry is None
-    assert bag.contract == FeatureContract("uni2-abc", None, 8, pytest.approx(256 / 224), 224)
+    assert bag.contract is not None
+    assert bag.contract.mpp == pytest.approx(256 / 224)
+    assert bag.contract == FeatureContract("uni2-abc", None, 8, bag.contract.mpp, 224)
     assert bag.settings == {"format": "stamp", "coords_unit": "um", "tile_size_um": 256, "tile_size_px": 224}
 
 
@@ -169,6 +178,42 @@ def test_our_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file["features"][0, 0] += 1
     with pytest.raises(BagError, match="checksum"):
         read_any_bag(path, verify=True)
+
+
+@pytest.mark.parametrize(("features", "coords"), [(">f4", ">i8"), (">f8", ">i4"), (">f2", ">f8"), ("longdouble", ">i2")])
+def test_numbers_of_another_machine(tmp_path: Path, features: str, coords: str) -> None:
+    """Java, FITS and network order are big-endian; torch takes neither that nor long doubles."""
+    places = COORDS % 30_000
+    path = write_h5(tmp_path / "s.h5", values=FEATURES.astype(features), coords=places.astype(coords))
+    bag = read_any_bag(path)
+    assert bag.coords is not None
+    torch.testing.assert_close(torch.from_numpy(bag.features).float(), torch.from_numpy(FEATURES), rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(torch.from_numpy(bag.coords).numpy(), places)
+
+
+def test_our_own_bag_in_another_order(tmp_path: Path) -> None:
+    contract = FeatureContract("mean-colour", "a" * 64, 8, 0.5, 256)
+    geometry = TileGeometry(256, 0.5, 0.5, 0.25, 0.25, level0_width=200_000, level0_height=90_000)
+    write_bag(tmp_path / "s.h5", Bag("s", FEATURES, COORDS, geometry, contract, labels=np.zeros(6, np.int8)))
+    with h5py.File(tmp_path / "s.h5", "a") as file:
+        for name, kind in (("features", ">f4"), ("labels", ">i2")):
+            values = file[name][()]
+            del file[name]
+            file[name] = values.astype(kind)
+    bag = read_any_bag(tmp_path / "s.h5")
+    assert bag.labels is not None
+    torch.testing.assert_close(torch.from_numpy(bag.features), torch.from_numpy(FEATURES))
+    assert bag.labels.dtype.isnative
+
+
+def test_tensors_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_pt(tmp_path / "s.pt", torch.from_numpy(FEATURES))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert "cannot be read (Permission denied); check its permissions" in message(path)
 
 
 def test_bags_without_tiles(tmp_path: Path) -> None:
@@ -264,7 +309,7 @@ def test_absurd_files(tmp_path: Path) -> None:
         file.create_dataset("features", (10**9, 1024), "f4", chunks=(1024, 1024))
     assert "declares" in message(path)
     assert "stores" in message(_declaring(path, (3000, 1024)))
-    assert "shape ()" in message(write_h5(path, values=np.float32(1), coords=None))
+    assert "shape ()" in message(write_h5(path, values=np.array(1, np.float32), coords=None))
     assert "no dataset 'features' or 'feats' (found: coords, imgs)" in message(write_h5(path, "imgs"))
     assert "coords of shape (5, 2)" in message(write_h5(path, coords=COORDS[:5]))
     assert "lie on no slide" in message(write_h5(path, coords=np.full((6, 2), np.inf)))
@@ -328,7 +373,7 @@ def test_our_bag_in_tridents_loader(tmp_path: Path, dtype: type) -> None:
     write_bag(tmp_path / "s1.h5", Bag("s1", FEATURES.astype(dtype), COORDS, geometry, contract))
     with h5py.File(tmp_path / "s1.h5", "r") as file:
         coords, features, about = file["coords"][:], file["features"][:], dict(file["coords"].attrs)
-    batch = {
+    batch: dict[str, Any] = {
         "features": torch.from_numpy(features).float().unsqueeze(0),
         "coords": torch.from_numpy(coords).unsqueeze(0),
         "attributes": about,
@@ -338,9 +383,7 @@ def test_our_bag_in_tridents_loader(tmp_path: Path, dtype: type) -> None:
     np.testing.assert_array_equal(batch["coords"][0].numpy(), COORDS)
     # Positions on TRIDENT's grid are whole multiples of this size, so it must be a whole number.
     assert isinstance(about["patch_size_level0"], np.integer)
-    assert (torch.from_numpy(coords) // about["patch_size_level0"]).dtype == torch.int64
-    needed = [about.get(name) for name in ("patch_size", "level0_magnification", "target_magnification")]
-    assert None not in needed
-    size, own, target = needed
+    assert (batch["coords"] // about["patch_size_level0"]).dtype == torch.int64
+    size, own, target = (about[name] for name in ("patch_size", "level0_magnification", "target_magnification"))
     assert round(size * own / target) == about["patch_size_level0"] == round(256 * 0.5 / 0.2521)
     assert (about["overlap"], about["level0_width"], about["level0_height"], about["name"]) == (32, 20_000, 9_000, "s1.svs")

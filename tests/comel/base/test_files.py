@@ -102,7 +102,11 @@ def test_hash_of_arrays_sees_value_shape_type_and_name() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     changed = array.copy()
     changed[1, 1] = np.nextafter(changed[1, 1], np.float32(9))
-    others = [{"a": changed}, {"a": array.reshape(3, 2)}, {"a": array.view(np.int32)}, {"b": array}, {"a": array, "b": array}]
+    others: list[dict[str, np.ndarray]] = [
+        *({"a": other} for other in (changed, array.reshape(3, 2), array.view(np.int32))),
+        {"b": array},
+        {"a": array, "b": array},
+    ]
     hashes = {sha256_of_arrays(arrays) for arrays in [{"a": array}, *others]}
     assert len(hashes) == 6
     assert sha256_of_arrays({"a": np.asfortranarray(array)}) == sha256_of_arrays({"a": array})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -12,11 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from comel.base import killable
 from comel.base.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, KillableWorker, WorkerCrashed
 from comel.errors import SlideError
 from tests.places import ROOT
@@ -42,7 +45,7 @@ def stumble() -> None:
 
 def die(by: int) -> None:
     os.kill(os.getpid(), by)
-    time.sleep(60)
+    time.sleep(600)
 
 
 def note_and_die(path: Path) -> None:
@@ -74,6 +77,20 @@ def unsendable() -> object:
 def hang_up() -> None:
     os.closerange(3, 256)
     time.sleep(600)
+
+
+def freeze() -> None:
+    """Be stopped, as a debugger or a full swap stops a process: it neither answers nor ends."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def freeze_in_the_middle_of_an_answer() -> bytes:
+    def half(connection: Any, content: Any, write: Any = os.write) -> None:
+        write(connection.fileno(), bytes(content)[: len(content) // 2])
+        freeze()
+
+    multiprocessing.connection.Connection._send = half  # type: ignore[attr-defined]
+    return bytes(100_000)
 
 
 def allocate(size: int) -> int:
@@ -167,11 +184,37 @@ def test_a_hanging_call_is_cut(worker: KillableWorker) -> None:
     assert worker.call(pid_and, 5)[1] == 5
 
 
+def test_a_frozen_call_is_cut(worker: KillableWorker) -> None:
+    with pytest.raises(CallTimedOut):
+        worker.call(freeze, timeout=0.3)
+    assert worker.call(pid_and, 5)[1] == 5
+
+
+def test_a_child_that_freezes_while_it_answers_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killable, "_FROZEN_SECONDS", 1.0)
+    with KillableWorker() as worker:
+        with pytest.raises(WorkerCrashed, match="no longer answered"):
+            worker.call(freeze_in_the_middle_of_an_answer, timeout=60)
+        assert worker.call(pid_and, 5)[1] == 5
+
+
+def say_and_hang(tell: Callable[[int], None]) -> None:
+    tell(0)
+    time.sleep(600)
+
+
 def test_another_thread_kills(worker: KillableWorker) -> None:
-    worker.call(pid_and, 0)
-    threading.Timer(0.3, worker.kill).start()
+    begun = threading.Event()
+
+    def kill() -> None:
+        assert begun.wait(60)
+        worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     with pytest.raises(CallKilled):
-        worker.call(time.sleep, 600)
+        worker.call(say_and_hang, tell=lambda _: begun.set())
+    killer.join()
 
 
 def test_messages_come_in_order_before_the_result(worker: KillableWorker) -> None:
@@ -190,7 +233,7 @@ def test_memory_has_a_limit() -> None:
 
 def hoard(size: int, tell: Callable[[int], None]) -> None:
     """Take memory in small pieces, which no allocator refuses, and keep talking."""
-    kept = []
+    kept: list[bytes] = []
     while len(kept) << 20 < size:
         kept.append(b"x" * (1 << 20))
         tell(len(kept))
@@ -243,7 +286,7 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     """
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == -signal.SIGKILL
-    pid, until = int(run.stdout), time.monotonic() + 20
+    pid, until = int(run.stdout), time.monotonic() + 60
     while psutil.pid_exists(pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert not psutil.pid_exists(pid)

@@ -65,7 +65,7 @@ def mistake(*overrides: str, **more: Any) -> str:
 @pytest.mark.parametrize("label", TAKEN_FOR_SOMETHING_ELSE, ids=lambda label: label[:24])
 def test_a_label_is_what_stands_there(label: str, tmp_path: Path) -> None:
     file = f"inner:\n  label: {label}\n  names: [{label}, a]\n  of_task: {{{label}: [{label}, b]}}\n  pair: [{label}, 2]\n"
-    overrides = (
+    overrides: tuple[str, ...] = (
         f"inner.label={label}",
         f"inner.names=[{label}, a]",
         f"inner.of_task.{label}=[{label}, b]",

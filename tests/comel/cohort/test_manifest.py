@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_all_columns_are_read(tmp_path: Path) -> None:
     assert (second.row, second.slide_id, second.fold, second.case, second.patient) == (4, "s 2", 1, "s 2", "s 2")
     assert (second.annotation, second.mpp, second.site, second.split) == (None, None, None, None)
     assert manifest.ignored == ("stain",)
+    assert manifest.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_tasks_labels_and_selection_keep_the_order_of_the_file(tmp_path: Path) -> None:
@@ -58,6 +60,11 @@ def test_tasks_labels_and_selection_keep_the_order_of_the_file(tmp_path: Path) -
     assert chosen.tasks == ["t1", "t2"]
     assert len(chosen.rows) == 4
     assert read_manifest(path, tasks=["t1"]).tasks == ["t1"]
+    assert manifest.of_tasks(["t1", "t2", "t1"]) == chosen
+    assert chosen.digest == manifest.digest
+    assert manifest.of_tasks(None) is manifest
+    with pytest.raises(ManifestError, match=r"cohort\.csv has no slide of task 't3'; its tasks are t2, t1"):
+        manifest.of_tasks(["t1", "t3"])
     assert "no slide of task 'liver'" in message(path, tasks=["liver"])
 
 
@@ -79,9 +86,9 @@ def test_tasks_labels_and_selection_keep_the_order_of_the_file(tmp_path: Path) -
         ("a,/etc/passwd,x,t,,,", "path", "--root"),
         ("a,a.svs,x,t,../../a.xml,,", "annotation", "--root"),
         ("a,a.svs,x,t,,valid,", "split", "train, val, test"),
-        ('a,a.svs,x,t,,,"0,25"', "mpp", "not a number"),
+        ('a,a.svs,x,t,,,"1,0,25"', "mpp", "not a number"),
         ("a,a.svs,x,t,,,0", "mpp", "above 0"),
-        ("a,a.svs,x,t,,,nan", "mpp", "not a number"),
+        ("a,a.svs,x,t,,,0 25", "mpp", "not a number"),
         ("a,a.svs,x,t,,,inf", "mpp", "not a number"),
     ],
 )
@@ -131,13 +138,13 @@ def test_a_root_allows_slides_elsewhere_and_links_may_point_anywhere(tmp_path: P
         (b"", "the file is empty"),
         (b"\n \n", "the file is empty"),
         ((HEADER + "\n").encode(), "no rows"),
-        (b"slide_id;path;label;task\na;b;c;d\n", "separate columns by commas"),
+        (b"slide_id path label task\na b c d\n", "separate columns by commas"),
         (b"slide_id,path,label\na,b,c\n", "no column task"),
         ((HEADER + ",label\na,b,c,d,e\n").encode(), "the column label twice"),
         ((HEADER + "\na,b,c,d,e\n").encode(), "row 2 has more cells than the header"),
         ((HEADER + '\na,"b,c,d\n').encode(), "not a CSV"),
         ((HEADER + "\nä,b,c,d\n").encode("latin-1"), "not UTF-8"),
-        ((HEADER + "\na,b,c,d\n").encode("utf-16"), "not UTF-8"),
+        ((HEADER + "\na,b,c,d\n").encode("utf-16")[:-1], "not UTF-8"),
     ],
 )
 def test_a_file_that_is_no_manifest(tmp_path: Path, content: bytes, said: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from comel.bags.bag import write_bag
 from comel.cohort.bags import BagStore, join_slides, usable
 from comel.cohort.config import DataConfig
-from comel.cohort.tasks import Case, load_tasks
+from comel.cohort.tasks import Case, TaskData, load_tasks, read_cohort
 from comel.errors import BagError, ComelError, ConfigError, FeatureMismatch, ManifestError
 from tests.comel.toys import CONTRACT, DIMENSION, Stream, make_bag, write_manifest, write_stream
 
@@ -34,10 +35,14 @@ def changed(toy_stream: Stream, tmp_path: Path) -> Callable[[Callable[[Rows], Ro
 Changed = Callable[[Callable[[Rows], "Rows | None"]], DataConfig]
 
 
+def tasks_of(config: DataConfig, **how: Any) -> list[TaskData]:
+    return load_tasks(read_cohort(config), config, **how)
+
+
 def test_tasks_come_in_the_order_asked_for_else_as_they_appear(toy_stream: Stream) -> None:
     config = DataConfig(manifest=toy_stream.manifest, bags=toy_stream.bags)
-    assert [task.name for task in load_tasks(config)] == ["colon", "kidney", "liver"]
-    some = load_tasks(config.model_copy(update={"tasks": ["liver", "colon"]}))
+    assert [task.name for task in tasks_of(config)] == ["colon", "kidney", "liver"]
+    some = tasks_of(config.model_copy(update={"tasks": ["liver", "colon"]}))
     assert [task.name for task in some] == ["liver", "colon"]
     assert [case.name for case in some[0].test] == toy_stream.slides(task="liver", split="test")
 
@@ -46,25 +51,25 @@ def test_the_negative_label_has_the_first_column(changed: Changed) -> None:
     def tumour_first(rows: Rows) -> Rows:
         return sorted(rows, key=lambda row: row["label"] == "normal")
 
-    assert load_tasks(changed(tumour_first))[0].head.labels == ("normal", "tumour")
+    assert tasks_of(changed(tumour_first))[0].head.labels == ("normal", "tumour")
     named = changed(tumour_first).model_copy(update={"negative": "tumour"})
-    assert load_tasks(named)[0].head.labels == ("tumour", "normal")
-    assert load_tasks(named)[0].head.positive == (False, True)
+    assert tasks_of(named)[0].head.labels == ("tumour", "normal")
+    assert tasks_of(named)[0].head.positive == (False, True)
     none = changed(tumour_first).model_copy(update={"negative": "healthy"})
-    assert load_tasks(none)[0].head.negative is None
-    assert load_tasks(none)[0].head.positive == (True, True)
+    assert tasks_of(none)[0].head.negative is None
+    assert tasks_of(none)[0].head.positive == (True, True)
 
 
 def test_declared_labels_are_the_columns(toy_stream: Stream) -> None:
     config = DataConfig(manifest=toy_stream.manifest, bags=toy_stream.bags, labels={"colon": ["tumour", "adenoma", "normal"]})
-    assert load_tasks(config)[0].head.labels == ("tumour", "adenoma", "normal")
-    assert load_tasks(config)[1].head.labels == ("normal", "tumour")
+    assert tasks_of(config)[0].head.labels == ("tumour", "adenoma", "normal")
+    assert tasks_of(config)[1].head.labels == ("normal", "tumour")
     with pytest.raises(
         ManifestError, match=r"manifest\.csv row 3 column label: unknown label 'tumour'; 'colon' has normal, adenoma"
     ):
-        load_tasks(config.model_copy(update={"labels": {"colon": ["normal", "adenoma"]}}))
+        tasks_of(config.model_copy(update={"labels": {"colon": ["normal", "adenoma"]}}))
     with pytest.raises(ConfigError, match=r"data\.labels names the task 'lung'; the manifest has colon, kidney, liver"):
-        load_tasks(config.model_copy(update={"labels": {"lung": ["a", "b"]}}))
+        tasks_of(config.model_copy(update={"labels": {"lung": ["a", "b"]}}))
 
 
 def test_a_task_of_one_label_is_refused(changed: Changed) -> None:
@@ -74,7 +79,7 @@ def test_a_task_of_one_label_is_refused(changed: Changed) -> None:
                 row["label"] = "normal"
 
     with pytest.raises(ConfigError, match=r"task 'kidney' has only the label\(s\) normal"):
-        load_tasks(changed(all_normal))
+        tasks_of(changed(all_normal))
 
 
 def test_domains_share_one_head(changed: Changed) -> None:
@@ -82,23 +87,23 @@ def test_domains_share_one_head(changed: Changed) -> None:
         rows[-16]["label"] = "grade 2"
 
     config = changed(grade).model_copy(update={"mode": "domain-incremental"})
-    heads = {task.head for task in load_tasks(config)}
+    heads = {task.head for task in tasks_of(config)}
     assert len(heads) == 1
     assert heads.pop().labels == ("normal", "tumour", "grade 2")
 
 
 def test_splits_of_the_manifest_stand_and_others_are_dealt(toy_stream: Stream, changed: Changed) -> None:
     config = DataConfig(manifest=toy_stream.manifest, bags=toy_stream.bags)
-    for task in load_tasks(config):
+    for task in tasks_of(config):
         for split in ("train", "val", "test"):
             assert [case.name for case in task.cases(split)] == toy_stream.slides(task=task.name, split=split)
     undealt = changed(lambda rows: [{k: v for k, v in row.items() if k != "split"} for row in rows])
-    for task in load_tasks(undealt):
+    for task in tasks_of(undealt):
         names = [case.name for case in task.cases(None)]
         assert sorted(names) == toy_stream.slides(task=task.name)
         assert all(task.cases(split) for split in ("train", "val", "test"))
         assert {case.label for case in task.train} == {"normal", "tumour"}
-    assert load_tasks(undealt) == load_tasks(undealt)
+    assert tasks_of(undealt) == tasks_of(undealt)
 
 
 def test_a_fold_is_tested_on(changed: Changed) -> None:
@@ -108,7 +113,7 @@ def test_a_fold_is_tested_on(changed: Changed) -> None:
 
     config = changed(fold)
     for number in range(4):
-        tasks = load_tasks(config.model_copy(update={"fold": number}))
+        tasks = tasks_of(config.model_copy(update={"fold": number}))
         assert [case.name for case in tasks[0].test] == [f"colon-{i:02d}" for i in range(16) if i // 2 % 4 == number]
         assert not {case.name for case in tasks[0].test} & {case.name for case in (*tasks[0].train, *tasks[0].val)}
 
@@ -120,16 +125,16 @@ def test_a_task_without_training_slides_is_refused(changed: Changed) -> None:
                 row["split"] = "test"
 
     with pytest.raises(ComelError, match="of task 'liver' has no patient left for train"):
-        load_tasks(changed(no_training))
-    assert len(load_tasks(changed(no_training), dealt={})[2].test) == 16
+        tasks_of(changed(no_training))
+    assert len(tasks_of(changed(no_training), dealt={})[2].test) == 16
 
 
 def test_what_a_run_dealt_out_stands_when_it_is_evaluated(changed: Changed) -> None:
     config = changed(lambda rows: [{k: v for k, v in row.items() if k != "split"} for row in rows[:8]])
-    trained = load_tasks(config)[0]
+    trained = tasks_of(config)[0]
     dealt = {("colon", slide): split for split, slides in trained.slides().items() for slide in slides}
-    assert load_tasks(config, dealt=dealt) == [trained]
-    unseen = load_tasks(config, dealt={})[0]
+    assert tasks_of(config, dealt=dealt) == [trained]
+    unseen = tasks_of(config, dealt={})[0]
     assert len(unseen.test) == 8
 
 
@@ -140,7 +145,7 @@ def test_a_new_slide_of_a_patient_that_a_run_has_seen_is_no_test_case(changed: C
         for i, row in enumerate(rows):
             row |= {"patient_id": f"p{i // 4}", "split": "", "case_id": f"case-{i}"}
 
-    task = load_tasks(changed(patients), dealt={("colon", "colon-00"): "train", ("colon", "colon-04"): "val"})[0]
+    task = tasks_of(changed(patients), dealt={("colon", "colon-00"): "train", ("colon", "colon-04"): "val"})[0]
     assert task.slides()["train"] == [f"colon-{i:02d}" for i in range(4)]
     assert task.slides()["val"] == [f"colon-{i:02d}" for i in range(4, 8)]
     assert task.slides()["test"] == [f"colon-{i:02d}" for i in range(8, 16)]
@@ -153,7 +158,7 @@ def test_a_new_slide_of_a_patient_that_a_run_has_seen_is_no_test_case(changed: C
 def test_data_that_is_not_named(toy_stream: Stream, missing: str, said: str) -> None:
     config = DataConfig(manifest=toy_stream.manifest, bags=toy_stream.bags)
     with pytest.raises(ConfigError, match=said):
-        load_tasks(config.model_copy(update={missing: None}))
+        tasks_of(config.model_copy(update={missing: None}))
 
 
 def test_a_case_of_two_slides_is_one_bag(tmp_path: Path) -> None:
@@ -167,7 +172,7 @@ def test_a_case_of_two_slides_is_one_bag(tmp_path: Path) -> None:
             row["split"] = "train"
 
     stream = write_stream(tmp_path / "stream", ("colon",), slides=8, change=side_by_side)
-    task = load_tasks(DataConfig(manifest=stream.manifest, bags=stream.bags))[0]
+    task = tasks_of(DataConfig(manifest=stream.manifest, bags=stream.bags))[0]
     case = task.train[0]
     assert case.slides == ("colon-00", "colon-02")
     store = BagStore(stream.bags)

@@ -90,7 +90,8 @@ def layer_norm(layer: Any, x: np.ndarray) -> np.ndarray:
 
 def embedded(model: Any, x: Tensor) -> np.ndarray:
     """Instances (M, dim) of the first bag."""
-    return np.maximum(linear(model.trunk.embedding.embed, array(x[0])), 0)
+    instances: np.ndarray = np.maximum(linear(model.trunk.embedding.embed, array(x[0])), 0)
+    return instances
 
 
 def cross_entropy(logits: np.ndarray, label: int) -> float:

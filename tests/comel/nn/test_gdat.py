@@ -51,7 +51,8 @@ def grid(count: int, region_size: int) -> tuple[int, int]:
 
 def softmax(scores: np.ndarray) -> np.ndarray:
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    shares: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return shares
 
 
 def double_attention(module: GroupedDoubleAttention, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -64,7 +65,8 @@ def double_attention(module: GroupedDoubleAttention, rows: np.ndarray, tokens: n
         gathered = softmax((tokens @ q[:, part]) @ (rows @ k[:, part]).T / math.sqrt(width)) @ (rows @ v[:, part])
         back = softmax((rows @ q[:, part]) @ (tokens @ k[:, part]).T / math.sqrt(width)) @ gathered
         outputs.append(back + 0.1 * (rows @ v[:, part]))
-    return np.concatenate(outputs, axis=1) @ proj + module.proj.bias.detach().numpy()
+    attended: np.ndarray = np.concatenate(outputs, axis=1) @ proj + module.proj.bias.detach().numpy()
+    return attended
 
 
 def tokens_one_by_one(grouping: str, x: np.ndarray, places: np.ndarray, region_size: int) -> np.ndarray:
@@ -87,7 +89,8 @@ def tokens_one_by_one(grouping: str, x: np.ndarray, places: np.ndarray, region_s
 def run(module: GroupedDoubleAttention, x: np.ndarray, coords: np.ndarray | None = None) -> np.ndarray:
     place = None if coords is None else torch.from_numpy(coords).unsqueeze(0)
     with torch.no_grad():
-        return module(torch.from_numpy(x).unsqueeze(0), place)[0].numpy()
+        computed: np.ndarray = module(torch.from_numpy(x).unsqueeze(0), place)[0].numpy()
+        return computed
 
 
 @pytest.mark.parametrize("grouping", ["strided", "region", "spatial"])

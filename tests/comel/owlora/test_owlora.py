@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from comel.errors import CapacityError
-from comel.owlora import OWLoraConfig, OWLoraLinear, subspace
+from comel.owlora import OWLoraConfig, OWLoraLinear, OWLoraModel, subspace
 from tests.places import ROOT
 
 RANK, TASKS = 3, 3
@@ -27,7 +27,8 @@ class Net(nn.Module):
         self.first, self.second, self.head = nn.Linear(*SHAPES["first"]), nn.Linear(*SHAPES["second"]), nn.Linear(24, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.second(torch.relu(self.first(x)))))
+        logits: Tensor = self.head(torch.tanh(self.second(torch.relu(self.first(x)))))
+        return logits
 
 
 def net() -> Net:
@@ -48,6 +49,17 @@ def input_bases(width: int = 8) -> dict[str, Tensor]:
     }
 
 
+def tuner(model: PeftModel) -> OWLoraModel:
+    assert isinstance(model.base_model, OWLoraModel)
+    return model.base_model
+
+
+def adapted(model: PeftModel, name: str) -> OWLoraLinear:
+    layer = dict(tuner(model).adapted_layers())[name]
+    assert isinstance(layer, OWLoraLinear)
+    return layer
+
+
 def add_task(model: PeftModel | None, name: str, basis: str) -> PeftModel:
     """A network with one more adapter, all of them active and the newest alone trainable."""
     if model is None:
@@ -55,8 +67,8 @@ def add_task(model: PeftModel | None, name: str, basis: str) -> PeftModel:
     else:
         model.add_adapter(name, config(basis))
     if basis == "features":
-        model.base_model.protect(input_bases(), name)
-    model.base_model.set_adapter(list(model.peft_config))
+        tuner(model).protect(input_bases(), name)
+    tuner(model).set_adapter(list(model.peft_config))
     for key, parameter in model.named_parameters():
         parameter.requires_grad_("owlora_" in key and key.endswith(f".{name}"))
     return model
@@ -70,7 +82,7 @@ def train(model: PeftModel, name: str, steps: int, seed: int = 0, learning_rate:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
-        model.base_model.retract(name)
+        tuner(model).retract(name)
 
 
 def two_tasks(basis: str, steps: int = 100) -> PeftModel:
@@ -86,7 +98,7 @@ def two_tasks(basis: str, steps: int = 100) -> PeftModel:
 def test_orthogonality_holds_after_training(basis: str) -> None:
     original = net()
     model = two_tasks(basis)
-    for name, layer in model.base_model.adapted_layers():
+    for name, layer in tuner(model).adapted_layers():
         a = {key: value.detach().double() for key, value in layer.owlora_A.items()}
         b = {key: value.detach().double() for key, value in layer.owlora_B.items()}
         eye = torch.eye(RANK, dtype=torch.float64)
@@ -113,9 +125,9 @@ def test_orthogonality_holds_after_training(basis: str) -> None:
 
 def test_training_moves_the_directions_too() -> None:
     model = add_task(None, "002-lung", "features")
-    before = {name: layer.owlora_A["002-lung"].detach().clone() for name, layer in model.base_model.adapted_layers()}
+    before = {name: layer.owlora_A["002-lung"].detach().clone() for name, layer in tuner(model).adapted_layers()}
     train(model, "002-lung", 30)
-    for name, layer in model.base_model.adapted_layers():
+    for name, layer in tuner(model).adapted_layers():
         assert (layer.owlora_A["002-lung"] - before[name]).abs().max() > 1e-2
 
 
@@ -123,7 +135,7 @@ def test_features_outside_nothing_old_reads_what_it_read() -> None:
     """Inputs inside the protected basis come out of a layer as before the adapter, however it was trained."""
     model, original = two_tasks("features", steps=30), net()
     x = (torch.randn(5, 8, dtype=torch.float64) @ input_bases()["first"].T).float()
-    layer = dict(model.base_model.adapted_layers())["first"]
+    layer = adapted(model, "first")
     torch.testing.assert_close(layer(x), original.first(x), rtol=0, atol=1e-5)
     anywhere = torch.randn(5, 20)
     assert (layer(anywhere) - original.first(anywhere)).abs().max() > 1e-2
@@ -142,7 +154,7 @@ def test_a_fresh_adapter_changes_nothing(basis: str) -> None:
 
 def test_the_layer_is_the_sum_of_its_adapters() -> None:
     model, original = two_tasks("weights", steps=20), net()
-    layer, x = dict(model.base_model.adapted_layers())["second"], torch.randn(2, 3, 32)
+    layer, x = adapted(model, "second"), torch.randn(2, 3, 32)
     expected = x @ original.second.weight.T + original.second.bias
     for name in ("002-lung", "003-colon"):
         for a, b, s in zip(layer.owlora_A[name], layer.owlora_B[name].T, layer.owlora_s[name], strict=True):
@@ -152,16 +164,16 @@ def test_the_layer_is_the_sum_of_its_adapters() -> None:
 
 def test_merging_keeps_the_logits_and_unmerging_the_weights() -> None:
     model, x = two_tasks("features", steps=40), torch.randn(9, 20)
-    weights = {name: layer.base_layer.weight.clone() for name, layer in model.base_model.adapted_layers()}
+    weights = {name: layer.base_layer.weight.clone() for name, layer in tuner(model).adapted_layers()}
     unmerged = model(x)
     with model.disable_adapter():
         torch.testing.assert_close(model(x), net()(x), rtol=0, atol=1e-6)
     model.merge_adapter(safe_merge=True)
     torch.testing.assert_close(model(x), unmerged, rtol=0, atol=1e-5)
-    for name, layer in model.base_model.adapted_layers():
+    for name, layer in tuner(model).adapted_layers():
         assert (layer.base_layer.weight - weights[name]).abs().max() > 1e-3
     model.unmerge_adapter()
-    for name, layer in model.base_model.adapted_layers():
+    for name, layer in tuner(model).adapted_layers():
         torch.testing.assert_close(layer.base_layer.weight, weights[name], rtol=0, atol=1e-6)
     torch.testing.assert_close(model(x), unmerged, rtol=0, atol=1e-5)
     model.merge_adapter()
@@ -175,7 +187,7 @@ def test_merging_keeps_the_logits_and_unmerging_the_weights() -> None:
 
 def test_a_safe_merge_refuses_what_is_not_finite() -> None:
     model = add_task(None, "002-lung", "weights")
-    layer = dict(model.base_model.adapted_layers())["first"]
+    layer = adapted(model, "first")
     before = layer.base_layer.weight.clone()
     with torch.no_grad():
         layer.owlora_s["002-lung"].fill_(torch.inf)
@@ -213,7 +225,7 @@ def test_adapters_go_through_files(basis: str, tmp_path: Path) -> None:
     assert len(stored) == 6  # A, B and s of two layers; no basis
     loaded = PeftModel.from_pretrained(net(), str(tmp_path / "002-lung"), adapter_name="002-lung")
     loaded.load_adapter(str(tmp_path / "003-colon"), adapter_name="003-colon")
-    loaded.base_model.set_adapter(["002-lung", "003-colon"])
+    tuner(loaded).set_adapter(["002-lung", "003-colon"])
     assert torch.equal(loaded(x), y)
     assert (PeftModel.from_pretrained(net(), str(tmp_path / "002-lung"))(x) - y).abs().max() > 1e-3
     if basis == "features":
@@ -251,12 +263,12 @@ def test_config_refuses_what_does_not_fit(changes: dict[str, object], message: s
 
 def test_capacity_by_hand() -> None:
     model = add_task(None, "002-lung", "features")
-    assert model.base_model.capacity() == {
+    assert tuner(model).capacity() == {
         "first": {"in": 20, "protected": 8, "free": 20 - 8 - 3, "free_out": 32},
         "second": {"in": 32, "protected": 8, "free": 32 - 8 - 3, "free_out": 24},
     }
     model = add_task(None, "002-lung", "weights")
-    for name, numbers in model.base_model.capacity().items():
+    for name, numbers in tuner(model).capacity().items():
         width, height = SHAPES[name]
         assert numbers["in"] == width
         assert 0 < numbers["protected"] <= width - TASKS * RANK
@@ -267,13 +279,12 @@ def test_capacity_by_hand() -> None:
 def test_running_out_of_room_is_an_error_before_training() -> None:
     model = add_task(None, "002-lung", "features")
     with pytest.raises(CapacityError, match=r"first: 2 free directions .* rank 3; lower strategy\.rank"):
-        model.base_model.protect(input_bases(18), "002-lung")
+        tuner(model).protect(input_bases(18), "002-lung")
     # three were declared, three fit, a fourth may not
-    model = None
-    for name in ("t1", "t2", "t3"):
+    model = add_task(None, "t1", "weights")
+    for name in ("t2", "t3"):
         model = add_task(model, name, "weights")
-    assert model is not None
-    for _, layer in model.base_model.adapted_layers():
+    for _, layer in tuner(model).adapted_layers():
         assert torch.linalg.matrix_rank(torch.cat(list(layer.owlora_A.values()))) == 3 * RANK
     with pytest.raises(CapacityError, match="free directions are left for an adapter of rank 20"):
         model.add_adapter("t4", config("weights", r=20))
@@ -284,9 +295,9 @@ def test_declared_adapters_always_fit() -> None:
     layer = nn.Sequential(nn.Linear(12, 8))
     settings = OWLoraConfig(r=4, target_modules=["0"], energy=0.99, tasks=3)
     model = get_peft_model(layer, settings, adapter_name="t1")
-    assert model.base_model.capacity()["0"]["protected"] == 0
+    assert tuner(model).capacity()["0"]["protected"] == 0
     model.add_adapter("t2", settings)
-    wrapped = dict(model.base_model.adapted_layers())["0"]
+    wrapped = dict(tuner(model).adapted_layers())["0"]
     assert (wrapped.owlora_B["t1"].T @ wrapped.owlora_B["t2"]).abs().max() < 1e-5
     with pytest.raises(CapacityError, match="12 -> 8: 0 free directions"):
         model.add_adapter("t3", settings)

@@ -31,7 +31,7 @@ from comel.strategies.owlora import OWLora, OWLoraOptions
 from tests.comel.toys import DIMENSION, MODEL, OWLORA, Stream, tree
 
 RANK, DECLARED, ENERGY = 4, 4, 0.99
-TRAINING = {"epochs": 4, "lr": 3e-3, "weight_decay": 1e-2}
+TRAINING: dict[str, Any] = {"epochs": 4, "lr": 3e-3, "weight_decay": 1e-2}
 TOLERANCE = 1e-5
 Adapter = dict[str, dict[str, np.ndarray]]
 BASES = pytest.mark.parametrize("basis", ["features", "weights"])
@@ -62,7 +62,8 @@ class Learned:
 
 def second_version_says(run: Path, stream: Stream) -> dict[str, tuple[bytes, ...]]:
     """Version 2's predictions for every slide of its tasks, as bytes, with the task recognised and given."""
-    predictor, says = Predictor.open(run, version=2), {}
+    predictor = Predictor.open(run, version=2)
+    says: dict[str, tuple[bytes, ...]] = {}
     for slide in stream.slides(task="colon") + stream.slides(task="kidney"):
         bag = read_bag(stream.bag(slide))
         for task in (None, slide.partition("-")[0]):

@@ -21,7 +21,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def basis_of(columns: Tensor) -> Tensor:
-    return torch.linalg.qr(columns).Q
+    basis: Tensor = torch.linalg.qr(columns).Q
+    return basis
 
 
 def assert_orthonormal(columns: Tensor, tolerance: float = 1e-10) -> None:

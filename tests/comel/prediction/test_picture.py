@@ -17,7 +17,7 @@ from PIL import Image
 from comel.bags.bag import TileGeometry
 from comel.errors import ComelError
 from comel.prediction.geojson import to_geojson
-from comel.prediction.picture import draw_map
+from comel.prediction.picture import MAX_MAP_PIXELS, MAX_MAP_SIDE, draw_map, map_size
 from comel.prediction.prediction import Prediction
 from comel.prediction.raster import sample_raster, score_raster
 
@@ -46,7 +46,8 @@ def grid(geometry: TileGeometry, columns: int, rows: int, offset: tuple[float, f
     """Tiles in row-major order, each corner rounded by itself from the float stride."""
     y, x = np.mgrid[:rows, :columns]
     x, y = offset[0] + x.ravel() * geometry.stride_x, offset[1] + y.ravel() * geometry.stride_y
-    return np.rint(np.stack([x, y], axis=1)).astype(np.int64)
+    coords: np.ndarray = np.rint(np.stack([x, y], axis=1)).astype(np.int64)
+    return coords
 
 
 @st.composite
@@ -94,7 +95,7 @@ def test_every_tile_centre_is_a_pixel_with_its_score(case: tuple[Prediction, int
 def test_a_known_square_is_drawn_where_it_lies(has_bounds: bool) -> None:
     geometry = geometry_of(20_000, 16_000, level0_mpp=0.2527, has_bounds=has_bounds, bounds_x=900, bounds_y=700)
     coords = grid(geometry, 120, 100, (1003.4, 811.8))
-    left, top, side = *coords[30 * 120 + 40], 20
+    (left, top), side = coords[30 * 120 + 40], 20
     inside = (coords[:, 0] >= left) & (coords[:, 0] < left + side * geometry.stride_x - 5)
     inside &= (coords[:, 1] >= top) & (coords[:, 1] < top + side * geometry.stride_y - 5)
     picture = np.asarray(draw_map(prediction_at(coords, inside, geometry), Image.new("RGB", (500, 400), "white"), alpha=1.0))
@@ -202,7 +203,6 @@ def test_a_hundred_thousand_tiles_take_little_memory() -> None:
         ({"alpha": 1.5}, "alpha"),
         ({"threshold": -0.1}, "threshold"),
         ({"width": 10}, "no room"),
-        ({"width": 100_000}, "too large"),
         ({"colormap": "infrno"}, "not known"),
         ({"thumbnail": Image.new("RGB", (100, 300))}, "thumbnail"),
     ],
@@ -214,7 +214,7 @@ def test_what_a_user_can_get_wrong_is_said(arguments: dict[str, Any], said: str)
 
 
 def test_hostile_coordinates_are_refused_before_memory() -> None:
-    far = prediction_at([[0, 0], [10**15, 10**15]], [0.5, 0.5], geometry_of(3000, 2000))
+    far = prediction_at([[0, 0], [10**15, 10**15]], [0.5, 0.6], geometry_of(3000, 2000))
     for work in (score_raster, lambda p: to_geojson(p, merge=True)):
         with pytest.raises(ComelError, match="spread over"):
             work(far)
@@ -245,7 +245,7 @@ def test_geojson_tiles_carry_score_and_class() -> None:
     assert {entry["objectType"] for entry in properties} == {"tile"}
     for wrong in ({"minimum_score": 2.0}, {"origin": "corner"}):
         with pytest.raises(ComelError):
-            to_geojson(prediction, **wrong)  # type: ignore[arg-type]
+            to_geojson(prediction, **wrong)
 
 
 def test_merged_regions_have_holes_and_account_for_every_tile() -> None:
@@ -263,3 +263,42 @@ def test_merged_regions_have_holes_and_account_for_every_tile() -> None:
     assert area == pytest.approx(48 * (64 * 0.5e-3) ** 2, rel=1e-4)
     region = shapely.Polygon(*[by_size[1]["geometry"]["coordinates"][0]], [by_size[1]["geometry"]["coordinates"][1]])
     assert region.area * (0.2527e-3) ** 2 == pytest.approx(area, rel=1e-4)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(10, 240), (1, 400), (1, 20_000), (400, 1), (20_000, 1), (1, 1)])
+@pytest.mark.parametrize("width", [256, 1024, 100_000])
+def test_a_slide_of_any_shape_has_a_map_as_large_as_fits(columns: int, rows: int, width: int) -> None:
+    geometry = geometry_of(columns * 128, rows * 128)
+    prediction = prediction_at(grid(geometry, columns, rows), np.linspace(0, 1, columns * rows), geometry)
+    across, down = map_size(prediction, width)
+    assert across <= width
+    assert across * down <= MAX_MAP_PIXELS * 1.01
+    assert down <= MAX_MAP_SIDE
+    if across < width:  # the next larger one would not fit
+        assert max(across + 2, (across + 2) * rows / columns) > MAX_MAP_SIDE or (
+            (across + 2) ** 2 * rows / columns > MAX_MAP_PIXELS
+        )
+    assert abs(down - across * rows / columns) <= max(1, rows / columns)
+    assert to_geojson(prediction)["features"] or columns * rows == 1
+
+
+def test_a_shrunk_map_has_its_caption_and_says_so() -> None:
+    geometry = geometry_of(128, 128 * 400)
+    prediction = prediction_at(grid(geometry, 1, 400), np.linspace(0, 1, 400), geometry)
+    picture = draw_map(prediction, None, width=1024)
+    assert (picture.width, map_size(prediction, 1024)) == (256, (75, 30_000))
+    assert 30_000 < picture.height < 30_200
+    small = draw_map(prediction, Image.new("RGB", (3, 1200)), width=256, tallest=400)
+    assert small.height < 600
+
+
+def test_among_equal_scores_nothing_is_marked() -> None:
+    geometry = geometry_of(2048, 2048)
+    equal = prediction_at(grid(geometry, 8, 8), np.full(64, 0.5), geometry)
+    assert equal.positive_instances == 0
+    assert equal.equal_scores
+    assert to_geojson(equal)["features"] == to_geojson(equal, merge=True)["features"] == []
+    assert len(to_geojson(equal, minimum_score=0)["features"]) == 64
+    marked, plain = (np.asarray(draw_map(equal, None, threshold=threshold)) for threshold in (0.0, 0.5))
+    assert (marked[:1024] == (20, 20, 24)).all(axis=-1).any()
+    assert not (plain[:1024] == (20, 20, 24)).all(axis=-1).any()

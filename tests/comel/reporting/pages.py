@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+from comel.runs.metrics import RunMetrics, ScoreRow, read_metrics, write_metrics
 
 VOID = {"meta", "img", "br"}
 
@@ -81,15 +83,21 @@ def copy_of(run: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run, folder))
 
 
-def metrics_of(run: Path) -> dict[str, Any]:
-    """``metrics.json``."""
-    content: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return content
-
-
 def change_metrics(run: Path, **values: Any) -> None:
     """Write values into ``metrics.json``."""
-    (run / "metrics.json").write_text(json.dumps(metrics_of(run) | values), encoding="utf-8")
+    metrics = read_metrics(run / "metrics.json")
+    write_metrics(run / "metrics.json", RunMetrics.model_validate(metrics.model_dump() | values))
+
+
+def change_scores(run: Path, change: Callable[[ScoreRow], ScoreRow | None]) -> None:
+    """Put another row, or none, in place of each of the table's."""
+    rows = read_metrics(run / "metrics.json").scores
+    change_metrics(run, scores=[found for row in rows if (found := change(row)) is not None])
+
+
+def without_intervals(row: ScoreRow) -> ScoreRow | None:
+    """The rows of a run that has none."""
+    return None if row.task is None else row._replace(low=None, high=None)
 
 
 def newest_table(run: Path) -> Path:

@@ -14,11 +14,22 @@ import pytest
 from PIL import Image
 
 import comel
+from comel.base.units import Mode
 from comel.errors import ComelError
 from comel.prediction.prediction import NOTICE
 from comel.reporting.write import write_report
-from tests.comel.reporting.pages import Page, change_metrics, copy_of, metrics_of, newest_table, read_rows, write_rows
-from tests.comel.toys import FINETUNE, Stream, tree
+from comel.runs.metrics import CHANCE, ScoreRow
+from tests.comel.reporting.pages import (
+    Page,
+    change_metrics,
+    change_scores,
+    copy_of,
+    newest_table,
+    read_rows,
+    without_intervals,
+    write_rows,
+)
+from tests.comel.toys import FINETUNE, Stream, scores_of, tree
 
 KINDS = {"bag": "Bag", "patient": "Patient", "instance": "Instance"}
 NAMES = {"accuracy": "accuracy", "auc": "AUC", "dice": "Dice", "iou": "IoU", "recall": "recall", "precision": "precision"}
@@ -46,7 +57,7 @@ def other_runs(toy_stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> 
 def reported(toy_run: Path, tmp_path: Path) -> tuple[Path, Page]:
     """A copy of the toy run, as it is without intervals, and its page."""
     run = copy_of(toy_run, tmp_path / "owlora")
-    change_metrics(run, intervals={})
+    change_scores(run, without_intervals)
     return run, Page(write_report(run, quiet=True))
 
 
@@ -86,7 +97,7 @@ def test_every_kind_of_run_has_a_page(other_runs: dict[str, Path], tmp_path: Pat
 
 def test_heat_tables_hold_the_matrices(reported: tuple[Path, Page]) -> None:
     run, page = reported
-    metrics = metrics_of(run)
+    metrics = scores_of(run)
     compared = 0
     for kind, modes in metrics["matrices"].items():
         for mode, scores in modes.items():
@@ -103,7 +114,7 @@ def test_heat_tables_hold_the_matrices(reported: tuple[Path, Page]) -> None:
 
 def test_the_summary_holds_the_statistics(reported: tuple[Path, Page]) -> None:
     run, page = reported
-    stated = metrics_of(run)["continual"]["bag"]["class_incremental"]
+    stated = scores_of(run)["continual"]["bag"]["class_incremental"]
     table = page.table("Bag scores, class-incremental")
     order = ["final_average", "average_over_time", "forgetting", "backward_transfer", "forward_transfer"]
     assert table[0][1:] == [name.replace("_", " ") for name in order]
@@ -115,16 +126,16 @@ def test_the_summary_holds_the_statistics(reported: tuple[Path, Page]) -> None:
 
 def test_a_joint_run_has_one_row_for_all_its_tasks(other_runs: dict[str, Path], tmp_path: Path) -> None:
     table = page_of(other_runs["joint"], tmp_path).table("Bag accuracy, class-incremental")
-    values = metrics_of(other_runs["joint"])["matrices"]["bag"]["class_incremental"]["accuracy"][0]
+    values = scores_of(other_runs["joint"])["matrices"]["bag"]["class_incremental"]["accuracy"][0]
     assert len(table) == 2
     assert table[1] == ["colon + kidney", *(f"{value:.3f}" for value in values), f"{np.mean(values):.3f}"]
 
 
 def test_scores_ahead_of_training_stay_out_of_the_mean(toy_run: Path, tmp_path: Path) -> None:
     run = copy_of(toy_run, tmp_path / "run")
-    matrices = {"bag": {"class_incremental": {"accuracy": [[0.5, 0.25], [0.75, 1.0]]}}}
-    chance = {"bag": {"class_incremental": {"accuracy": [0.125, 0.375]}}}
-    change_metrics(run, matrices=matrices, continual={}, chance=chance)
+    values = {(CHANCE, "colon"): 0.125, (CHANCE, "kidney"): 0.375, (0, "colon"): 0.5, (0, "kidney"): 0.25,
+              (1, "colon"): 0.75, (1, "kidney"): 1.0}  # fmt: skip
+    change_metrics(run, scores=[ScoreRow(*place, "bag", Mode.CLASS, "accuracy", value) for place, value in values.items()])
     assert page_of(run, tmp_path).table("Bag accuracy, class-incremental")[1:] == [
         ["untrained", "0.125", "0.375", "-"],
         ["colon", "0.500", "0.250", "0.500"],
@@ -216,10 +227,7 @@ def test_hostile_names_stay_text(toy_run: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_a_defined_score_has_a_page(toy_run: Path, tmp_path: Path) -> None:
     run = copy_of(toy_run, tmp_path / "run")
-    metrics = metrics_of(run)
-    for part in ("matrices", "continual"):
-        emptied = json.loads(json.dumps(metrics[part]), parse_float=lambda text: None, parse_int=lambda text: None)
-        change_metrics(run, **{part: emptied})
+    change_scores(run, lambda row: row._replace(value=None, low=None, high=None))
     newest_table(run).write_text("\n")
     page = page_of(run, tmp_path)
     cells = {cell for row in page.table("Instance Dice, class-incremental")[1:] for cell in row[1:]}
@@ -237,13 +245,19 @@ def test_an_unfinished_run_says_so(toy_run: Path, tmp_path: Path) -> None:
 
 def test_what_newer_runs_record_is_shown(toy_run: Path, tmp_path: Path) -> None:
     run = copy_of(toy_run, tmp_path / "run")
-    metrics = metrics_of(run)
     stages = [
         stage | {"seconds": 61.25, "trained_parameters": 1234567, "old_data_bytes": 4096 * number}
-        for number, stage in enumerate(metrics["stages"])
+        for number, stage in enumerate(scores_of(run)["stages"])
     ]
-    interval = {"mean": [0.61, 0.87], "tasks": {"colon": [0.5, 1.0], "kidney": None}}
-    change_metrics(run, stages=stages, intervals={"bag": {"class_incremental": {"accuracy": interval}}})
+    change_metrics(run, stages=stages)
+    ends = {None: (0.61, 0.87), "colon": (0.5, 1.0), "kidney": (None, None)}
+
+    def of_accuracy(row: ScoreRow) -> ScoreRow | None:
+        if row.stage == 1 and row.key == ("bag", Mode.CLASS, "accuracy"):
+            return row._replace(low=ends[row.task][0], high=ends[row.task][1])
+        return without_intervals(row)
+
+    change_scores(run, of_accuracy)
     page = page_of(run, tmp_path)
     assert page.table("Bag scores, class-incremental")[1][1].endswith(" [0.610, 0.870]")
     assert page.table("Bag scores, class-incremental")[8][:1] == ["calibration error before calibration"]
@@ -292,10 +306,11 @@ def spoil_metrics(content: str) -> Callable[[Path], object]:
     return lambda run: (run / "metrics.json").write_text(content)
 
 
-def cut_a_row(run: Path) -> None:
-    metrics = metrics_of(run)
-    metrics["matrices"]["bag"]["class_incremental"]["accuracy"][0].pop()
-    change_metrics(run, **metrics)
+def add_a_row(run: Path) -> None:
+    path = run / "metrics.json"
+    path.write_text(
+        path.read_text().replace('"scores": [', '"scores": [ [2, "colon", "bag", "class-incremental", "auc", 1, 0, 1],')
+    )
 
 
 def rename_a_class(run: Path) -> None:
@@ -315,7 +330,8 @@ def put_nan(run: Path) -> None:
         (spoil_metrics("{"), "metrics.json: damaged"),
         (spoil_metrics("[]"), "metrics.json: damaged"),
         (spoil_metrics('{"stages": 3}'), "metrics.json: damaged (stages: "),
-        (cut_a_row, "metrics.json: damaged (the matrix of bag class_incremental accuracy has not 2 rows of 2)"),
+        (spoil_metrics('{"format": 9, "comel_version": "7.0"}'), "metrics.json: written by comel 7.0, format 9"),
+        (add_a_row, "metrics.json: damaged (row 0 of scores is of no stage or task of the run)"),
         (rename_a_class, "damaged (no 'p:colon/normal')"),
         (put_nan, "damaged (a probability is not a number)"),
         (lambda run: (run / "config.yaml").write_text("a: ["), "config.yaml: damaged"),

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from comel.app.commands.report import report
+from comel.base.units import Mode
 from comel.prediction.prediction import NOTICE
 from comel.reporting.write import write_report
-from tests.comel.reporting.pages import Page, change_metrics, copy_of, metrics_of
-from tests.comel.toys import Stream
+from comel.runs.metrics import ScoreRow
+from tests.comel.reporting.pages import Page, change_scores, copy_of, without_intervals
+from tests.comel.toys import Stream, scores_of
 
 
 @pytest.fixture
 def two_runs(toy_run: Path, tmp_path: Path) -> list[Path]:
     """The toy run, and one that has the same name elsewhere and other scores."""
     runs = [copy_of(toy_run, tmp_path / folder / "owlora") for folder in ("first", "second")]
-    for run, accuracy, forgetting in zip(runs, (0.8754, 0.625), (0.0, 0.25), strict=True):
-        metrics = metrics_of(run)
-        metrics["continual"]["bag"]["class_incremental"]["accuracy"] |= {
-            "final_average": accuracy,
-            "forgetting": forgetting,
-            "backward_transfer": None,
-        }
-        change_metrics(run, **metrics | {"intervals": {}})
+    for run, colon, kidney in zip(runs, (1.0, 0.5), (0.7508, 0.75), strict=True):
+        values = {(0, "colon"): max(colon, 0.75), (1, "colon"): colon, (1, "kidney"): kidney}
+
+        def of_accuracy(row: ScoreRow, values: dict[Any, float] = values) -> ScoreRow | None:
+            if row.key == ("bag", Mode.CLASS, "accuracy") and (row.stage, row.task) in values:
+                row = row._replace(value=values[row.stage, row.task])
+            return without_intervals(row)
+
+        change_scores(run, of_accuracy)
     return runs
 
 
@@ -37,7 +41,7 @@ def test_runs_are_compared_side_by_side(two_runs: list[Path], tmp_path: Path) ->
     assert first["caption"] == "Bag scores, class-incremental"
     assert first["rows"][0][:3] == ["run", "accuracy, final average", "accuracy, forgetting"]
     assert [row[:3] for row in first["rows"][1:]] == [["first/owlora", "0.875", "0.000"], ["second/owlora", "0.625", "0.250"]]
-    assert page.emphasised == ["0.875", "0.000"]
+    assert page.emphasised == ["0.875", "0.000", "0.000"], "the average, forgetting and backward transfer"
     assert {"#comparison", "#run-1", "#run-2"} <= set(page.attributes("href"))
     assert not [words for words in page.attributes("class") if words == "warning" and "different" in page.text]
 
@@ -68,7 +72,7 @@ def test_the_card_says_what_the_run_holds(toy_run: Path, toy_stream: Stream, tmp
     assert NOTICE in card
     tumours = [len(toy_stream.slides(task="colon", label="tumour", split=split)) for split in ("train", "val", "test")]
     assert f"| colon | tumour | {' | '.join(f'{n} / {n}' for n in tumours)} |" in card
-    accuracy = metrics_of(toy_run)["continual"]["bag"]["class_incremental"]["accuracy"]["final_average"]
+    accuracy = scores_of(toy_run)["continual"]["bag"]["class_incremental"]["accuracy"]["final_average"]
     assert f"| class-incremental accuracy | {accuracy:.3f} |" in card
     tested = sum(tumours[2:]) + len(toy_stream.slides(task="colon", label="normal", split="test"))
     assert f"colon was tested on {tested} cases only" in card

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from comel.base.files import sha256_of_json
 from comel.base.registry import nearest, resolve
 from comel.base.settings import parse_section
+from comel.cohort.manifest import Manifest
 from comel.errors import ConfigError
 from comel.runs.config import RunConfig, load_config
-from comel.training.session import plan_of
-from comel.training.train import resolved
+from comel.runs.parts import resolved
+from comel.training.plan import plan_of
 
 
 def mistake(overrides: list[str], path: Path | None = None) -> str:
@@ -77,7 +78,8 @@ def test_a_run_of_ones_own_settings_is_read_back(tmp_path: Path) -> None:
         ("trainer.epochs.x=1", "trainer.epochs"),
         ("=5", "unknown key"),
         ("model=comel", "model"),
-        ("data.mode=task-incremental", "data.mode"),
+        ("data.mode=task-incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
+        ("data.mode=class_incremental", "data.mode: Input should be 'class-incremental' or 'domain-incremental'"),
     ],
 )
 def test_mistakes_on_the_command_line(override: str, said: str) -> None:
@@ -145,7 +147,8 @@ def test_a_precision_as_version_0_1_spelt_it_is_read_and_is_the_same_plan(short:
     )
     assert values["trainer"]["precision"] == name
     values["trainer"]["precision"] = short
-    assert plan_of(old) == sha256_of_json([values, None])
+    manifest = Manifest(Path("cohort.csv"), [], digest="0" * 64)
+    assert plan_of(old, manifest) == sha256_of_json([values, manifest.digest])
     assert "trainer.precision: Input should be 'float32' or 'bfloat16'" in mistake(["trainer.precision=fp16"])
 
 

@@ -18,8 +18,7 @@ from comel.errors import ConfigError, ManifestError
 from comel.prediction.predictor import Predictor
 from comel.runs.directory import RunDirectory
 from comel.scoring.evaluate import choose_instance_threshold
-from comel.scoring.matrices import append_row, continual, new_matrices
-from tests.comel.toys import Stream, write_manifest
+from tests.comel.toys import Stream, scores_of, write_manifest
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -58,7 +57,7 @@ def test_the_command_gives_the_last_row_of_the_matrices(toy_run: Path, two_tasks
     assert (code, said) == (0, "")
     scores = json.loads(out)
     assert (scores["version"], scores["split"]) == (2, "test")
-    stored = last_row(json.loads((toy_run / "metrics.json").read_text()))
+    stored = last_row(scores_of(toy_run))
     assert evaluated(scores) == pytest.approx(stored, nan_ok=True, abs=1e-6)
     assert len(stored) > 40
     for mode in ("class_incremental", "task_incremental"):
@@ -70,7 +69,7 @@ def test_the_command_gives_the_last_row_of_the_matrices(toy_run: Path, two_tasks
 def test_each_version_gives_its_own_row(toy_run: Path, two_tasks: Stream, tmp_path: Path) -> None:
     colon = write_manifest(tmp_path / "colon.csv", [row for row in two_tasks.rows if row["task"] == "colon"])
     scores = comel.evaluate(toy_run, colon, two_tasks.bags, version=1, quiet=True)
-    matrices = json.loads((toy_run / "metrics.json").read_text())["matrices"]
+    matrices = scores_of(toy_run)["matrices"]
     for name, value in scores["tasks"]["colon"]["class_incremental"]["instance"].items():
         assert value == pytest.approx(matrices["instance"]["class_incremental"][name][0][0], nan_ok=True)
     assert matrices["bag"]["class_incremental"]["accuracy"][0][1] is None
@@ -128,7 +127,7 @@ def test_a_run_without_a_split_column_is_evaluated_on_what_it_left_out(two_tasks
     stream = Stream(write_manifest(tmp_path / "silent.csv", silent), two_tasks.bags, silent)
     run = comel.train(stream.settings({"name": "finetune"}, epochs=1), tmp_path / "run", quiet=True)
     scores = comel.evaluate(run, stream.manifest, stream.bags, quiet=True)
-    assert evaluated(scores) == pytest.approx(last_row(json.loads((run / "metrics.json").read_text())), nan_ok=True)
+    assert evaluated(scores) == pytest.approx(last_row(scores_of(run)), nan_ok=True)
 
 
 def test_the_table_of_cases_agrees_with_prediction(toy_run: Path, two_tasks: Stream) -> None:
@@ -164,16 +163,6 @@ def test_no_instance_labels_means_the_default_threshold() -> None:
     assert choose_instance_threshold([]) == (0.5, "default")
 
 
-def test_rows_of_matrices_grow_with_the_tasks() -> None:
-    matrices = new_matrices()
-    for tasks in (["a"], ["a", "b"], ["a", "b", "c"]):
-        scored = {task: {"class_incremental": {"bag": {"accuracy": 0.5 + 0.1 * len(tasks)}}} for task in tasks if task != "b"}
-        append_row(matrices, tasks, scored)
-    rows = matrices["bag"]["class_incremental"]["accuracy"]
-    assert rows == [[0.6, None, None], [0.7, None, None], [0.8, None, pytest.approx(0.8)]]
-    assert continual(matrices)["bag"]["class_incremental"]["accuracy"] is not None
-
-
 @pytest.fixture(scope="module")
 def domains(toy_stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A domain-incremental run over three tasks."""
@@ -182,14 +171,9 @@ def domains(toy_stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return comel.train(settings, tmp_path_factory.mktemp("domains") / "run", quiet=True)
 
 
-def metrics_of(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-    return content
-
-
 def test_tasks_to_come_are_scored_where_there_is_a_head(domains: Path, toy_stream: Stream, toy_run: Path) -> None:
     """Forward transfer from the scores above the diagonal, of bags and of instances alike, and none without a head."""
-    metrics = metrics_of(domains)
+    metrics = scores_of(domains)
     for kind, name in (("bag", "accuracy"), ("bag", "auc"), ("instance", "auc")):
         rows = metrics["matrices"][kind]["domain_incremental"][name]
         chance = metrics["chance"][kind]["domain_incremental"][name]
@@ -204,7 +188,7 @@ def test_tasks_to_come_are_scored_where_there_is_a_head(domains: Path, toy_strea
     right = [first.predict(read_bag(toy_stream.bag(slide))).label == next(
         row["label"] for row in toy_stream.rows if row["slide_id"] == slide) for slide in slides]  # fmt: skip
     assert metrics["matrices"]["bag"]["domain_incremental"]["accuracy"][0][1] == sum(right) / len(right)
-    apart = metrics_of(toy_run)
+    apart = scores_of(toy_run)
     assert apart["chance"] is None
     assert apart["continual"]["bag"]["class_incremental"]["accuracy"]["forward_transfer"] is None
 
@@ -221,6 +205,7 @@ def test_one_head_keeps_a_threshold_a_task(domains: Path, toy_stream: Stream) ->
         dice = []
         for slide in toy_stream.slides(task=task.name, split="test", label="tumour"):
             bag = read_bag(toy_stream.bag(slide))
+            assert bag.labels is not None
             positive, truth = predictor.predict(bag).instance_scores >= task.threshold, bag.labels == 1
             dice.append(2 * (positive & truth).sum() / (positive.sum() + truth.sum()))
         assert scores[task.name]["domain_incremental"]["instance"]["dice"] == pytest.approx(sum(dice) / len(dice))
@@ -263,7 +248,7 @@ def test_temperature_and_calibration_errors(toy_stream: Stream, tmp_path: Path) 
 
 
 def test_intervals_stand_beside_the_final_scores(toy_run: Path, two_tasks: Stream) -> None:
-    metrics = metrics_of(toy_run)
+    metrics = scores_of(toy_run)
     again = comel.evaluate(toy_run, two_tasks.manifest, two_tasks.bags, quiet=True)["intervals"]
     again = json.loads(json.dumps(again))
     assert again["instance"]["class_incremental"]["auc"]["tasks"]["colon"] == pytest.approx(
@@ -281,7 +266,7 @@ def test_intervals_stand_beside_the_final_scores(toy_run: Path, two_tasks: Strea
 def test_no_interval_of_a_mean_over_tasks_that_are_gone(toy_run: Path, toy_stream: Stream, tmp_path: Path) -> None:
     run = Path(shutil.copytree(toy_run, tmp_path / "run"))
     comel.add_task(run, toy_stream.manifest, toy_stream.bags, tasks=["liver"], overrides=["trainer.epochs=1"], quiet=True)
-    accuracy = metrics_of(run)["intervals"]["bag"]["class_incremental"]["accuracy"]
+    accuracy = scores_of(run)["intervals"]["bag"]["class_incremental"]["accuracy"]
     assert accuracy["mean"] is None
     assert accuracy["tasks"].keys() == {"liver"}
     assert accuracy["tasks"]["liver"] is not None
@@ -296,7 +281,7 @@ def test_patients_with_several_cases_are_scored_as_patients(toy_stream: Stream, 
             row["patient_id"] = row["patient_id"].replace("-0-", "-").replace("-1-", "-")
     stream = Stream(write_manifest(tmp_path / "m.csv", rows), toy_stream.bags, rows)
     run = comel.train(stream.settings({"name": "finetune"}, tasks=["colon", "kidney"], epochs=1), tmp_path / "run", quiet=True)
-    patient = metrics_of(run)["matrices"]["patient"]["class_incremental"]["accuracy"]
+    patient = scores_of(run)["matrices"]["patient"]["class_incremental"]["accuracy"]
     assert patient[0] == [None, None]
     assert patient[1][0] is None
     table = pandas.read_csv(run / "evaluations" / "002.csv")

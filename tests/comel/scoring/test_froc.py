@@ -34,7 +34,9 @@ def flooded(picture: np.ndarray) -> list[set[tuple[int, int]]]:
 @settings(max_examples=60, deadline=None)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7))), st.sampled_from([1, 256, 511]))
 def test_connected_tiles_are_those_a_flood_reaches(picture: np.ndarray, step: int) -> None:
-    group = connected_tiles(grid(*picture.shape, step), picture.ravel(), np.array([step, step])).reshape(picture.shape)
+    group = connected_tiles(grid(picture.shape[0], picture.shape[1], step), picture.ravel(), np.array([step, step])).reshape(
+        picture.shape
+    )
     assert ((group >= 0) == picture).all()
     found = [{(int(y), int(x)) for y, x in np.argwhere(group == number)} for number in range(group.max(initial=-1) + 1)]
     assert sorted(map(sorted, found)) == sorted(map(sorted, flooded(picture)))

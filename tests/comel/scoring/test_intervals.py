@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from comel.base.units import Mode
 from comel.cohort.tasks import Case
 from comel.scoring.case_results import CaseResult
 from comel.scoring.intervals import score_intervals
-from comel.scoring.metrics import bag_metrics, bootstrap_counts, bootstrap_interval, instance_metrics
+from comel.scoring.metrics import bag_metrics, bootstrap_counts, instance_metrics, percentile_interval
 
 THRESHOLDS = {"a": 0.4, "b": 0.6}
 KINDS = (("bag", "accuracy"), ("bag", "auc"), ("instance", "auc"), ("instance", "dice"))
@@ -19,7 +21,7 @@ KINDS = (("bag", "accuracy"), ("bag", "auc"), ("instance", "auc"), ("instance", 
 def random_results(tasks: str = "ab", patients: int = 9, cases: int = 14) -> dict[str, list[CaseResult]]:
     """Cases of three classes, some without instance labels, whose patients have several of them, in both tasks."""
     generator = np.random.default_rng(3)
-    found = {}
+    found: dict[str, list[CaseResult]] = {}
     for task in tasks:
         found[task] = []
         for i in range(cases):
@@ -42,6 +44,19 @@ def random_results(tasks: str = "ab", patients: int = 9, cases: int = 14) -> dic
     return found
 
 
+def plain_bootstrap(
+    by_patient: Mapping[str, Sequence[Any]], statistic: Callable[[list[Any]], float | None], *, n: int, seed: int = 0
+) -> tuple[float, float] | None:
+    """The interval of a statistic, one resample of the patients after another."""
+    patients, generator = sorted(by_patient), np.random.default_rng(seed)
+    found = []
+    for _ in range(n):
+        drawn = generator.integers(len(patients), size=len(patients))
+        score = statistic([value for index in drawn for value in by_patient[patients[index]]])
+        found.append(np.nan if score is None else score)
+    return percentile_interval(np.array(found, dtype=np.float64))
+
+
 def plainly(cases: list[CaseResult], given: bool, threshold: float) -> dict[tuple[str, str], float | None]:
     table = np.array([case.within if given else case.probabilities for case in cases]).reshape(-1, 3)
     bag = bag_metrics(table, np.array([case.column for case in cases], dtype=int))
@@ -55,7 +70,7 @@ def plainly(cases: list[CaseResult], given: bool, threshold: float) -> dict[tupl
 def test_they_are_what_the_plain_bootstrap_gives(given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("comel.scoring.intervals._RESAMPLES", 120)
     results = random_results()
-    got = score_intervals(results, THRESHOLDS, "class-incremental")
+    got = score_intervals(results, THRESHOLDS, Mode.CLASS)
     by_patient: dict[str, list[CaseResult]] = {}
     for case in (case for cases in results.values() for case in cases):
         by_patient.setdefault(case.case.patient, []).append(case)
@@ -67,17 +82,18 @@ def test_they_are_what_the_plain_bootstrap_gives(given: bool, monkeypatch: pytes
         )
         return 0.0
 
-    bootstrap_interval(by_patient, keep, n=120)
+    plain_bootstrap(by_patient, keep, n=120)
 
     def ends(values: list[Any]) -> Any:
         return pytest.approx(np.quantile([value for value in values if value is not None], [0.025, 0.975]))
 
     for kind, name in KINDS:
-        interval = got[kind]["task_incremental" if given else "class_incremental"][name]
+        key = (kind, Mode.TASK if given else Mode.CLASS, name)
         for task in results:
-            assert interval["tasks"][task] == ends([sample[task][kind, name] for sample in resampled])
+            assert got[key, task] == ends([sample[task][kind, name] for sample in resampled])
         both = [[sample[task][kind, name] for task in results] for sample in resampled]
-        assert interval["mean"] == ends([None if None in pair else np.mean(pair) for pair in both])
+        defined = [[value for value in pair if value is not None] for pair in both]
+        assert got[key, None] == ends([float(np.mean(pair)) if len(pair) == len(results) else None for pair in defined])
 
 
 def test_the_resamples_are_those_of_the_plain_bootstrap() -> None:
@@ -85,21 +101,25 @@ def test_the_resamples_are_those_of_the_plain_bootstrap() -> None:
     counts = bootstrap_counts(patients, n=50, seed=4)
     drawn: list[list[int]] = []
     by_patient = {name: [i for i, owner in enumerate(patients) if owner == name] for name in "pqr"}
-    bootstrap_interval(by_patient, lambda values: float(bool(drawn.append(values))), n=50, seed=4)
+
+    def keep(values: list[int]) -> float:
+        drawn.append(values)
+        return 0.0
+
+    plain_bootstrap(by_patient, keep, n=50, seed=4)
     assert [np.bincount(values, minlength=5).tolist() for values in drawn] == counts.tolist()
 
 
 def test_where_they_are_not_defined() -> None:
-    alone = score_intervals(random_results(patients=1), THRESHOLDS, "class-incremental")
-    empty = score_intervals({"a": [], "b": []}, THRESHOLDS, "domain-incremental")
-    for found in (alone, empty):
-        for modes in found.values():
-            for scores in modes.values():
-                assert all(one["mean"] is None and set(one["tasks"].values()) == {None} for one in scores.values())
-    part = score_intervals({"a": random_results("a")["a"], "b": []}, THRESHOLDS, "domain-incremental")
-    accuracy = part["bag"]["domain_incremental"]["accuracy"]
-    assert accuracy["tasks"]["b"] is None
-    assert accuracy["mean"] == accuracy["tasks"]["a"] is not None
+    alone = score_intervals(random_results(patients=1), THRESHOLDS, Mode.CLASS)
+    empty = score_intervals({"a": [], "b": []}, THRESHOLDS, Mode.DOMAIN)
+    for found, modes in ((alone, 2), (empty, 1)):
+        assert len(found) == len(KINDS) * modes * 3
+        assert set(found.values()) == {None}
+    part = score_intervals({"a": random_results("a")["a"], "b": []}, THRESHOLDS, Mode.DOMAIN)
+    accuracy = ("bag", Mode.DOMAIN, "accuracy")
+    assert part[accuracy, "b"] is None
+    assert part[accuracy, None] == part[accuracy, "a"] is not None
 
 
 def test_many_scores_are_taken_in_steps() -> None:
@@ -114,10 +134,10 @@ def test_many_scores_are_taken_in_steps() -> None:
                 scores=generator.normal(size=1000) + labels, labels=labels,
             )
         )  # fmt: skip
-    got = score_intervals({"a": cases}, {"a": 0.5}, "domain-incremental")["instance"]["domain_incremental"]["auc"]["mean"]
-    exact = bootstrap_interval(
+    got = score_intervals({"a": cases}, {"a": 0.5}, Mode.DOMAIN)[("instance", Mode.DOMAIN, "auc"), None]
+    exact = plain_bootstrap(
         {case.case.name: [case] for case in cases},
-        lambda drawn: instance_metrics([c.scores for c in drawn], [c.labels for c in drawn])["auc"],  # type: ignore[misc]
+        lambda drawn: instance_metrics([c.scores for c in drawn], [c.labels for c in drawn])["auc"],
         n=200,
     )
     assert got == pytest.approx(exact, abs=0.01)

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from comel.scoring.metrics import bag_metrics, bootstrap_interval, choose_threshold, continual_metrics, instance_metrics
+from comel.scoring.metrics import (
+    bag_metrics,
+    bootstrap_counts,
+    choose_threshold,
+    continual_metrics,
+    instance_metrics,
+    percentile_interval,
+)
 
 
 def counted_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -146,7 +153,7 @@ def test_threshold_is_the_best_of_all(scores: np.ndarray, data: st.DataObject) -
 
 
 def test_continual_metrics_by_hand() -> None:
-    matrix = [[0.9, None, None], [0.95, 0.8, None], [0.7, 0.85, 0.6]]
+    matrix: list[list[float | None]] = [[0.9, None, None], [0.95, 0.8, None], [0.7, 0.85, 0.6]]
     got = continual_metrics(matrix)
     assert got["final_average"] == pytest.approx((0.7 + 0.85 + 0.6) / 3)
     assert got["average_over_time"] == pytest.approx((0.9 + 1.75 / 2 + 2.15 / 3) / 3)
@@ -173,7 +180,8 @@ def test_continual_metrics_where_they_are_not_defined() -> None:
         None,
         None,
     )
-    for shape in ([], [[]], [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]):
+    shapes: list[list[list[float]]] = [[], [[]], [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]
+    for shape in shapes:
         with pytest.raises(ValueError, match="matrix"):
             continual_metrics(shape)
 
@@ -191,21 +199,20 @@ def test_forgetting_is_never_negative_and_bounds_backward_transfer(matrix: np.nd
 
 
 def test_bootstrap_draws_patients() -> None:
-    generator = np.random.default_rng(0)
-    values = {f"p{patient}": [float(generator.normal())] * 20 for patient in range(40)}
-
-    def mean(drawn: list[float]) -> float:
-        return float(np.mean(drawn))
-
-    low, high = bootstrap_interval(values, mean, n=2000) or (0.0, 0.0)
-    each = np.array([one[0] for one in values.values()])
+    """Twenty bags of a patient, all alike, make its interval no narrower."""
+    each = np.random.default_rng(0).normal(size=40)
+    counts = bootstrap_counts([f"p{patient}" for patient in range(40) for _ in range(20)], n=2000)
+    assert counts.shape == (2000, 800)
+    assert (counts.sum(axis=1) == 800).all()
+    assert (counts.reshape(2000, 40, 20) == counts.reshape(2000, 40, 20)[:, :, :1]).all()
+    low, high = percentile_interval(counts @ each.repeat(20) / 800) or (0.0, 0.0)
     half = 1.96 * each.std() / math.sqrt(len(each))
     assert (low, high) == pytest.approx((each.mean() - half, each.mean() + half), abs=0.06)
-    assert bootstrap_interval(values, mean, n=2000) == (low, high)
-    assert bootstrap_interval(values, mean, n=200, level=0.5)[0] > low  # type: ignore[index]
+    assert percentile_interval(counts @ each.repeat(20) / 800, level=0.5)[0] > low  # type: ignore[index]
+    assert bootstrap_counts([], n=3).shape == (3, 0)
 
 
-def test_bootstrap_where_it_is_not_defined() -> None:
-    assert bootstrap_interval({"p": [1.0]}, np.mean) is None
-    assert bootstrap_interval({"p": [1.0], "q": [2.0]}, lambda drawn: None) is None
-    assert bootstrap_interval({"p": [1.0], "q": [2.0]}, lambda drawn: math.nan) is None
+def test_an_interval_needs_half_of_the_resamples() -> None:
+    assert percentile_interval(np.array([math.nan, math.nan, 0.5])) is None
+    assert percentile_interval(np.array([math.nan, 0.5, 0.5])) == (0.5, 0.5)
+    assert percentile_interval(np.array([])) is None

@@ -36,6 +36,7 @@ def test_the_distance_is_mahalanobis_to_the_nearest_class() -> None:
     recognition = taught(bags)
     for columns in (slice(0, 5), slice(2, 4)):
         found = recognition.distance(queries, None, columns)
+        assert found is not None
         np.testing.assert_allclose(found, expected[:, columns].min(axis=1), rtol=1e-8)
     padded = torch.cat([queries, torch.full((len(queries), 3, queries.shape[2]), 1e6)], dim=1)
     mask = torch.arange(padded.shape[1]).expand(len(queries), -1) < 2
@@ -135,6 +136,22 @@ def test_the_flag_is_kept_tabled_and_said(
     novelty = read_prediction(kept).out_of_distribution
     assert novelty is not None
     assert said_there == {"score": novelty.score, "threshold": novelty.threshold, "flag": True}
+
+
+def test_a_slide_of_another_organ_than_the_named_one_is_said_to_be(
+    toy_run: Path, tmp_path: Path, comel_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The kidney is known to the model, but no slide of the colon."""
+    from comel.bags.bag import write_bag
+
+    write_bag(tmp_path / "kidney.h5", bag_of("kidney", 1))
+    for task, ending in (("colon", ", unlike all that the model has learned of colon"), ("kidney", "tiles positive")):
+        out = tmp_path / task
+        words = ("predict", toy_run, tmp_path / "kidney.h5", "--task", task, "--out", out, "--device", "cpu")
+        code, said, _ = comel_cli(*words)
+        assert code == 0
+        assert said.splitlines()[0].endswith(ending)
+        assert json.loads((out / "kidney.json").read_text())["out_of_distribution"]["flag"] is (task == "colon")
 
 
 def test_the_table_of_test_cases_has_the_distances_of_predictions(toy_run: Path, toy_stream: Stream) -> None:

@@ -1,36 +1,57 @@
-"""Scores of a task's cases: patients, calibration error before and after, the table of cases, matrices."""
+"""Scores of a task's cases: patients, calibration error before and after, the table of cases."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from comel.base.units import Mode
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import Case
 from comel.errors import RunError
+from comel.runs.metrics import ScoreRow
+from comel.runs.version import TaskInfo, VersionInfo
 from comel.scoring.case_results import CaseResult, read_results, write_results
-from comel.scoring.matrices import append_row, chance_row, continual, keep_rows, new_matrices
 from comel.scoring.metrics import bag_metrics
-from comel.scoring.task_scores import mean_over_tasks, patient_level, score_task, views
+from comel.scoring.task_scores import patient_level, score_task, views
 
 CLASSES = ClassSpace.of([Head("colon", ("normal", "polyp", "tumour"), "normal"), Head("lung", ("LUAD", "LUSC"), None)])
-FREE = views("domain-incremental")["domain_incremental"]
+INFO = VersionInfo(
+    version=1,
+    run="r",
+    created="",
+    comel_version="",
+    mode=Mode.CLASS,
+    model={"heads": [head.to_dict() for head in CLASSES.heads]},
+    strategy={},
+    tasks=[TaskInfo(name="colon", head=0, stage=0), TaskInfo(name="lung", head=1, stage=0)],
+    stages=1,
+    contract={},
+)
+FREE = views(Mode.DOMAIN)[Mode.DOMAIN]
 
 
-def result(name: str, patient: str, label: str, probabilities: list[float], head: int = 0, **more: object) -> CaseResult:
+def result(name: str, patient: str, label: str, probabilities: list[float], head: int = 0, **more: Any) -> CaseResult:
     column = CLASSES.column(head, label)
     columns = CLASSES.columns(head)
     within = np.zeros(len(CLASSES))
     within[columns] = np.array(probabilities)[columns] / np.array(probabilities)[columns].sum()
     task = CLASSES.heads[head].name
     case = Case(name, patient, label, (name,))
-    return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)  # type: ignore[arg-type]
+    more = {"classes": CLASSES, **more}
+    return CaseResult(case, task, column, CLASSES.positive[column], np.array(probabilities), within, **more)
 
 
-def test_a_patient_is_the_mean_of_its_cases_and_positive_if_any_is() -> None:
+def scores_of(rows: list[ScoreRow], kind: str, mode: Mode) -> dict[str, float | None]:
+    """The scores of a kind and mode by name."""
+    return {row.name: row.value for row in rows if (row.kind, row.mode) == (kind, mode)}
+
+
+def test_a_patient_is_positive_if_any_case_is_in_label_and_probability() -> None:
     results = [
         result("a1", "a", "normal", [0.8, 0.1, 0.1, 0, 0]),
         result("b1", "b", "normal", [0.6, 0.0, 0.4, 0, 0]),
@@ -41,22 +62,37 @@ def test_a_patient_is_the_mean_of_its_cases_and_positive_if_any_is() -> None:
     ]
     table, columns = patient_level(results, FREE)
     assert columns.tolist() == [0, 2]  # c has two findings
-    assert table == pytest.approx(np.array([[0.6, 0.3, 0.1, 0, 0], [0.35, 0, 0.65, 0, 0]]))
-    scored = score_task(results, 0.5, "class-incremental")
-    assert scored["class_incremental"]["patient"] == bag_metrics(table, columns)
-    assert scored["task_incremental"].keys() == {"bag", "instance", "patient"}
+    odds = np.array([[1, 5 / 4, 1 / 4, 0, 0], [1, 0, 9, 0, 0]])
+    assert table == pytest.approx(odds / odds.sum(axis=1, keepdims=True))
+    rows = score_task("colon", results, 0.5, Mode.CLASS, stage=3)
+    assert {(row.stage, row.task) for row in rows} == {(3, "colon")}
+    assert scores_of(rows, "patient", Mode.CLASS) == bag_metrics(table, columns)
+    assert {row.kind for row in rows if row.mode == Mode.TASK} == {"bag", "instance", "patient"}
 
 
 def test_without_a_negative_class_mixed_patients_are_left_out() -> None:
     mixed = [result("a", "p", "LUAD", [0, 0, 0, 0.5, 0.5], 1), result("b", "p", "LUSC", [0, 0, 0, 0.5, 0.5], 1)]
     table, columns = patient_level(mixed, FREE)
     assert (len(table), len(columns)) == (0, 0)
-    assert set(score_task(mixed, 0.5, "class-incremental")["class_incremental"]["patient"].values()) == {None}
+    assert set(scores_of(score_task("lung", mixed, 0.5, Mode.CLASS), "patient", Mode.CLASS).values()) == {None}
+
+
+def test_results_that_do_not_say_their_classes_take_the_negative_cases_label_for_negative() -> None:
+    known = [
+        result("a", "p", "normal", [0.9, 0.1, 0, 0, 0]),
+        result("b", "p", "polyp", [0.3, 0.7, 0, 0, 0]),
+        result("c", "q", "normal", [0.6, 0.4, 0, 0, 0]),
+    ]
+    unknown = [replace(one, classes=None) for one in known]
+    assert patient_level(unknown, FREE)[0] == pytest.approx(patient_level(known, FREE)[0])
+    positive = [replace(one, positive=True) for one in unknown[1:]]
+    assert patient_level(positive, FREE)[0] == pytest.approx(np.array([[0.3, 0.7, 0, 0, 0], [0.6, 0.4, 0, 0, 0]]))
 
 
 def test_patients_of_one_case_each_are_left_out() -> None:
     single = [result(name, name, "normal", [0.8, 0.1, 0.1, 0, 0]) for name in "abc"]
-    assert score_task(single, 0.5, "domain-incremental")["domain_incremental"].keys() == {"bag", "instance"}
+    rows = score_task("colon", single, 0.5, Mode.DOMAIN)
+    assert {(row.mode, row.kind) for row in rows} == {(Mode.DOMAIN, "bag"), (Mode.DOMAIN, "instance")}
 
 
 def test_the_calibration_error_before_and_after() -> None:
@@ -65,23 +101,21 @@ def test_the_calibration_error_before_and_after() -> None:
         result(f"{i}", f"{i}", label, [0.75, 0.25, 0, 0, 0], raw_probabilities=raw, raw_within=raw)
         for i, label in enumerate(("normal", "normal", "normal", "polyp"))
     ]
-    bag = score_task(results, 0.5, "class-incremental")["task_incremental"]["bag"]
-    assert (bag["ece"], bag["ece_uncalibrated"]) == (pytest.approx(0), pytest.approx(0.25))
+    bag = scores_of(score_task("colon", results, 0.5, Mode.CLASS), "bag", Mode.TASK)
+    assert (bag["ece"], bag["ece_uncalibrated"]) == pytest.approx((0, 0.25))
     unknown = [result("x", "x", "normal", [0.75, 0.25, 0, 0, 0])]
-    assert score_task(unknown, 0.5, "class-incremental")["class_incremental"]["bag"]["ece_uncalibrated"] is None
-    assert score_task([], 0.5, "class-incremental")["class_incremental"]["bag"]["ece_uncalibrated"] is None
+    for cases in (unknown, []):
+        assert scores_of(score_task("colon", cases, 0.5, Mode.CLASS), "bag", Mode.CLASS)["ece_uncalibrated"] is None
 
 
 def test_lesions_need_coordinates_of_every_labelled_case() -> None:
     coords = np.array([[0, 0], [256, 0], [512, 0]])
-    known = {"labels": np.array([1, 0, 0]), "scores": np.array([0.9, 0.1, 0.2])}
+    known: dict[str, Any] = {"labels": np.array([1, 0, 0]), "scores": np.array([0.9, 0.1, 0.2])}
     there = result("a", "a", "tumour", [0.1, 0.1, 0.8, 0, 0], coords=coords, **known)
     without = result("b", "b", "tumour", [0.1, 0.1, 0.8, 0, 0], **known)
     unlabelled = result("c", "c", "tumour", [0.1, 0.1, 0.8, 0, 0])
-    score = lambda results: score_task(results, 0.5, "domain-incremental")["domain_incremental"]["instance"]["froc"]  # noqa: E731
-    assert score([there, unlabelled]) == 1.0
-    assert score([there, without]) is None
-    assert score([unlabelled]) is None
+    for cases, froc in (([there, unlabelled], 1.0), ([there, without], None), ([unlabelled], None)):
+        assert scores_of(score_task("colon", cases, 0.5, Mode.DOMAIN), "instance", Mode.DOMAIN)["froc"] == froc
 
 
 def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
@@ -92,7 +126,7 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     results[0] = replace(results[0], distance=1 / 3)
     write_results(path, results, CLASSES.names, fold=[0, 1])
-    again = read_results(path, CLASSES, {"colon": 0, "lung": 1})
+    again = read_results(path, INFO)
     for before, after in zip(results, again, strict=True):
         assert (after.case.name, after.case.patient, after.case.label) == (
             before.case.name, before.case.patient, before.case.label,
@@ -102,48 +136,15 @@ def test_the_table_of_cases_comes_back(tmp_path: Path) -> None:
         assert after.within.tolist() == before.within.tolist()
         assert after.distance == before.distance
     write_results(path, [], CLASSES.names)
-    assert read_results(path, CLASSES, {}) == []
-    for content in ("case_id,task\n1,colon\n", "case_id,task\n1,skin\n"):
+    assert read_results(path, INFO) == []
+    for content, said in (
+        ("case_id,task\n1,colon\n", "no 'label'"),
+        ("case_id,task\n1,skin\n", "no 'skin'"),
+        ("case_id,patient_id,task,label\n1,1,colon,cyst\n", "task 'colon' has no label 'cyst'"),
+        ("case_id,task\n1", "no None"),
+    ):
         path.write_text(content)
-        with pytest.raises(RunError, match=r"cases\.csv: no table of these cases"):
-            read_results(path, CLASSES, {"colon": 0})
-    with pytest.raises(RunError, match=r"none\.csv: no table"):
-        read_results(tmp_path / "none.csv", CLASSES, {})
-
-
-def scored(value: float, kind: str = "bag") -> dict[str, dict[str, dict[str, float]]]:
-    return {"domain_incremental": {kind: {"accuracy": value}}}
-
-
-def test_a_kind_that_comes_later_gets_rows_of_none_before() -> None:
-    matrices = new_matrices()
-    append_row(matrices, ["a"], {"a": scored(0.5)})
-    append_row(matrices, ["a", "b"], {"a": scored(0.6), "b": {"domain_incremental": {**scored(0.7)["domain_incremental"],
-                                                             "patient": {"accuracy": 0.8}}}})  # fmt: skip
-    append_row(matrices, ["a", "b", "c"], {"c": scored(0.9)})
-    assert matrices["bag"]["domain_incremental"]["accuracy"] == [[0.5, None, None], [0.6, 0.7, None], [None, None, 0.9]]
-    assert matrices["patient"]["domain_incremental"]["accuracy"] == [[None] * 3, [None, 0.8, None], [None] * 3]
-    keep_rows(matrices, 1)
-    assert matrices["bag"]["domain_incremental"]["accuracy"] == [[0.5, None, None]]
-
-
-def test_forward_transfer_against_chance_and_only_over_what_is_learned() -> None:
-    matrices, names = new_matrices(), ["a", "b", "c"]
-    chance = chance_row(names, {name: scored(0.5) for name in names})
-    assert chance == {"bag": {"domain_incremental": {"accuracy": [0.5, 0.5, 0.5]}}}
-    append_row(matrices, names, {"a": scored(0.9), "b": scored(0.7), "c": scored(0.4)})
-    first = continual(matrices, 1, chance)["bag"]["domain_incremental"]["accuracy"]
-    assert (first["final_average"], first["forward_transfer"]) == (0.9, None)
-    append_row(matrices, names, {"a": scored(0.8), "b": scored(0.9), "c": scored(0.6)})
-    append_row(matrices, names, {"a": scored(0.8), "b": scored(0.9), "c": scored(0.9)})
-    last = continual(matrices, 3, chance)["bag"]["domain_incremental"]["accuracy"]
-    assert last["forward_transfer"] == pytest.approx(((0.7 - 0.5) + (0.6 - 0.5)) / 2)
-    assert continual(matrices, 3)["bag"]["domain_incremental"]["accuracy"]["forward_transfer"] is None
-    append_row(matrices, [*names, "d"], {"d": scored(0.9)})
-    added = continual(matrices, 4, chance)["bag"]["domain_incremental"]["accuracy"]
-    assert added["forward_transfer"] == last["forward_transfer"]
-
-
-def test_the_mean_is_over_the_tasks_that_have_a_score() -> None:
-    entries = {"a": scored(0.5), "b": scored(0.7), "c": {"domain_incremental": {"bag": {"accuracy": None}}}}
-    assert mean_over_tasks(entries) == {"domain_incremental": {"bag": {"accuracy": pytest.approx(0.6)}}}
+        with pytest.raises(RunError, match=rf"cases\.csv: damaged \({said}"):
+            read_results(path, INFO)
+    with pytest.raises(RunError, match=r"none\.csv: damaged \(.*No such file"):
+        read_results(tmp_path / "none.csv", INFO)

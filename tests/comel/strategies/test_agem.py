@@ -78,7 +78,8 @@ def gradients_of(model: CoMEL, bags: list[tuple[BagBatch, int]]) -> np.ndarray:
         twin.zero_grad()
         total(twin.loss(twin(bag), torch.tensor([column]))).backward()
         rows.append(flat([p.grad for p in twin.parameters()], list(twin.parameters())))
-    return np.mean(rows, axis=0)
+    gradient: np.ndarray = np.mean(rows, axis=0)
+    return gradient
 
 
 @pytest.mark.parametrize("sample", [1, 3, 50])

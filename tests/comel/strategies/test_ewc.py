@@ -72,7 +72,7 @@ def test_the_penalty_by_hand_and_zero_at_the_old_weights() -> None:
     assert terms_of(model, strategy, bag, column)["ewc"].item() == 0.0
     with torch.no_grad():
         for index, p in enumerate(model.trunk.parameters()):
-            p += 0.01 * (index + 1)
+            p.add_(0.01 * (index + 1))
     wanted = sum(
         2.5 * float((strategy.fisher[name].double() * (0.01 * (index + 1)) ** 2).sum())
         for index, (name, _) in enumerate(model.trunk.named_parameters())

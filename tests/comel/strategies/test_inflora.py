@@ -33,7 +33,7 @@ LAYERS = 8
 
 
 def inflora(**options: float) -> InfLora:
-    return InfLora(InfLoraOptions(**{"rank": RANK, "tasks": 4, "threshold": EPSILON, **options}))  # type: ignore[arg-type]
+    return InfLora(InfLoraOptions(**{"rank": RANK, "tasks": 4, "threshold": EPSILON, **options}))
 
 
 def inputs_of_embed(task: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_a_reads_nothing_of_the_old_space_and_does_not_move() -> None:
         assert all(p.abs().max() > 1e-3 for p in ups.values())
         for name, rows in adapter_rows(model, adapter).items():
             assert torch.equal(rows, start[name]), name
-        strategy.after_task(model, Stage(index, (TASKS[index],), (index,)), bags_of(index))  # type: ignore[arg-type]
+        strategy.after_task(model, Stage(index, (TASKS[index],), (index,)), bags_of(index))
 
 
 def test_a_is_the_leading_part_of_the_new_inputs_outside_the_old_ones() -> None:
@@ -171,9 +171,9 @@ def test_rounding_is_no_direction() -> None:
     strategy.memory = {name: torch.eye(len(basis), dtype=torch.float64) for name, basis in strategy.memory.items()}
     strategy.memory["embed"] = strategy.memory["embed"][:, 1:]
     begin(model, strategy, 1)
-    rows = adapter_rows(model, "002")
-    assert rows["embed"].abs().sum(dim=1).tolist() == pytest.approx([1, 0, 0, 0])
-    assert not any(value.any() for name, value in rows.items() if name != "embed")
+    adapters = adapter_rows(model, "002")
+    assert adapters["embed"].abs().sum(dim=1).tolist() == pytest.approx([1, 0, 0, 0])
+    assert not any(value.any() for name, value in adapters.items() if name != "embed")
 
 
 def test_no_direction_left_is_an_error_before_training() -> None:

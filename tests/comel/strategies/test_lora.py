@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -68,13 +69,13 @@ def test_the_first_stage_trains_everything_and_later_ones_adapter_and_head() -> 
     model, strategy = new_model(), strategy_of("lora")
     names = trained_names(model, begin(model, strategy, 0))
     assert names == {f"trunk.{name}" for name, _ in model.trunk.named_parameters()} | head_names(model, 0)
-    strategy.after_task(model, stage_of(0), bags_of(0))  # type: ignore[arg-type]
+    strategy.after_task(model, stage_of(0), bags_of(0))
     for index, adapter in ((1, "002"), (2, "003")):
         optimizer = begin(model, strategy, index)
         matrices = {f"trunk.{layer}.lora_{part}.{adapter}.weight" for layer in LAYERS for part in "AB"}
         assert trained_names(model, optimizer) == matrices | head_names(model, index)
         assert [group["lr_scale"] for group in optimizer.param_groups] == [5.0, model.head_lr_scale]
-        strategy.after_task(model, stage_of(index), bags_of(index))  # type: ignore[arg-type]
+        strategy.after_task(model, stage_of(index), bags_of(index))
 
 
 @BOTH
@@ -103,7 +104,7 @@ def test_the_base_does_not_move_and_merging_adds_b_times_a(name: str) -> None:
         assert torch.equal(now[f"{layer}.base_layer.{kind}" if layer in LAYERS else key], value), key
     unmerged = [look(model, task) for task in range(2)]
     promised = {key: value.clone() for key, value in strategy.merged_trunk(model).items()}
-    strategy.after_task(model, stage_of(1), bags_of(1))  # type: ignore[arg-type]
+    strategy.after_task(model, stage_of(1), bags_of(1))
     merged = trunk_of(model)
     assert set(merged) == set(old)
     for key, value in old.items():
@@ -152,7 +153,7 @@ def test_a_folder_in_the_middle_of_a_stage_brings_the_adapter_back(name: str, tm
     assert trained_names(again, other) == trained_names(model, optimizer)
     for one, its_strategy, its_optimizer in ((model, strategy, optimizer), (again, resumed, other)):
         some_steps(one, its_strategy, its_optimizer, 1, epochs=1)
-        its_strategy.after_task(one, stage_of(1), bags_of(1))  # type: ignore[arg-type]
+        its_strategy.after_task(one, stage_of(1), bags_of(1))
     for key, value in trunk_of(model).items():
         assert torch.equal(again.trunk.state_dict()[key], value), key
     assert resumed.report() == strategy.report()
@@ -200,12 +201,12 @@ def test_a_finished_stage_leaves_no_adapter(name: str, tmp_path: Path) -> None:
 @BOTH
 def test_a_model_without_targets_is_refused(name: str) -> None:
     class Bare(CoMEL):
-        adapter_targets = ()
+        adapter_targets: ClassVar[Any] = ()
 
     model = copy.copy(new_model(1))
     model.__class__ = Bare
     with pytest.raises(ConfigError, match=rf"strategy '{name}' adapts linear layers, and the model Bare names none"):
-        strategy_of(name).before_task(model, stage_of(0), bags_of(0))  # type: ignore[arg-type]
+        strategy_of(name).before_task(model, stage_of(0), bags_of(0))
 
 
 @pytest.mark.parametrize("name", ["lora", pytest.param("inflora", marks=pytest.mark.slow)])

@@ -47,7 +47,7 @@ def test_the_distillation_by_hand(temperature: float) -> None:
     assert terms_of(model, strategy, bag, column)["distillation"].item() == pytest.approx(0, abs=1e-7)
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.05
+            p.add_(0.05)
         model.head_parameters(0)[0][0] += 0.5
     now = head_logits(model, 1)[1].double().numpy()
     assert now.shape == (4,)

@@ -235,7 +235,7 @@ def test_the_seed_is_the_runs_and_stays() -> None:
         strategy, config = Rehearsal(RehearsalOptions()), CONFIG.model_copy(update={"seed": run})
         model = new_model()
         begin(model, strategy, 0, config)
-        first = strategy.memory.seed
+        first: int = strategy.memory.seed
         model.add_head(HEADS[1])
         strategy.before_task(model, stage_of(1), bags_of(1))
         assert strategy.memory.seed == first

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from comel.cohort.classes import Head
 from comel.cohort.tasks import TaskData
@@ -52,7 +52,8 @@ def new_model(heads: int = 0) -> CoMEL:
 
 def new_strategy(name: str, **options: Any) -> Strategy:
     kind = strategy_class(name)
-    return kind(kind.Options(**{**(OWLORA if name == "owlora" else {}), **options}))
+    strategy: Strategy = kind(kind.Options(**{**(OWLORA if name == "owlora" else {}), **options}))
+    return strategy
 
 
 def stage_of(index: int) -> Stage:
@@ -85,7 +86,7 @@ def learn(model: CoMEL, strategy: Strategy, index: int, epochs: int = 6) -> None
         model.end_epoch()
     model.eval()
     model.end_task(bags_of(index))
-    strategy.after_task(model, stage_of(index), bags_of(index))  # type: ignore[arg-type]
+    strategy.after_task(model, stage_of(index), bags_of(index))
 
 
 @torch.no_grad()
@@ -141,7 +142,7 @@ def test_owlora_trains_the_newest_adapter_and_head_alone(basis: str) -> None:
     model, strategy = new_model(), new_strategy("owlora", basis=basis)
     names = trained_names(model, begin(model, strategy, 0))
     assert names == {f"trunk.{name}" for name, _ in model.trunk.named_parameters()} | head_names(model, 0)
-    strategy.after_task(model, stage_of(0), bags_of(0))  # type: ignore[arg-type]
+    strategy.after_task(model, stage_of(0), bags_of(0))
     layers = ["embed", "blocks.0.fc1", "blocks.0.fc2", "pool.v", *(f"blocks.0.attention.{n}" for n in ("q", "k", "v", "proj"))]
     for index, adapter in ((1, "002-task1"), (2, "003-task2")):
         optimizer = begin(model, strategy, index)
@@ -150,7 +151,7 @@ def test_owlora_trains_the_newest_adapter_and_head_alone(basis: str) -> None:
         scales = [group["lr_scale"] for group in optimizer.param_groups]
         assert scales == [5.0, 30.0, model.head_lr_scale]
         assert all(p.ndim == 1 for p in optimizer.param_groups[1]["params"])
-        strategy.after_task(model, stage_of(index), bags_of(index))  # type: ignore[arg-type]
+        strategy.after_task(model, stage_of(index), bags_of(index))
 
 
 @pytest.mark.parametrize("basis", ["features", "weights"])
@@ -197,7 +198,7 @@ def test_owlora_leaves_a_declared_stream_room_and_says_what_is_left() -> None:
             assert layer["free"] == len(basis) - basis.shape[1]
             torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1], dtype=torch.float64), rtol=0, atol=1e-9)
     with pytest.raises(CapacityError, match=r"stage 5 is beyond the 4 tasks"):
-        strategy.before_task(model, Stage(4, (TASKS[0],), (0,)), bags_of(0))  # type: ignore[arg-type]
+        strategy.before_task(model, Stage(4, (TASKS[0],), (0,)), bags_of(0))
 
 
 @pytest.mark.parametrize("basis", ["features", "weights"])
@@ -221,14 +222,18 @@ def test_owlora_without_room_is_an_error_before_training() -> None:
 def test_input_grams_by_hand() -> None:
     model, bags = new_model(1), bags_of(0, 3)
     model.train()
-    layers = {"embed": model.trunk.embed, "pool.v": model.trunk.pool.v}
+    layers = {
+        name: layer
+        for name, layer in model.trunk.named_modules()
+        if isinstance(layer, nn.Linear) and name in ("embed", "pool.v")
+    }
     grams = input_grams(model, layers, bags)
     assert model.training
     x = torch.stack([bag.features[0] for bag, _ in bags]).double()
-    torch.testing.assert_close(grams["embed"], sum(rows.T @ rows / 12 for rows in x), rtol=1e-5, atol=1e-5)  # type: ignore[arg-type]
+    torch.testing.assert_close(grams["embed"], sum(rows.T @ rows / 12 for rows in x), rtol=1e-5, atol=1e-5)
     h = torch.stack([model.eval()(bag).instance_features[0] for bag, _ in bags]).detach().double()
-    torch.testing.assert_close(grams["pool.v"], sum(rows.T @ rows / 12 for rows in h), rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
-    assert not model.trunk.embed._forward_pre_hooks
+    torch.testing.assert_close(grams["pool.v"], sum(rows.T @ rows / 12 for rows in h), rtol=1e-4, atol=1e-4)
+    assert not any(layer._forward_pre_hooks for layer in layers.values())
 
 
 def test_a_bag_weighs_the_same_in_grams_however_many_slices_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:

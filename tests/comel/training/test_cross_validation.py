@@ -7,20 +7,28 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas
 import pytest
 import typer
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+import comel
 from comel.app.commands import learning
-from comel.cohort.manifest import read_manifest
+from comel.base.units import Mode
+from comel.cohort.manifest import Manifest, read_manifest
 from comel.errors import ComelError, ConfigError, RunError
+from comel.runs.config import RunConfig, load_config
 from comel.runs.directory import RunDirectory
+from comel.runs.metrics import ScoreRow
+from comel.scoring.continual import ScoreTable
 from comel.scoring.metrics import bag_metrics
-from comel.training.cross_validation import over_runs, train_folds, train_orders
-from tests.comel.toys import FINETUNE, Stream, tree, write_manifest, write_stream
+from comel.training.cross_validation import _keep, _with_folds, over_runs, train_folds, train_orders
+from tests.comel.toys import FINETUNE, Stream, scores_of, tree, write_manifest, write_stream
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +66,7 @@ def test_every_slide_is_tested_once_by_a_model_that_never_saw_its_patient(stream
 
 def test_the_summary_is_what_the_files_hold(three_folds: Path) -> None:
     summary = json.loads((three_folds / "folds.json").read_text())
-    runs = [json.loads((three_folds / f"fold-{fold}" / "metrics.json").read_text()) for fold in range(3)]
+    runs = [scores_of(three_folds / f"fold-{fold}") for fold in range(3)]
     values = [run["continual"]["instance"]["class_incremental"]["auc"]["final_average"] for run in runs]
     entry = summary["continual"]["instance"]["class_incremental"]["auc"]["final_average"]
     assert entry == {"mean": pytest.approx(np.mean(values)), "spread": pytest.approx(np.std(values, ddof=1)), "values": values}
@@ -106,6 +114,70 @@ def test_the_manifests_own_folds_are_taken(stream: Stream, tmp_path: Path) -> No
     assert [row.path for row in written] == [row.path for row in read_manifest(own.manifest).rows]
 
 
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "label": WORDS,
+                "site": WORDS,
+                "annotation": st.sampled_from(["", "a/b.xml"]),
+                "mpp": st.sampled_from(["", "0.1", "1"]),
+            }
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_the_cohort_that_is_dealt_out_is_what_its_file_holds(rows: list[dict[str, str]]) -> None:
+    """Down to the hash of the file, which is part of a fold's plan: whoever reads it back goes on with the fold."""
+    assume(all(value.strip() for row in rows for value in (row["label"], row["site"])))
+    with TemporaryDirectory() as folder:
+        whole = [
+            {"slide_id": f"s{i}", "path": f"{i}.svs", "task": "t", "fold": str(i % 2), **row} for i, row in enumerate(rows)
+        ]
+        manifest = write_manifest(Path(folder) / "m.csv", whole)
+        config = RunConfig.model_validate({"data": {"manifest": manifest}})
+        dealt = _with_folds(read_manifest(manifest), config, Path(folder) / "out" / "manifest.csv", 2)
+        _keep(dealt)
+        assert read_manifest(dealt.path, root=Path(folder)) == dealt
+        _keep(dealt)
+
+
+def test_the_manifest_is_read_once(stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def read_bytes(path: Path, original: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    settings = stream.settings(FINETUNE, epochs=1)
+    train_folds(settings, tmp_path / "folds", folds=2, quiet=True)
+    train_orders(settings, tmp_path / "orders", orders=2, quiet=True)
+    run = comel.train(settings, tmp_path / "run", quiet=True)
+    comel.evaluate(run, stream.manifest, stream.bags, quiet=True)
+    assert [path for path in read if path.suffix == ".csv"] == [stream.manifest] * 4
+
+
+def test_a_manifest_may_be_handed_on(stream: Stream, tmp_path: Path) -> None:
+    """Settings name no manifest, and the file is gone: what was read is trained on, and named in the run's settings."""
+    path = Path(shutil.copy(stream.manifest, tmp_path / "cohort.csv"))
+    cohort: Manifest = read_manifest(path)
+    path.unlink()
+    settings = stream.settings(FINETUNE, epochs=1, tasks=["kidney"])
+    settings["data"] = {**settings["data"], "manifest": None}
+    run = comel.train(settings, tmp_path / "run", manifest=cohort, quiet=True)
+    assert [task.name for task in RunDirectory(run).info().tasks] == ["kidney"]
+    assert load_config(run / "config.yaml").data.manifest == path
+    same = comel.train(stream.settings(FINETUNE, epochs=1, tasks=["kidney"]), tmp_path / "same", quiet=True)
+    weights = [(folder / "versions" / "001" / "model.safetensors").read_bytes() for folder in (run, same)]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize(
     ("change", "folds", "said"),
     [
@@ -135,7 +207,7 @@ def test_orders_differ_and_the_given_one_comes_first(stream: Stream, tmp_path: P
     summary = train_orders(settings, tmp_path / "out", orders=2, quiet=True)
     assert summary["orders"] == [["kidney", "colon"], ["colon", "kidney"]]
     assert json.loads((tmp_path / "out" / "orders.json").read_text()) == summary
-    runs = [json.loads((tmp_path / "out" / f"order-{i}" / "metrics.json").read_text()) for i in range(2)]
+    runs = [scores_of(tmp_path / "out" / f"order-{i}") for i in range(2)]
     assert [run["tasks"] for run in runs] == summary["orders"]
     forgetting = [run["continual"]["bag"]["class_incremental"]["accuracy"]["forgetting"] for run in runs]
     assert summary["continual"]["bag"]["class_incremental"]["accuracy"]["forgetting"]["values"] == forgetting
@@ -168,17 +240,17 @@ def test_orders_of_many_tasks() -> None:
 
 
 def test_mean_and_spread_pass_over_what_is_not_defined() -> None:
-    def run(value: float | None) -> dict[str, object]:
-        return {"continual": {"bag": {"m": {"accuracy": {"final_average": value}, "auc": None}}}}
+    def run(value: float | None, stages: int = 1) -> ScoreTable:
+        return ScoreTable(ScoreRow(stage, "a", "bag", Mode.CLASS, "accuracy", value) for stage in range(stages))
 
-    summary = over_runs([run(0.5), run(None), run(0.9)])["bag"]["m"]
-    assert summary["accuracy"]["final_average"] == {
+    entry = over_runs([run(0.5), run(None), run(0.9), run(0.7, stages=2)])["bag"]["class_incremental"]["accuracy"]
+    assert entry["final_average"] == {
         "mean": pytest.approx(0.7),
         "spread": pytest.approx(0.4 / np.sqrt(2)),
-        "values": [0.5, None, 0.9],
+        "values": [0.5, None, 0.9, None],
     }
-    assert summary["auc"] == {}
-    assert over_runs([run(0.5)])["bag"]["m"]["accuracy"]["final_average"]["spread"] is None
+    assert over_runs([run(0.7, stages=2)]) == {"bag": {"class_incremental": {"accuracy": {}}}}
+    assert over_runs([run(0.5)])["bag"]["class_incremental"]["accuracy"]["final_average"]["spread"] is None
 
 
 @pytest.fixture

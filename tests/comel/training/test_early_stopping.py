@@ -10,21 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import comel
 from comel.bags.bag import read_bag, write_bag
 from comel.cohort.classes import Head
-from comel.errors import BagError, ConfigError
+from comel.errors import BagError, ConfigError, RunError
 from comel.models.base import BagBatch
 from comel.models.batch import make_batch
 from comel.models.comel import CoMEL, CoMELOptions
 from comel.runs.directory import RunDirectory
 from comel.runs.weights import build_model, load_state
 from comel.training.early_stopping import EarlyStopping, validation_loss
-from tests.comel.toys import DIMENSION, FINETUNE, MODEL, OWLORA, Stream, killed, make_bag, write_manifest, write_stream
+from tests.comel.toys import (
+    DIMENSION,
+    FINETUNE,
+    MODEL,
+    OWLORA,
+    Stream,
+    killed,
+    make_bag,
+    scores_of,
+    write_manifest,
+    write_stream,
+)
 
 STRATEGIES = pytest.mark.parametrize("strategy", [OWLORA, FINETUNE], ids=["owlora", "finetune"])
-SHORT = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
+SHORT: dict[str, Any] = {"epochs": 12, "lr": 3e-2, "early_stopping": 2, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +127,19 @@ def test_a_loss_that_is_never_a_number_ends_the_stage_as_it_is(monkeypatch: pyte
     assert model.number == 7
 
 
+def test_a_damaged_state_is_said_in_one_line(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.safetensors"
+    EarlyStopping(3, some_bags).save(whole)
+    save_file({"number": torch.zeros(())}, tmp_path / "bare.safetensors")
+    save_file({}, tmp_path / "text.safetensors", metadata={"best_loss": "low", "best_epoch": "1", "epoch": "2"})
+    (tmp_path / "cut.safetensors").write_bytes(whole.read_bytes()[:20])
+    for name in ("missing", "bare", "text", "cut"):
+        stopping = EarlyStopping(3, some_bags)
+        with pytest.raises(RunError, match=rf"{name}\.safetensors: cannot be read .*; restore the run from a copy"):
+            stopping.load(tmp_path / f"{name}.safetensors")
+        assert (stopping.best_epoch, stopping.epoch) == (-1, -1)
+
+
 @STRATEGIES
 def test_a_stage_ends_early_with_the_weights_of_its_best_epoch(
     stream: Stream, tmp_path: Path, strategy: dict[str, Any]
@@ -150,7 +175,30 @@ def test_killed_and_started_again_it_ends_the_same(stream: Stream, tmp_path: Pat
         assert {stage: len(told) for stage, told in epochs(run).items()} == {
             stage: len(told) for stage, told in epochs(whole).items()
         }
-        assert not list(run.glob("early-stopping*"))
+        assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_run_that_version_0_1_0_left_goes_on(stream: Stream, tmp_path: Path) -> None:
+    """It kept the state of early stopping beside the checkpoint, and a file too many if it was killed in between."""
+    settings = stream.settings(FINETUNE, **SHORT)
+    whole = comel.train(settings, tmp_path / "whole", quiet=True)
+    run = tmp_path / "run"
+    renames = killed(lambda: comel.train(settings, tmp_path / "counted", quiet=True))
+    assert killed(lambda: comel.train(settings, run, quiet=True), at=renames // 2) == 1
+    progress = json.loads((run / "checkpoint" / "progress.json").read_text())
+    stage, epoch = progress["stage"], progress["epoch"]
+    beside = run / f"early-stopping-{stage:03d}-{epoch:05d}.safetensors"
+    (run / "checkpoint" / "early-stopping.safetensors").rename(beside)
+    (run / f"early-stopping-{stage:03d}-{epoch + 1:05d}.safetensors").write_bytes(b"of a checkpoint that never came")
+    content = beside.read_bytes()
+    beside.unlink()
+    with pytest.raises(RunError, match=rf"{beside.name}: cannot be read"):
+        comel.train(settings, run, quiet=True)
+    beside.write_bytes(content)
+    comel.train(settings, run, quiet=True)
+    assert weights(run) == weights(whole)
+    assert epochs(run)[stage][:epoch] != []
+    assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 def test_test_cases_decide_nothing(stream: Stream, tmp_path: Path) -> None:
@@ -164,7 +212,7 @@ def test_test_cases_decide_nothing(stream: Stream, tmp_path: Path) -> None:
     assert weights(runs[0]) == weights(runs[1])
     chosen = [[(t.threshold, t.temperature) for t in RunDirectory(run).info().tasks] for run in runs]
     assert chosen[0] == chosen[1]
-    scores = [json.loads((run / "metrics.json").read_text())["matrices"]["bag"] for run in runs]
+    scores = [scores_of(run)["matrices"]["bag"] for run in runs]
     assert scores[0] != scores[1]
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from comel.bags.bag import TileGeometry
 from comel.errors import SlideError
 from pipelines.annotations import instance_labels, read_annotation
-from tests.pipelines.annotation_files import asap, imagescope, qupath, square
+from tests.pipelines.annotation_files import Ring, asap, imagescope, qupath, square
 
 GEOMETRY = TileGeometry(100, 0.5, 0.5, 0.5, 0.5, level0_width=1000, level0_height=800)
 COORDS = np.array([(x, y) for y in range(0, 800, 100) for x in range(0, 1000, 100)])
@@ -280,7 +280,7 @@ def test_decimal_commas_are_numbers(tmp_path: Path) -> None:
 
 def test_loop_drawn_over_itself_leaves_no_hole(tmp_path: Path) -> None:
     """The pen goes round a field of three by three tiles and overlaps its own start in one of them."""
-    points = [(0, 0), (300, 0), (300, 300), (100, 300), (100, 100), (200, 100), (200, 400), (0, 400)]
+    points: Ring = [(0, 0), (300, 0), (300, 300), (100, 300), (100, 100), (200, 100), (200, 400), (0, 400)]
     covered = {(x, y) for x in (0, 100, 200) for y in (0, 100, 200)} | {(0, 300), (100, 300)}
     assert positives(asap(tmp_path / "a.xml", ("_0", points)), overlap=0.99) == covered
 

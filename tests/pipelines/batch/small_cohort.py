@@ -18,7 +18,7 @@ import numpy as np
 
 from comel.bags.bag import Bag, read_bag
 from comel.cohort.manifest import read_manifest
-from pipelines.batch.executor import LocalPool
+from pipelines.batch.pool import LocalPool
 from pipelines.batch.run import CohortReport, CohortRun
 from pipelines.extraction.settings import ExtractSettings
 from tests.pipelines.small_slides import GLASS, MeanColour, write_manifest, write_slide
@@ -39,7 +39,7 @@ class Trapped(MeanColour):
         time.sleep(self._pause)
         green = tiles[..., 1].mean(axis=(1, 2)).min()
         if green < sum((EATS[1], HANGS[1])) / 2:
-            eaten = []
+            eaten: list[np.ndarray] = []
             while len(eaten) < 64:  # 2 GiB, where nobody stops it
                 eaten.append(np.ones(4 << 20))
                 time.sleep(0.02)
@@ -118,7 +118,7 @@ def assert_same(found: Mapping[str, Bag], expected: Mapping[str, Bag]) -> None:
     assert list(found) == list(expected)
     for name, bag in found.items():
         assert bag.features.tobytes() == expected[name].features.tobytes(), name
-        assert np.array_equal(bag.coords, expected[name].coords), name
+        np.testing.assert_array_equal(bag.coords, expected[name].coords, err_msg=name)
         assert bag.settings == expected[name].settings, name
 
 

@@ -22,18 +22,17 @@ import pytest
 from comel.bags.bag import Bag
 from comel.cohort.manifest import read_manifest
 from pipelines.batch.claims import Claims
-from pipelines.batch.executor import LocalPool
-from pipelines.batch.outcomes import Ledger
 from pipelines.batch.owner import HOST_VARIABLE
+from pipelines.batch.pool import LocalPool
 from pipelines.batch.presence import Presence
 from pipelines.batch.run import CohortRun, extract_cohort, read_failures
+from pipelines.batch.slide_records import Ledger
 from pipelines.batch.supervise import InThisProcess, SlideTask, Supervisor
-from pipelines.batch.work import Job
+from pipelines.batch.work import SlideWork
 from tests.pipelines.batch.small_cohort import (
     CRASHES,
     EATS,
     HANGS,
-    ROOT,
     SETTINGS,
     Trapped,
     assert_same,
@@ -46,6 +45,7 @@ from tests.pipelines.batch.small_cohort import (
     write_cohort,
 )
 from tests.pipelines.small_slides import write_manifest
+from tests.places import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +125,10 @@ def test_only_the_work_on_a_slide_has_its_time_limit(tmp_path: Path) -> None:
             limits[function.__name__] = timeout
             return super().call(function, *arguments, timeout=timeout, tell=tell)
 
-    job = Job(tmp_path / "bags", SETTINGS, "cpu", "run", key="key", time_limit=12, encoder=Trapped())
-    claims = Claims(job.state_dir / "claims")
-    presence = Presence(job.state_dir / "workers", claims, stall_limit=60)
-    settled = Supervisor(job, Recording(), claims, presence, threading.Event()).settle(SlideTask(row, None))
+    work = SlideWork(tmp_path / "bags", SETTINGS, "cpu", "run", key="key", time_limit=12, encoder=Trapped())
+    claims = Claims(work.state_dir / "claims")
+    presence = Presence(work.state_dir / "workers", claims, stall_limit=60)
+    settled = Supervisor(work, Recording(), claims, presence, threading.Event()).settle(SlideTask(row, None))
     presence.close()
     assert (settled.state, limits) == ("done", {"load": None, "work_on": 12})
 
@@ -257,12 +257,12 @@ with interruptible():
         except KeyboardInterrupt:
             pass
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for word, number in (("working", signal.SIGTERM), ("cleaning up", signal.SIGINT)):
-        assert process.stdout.readline() == f"{word}\n"
-        process.send_signal(number)
-    assert process.wait(60) == -signal.SIGINT
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for word, number in (("working", signal.SIGTERM), ("cleaning up", signal.SIGINT)):
+            assert process.stdout.readline() == f"{word}\n"
+            process.send_signal(number)
+        assert process.wait(60) == -signal.SIGINT
 
 
 @pytest.mark.slow

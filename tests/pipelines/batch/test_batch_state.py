@@ -15,13 +15,13 @@ import pytest
 from comel.base.files import write_json
 from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
-from pipelines.batch.executor import LocalPool, worker_environments
-from pipelines.batch.outcomes import Ledger, Outcome, bag_path, files_stamp, inputs_stamp, overlay_path
 from pipelines.batch.owner import Owner, this_process
 from pipelines.batch.plan import plan_slides
+from pipelines.batch.pool import LocalPool, worker_environments
 from pipelines.batch.presence import Presence, remove_absent
+from pipelines.batch.slide_records import Ledger, SlideRecord, bag_path, files_stamp, inputs_stamp, overlay_path
 from pipelines.batch.status import RunningSlide, folder_status, seconds_left
-from pipelines.batch.work import Job
+from pipelines.batch.work import SlideWork
 from pipelines.extraction.settings import ExtractSettings
 from tests.pipelines.small_slides import MeanColour
 
@@ -33,18 +33,18 @@ def make_row(folder: Path, slide_id: str) -> ManifestRow:
     return ManifestRow(2, slide_id, path, "tumour", "colon", annotation=annotation, mpp=0.5)
 
 
-def finish(row: ManifestRow, out: Path, *, key: str = "key", tiles: int = 10) -> Outcome:
+def finish(row: ManifestRow, out: Path, *, key: str = "key", tiles: int = 10) -> SlideRecord:
     for path in (bag_path(out, row.slide_id), overlay_path(out, row.slide_id)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"content")
     files = files_stamp(out, row.slide_id)
-    outcome = Outcome(row.slide_id, "done", key, inputs_stamp(row), files, tiles, notes=("a note",), ended=1.5)
+    outcome = SlideRecord(row.slide_id, "done", key, inputs_stamp(row), files, tiles, notes=("a note",), ended=1.5)
     Ledger(out / ".extract" / "outcomes").write(outcome)
     return outcome
 
 
-def fail(row: ManifestRow, out: Path, reason: str, *, key: str = "key") -> Outcome:
-    outcome = Outcome(row.slide_id, "failed", key, inputs_stamp(row), stage="open", reason=reason, remedy="do something")
+def fail(row: ManifestRow, out: Path, reason: str, *, key: str = "key") -> SlideRecord:
+    outcome = SlideRecord(row.slide_id, "failed", key, inputs_stamp(row), stage="open", reason=reason, remedy="do something")
     Ledger(out / ".extract" / "outcomes").write(outcome)
     return outcome
 
@@ -273,12 +273,12 @@ def test_workers_of_a_machine_with_three_devices(
         def call(self, function: Callable[..., object], *arguments: object) -> object:
             return function(*arguments)
 
-    monkeypatch.setattr("pipelines.batch.executor.KillableWorker", Started)
+    monkeypatch.setattr("pipelines.batch.pool.KillableWorker", Started)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     encoder = MeanColour()
     encoder.device = device
-    LocalPool(wanted).describe(Job(tmp_path, ExtractSettings(), device, "run", encoder=encoder))
+    LocalPool(wanted).describe(SlideWork(tmp_path, ExtractSettings(), device, "run", encoder=encoder))
     assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in started] == expected
 
 

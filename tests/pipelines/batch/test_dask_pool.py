@@ -106,7 +106,7 @@ def test_a_run_on_dask_is_interrupted(tmp_path: Path) -> None:
         (1, 4, 16, {"OMP_NUM_THREADS": "1"}, "4"),  # Dask's own doing
         (1, 4, 16, {"OMP_NUM_THREADS": "6"}, None),
         (2, 1, 16, {}, "8"),  # joined after the others were counted
-        (1, 4, 3, {}, "3"),  # a job of its own on a machine that others use too
+        (1, 4, 3, {}, "3"),  # a work of its own on a machine that others use too
         (1, 40, 16, {}, "1"),
     ],
 )
@@ -132,5 +132,5 @@ def test_a_scheduler_that_is_not_there(tmp_path: Path, make: Callable[[Path], Da
 
 def test_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ConfigError, match=r"Dask is not installed; run: pip install 'comel\[cluster\]'"):
+    with pytest.raises(ConfigError, match=r"Dask is not installed; run: pip install 'comel-mil\[cluster\]'"):
         DaskPool("tcp://127.0.0.1:8786")

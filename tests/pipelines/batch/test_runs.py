@@ -16,13 +16,13 @@ from comel.base.files import read_json, write_json
 from comel.cohort.manifest import read_manifest
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
-from pipelines.batch.executor import LocalPool
 from pipelines.batch.owner import Owner, this_process
+from pipelines.batch.pool import LocalPool
 from pipelines.batch.presence import Presence
 from pipelines.batch.run import CohortRun
 from pipelines.batch.runs import RunMarker, TakenOver, marker_path
 from pipelines.batch.supervise import SlideTask, Supervisor
-from pipelines.batch.work import Job
+from pipelines.batch.work import SlideWork
 from tests.pipelines.batch.small_cohort import SETTINGS, Trapped, bags, leftovers, write_cohort
 
 ELSEWHERE = Owner("elsewhere", "another boot", 1, 0.0)
@@ -129,8 +129,8 @@ def test_a_marker_gives_signs_of_life(tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_run_whose_folder_was_taken_over_writes_nothing(tmp_path: Path, when: str) -> None:
     row = read_manifest(write_cohort(tmp_path, 1)).rows[0]
-    job = Job(tmp_path / "bags", SETTINGS, "cpu", "mine", key="mine", encoder=Trapped())
-    write_json(job.state_dir / "run.json", {"key": "theirs" if when == "before" else "mine"})
+    work = SlideWork(tmp_path / "bags", SETTINGS, "cpu", "mine", key="mine", encoder=Trapped())
+    write_json(work.state_dir / "run.json", {"key": "theirs" if when == "before" else "mine"})
     called: list[str] = []
 
     class TakenMeanwhile:
@@ -138,20 +138,20 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing(tmp_path: Path, when: 
 
         def call(self, function: Any, *arguments: Any, timeout: float | None = None, tell: Any = None) -> Any:
             called.append(function.__name__)
-            write_json(job.state_dir / "run.json", {"key": "theirs"})
+            write_json(work.state_dir / "run.json", {"key": "theirs"})
             return function(*arguments, *([tell] if tell is not None else []))
 
         def kill(self) -> None: ...
 
         def close(self) -> None: ...
 
-    claims = Claims(job.state_dir / "claims")
-    presence = Presence(job.state_dir / "workers", claims, stall_limit=60)
+    claims = Claims(work.state_dir / "claims")
+    presence = Presence(work.state_dir / "workers", claims, stall_limit=60)
     with pytest.raises(TakenOver, match="another run with other settings has taken this folder over; give another --out"):
-        Supervisor(job, TakenMeanwhile(), claims, presence, threading.Event()).settle(SlideTask(row, None))
+        Supervisor(work, TakenMeanwhile(), claims, presence, threading.Event()).settle(SlideTask(row, None))
     presence.close()
     assert ("work_on" in called) == (when == "meanwhile")
-    assert not list(job.out.glob("*.h5"))
-    assert not (job.state_dir / "outcomes").exists()
+    assert not list(work.out.glob("*.h5"))
+    assert not (work.state_dir / "outcomes").exists()
     assert claims.live() == {}
-    assert json.loads((job.state_dir / "run.json").read_text()) == {"key": "theirs"}
+    assert json.loads((work.state_dir / "run.json").read_text()) == {"key": "theirs"}

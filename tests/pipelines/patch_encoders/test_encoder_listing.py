@@ -51,7 +51,7 @@ def test_one_encoder_says_where_to_ask_and_how_to_point_at_a_folder() -> None:
     text = run("uni")
     assert "ask for access at https://huggingface.co/MahmoodLab/UNI" in text
     assert "--encoder uni:FOLDER" in text
-    assert "comel[timm]" in text
+    assert "comel-mil[timm]" in text
     assert "ask for access" not in " ".join(obtain("phikon-v2"))
     assert obtain("efficientnet-lite0") == []
     with pytest.raises(ConfigError, match="did you mean 'virchow2'"):
@@ -60,12 +60,13 @@ def test_one_encoder_says_where_to_ask_and_how_to_point_at_a_folder() -> None:
 
 def test_whether_it_can_be_used_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def ready(name: str) -> str:
-        return list_encoders(name)[0]["ready"]
+        answer: str = list_encoders(name)[0]["ready"]
+        return answer
 
     assert ready("efficientnet-lite0") == "yes"
     monkeypatch.setattr("pipelines.patch_encoders.listing.find_spec", lambda name: None if name == "timm" else object())
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
-    assert ready("uni") == "needs comel[timm]"
+    assert ready("uni") == "needs comel-mil[timm]"
     assert ready("hibou-b") == "weights: on request"
     assert ready("phikon-v2") == "weights: to be fetched"
     monkeypatch.setattr("pipelines.patch_encoders.listing.find_spec", lambda name: object())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +9,10 @@ import torch
 
 from comel.errors import ConfigError
 from pipelines.patch_encoders import PatchEncoder, load_encoder, scale_note
-from pipelines.patch_encoders.base import resolve_device
 from tests.pipelines.small_slides import MeanColour
 
 TILES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -180,31 +180,3 @@ def test_the_note_is_about_every_scale() -> None:
 def test_unknown_device() -> None:
     with pytest.raises(ConfigError, match="no device 'tpu9'"):
         load_encoder("efficientnet-lite0", "tpu9")
-
-
-@pytest.mark.parametrize(
-    ("device", "count", "expected"),
-    [
-        ("auto", 0, "cpu"),
-        ("auto", 2, "cuda"),
-        ("cpu", 2, "cpu"),
-        ("cpu:0", 0, "cpu"),
-        ("cuda", 1, "cuda"),
-        ("cuda:1", 2, "cuda:1"),
-        ("cuda:2", 2, "device 'cuda:2': this machine has 2 CUDA devices; they count from cuda:0"),
-        ("cuda:1", 1, "device 'cuda:1': this machine has 1 CUDA device; they count from cuda:0"),
-        ("cuda:0", 0, "device 'cuda:0': torch finds no CUDA device; choose auto or cpu"),
-        ("meta", 2, "no device 'meta'; choose auto, cpu, cuda or cuda:N"),
-        ("mps", 2, "no device 'mps'; choose auto, cpu, cuda or cuda:N"),
-        ("", 2, "no device ''; choose auto, cpu, cuda or cuda:N"),
-    ],
-)
-def test_devices(device: str, count: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    if expected.startswith(("cpu", "cuda")):
-        assert resolve_device(device) == expected
-    else:
-        with pytest.raises(ConfigError) as error:
-            resolve_device(device)
-        assert str(error.value) == expected

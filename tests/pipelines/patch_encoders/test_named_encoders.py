@@ -55,7 +55,10 @@ class TinySwin(nn.Module):
         self.layers = nn.ModuleList([first, second])
 
     def forward_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.layers[1].downsample(self.patch_embed(pixels))
+        merge = self.layers[1].downsample
+        assert isinstance(merge, nn.Linear)
+        merged: torch.Tensor = merge(self.patch_embed(pixels))
+        return merged
 
 
 @pytest.fixture
@@ -95,6 +98,7 @@ def save_vit(folder: Path) -> TinyViT:
 
 def numpy_tokens(network: TinyViT, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class token (B, D) and patch tokens (B, 4, D) of pixels (B, 3, 32, 32)."""
+    assert network.proj.bias is not None
     kernel, bias = network.proj.weight.detach().numpy(), network.proj.bias.detach().numpy()
     patches = np.stack(
         [np.einsum("bchw,dchw->bd", pixels[:, :, y : y + 16, x : x + 16], kernel) + bias for y in (0, 16) for x in (0, 16)],
@@ -234,9 +238,9 @@ def test_the_stem_of_ctranspath_makes_a_token_of_four_by_four_pixels() -> None:
 def numpy_pooler(pooler: Any, tokens: np.ndarray) -> np.ndarray:
     def norm(values: np.ndarray, layer: nn.LayerNorm) -> np.ndarray:
         centred = values - values.mean(axis=-1, keepdims=True)
-        return centred / np.sqrt(values.var(axis=-1, keepdims=True) + layer.eps) * layer.weight.detach().numpy() + (
-            layer.bias.detach().numpy()
-        )
+        scaled = centred / np.sqrt(values.var(axis=-1, keepdims=True) + layer.eps)
+        normalised: np.ndarray = scaled * layer.weight.detach().numpy() + layer.bias.detach().numpy()
+        return normalised
 
     weight = {name: getattr(pooler, name).weight.detach().numpy() for name in ("to_q", "to_kv", "to_out")}
     query = norm(pooler.query.detach().numpy(), pooler.ln_q) @ weight["to_q"].T
@@ -250,7 +254,8 @@ def numpy_pooler(pooler: Any, tokens: np.ndarray) -> np.ndarray:
             key, value = both[item][:, :width][:, part], both[item][:, width:][:, part]
             scores = np.exp(query[:, part] @ key.T / np.sqrt(each))
             out[item][:, part] = scores / scores.sum(axis=1, keepdims=True) @ value
-    return out @ weight["to_out"].T
+    pooled: np.ndarray = out @ weight["to_out"].T
+    return pooled
 
 
 def test_attentional_pooler() -> None:
@@ -286,7 +291,7 @@ def test_conch_normalises_what_its_query_finds(timm: list[Any], tmp_path: Path) 
 
 def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"uni: needs the package timm; pip install 'comel\[timm\]'"):
+    with pytest.raises(ConfigError, match=r"uni: needs the package timm; pip install 'comel-mil\[timm\]'"):
         load_encoder(f"uni:{tmp_path}", "cpu")
 
 
@@ -300,7 +305,7 @@ def test_the_hash_is_of_the_tensors_not_of_the_file(timm: list[Any], tmp_path: P
     first, second = (load(small("uni"), tmp_path / kind) for kind in ("safe", "torch"))
     assert first.weights_hash == second.weights_hash
     with torch.no_grad():
-        network.prefix += 1
+        network.prefix.add_(1)
     torch.save(network.state_dict(), tmp_path / "torch" / "pytorch_model.bin")
     assert load(small("uni"), tmp_path / "torch").weights_hash != first.weights_hash
 
@@ -377,7 +382,7 @@ def test_the_hub_is_asked_for_each_kind_of_file(timm: list[Any], monkeypatch: py
 
 # transformers
 
-TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 28}
+TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 28}
 
 
 def save_processor(folder: Path) -> None:

@@ -45,7 +45,8 @@ def stained(vectors: np.ndarray, strength: float, height: int = 256, width: int 
     """The same tissue, (height, width, 3) uint8, in the two stains given by optical density."""
     draw = np.random.default_rng(seed)
     amounts = np.stack([draw.gamma(2, 0.35, (height, width)), draw.gamma(3, 0.25, (height, width))], axis=-1) * strength + 0.15
-    return np.clip(np.rint(240 * np.exp(-amounts @ vectors)), 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(np.rint(240 * np.exp(-amounts @ vectors)), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def slide_in(path: Path, vectors: np.ndarray, strength: float) -> Path:
@@ -256,7 +257,7 @@ def test_real_slides_come_together(real_slide: Callable[[str], Path], encoder: M
     colours: dict[str, list[np.ndarray]] = {"none": [], "macenko": [], "reinhard": []}
     for name, assumed in (("CMU-1-Small-Region.svs", None), ("TCGA-CR-7395-01A-01-TS1.svs", 0.5)):
         for chosen, found in colours.items():
-            how = ExtractSettings(target_mpp=2.0, stain_normalisation=chosen, assume_mpp=assumed, tile_size=128)  # type: ignore[arg-type]
+            how = ExtractSettings(target_mpp=2.0, stain_normalisation=chosen, assume_mpp=assumed, tile_size=128)
             found.append(extract_slide(real_slide(name), slide_id=name, encoder=encoder, settings=how).bag.features.mean(0))
     apart = {chosen: np.abs(found[0].astype(float) - found[1]).max() for chosen, found in colours.items()}
     assert apart["macenko"] < apart["none"]

@@ -165,7 +165,7 @@ def test_two_runs_plan_the_same(slide_path: Path) -> None:
     for one, other in zip(*runs, strict=True):
         assert np.array_equal(one.plan.coords, other.plan.coords)
         assert np.array_equal(one.plan.tissue, other.plan.tissue)
-        assert (one.parent is None and other.parent is None) or np.array_equal(one.parent, other.parent)  # type: ignore[arg-type]
+        assert (one.parent is None and other.parent is None) or np.array_equal(one.parent, other.parent)
 
 
 def test_a_parent_shows_its_children(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ def cells(seed: int, contrast: float = 1.0) -> np.ndarray:
     tile = np.full((128, 128, 3), (215, 165, 200), np.uint8)
     for x, y in random.integers(0, 128, (60, 2)):
         cv2.circle(tile, (int(x), int(y)), int(random.integers(3, 7)), (110, 70, 140), -1, cv2.LINE_AA)
-    tile = 220 + contrast * (tile.astype(float) - 220) + random.normal(0, 1, tile.shape)
-    return np.clip(tile, 0, 255).astype(np.uint8)
+    noisy = 220 + contrast * (tile.astype(float) - 220) + random.normal(0, 1, tile.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
 def defocused(tile: np.ndarray, sigma: float) -> np.ndarray:

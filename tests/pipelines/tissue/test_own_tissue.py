@@ -15,7 +15,7 @@ from comel.bags.bag import read_bag
 from comel.bags.contract import FeatureContract
 from comel.errors import ConfigError, SlideError
 from pipelines.batch.run import extract_cohort
-from pipelines.batch.work import Job, describe
+from pipelines.batch.work import SlideWork, describe
 from pipelines.extraction.contract import ContractReader
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import extract_slide
@@ -55,7 +55,7 @@ def test_areas_of_every_class_are_tissue_but_those_left_out(
     slide_path: Path, tmp_path: Path, name: str, is_tissue: bool
 ) -> None:
     """A second area within the first and one beside it: what is left out cuts the first, what is tissue adds to it."""
-    beside = [[1000, 100], [1400, 100], [1400, 500], [1000, 500]]
+    beside: list[Any] = [[1000, 100], [1400, 100], [1400, 500], [1000, 500]]
     files = [
         qupath(tmp_path / "o.geojson", ("Tissue", [SQUARE[:-1]]), (name, [HOLE[:-1]]), (name, [beside])),
         asap(tmp_path / "o.xml", ("Tissue", SQUARE[:-1]), (name, HOLE[:-1]), (name, beside)),
@@ -168,7 +168,7 @@ def test_a_relative_folder_means_the_same_in_a_worker_elsewhere(tmp_path: Path, 
     (tmp_path / "here" / "drawn").mkdir(parents=True)
     write_outline(tmp_path / "here" / "drawn" / "s.geojson", SQUARE)
     monkeypatch.chdir(tmp_path / "here")
-    sent = pickle.dumps(Job(tmp_path, ExtractSettings(tissue_folder=Path("drawn")), "cpu", "run", encoder=MeanColour()))
+    sent = pickle.dumps(SlideWork(tmp_path, ExtractSettings(tissue_folder=Path("drawn")), "cpu", "run", encoder=MeanColour()))
     monkeypatch.chdir(tmp_path)
     job = pickle.loads(sent)
     assert own_tissue(job.settings.tissue_folder, "s", "hsv-otsu") == tmp_path / "here" / "drawn" / "s.geojson"
@@ -195,6 +195,8 @@ def test_a_model_reads_a_slide_as_it_was_drawn(
         stored = FeatureContract(**json.loads(json.dumps(bag.contract.__dict__)))  # as model.json keeps it
         read = ContractReader(stored, tissue_folder=folder).extract(slide_path, slide_id="s").bag
         assert np.array_equal(read.features, bag.features)
+        assert read.coords is not None
+        assert bag.coords is not None
         assert np.array_equal(read.coords, bag.coords)
         assert read.contract == bag.contract
         if method == "geojson":

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_tiles_under_ink_or_on_folds_are_left_out(slide_path: Path) -> None:
     ink, fold = np.zeros((120, 160), np.uint8), np.zeros((120, 160), bool)
     ink[:, 40:60], fold[60:] = 3, True
     tissue = TissueMask(full, 10, 10, 1.0, ink=ink, fold=fold)
-    options = {"tile_size": 200, "target_mpp": 0.5}
+    options: dict[str, Any] = {"tile_size": 200, "target_mpp": 0.5}
     with open_slide(slide_path) as slide:
         every = plan_tiles(slide, tissue, **options)
         inked = plan_tiles(slide, tissue, **options, max_pen=0.5)

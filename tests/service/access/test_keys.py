@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +23,11 @@ from comel.app.commands import keys as commands
 from comel.errors import ConfigError
 from service import app as application
 from service.access.gate import Gate
-from service.access.keys import SCOPES, KeyStore, is_loopback
+from service.access.keys import SCOPES, KeyStore, is_loopback, private_files, private_folder
 from service.access.rate import RateLimiter
 from service.app import create_app, serve
 from service.settings import ServiceSettings
+from tests.service.answers import bag_bytes
 
 NEEDED = [
     ("GET", "/v1/models", "read"),
@@ -186,12 +189,113 @@ def test_a_revoked_key_is_refused_at_once(guarded: TestClient, held: dict[str, s
 def test_a_vanished_key_file_does_not_open_the_service(guarded: TestClient, store: KeyStore) -> None:
     store.path.unlink()
     assert guarded.get("/v1/models").status_code == 401
+    lost = guarded.get("/readyz")
+    assert (lost.status_code, "keys are lost" in lost.json()["detail"]) == (503, True)
 
 
-def test_the_first_key_closes_an_open_service(client: TestClient, store: KeyStore) -> None:
+def test_the_first_key_closes_an_open_service_for_good(client: TestClient, store: KeyStore) -> None:
     assert client.get("/v1/models").status_code == 200
-    store.add("viewer", "read")
+    key = store.add("viewer", "read")
     assert client.get("/v1/models").status_code == 401
+    for path in store.path.parent.glob("keys.*"):
+        path.unlink()  # all that says that there were keys
+        assert client.get("/v1/models").status_code == 401
+    assert client.get("/v1/models", headers=bearer(key)).status_code == 401
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_service_that_had_keys_starts_closed_without_them(
+    revoked: bool, store: KeyStore, settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
+) -> None:
+    store.add("viewer", "predict")
+    if revoked:
+        store.revoke("viewer")
+    store.path.unlink()
+    assert not Gate(settings).open
+    content = bag_bytes(tmp_path, make_bag([0.5]))
+    with TestClient(create_app(settings, predictor=predictor)) as client:
+        for path in ("/v1/models", "/v1/predictions", "/v1/jobs", "/v1/slides", "/metrics"):
+            assert client.get(path).status_code == 401
+        assert client.post("/v1/predictions", files={"bag": ("a.h5", content)}).status_code == 401
+        assert client.get("/readyz").status_code == 503
+        again = store.add("second", "read")
+        assert client.get("/v1/models", headers=bearer(again)).status_code == 200
+        assert client.get("/readyz").status_code == 200
+
+
+def test_the_keys_of_an_earlier_version_are_remembered(store: KeyStore, settings: ServiceSettings) -> None:
+    store.add("viewer", "read")
+    (settings.state_dir / "keys.required").unlink()  # which that version did not write
+    assert not Gate(settings).open
+    store.path.unlink()
+    assert not Gate(settings).open
+
+
+def test_a_state_that_never_had_keys_is_open_on_loopback_unless_keys_are_required(settings: ServiceSettings) -> None:
+    assert Gate(settings).open
+    for more in ({"require_keys": True}, {"host": "0.0.0.0"}, {"host": "0.0.0.0", "require_keys": False}):
+        assert not Gate(settings.model_copy(update=more)).open
+    with pytest.raises(ConfigError, match=r"require_keys is set.*comel keys add"):
+        Gate(settings.model_copy(update={"require_keys": True})).check_exposure()
+    Gate(settings).check_exposure()
+
+
+def test_that_keys_are_lost_is_said_where_they_are_required(settings: ServiceSettings, store: KeyStore) -> None:
+    store.add("viewer", "read")
+    store.path.unlink()
+    with pytest.raises(ConfigError, match=r"keys\.json is lost: restore it"):
+        Gate(settings.model_copy(update={"host": "0.0.0.0"})).check_exposure()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o707, 0o701])
+def test_a_state_folder_that_others_can_read_is_closed_to_them(mode: int, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    for names in ((), ("lost+found",), ("comel.db", "other.txt")):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        folder.chmod(mode)
+        private_folder(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_use_is_no_state_folder(tmp_path: Path) -> None:
+    """Closing /tmp or somebody's home to everyone else would do more harm than refusing it."""
+    shared, sticky = tmp_path / "home", tmp_path / "tmp"
+    for folder, mode in ((shared, 0o755), (sticky, 0o1777)):
+        folder.mkdir()
+        (folder / "thesis.tex").touch()
+        folder.chmod(mode)
+        with pytest.raises(ConfigError, match="a folder of its own"):
+            private_folder(folder)
+        assert folder.stat().st_mode & 0o7777 == mode
+    (sticky / "comel.db").touch()
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        private_folder(sticky)
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "no")
+
+    (tmp_path / "state").mkdir(mode=0o755)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(ConfigError, match="another user"):
+        private_folder(tmp_path / "state")
+
+
+def test_what_a_service_writes_is_its_owners_alone(
+    settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
+) -> None:
+    content = bag_bytes(tmp_path, make_bag([0.2, 0.9]))
+    with private_files(), TestClient(create_app(settings, predictor=predictor)) as client:
+        made = client.post("/v1/predictions", files={"bag": ("a.h5", content)}).json()
+        assert client.get(made["links"]["map"]).status_code == 200
+        client.post("/v1/uploads", json={"filename": "a", "size": 9})
+        found = [settings.state_dir, *settings.state_dir.rglob("*")]
+    assert len(found) > 12
+    assert [path for path in found if path.exists() and path.stat().st_mode & 0o077] == []
 
 
 def test_an_open_service_answers_to_its_own_address_only(client: TestClient) -> None:
@@ -272,7 +376,7 @@ def listening_to_nothing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         server.started = True
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
-    monkeypatch.setattr(application, "open_models", lambda settings: object())
+    monkeypatch.setattr(application, "open_models", lambda settings: SimpleNamespace(names=[]))
     monkeypatch.setattr(application, "route_library_logs", lambda log: None)
     monkeypatch.setattr(tempfile, "tempdir", None)
     return opened

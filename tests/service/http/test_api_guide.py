@@ -116,7 +116,12 @@ def test_the_guide_goes_on_after_a_break_and_waits_when_told(
             return answer
 
         monkeypatch.setattr(client, "request", request)
-        monkeypatch.setitem(guide, "time", SimpleNamespace(sleep=lambda seconds: slept.append(seconds) or time.sleep(0.05)))
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            time.sleep(0.05)
+
+        monkeypatch.setitem(guide, "time", SimpleNamespace(sleep=sleep))
         assert guide["send"](client, tmp_path / "sent.h5")["prediction"]["label"] == "tumour"
     assert slept[:2] == [7, 5]
     assert next(troubles, "none left") == "none left"
@@ -128,7 +133,8 @@ def test_the_guides_python_asks_a_service(guide: dict[str, Any], address: str, c
     label, confidence = capsys.readouterr().out.split()
     assert label == "tumour"
     assert 0.5 <= float(confidence) <= 1
-    assert Image.open("map.png").width >= 256
+    with Image.open("map.png") as picture:
+        assert picture.width >= 256
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -146,10 +152,12 @@ def test_the_guides_curl_asks_a_service(address: str) -> None:
             ids["jobs" if "state" in answer else "uploads" if "offset" in answer else "predictions"] = answer["id"]
     assert set(ids) == {"jobs", "uploads", "predictions"}
     assert len(commands()) == 12
-    assert Image.open("map.png").width == 2048
+    with Image.open("map.png") as picture:
+        assert picture.width == 2048
     headers = {"Authorization": f"Bearer {os.environ['KEY']}"}
     with httpx.Client(base_url=address, headers=headers) as client:
-        job = ended(client, httpx.Response(202, headers={"Location": f"/v1/jobs/{ids['jobs']}"}))
+        asked = httpx.Request("POST", f"{address}/v1/predictions")
+        job = ended(client, httpx.Response(202, headers={"Location": f"jobs/{ids['jobs']}"}, request=asked))
     assert (job["state"], job["slide_id"]) == ("done", "slide-1")
 
 

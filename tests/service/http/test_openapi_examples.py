@@ -20,7 +20,7 @@ from service.app import create_app
 from service.db.tables import Job
 from service.settings import ServiceSettings
 from service.webhooks.outbox import body_of
-from tests.service.answers import bag_bytes
+from tests.service.answers import bag_bytes, place_of
 
 BINARY = {"image/png", "image/jpeg", "application/x-hdf5", "application/octet-stream"}
 PROBLEM = "application/problem+json"
@@ -169,10 +169,10 @@ def test_the_answers_of_the_examples_look_like_real_ones(
         "read_geojson": client.get(f"{this}/map.geojson"),
         "read_raster_place": client.get(f"{this}/raster.json"),
         "list_jobs": client.get("/v1/jobs"),
-        "read_job": client.get(job.headers["location"]),
-        "cancel_job": client.post(f"{job.headers['location']}/cancel"),
+        "read_job": client.get(place_of(job)),
+        "cancel_job": client.post(f"{place_of(job)}/cancel"),
         "list_slides": client.get("/v1/slides"),
-        "read_upload": client.get(upload.headers["location"]),
+        "read_upload": client.get(place_of(upload)),
     }
     for name, answer in asked.items():
         for example in examples_of(document, name, answer.status_code):

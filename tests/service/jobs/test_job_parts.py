@@ -37,7 +37,7 @@ from service.webhooks import outbox
 from service.webhooks.addresses import check_url, resolve
 from service.webhooks.outbox import Outbox, wait_before
 from service.webhooks.signature import sign, verify
-from tests.service.answers import bag_bytes, ended
+from tests.service.answers import bag_bytes, ended, place_of
 
 
 def backend_of(client: TestClient) -> Backend:
@@ -49,7 +49,7 @@ def upload(client: TestClient, content: bytes, **more: Any) -> Any:
     """Begin an upload and send all of it."""
     begun = client.post("/v1/uploads", json={"filename": "a/b c.h5", "size": len(content), **more})
     assert begun.status_code == 201, begun.text
-    return client.put(begun.headers["location"], params={"offset": 0}, content=content)
+    return client.put(place_of(begun), params={"offset": 0}, content=content)
 
 
 def test_an_upload_goes_on_after_a_break(client: TestClient, make_bag: Any, tmp_path: Path) -> None:
@@ -96,9 +96,14 @@ def test_a_whole_upload_that_is_nothing_is_removed(
 def test_what_there_is_no_room_for_is_refused(settings: ServiceSettings, predictor: Any) -> None:
     small = settings.model_copy(update={"max_state_bytes": 1000, "max_slide_bytes": 2000})
     with TestClient(create_app(small, predictor=predictor)) as client:
-        assert client.post("/v1/uploads", json={"filename": "a", "size": 900}).status_code == 201
-        assert "quota" in client.post("/v1/uploads", json={"filename": "a", "size": 900}).json()["detail"]
+        first, second = (client.post("/v1/uploads", json={"filename": "a", "size": 900}).json()["id"] for _ in range(2))
+        assert client.put(f"/v1/uploads/{first}", params={"offset": 0}, content=bytes(800)).status_code == 200
+        refused = client.put(f"/v1/uploads/{second}", params={"offset": 0}, content=bytes(300))
+        assert (refused.status_code, "quota" in refused.json()["detail"]) == (413, True)
+        assert client.get(f"/v1/uploads/{second}").json()["offset"] == 0
+        assert client.put(f"/v1/uploads/{second}", params={"offset": 0}, content=bytes(100)).status_code == 200
         assert client.post("/v1/uploads", json={"filename": "a", "size": 2001}).status_code == 413
+        assert "quota" in client.post("/v1/uploads", json={"filename": "a", "size": 101}).json()["detail"]
 
 
 def test_the_same_request_again_leads_to_the_same_result(client: TestClient, make_bag: Any, tmp_path: Path) -> None:
@@ -131,25 +136,35 @@ def test_a_key_whose_prediction_is_gone_may_be_used_again(client: TestClient, ma
 def test_the_first_of_two_that_come_together_makes_the_prediction(
     client: TestClient, predictor: Any, make_bag: Any, tmp_path: Path
 ) -> None:
-    predictor.delay = 1.0
+    predictor.go_on.clear()
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1, 0.9])))}
     headers = {"Idempotency-Key": "order-8"}
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/v1/predictions", files=files, headers=headers)
-        assert predictor.started.wait(30)
+        assert predictor.started.wait(60)
         assert client.post("/v1/predictions", files=files, headers=headers).status_code == 409
+        predictor.go_on.set()
         made = first.result()
     assert made.status_code == 201
     assert client.post("/v1/predictions", files=files, headers=headers).json()["id"] == made.json()["id"]
 
 
-def test_predictions_leave_room_for_uploads(settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path) -> None:
-    small = settings.model_copy(update={"max_state_bytes": 10_000})
+def test_what_is_announced_takes_no_room_from_others(
+    settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
+) -> None:
+    """Nobody's prediction goes because somebody says that a large file will come."""
+    small = settings.model_copy(update={"max_state_bytes": 200_000})
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1] * 200)))}
     with TestClient(create_app(small, predictor=predictor)) as client:
-        assert client.post("/v1/predictions", files=files).status_code == 201
-        assert client.post("/v1/uploads", json={"filename": "a", "size": 9_000}).status_code == 201
-        assert client.post("/v1/uploads", json={"filename": "a", "size": 9_000}).status_code == 413
+        made = client.post("/v1/predictions", files=files).json()["id"]
+        for _ in range(3):
+            place = place_of(client.post("/v1/uploads", json={"filename": "a", "size": 199_000}))
+        audit = client.app.state.audit  # type: ignore[attr-defined]
+        assert not any(clean(backend_of(client).database, small, audit).values())
+        assert client.get(f"/v1/predictions/{made}").status_code == 200
+        # What has arrived does: predictions make room for it.
+        assert client.put(place, params={"offset": 0}, content=bytes(198_000)).status_code == 200
+        assert clean(backend_of(client).database, small, audit)["predictions"] == 1
 
 
 def test_a_client_that_goes_silent_does_not_lock_its_upload(settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +203,7 @@ def test_a_client_that_goes_silent_does_not_lock_its_upload(settings: ServiceSet
 
 
 def test_an_upload_whose_file_is_gone_is_gone(client: TestClient, settings: ServiceSettings) -> None:
-    place = client.post("/v1/uploads", json={"filename": "語" * 100 + ".h5", "size": 900}).headers["location"]
+    place = place_of(client.post("/v1/uploads", json={"filename": "語" * 100 + ".h5", "size": 900}))
     shutil.rmtree(settings.state_dir / "uploads" / place.rsplit("/", 1)[1])
     assert client.put(place, params={"offset": 0}, content=b"12").status_code == 404
     assert client.get(place).status_code == 404
@@ -197,12 +212,12 @@ def test_an_upload_whose_file_is_gone_is_gone(client: TestClient, settings: Serv
 def test_a_larger_bag_becomes_a_job_and_a_full_queue_says_when_to_come_again(
     settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
 ) -> None:
-    predictor.delay = 3.0
+    predictor.go_on.clear()
     limited = settings.model_copy(update={"sync_max_instances": 2, "max_queued_jobs": 1, "grace_seconds": 0.0})
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1, 0.9, 0.2])))}
     with TestClient(create_app(limited, predictor=predictor)) as client:
         running = client.post("/v1/predictions", files=files)
-        assert predictor.started.wait(30)
+        assert predictor.started.wait(60)
         waiting = client.post("/v1/predictions", files=files)
         full = client.post("/v1/predictions", files=files)
         assert (running.status_code, waiting.status_code, full.status_code) == (202, 202, 429)
@@ -211,6 +226,7 @@ def test_a_larger_bag_becomes_a_job_and_a_full_queue_says_when_to_come_again(
         assert client.post(running.json()["links"]["cancel"]).json()["state"] == "cancelled"
         listed = client.get("/v1/jobs", params={"state": "cancelled"}).json()["items"]
         assert {job["id"] for job in listed} == {running.json()["id"], waiting.json()["id"]}
+        predictor.go_on.set()
     assert not (settings.state_dir / "predictions" / running.json()["id"]).exists()
 
 
@@ -319,12 +335,10 @@ def test_a_receiver_that_drips_is_cut_off(settings: ServiceSettings, monkeypatch
         dripping.start()
         job = Job(id="0" * 32, state="done", webhook=f"http://127.0.0.1:{server.getsockname()[1]}/")
         chosen = settings.model_copy(update={**HOSTS, "webhook_private": True})
-        started = time.monotonic()
         taken, said = Outbox(None, chosen, log=FakeLog())._call(job)  # type: ignore[arg-type]
         over.set()
-        dripping.join(10)
+        dripping.join(60)
     assert not taken, said
-    assert time.monotonic() - started < 30
 
 
 def test_a_slide_that_became_a_link_is_not_read(settings: ServiceSettings, tmp_path: Path) -> None:
@@ -376,16 +390,20 @@ def test_old_predictions_expired_uploads_and_what_was_left_behind_go(
     made = [send(make_bag([0.1, score])).json()["id"] for score in (0.2, 0.3, 0.4)]
     folder, database = settings.state_dir / "predictions", backend_of(client).database
     begun = client.post("/v1/uploads", json={"filename": "a", "size": 9}).json()["id"]
-    for name in (".partial-x", "0" * 32):
+    for name in (".partial-x", f".removed-{'0' * 32}.x"):
         (folder / name).mkdir()
-    assert not any(clean(database, settings).values())
+    audit = client.app.state.audit  # type: ignore[attr-defined]
+    assert not any(clean(database, settings, audit).values())
     with database.writing() as session:
         session.execute(update(PredictionRow).where(PredictionRow.id == made[0]).values(created=1.0))
         session.execute(update(Upload).values(expires=1.0))
-    removed = clean(database, settings.model_copy(update={"keep_days": 1.0}), left_behind_seconds=-1)
-    assert removed == {"predictions": 1, "uploads": 1, "jobs": 0, "left_behind": 2}
+    removed = clean(database, settings.model_copy(update={"keep_days": 1.0}), audit, left_behind_seconds=-1)
+    assert removed == {"predictions": 1, "uploads": 1, "jobs": 0, "left_behind": 2, "adopted": 0, "set_aside": 0}
     assert {path.name for path in folder.iterdir()} == set(made[1:])
     assert client.get(f"/v1/predictions/{made[0]}").status_code == client.get(f"/v1/uploads/{begun}").status_code == 404
     size = backend_of(client).predictions.row(made[2]).size
-    clean(database, settings.model_copy(update={"max_state_bytes": size + 1}))
+    clean(database, settings.model_copy(update={"max_state_bytes": size + 1}), audit)
     assert [entry["id"] for entry in client.get("/v1/predictions").json()["items"]] == [made[2]]
+    lines = [json.loads(line) for line in audit.path.read_text().splitlines()]
+    deleted = [(line.get("by"), line.get("prediction") or line.get("upload")) for line in lines if line["action"] == "delete"]
+    assert deleted == [("keep_days", made[0]), ("upload_hours", begun), ("max_state_bytes", made[1])]

@@ -105,6 +105,7 @@ def server_of(run: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     yield of
     for server in made:
+        server.client.close()
         if server.process is not None and server.process.poll() is None:
             server.kill()
 
@@ -204,7 +205,7 @@ def wait_for(server: Server, job: str, state: str) -> Any:
 
 
 def gone(process: psutil.Process) -> bool:
-    psutil.wait_procs([process], timeout=30)
+    psutil.wait_procs([process], timeout=60)
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 

@@ -24,7 +24,7 @@ from comel.errors import ConfigError, RunError
 from comel.prediction.predictor import Predictor
 from service import app as application
 from service.app import create_app
-from service.errors import NotFoundError
+from service.errors import NotFoundError, NotReadyError
 from service.served.registry import SPARE_VERSIONS, ModelRegistry
 from service.settings import ServiceSettings
 from tests.places import ROOT
@@ -201,7 +201,10 @@ def test_a_damaged_version_is_refused_said_and_taken_once_repaired(
     assert str(runs) not in json.dumps(model)
     ready = served.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["warnings"] == ["model colon: version 3 cannot be used, version 2 answers"]
+    (warning,) = ready.json()["warnings"]
+    assert warning.startswith("model colon: version 3 cannot be used, version 2 answers: versions/003/")
+    assert "missing or changed" in warning
+    assert str(runs) not in warning
     assert 'comel_model_refused{model="colon"} 1.0' in served.get("/metrics").text
     assert served.post("/v1/predictions", files={"bag": ("a.h5", bag_file(tmp_path))}).status_code == 201
     checksums = json.loads((third / "checksums.json").read_text())
@@ -238,8 +241,11 @@ def test_a_service_starts_with_the_version_that_answered_last(made: Path, runs: 
     state = again.state("colon")
     assert (state.version, state.refusal and state.refusal.version) == (1, 2)
     (settings.state_dir / "models.json").unlink()
-    with pytest.raises(RunError, match="missing or changed"):
-        ModelRegistry(settings).open()
+    forgetful = ModelRegistry(settings)
+    forgetful.open()
+    assert (forgetful.state("colon").version, forgetful.state("kidney").version) == (None, 1)
+    with pytest.raises(NotReadyError, match="missing or changed"):
+        forgetful.get("colon")
     (settings.state_dir / "models.json").write_text("[1]")
     with pytest.raises(ConfigError, match="cannot be read"):
         ModelRegistry(settings).open()

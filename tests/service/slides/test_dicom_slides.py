@@ -66,7 +66,8 @@ def listed(client: TestClient) -> list[dict[str, Any]]:
 
 def mean_colour(answer: Any, box: tuple[int, int, int, int]) -> np.ndarray:
     assert answer.status_code == 200, answer.text
-    return np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB").crop(box), float).mean(axis=(0, 1))
+    colour: np.ndarray = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB").crop(box), float).mean(axis=(0, 1))
+    return colour
 
 
 def test_a_series_is_one_slide(client: TestClient, series: Path) -> None:
@@ -83,8 +84,8 @@ def test_its_pictures_are_of_its_pixels(client: TestClient, series: Path) -> Non
     tile = client.get(f"{place}/tiles/{said['max_level']}/0_0.jpg")
     thumbnail = client.get(f"{place}/thumbnail.jpg", params={"width": SIDE // 4})
     for picture, scale in ((tile, 1), (thumbnail, 4)):
-        box = tuple(side // scale for side in (120, 120, 380, 380))
-        np.testing.assert_allclose(mean_colour(picture, box), [150, 70, 140], atol=8)
+        near, far = 120 // scale, 380 // scale
+        np.testing.assert_allclose(mean_colour(picture, (near, near, far, far)), [150, 70, 140], atol=8)
     write_dicom(series, levels_of(np.full((SIDE, SIDE, 3), 90, np.uint8)), (0.5, 0.5))
     changed = client.get(f"{place}/tiles/{said['max_level']}/0_0.jpg", headers={"If-None-Match": tile.headers["etag"]})
     np.testing.assert_allclose(mean_colour(changed, (120, 120, 380, 380)), [90, 90, 90], atol=3)

@@ -134,7 +134,6 @@ def test_a_real_slide_is_extracted_predicted_and_mapped(
     ) as client:
         job = ended(client, ask(client, REAL_SLIDE.name))
         assert job["state"] == "done", job
-        assert job["progress"]["stage"] in ("encode", "predict", None)
         body = client.get(job["links"]["prediction"]).json()
         assert body["prediction"]["slide_id"] == "CMU-1-Small-Region"
         assert body["instances"]["count"] > 50

@@ -73,9 +73,13 @@ def open_page(browser: Any, server: Server) -> Iterator[Any]:
             if message.type in ("error", "warning") and not (expected and expected in message.text):
                 complaints.append(f"{message.text} ({message.location})")
 
+        def asked(request: Any) -> None:
+            if not request.url.startswith((url, "blob:", "data:")):
+                complaints.append(request.url)
+
         page.on("console", heard)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: request.url.startswith((url, "blob:", "data:")) or complaints.append(request.url))
+        page.on("request", asked)
         page.goto(f"{url}/{place}")
         page.wait_for_selector(ready)
         return page

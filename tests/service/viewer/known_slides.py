@@ -46,7 +46,8 @@ def _picture() -> tuple[np.ndarray, tuple[int, int, int, int]]:
 
 def _halved(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    return pixels.reshape(height, 2, width, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    half: np.ndarray = pixels.reshape(height, 2, width, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    return half
 
 
 def write_plain_slide(path: Path) -> KnownSlide:

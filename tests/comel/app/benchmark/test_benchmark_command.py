@@ -23,6 +23,7 @@ from comel.app.benchmark.table import markdown, summarise
 from comel.base.files import read_json
 from comel.errors import ConfigError, RunError
 from tests.comel.app.benchmark.tiny_benchmark import CUT, Stub, Threads, cohort, write_config
+from tests.comel.toys import scores_of
 
 ROWS = ["mean", "mine", "no-targets", "no-room"]
 Cli = Callable[..., tuple[int, str, str]]
@@ -57,9 +58,10 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def without_time(results: dict[str, Any]) -> dict[str, Any]:
     """The results without ``seconds_per_task``, the only thing that a clock decides."""
-    return json.loads(
+    kept: dict[str, Any] = json.loads(
         json.dumps(results), object_hook=lambda entry: {k: v for k, v in entry.items() if k != "seconds_per_task"}
     )
+    return kept
 
 
 def test_the_table_is_what_the_runs_say(bench: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -68,7 +70,7 @@ def test_the_table_is_what_the_runs_say(bench: tuple[Path, Path, dict[str, Any]]
     for entry in result["results"]:
         if entry["refused"]:
             continue
-        metrics = read_json(out / "features" / f"seed-{entry['seed']}" / "runs" / entry["row"] / "metrics.json")
+        metrics = scores_of(out / "features" / f"seed-{entry['seed']}" / "runs" / entry["row"])
         accuracy = np.array(metrics["matrices"]["bag"]["class_incremental"]["accuracy"], dtype=float)
         assert entry["accuracy"] == pytest.approx(accuracy[-1].mean())
         assert entry["forgetting"] == pytest.approx(max(accuracy[0, 0], accuracy[1, 0]) - accuracy[1, 0])
@@ -200,7 +202,7 @@ def test_a_row_that_was_interrupted_goes_on(copied: tuple[Path, Path]) -> None:
     first = run / "versions" / "001"
     before = files(first)
     assert before
-    assert not read_json(run / "metrics.json").get("finished")
+    assert not scores_of(run)["finished"]
     own = config.parent / "own.py"
     broken = own.read_text()
     try:
@@ -287,7 +289,7 @@ def test_folds_of_real_cells_are_pooled(tmp_path: Path, monkeypatch: pytest.Monk
         areas.append(roc_auc_score([line["label"] == "tumour" for line in mine], probability))
     assert result["pooled_auc"] == pytest.approx(np.mean(areas))
     assert result["pooled_auc_low"] <= result["pooled_auc"] <= result["pooled_auc_high"]
-    folds = [read_json(run / f"fold-{fold}" / "metrics.json") for fold in (0, 1)]
+    folds = [scores_of(run / f"fold-{fold}") for fold in (0, 1)]
     accuracy = [np.array(m["matrices"]["bag"]["domain_incremental"]["accuracy"], float)[-1].mean() for m in folds]
     assert result["accuracy"] == pytest.approx(np.mean(accuracy))
     assert result["within_task_accuracy"] is None

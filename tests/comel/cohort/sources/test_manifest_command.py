@@ -59,7 +59,8 @@ class Grey(PatchEncoder):
     name, weights_hash, recipe, dimension, input_size, device = "grey", "0" * 64, "mean", 3, 0, "cpu"
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
-        return tiles.mean(axis=(1, 2)).astype(np.float32)
+        features: np.ndarray = tiles.mean(axis=(1, 2)).astype(np.float32)
+        return features
 
 
 def draw(path: Path) -> None:

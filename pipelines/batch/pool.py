@@ -11,14 +11,15 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
 from comel.base.cores import THREADS_VARIABLE, available_cores, threads_wanted
+from comel.base.devices import GPUS_VARIABLE, gpu_names
 from comel.base.killable import CallFailed, CallOutOfMemory, KillableWorker, WorkerCrashed
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
 from pipelines.batch.presence import Presence, Present
 from pipelines.batch.supervise import InThisProcess, Settled, SlideTask, Supervisor
-from pipelines.batch.work import Described, Job, describe
+from pipelines.batch.work import Described, SlideWork, describe
 
-__all__ = ["Executor", "InProcess", "LocalPool", "describe_in", "worker_environments"]
+__all__ = ["InProcess", "LocalPool", "Pool", "describe_in", "worker_environments"]
 
 _logger = logging.getLogger(__name__)
 
@@ -28,17 +29,17 @@ _STOP_SECONDS = 4.0
 _LISTEN_SECONDS = 0.5
 
 
-class Executor(Protocol):
+class Pool(Protocol):
     """Works on slides; one run uses it from one thread."""
 
-    def describe(self, job: Job) -> Described:
+    def describe(self, work: SlideWork) -> Described:
         """Load the encoder in a worker and say what it is.
 
         Raises:
             ConfigError: the encoder, the device or the place of the work cannot be used.
         """
 
-    def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
+    def work(self, work: SlideWork, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
         """Work on slides and yield what came of each, in the order in which they end.
 
         Raises:
@@ -61,16 +62,16 @@ class InProcess:
     def __init__(self) -> None:
         self._presence: Presence | None = None
 
-    def describe(self, job: Job) -> Described:
-        """See :class:`Executor`."""
-        return describe(job)
+    def describe(self, work: SlideWork) -> Described:
+        """See :class:`Pool`."""
+        return describe(work)
 
-    def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
-        """See :class:`Executor`."""
-        claims = Claims(job.state_dir / "claims", expiry=job.expiry)
-        self._presence = Presence(job.state_dir / "workers", claims, stall_limit=job.stall_limit)
+    def work(self, work: SlideWork, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
+        """See :class:`Pool`."""
+        claims = Claims(work.state_dir / "claims", expiry=work.expiry)
+        self._presence = Presence(work.state_dir / "workers", claims, stall_limit=work.stall_limit)
         try:
-            supervisor = Supervisor(job, InThisProcess(), claims, self._presence, threading.Event())
+            supervisor = Supervisor(work, InThisProcess(), claims, self._presence, threading.Event())
             for task in tasks:
                 yield supervisor.settle(task)
         finally:
@@ -78,7 +79,7 @@ class InProcess:
             claims.close()
 
     def present(self) -> list[Present]:
-        """See :class:`Executor`."""
+        """See :class:`Pool`."""
         return [self._presence.present()] if self._presence is not None else []
 
     def stop(self) -> None:
@@ -103,33 +104,33 @@ class LocalPool:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def describe(self, job: Job) -> Described:
-        """See :class:`Executor`."""
+    def describe(self, work: SlideWork) -> Described:
+        """See :class:`Pool`."""
         cores, machine = available_cores(), os.cpu_count() or 1
         count = self._wanted or max(1, cores // _CORES_A_WORKER)
         first = KillableWorker(
-            used_bytes=job.worker_bytes, environment=worker_environments(count, 0, cores, machine, os.environ)[0]
+            used_bytes=work.worker_bytes, environment=worker_environments(count, 0, cores, machine, os.environ)[0]
         )
         self._workers = [first]
-        described = describe_in(first, job)
+        described = describe_in(first, work)
         if described.devices and self._wanted is None:
             count = described.devices
         for environment in worker_environments(count, described.devices, cores, machine, os.environ)[1:]:
-            self._workers.append(KillableWorker(used_bytes=job.worker_bytes, environment=environment))
+            self._workers.append(KillableWorker(used_bytes=work.worker_bytes, environment=environment))
         return described
 
-    def work(self, job: Job, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
-        """See :class:`Executor`."""
+    def work(self, work: SlideWork, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
+        """See :class:`Pool`."""
         self._stop.clear()
         todo: queue.SimpleQueue[SlideTask] = queue.SimpleQueue()
         for task in tasks:
             todo.put(task)
         settled: queue.SimpleQueue[Settled | BaseException | None] = queue.SimpleQueue()
-        claims = Claims(job.state_dir / "claims", expiry=job.expiry)
-        presence = self._presence = Presence(job.state_dir / "workers", claims, stall_limit=job.stall_limit)
+        claims = Claims(work.state_dir / "claims", expiry=work.expiry)
+        presence = self._presence = Presence(work.state_dir / "workers", claims, stall_limit=work.stall_limit)
 
         def work_off(worker: KillableWorker) -> None:
-            supervisor = Supervisor(job, worker, claims, presence, self._stop)
+            supervisor = Supervisor(work, worker, claims, presence, self._stop)
             try:
                 while not self._stop.is_set():
                     settled.put(supervisor.settle(todo.get_nowait()))
@@ -165,11 +166,11 @@ class LocalPool:
             claims.close()
 
     def present(self) -> list[Present]:
-        """See :class:`Executor`."""
+        """See :class:`Pool`."""
         return [self._presence.present()] if self._presence is not None else []
 
     def stop(self) -> None:
-        """See :class:`Executor`."""
+        """See :class:`Pool`."""
         self._stop.set()
         until = time.monotonic() + _STOP_SECONDS
         while any(thread.is_alive() for thread in self._threads) and time.monotonic() < until:
@@ -179,25 +180,25 @@ class LocalPool:
                 thread.join(0.05)
 
     def close(self) -> None:
-        """See :class:`Executor`."""
+        """See :class:`Pool`."""
         for worker in self._workers:
             worker.close()
 
 
-def describe_in(worker: KillableWorker, job: Job) -> Described:
+def describe_in(worker: KillableWorker, work: SlideWork) -> Described:
     """:func:`pipelines.batch.work.describe` in a worker.
 
     Raises:
         ConfigError: the encoder or the device cannot be used, or loading the encoder breaks the worker.
     """
     try:
-        described: Described = worker.call(describe, job)
+        described: Described = worker.call(describe, work)
     except CallOutOfMemory as error:
-        raise ConfigError(f"{job.settings.encoder}: cannot be loaded ({error})", "raise --worker-memory") from None
+        raise ConfigError(f"{work.settings.encoder}: cannot be loaded ({error})", "raise --worker-memory") from None
     except (CallFailed, WorkerCrashed) as error:
         if isinstance(error, CallFailed):
             _logger.warning("%s", error.trace)
-        raise ConfigError(f"{job.settings.encoder}: cannot be loaded ({error})", "see the worker's log") from None
+        raise ConfigError(f"{work.settings.encoder}: cannot be loaded ({error})", "see the worker's log") from None
     return described
 
 
@@ -222,7 +223,6 @@ def worker_environments(
         threads = {}
     if devices < 2:
         return [threads for _ in range(workers)]
-    names = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = names or [str(number) for number in range(devices)]
-    seen = [{"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(1, workers)]
+    names = gpu_names(devices, environment)
+    seen = [{GPUS_VARIABLE: names[number % len(names)]} for number in range(1, workers)]
     return [threads, *[{**threads, **one} for one in seen]]

@@ -15,7 +15,7 @@ from pipelines.slides.slide_files import slide_files
 
 __all__ = [
     "Ledger",
-    "Outcome",
+    "SlideRecord",
     "bag_path",
     "file_stamp",
     "files_stamp",
@@ -29,7 +29,7 @@ _ASSUMING = " assuming "
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SlideRecord:
     """What became of a slide.
 
     Attributes:
@@ -97,11 +97,11 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
 
-    def read(self, slide_id: str) -> Outcome | None:
+    def read(self, slide_id: str) -> SlideRecord | None:
         """The slide's outcome; None where there is none that can be read, and the slide is worked on again."""
         return _read(self._folder / f"{slide_id}.json")
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, outcome: SlideRecord) -> None:
         """Record an outcome in place of the last one.
 
         Raises:
@@ -109,16 +109,16 @@ class Ledger:
         """
         write_json(self._folder / f"{outcome.slide_id}.json", asdict(outcome))
 
-    def all(self) -> dict[str, Outcome]:
+    def all(self) -> dict[str, SlideRecord]:
         """The outcomes of every slide ever worked on in this folder, in order of name."""
         found = [outcome for path in sorted(self._folder.glob("[!.]*.json")) if (outcome := _read(path)) is not None]
         return {outcome.slide_id: outcome for outcome in found}
 
 
-def _read(path: Path) -> Outcome | None:
+def _read(path: Path) -> SlideRecord | None:
     try:
         said = json.loads(path.read_bytes())
-        outcome = Outcome(**{**said, "notes": tuple(said["notes"])})
+        outcome = SlideRecord(**{**said, "notes": tuple(said["notes"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return outcome if outcome.slide_id == path.name.removesuffix(".json") else None

@@ -1,0 +1,37 @@
+"""A run's plan: a hash of everything that decides its weights. Only what has the same plan goes on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comel.base.files import sha256_of_json
+from comel.cohort.manifest import Manifest
+from comel.runs.config import SHORT_PRECISIONS, RunConfig, load_config
+from comel.runs.directory import RunDirectory
+from comel.runs.events import read_events
+
+__all__ = ["plan_of", "stored_plan"]
+
+_NOT_PART_OF_IT = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
+
+
+def plan_of(config: RunConfig, manifest: Manifest) -> str:
+    """The hash of the settings, as far as they decide the weights, and of the bytes of the manifest that they name."""
+    values = config.model_dump(mode="json", exclude=_NOT_PART_OF_IT)
+    for key in ("manifest", "bags", "root"):
+        if values["data"][key] is not None:
+            values["data"][key] = str(Path(values["data"][key]).resolve())
+    # As version 0.1.0 spelt it, so that a run that it began is still the same plan.
+    values["trainer"]["precision"] = SHORT_PRECISIONS[config.trainer.precision]
+    return sha256_of_json([values, manifest.digest])
+
+
+def stored_plan(run: RunDirectory, manifest: Manifest) -> str:
+    """The plan that the run was last trained with.
+
+    Args:
+        run: a run that has learned something.
+        manifest: taken for the run's own if ``events.jsonl`` no longer says what the plan was.
+    """
+    plans = [event["plan"] for event in read_events(run) if event["event"] == "start" and "plan" in event]
+    return plans[-1] if plans else plan_of(load_config(run.config), manifest)

@@ -1,0 +1,149 @@
+"""One stage of a session: begun, or taken up from a checkpoint, and trained with a checkpoint now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from comel.models.base import MILModel, settings_of
+from comel.runs import checkpoint
+from comel.runs.config import RunConfig, TrainerConfig
+from comel.runs.directory import RunDirectory
+from comel.runs.events import read_events
+from comel.runs.parts import new_strategy
+from comel.runs.weights import build_model
+from comel.strategies.base import Stage, Strategy
+from comel.training.early_stopping import EarlyStopping
+from comel.training.loop import EpochReport, StageCases, begin_stage, make_optimizer, train_stage
+
+__all__ = ["StageTraining", "begin", "resume", "train"]
+
+
+@dataclass(frozen=True)
+class StageTraining:
+    """A stage that is ready to be trained.
+
+    Attributes:
+        stage, bags: what is learned.
+        model, strategy, optimizer: what learns it.
+        stopping: watches the validation loss, if settings ask for that.
+        first_epoch: epochs that are done already.
+    """
+
+    stage: Stage
+    bags: StageCases
+    model: MILModel
+    strategy: Strategy
+    optimizer: torch.optim.Optimizer
+    stopping: EarlyStopping | None
+    first_epoch: int = 0
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers the stage trains."""
+        return sum(parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"])
+
+
+def begin(stage: Stage, bags: StageCases, model: MILModel, strategy: Strategy, config: TrainerConfig) -> StageTraining:
+    """Prepare a model that has the stage's heads for its first epoch."""
+    model.to(bags.device)
+    begin_stage(model, strategy, stage, bags, config)
+    return _ready(stage, bags, model, strategy, config)
+
+
+def resume(stage: Stage, bags: StageCases, model: MILModel, config: RunConfig, folder: Path, epochs_done: int) -> StageTraining:
+    """What a checkpoint holds of a stage, in a model shaped as ``model``.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    model = build_model({"name": config.model["name"], **settings_of(model)})
+    strategy = new_strategy(config)
+    checkpoint.restore(folder, model, strategy)
+    model.to(bags.device)
+    ready = _ready(stage, bags, model, strategy, config.trainer, epochs_done)
+    checkpoint.restore_optimizer(folder, ready.optimizer)
+    if ready.stopping is not None:
+        ready.stopping.load(checkpoint.early_stopping(folder, stage.index, epochs_done))
+    return ready
+
+
+def train(training: StageTraining, config: TrainerConfig, run: RunDirectory, plan: str, advance: Callable[..., None]) -> float:
+    """Train a stage; returns the seconds of all its epochs, those before an interruption too.
+
+    Args:
+        training: the stage.
+        config: of the session.
+        run: where events and checkpoints go.
+        plan: whom the checkpoints belong to.
+        advance: told of every epoch, see :func:`comel.base.progress.progress_bar`; of all that early stopping left out, too.
+    """
+    keeper = _Keeper(training, config, run, plan, advance)
+    train_stage(
+        training.model,
+        training.strategy,
+        training.stage,
+        training.bags,
+        training.optimizer,
+        config,
+        first_epoch=training.first_epoch,
+        after_epoch=keeper.after_epoch,
+        stopping=training.stopping,
+    )
+    if keeper.done < config.epochs:
+        advance(config.epochs - keeper.done)
+    return keeper.seconds
+
+
+class _Keeper:
+    """Writes down what every epoch gave and, once ``checkpoint_seconds`` have passed, a checkpoint."""
+
+    def __init__(
+        self, training: StageTraining, config: TrainerConfig, run: RunDirectory, plan: str, advance: Callable[..., None]
+    ) -> None:
+        self._training, self._config, self._run, self._plan, self._advance = training, config, run, plan, advance
+        self._name = " + ".join(task.name for task in training.stage.tasks)
+        self._saved = time.monotonic()
+        self.done = training.first_epoch
+        self.seconds = _seconds_before(run, training.stage.index, training.first_epoch)
+
+    def after_epoch(self, report: EpochReport) -> None:
+        """The end of an epoch."""
+        self.done, self.seconds = report.epoch + 1, self.seconds + report.seconds
+        stage = self._training.stage.index
+        losses = {key: round(value, 6) for key, value in report.losses.items()}
+        self._run.event("epoch", stage=stage, epoch=report.epoch, losses=losses, seconds=report.seconds, **report.model)
+        self._advance(1, text=f"{self._name}  " + "  ".join(f"{key} {value:.3f}" for key, value in losses.items()))
+        if time.monotonic() - self._saved >= self._config.checkpoint_seconds and self.done < self._config.epochs:
+            checkpoint.write(
+                self._run.checkpoint,
+                self._plan,
+                stage,
+                self.done,
+                self._training.model,
+                self._training.strategy,
+                self._training.optimizer,
+                self._training.stopping,
+            )
+            self._saved = time.monotonic()
+
+
+def _ready(
+    stage: Stage, bags: StageCases, model: MILModel, strategy: Strategy, config: TrainerConfig, epochs_done: int = 0
+) -> StageTraining:
+    optimizer = make_optimizer(model, strategy, stage, config)
+    stopping = None if config.early_stopping is None else EarlyStopping(config.early_stopping, bags.validation)
+    return StageTraining(stage, bags, model, strategy, optimizer, stopping, epochs_done)
+
+
+def _seconds_before(run: RunDirectory, stage: int, epoch: int) -> float:
+    """The seconds of a stage's epochs before ``epoch``, each as it last was."""
+    if not epoch:
+        return 0.0
+    epochs = [event for event in read_events(run) if event["event"] == "epoch" and event["stage"] == stage]
+    spent = {event["epoch"]: event["seconds"] for event in epochs}
+    return float(sum(value for number, value in spent.items() if number < epoch))

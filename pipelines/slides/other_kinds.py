@@ -1,0 +1,69 @@
+"""Kinds of files that are whole, but no slides that are read here: told by how they begin or by their suffix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["jpeg_bits", "kind_of"]
+
+_BEGINNINGS = {
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "ZIP",
+    b"\x1f\x8b": "gzip",
+    b"\x89HDF": "HDF5",
+    b"II\xbc\x01": "JPEG XR",
+}
+_SUFFIXES = {
+    ".isyntax": "Philips iSyntax",
+    ".kfb": "KFBIO",
+    ".lif": "Leica LIF",
+    ".mds": "Motic",
+    ".mdsx": "Motic",
+    ".nd2": "Nikon ND2",
+    ".ndpis": "Hamamatsu NDPIS",
+    ".oir": "Olympus OIR",
+    ".sdpc": "SQRAY SDPC",
+    ".tmap": "UNIC TMAP",
+    ".vsi": "Olympus VSI",
+    ".zvi": "Zeiss ZVI",
+}
+_LARGEST_HEADER = 1 << 20
+
+
+def kind_of(path: Path) -> str | None:
+    """The name of the kind of file that this is, if it is one that is known and not read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(16)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"avif"):
+        return "AVIF" if head[8:12] == b"avif" else "HEIF"
+    begun = next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), None)
+    return begun or _SUFFIXES.get(path.suffix.lower())
+
+
+def jpeg_bits(path: Path) -> int | None:
+    """Bits of the samples of a JPEG file; None if it is not one or does not say.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as stream:
+        content = stream.read(_LARGEST_HEADER)
+    place = 2
+    while content[:2] == b"\xff\xd8" and place + 5 < len(content) and content[place] == 0xFF:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            return content[place + 4]
+        place += 2 + length
+    return None
