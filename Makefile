@@ -2,6 +2,7 @@
 # make test       set everything up and pass the tests
 # make test-all   with the slow tests too
 # make lint       ruff, the law of imports and mypy
+# make settings   docs/settings.md, from the schemas
 # make coverage   the tests again, counting which lines they run; below the floor in pyproject.toml it fails
 # make docs       the documentation site, in site/
 # make viewer     fetch what the pages of the service need, by npm; the others do it where npm is present
@@ -19,7 +20,7 @@ LIBRARIES := node_modules/.fetched
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint coverage docs sbom install viewer clean
+.PHONY: demo test test-all lint coverage docs settings sbom install viewer clean
 
 demo: install
 	$(BIN)/comel demo --out demo
@@ -32,6 +33,9 @@ test-all: install
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/mypy
+
+settings: install
+	$(BIN)/python -m comel.app.settings_page > docs/settings.md
 
 coverage: install
 	$(PYTEST) -m "not slow" --cov --cov-report=term

@@ -3,7 +3,7 @@
 The commands of ``comel`` as functions, their options as keywords: :func:`synth`, :func:`extract`, :func:`inspect`,
 :func:`check_bags`, :func:`bag_statistics`, :func:`export_clam`, :func:`train`, :func:`train_folds`, :func:`train_orders`,
 :func:`add_task`, :func:`evaluate`, :func:`report`, :func:`predict`, :func:`serve`, :func:`demo`, :func:`bench_continual`.
-They are loaded when first used; importing this package imports no torch.
+They are loaded when first used; importing this package imports no torch. ``comel.__version__`` is its version.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from comel.scoring.evaluate import evaluate
     from comel.training.cross_validation import train_folds, train_orders
     from comel.training.train import add_task, train
+
+    __version__: str
 
 __all__ = [
     "add_task",
@@ -57,6 +59,10 @@ _ELSEWHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from comel.base.version import comel_version
+
+        return comel_version()
     if name in __all__:
         from importlib import import_module
 
@@ -66,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), "__version__", *__all__])

@@ -6,13 +6,13 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib import metadata
 from typing import Any
 
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI
 
+from comel.base.version import comel_version
 from comel.errors import ConfigError
 from comel.prediction.prediction import NOTICE
 from service.access.audit import AuditLog
@@ -93,7 +93,7 @@ def create_app(
 
     app = FastAPI(
         title="CoMEL",
-        version=metadata.version("comel-mil"),
+        version=comel_version(),
         description=_DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,

@@ -5,7 +5,10 @@ Exit codes: 0 done; 1 done, but some slides failed; 2 the input cannot be used, 
 
 from __future__ import annotations
 
+import logging
 import sys
+from contextvars import ContextVar
+from typing import Annotated
 
 import typer
 
@@ -30,15 +33,48 @@ from comel.errors import ComelError
 
 __all__ = ["app", "main"]
 
+_verbose: ContextVar[bool] = ContextVar("whether -v was given", default=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from comel.base.version import comel_version
+
+        typer.echo(f"comel {comel_version()}")
+        raise typer.Exit
+
+
+def _log(wanted: bool) -> None:
+    _verbose.set(wanted)
+    if wanted:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.captureWarnings(True)
+
+
 app = typer.Typer(
     name="comel",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Continual multiple instance learning on whole-slide images. Research use only, not for diagnosis.",
 )
 bags_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at feature files, and take them to other tools.")
+
+
+@app.callback()
+def _comel(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Show tracebacks and log messages of libraries; stands before the command.", callback=_log
+        ),
+    ] = False,
+) -> None:
+    """Options of every command."""
+
 
 app.command(epilog="Example: comel demo --out demo")(demo.demo)
 app.command(cls=LazyCommand, epilog="Example: comel synth cohort --organs colon,kidney --slides 20 --seed 1")(slides.synth)
@@ -69,6 +105,7 @@ def main() -> None:
     try:
         app(prog_name="comel")
     except ComelError as error:
+        _print_traceback()
         typer.echo(f"comel: {error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -78,11 +115,20 @@ def main() -> None:
         typer.echo("comel: interrupted; the same command goes on where it stopped", err=True)
         sys.exit(130)
     except OSError as error:
+        _print_traceback()
         typer.echo(
             f"comel: {error.filename or 'file'}: {error.strerror or error}; check the path, its permissions and the disk",
             err=True,
         )
         sys.exit(2)
+
+
+def _print_traceback() -> None:
+    """Where an error was raised, for ``-v``."""
+    if _verbose.get():
+        import traceback
+
+        traceback.print_exc()
 
 
 if __name__ == "__main__":

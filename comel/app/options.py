@@ -16,23 +16,19 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_type_hints
 
 import typer
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from typer.core import TyperCommand
 
-from comel.base.kinds import kinds_of, kinds_of_elements
-from comel.base.settings import gather, parse_section
+from comel.errors import ConfigError
 
-__all__ = ["Flag", "Given", "LazyCommand", "choices_of", "default_of", "field_at", "options_of", "range_of"]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-Schema = TypeVar("Schema", bound=BaseModel)
+__all__ = ["Flag", "Given", "LazyCommand", "options_of"]
 
-_UNBOUNDED = 2**31
-"""Limits from here on are those of a type of number, and no help to a user."""
+Schema = TypeVar("Schema", bound="BaseModel")
 
 
 @dataclass(frozen=True)
@@ -73,11 +69,17 @@ class Given(Generic[Schema]):
         Raises:
             ConfigError: a file, a key or a value that does not fit.
         """
+        from comel.base.settings import gather, parse_section
+
         files = [] if self.config is None else [self.config]
-        found = gather(
+        content, place = gather(
             self.schema, self.command, files=files, overrides=self.overrides, options=self.options, example=self.example
         )
-        settings: Schema = parse_section(self.schema, *found)
+        for name, field in self.schema.model_fields.items():
+            if field.is_required() and name not in content:
+                remedy = f"give --{name.replace('_', '-')}, or write '{name}: ...' in the file of --config"
+                raise ConfigError(f"{self.command}: no {name}", remedy)
+        settings: Schema = parse_section(self.schema, content, place)
         return settings
 
 
@@ -94,6 +96,8 @@ class _Options:
 
     def on(self, function: Callable[..., None]) -> Callable[..., None]:
         """The function, its parameter ``given`` replaced by options."""
+        from comel.app.fields import field_at, is_on, keyword, option_of
+
         module, _, name = self.schema.partition(":")
         schema: type[BaseModel] = getattr(importlib.import_module(module), name)
         keys = {key.replace(".", "_"): key for key in self.only or schema.model_fields}
@@ -104,9 +108,9 @@ class _Options:
                 kept = parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
                 parameters.append(kept)
                 continue
-            parameters += [_parameter(key, field_at(schema, key), self.names.get(key)) for key in keys.values()]
-            parameters += self._sources()
-        inverted = {key for key in keys.values() if _is_on(field_at(schema, key))}
+            parameters += [option_of(key, field_at(schema, key), self.names.get(key)) for key in keys.values()]
+            parameters += [keyword(name, kind, None) for name, kind in self._sources().items()]
+        inverted = {key for key in keys.values() if is_on(field_at(schema, key))}
 
         def command(**values: Any) -> None:
             read = {key: values.pop(name) for name, key in keys.items()}
@@ -121,12 +125,11 @@ class _Options:
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
 
-    def _sources(self) -> list[inspect.Parameter]:
-        overrides = typer.Option("--set", help=f"A setting, such as {self.example}; may be repeated.")
-        found = [_keyword("set", Annotated[list[str] | None, overrides], None)]
-        if self.config is not None:
-            found.insert(0, _keyword("config", Annotated[Path | None, typer.Option(help=self.config)], None))
-        return found
+    def _sources(self) -> dict[str, Any]:
+        """``--config``, unless the schema has a field for it, and ``--set``."""
+        config = {"config": Annotated[Path | None, typer.Option(help=self.config)]} if self.config is not None else {}
+        example = f"A setting, such as {self.example}; may be repeated."
+        return {**config, "set": Annotated[list[str] | None, typer.Option("--set", help=example)]}
 
 
 def options_of(
@@ -179,107 +182,3 @@ class LazyCommand(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Call the command that the context is of."""
         return ctx.command.invoke(ctx)
-
-
-def field_at(schema: type[BaseModel], key: str) -> FieldInfo | None:
-    """The field that ``key``, with dots between sections, names; None inside of a section that is open."""
-    *sections, name = key.split(".")
-    for section in sections:
-        inner = kinds_of(schema.model_fields[section].annotation)[0]
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return None
-        schema = inner
-    return schema.model_fields[name]
-
-
-def range_of(field: FieldInfo) -> str:
-    """The range of a field's values, such as ``0<=x<1``; empty if it has none."""
-    limits: dict[str, float] = {}
-    for note in (*field.metadata, *_notes(field.annotation)):
-        for name in ("ge", "gt", "le", "lt", "multiple_of"):
-            value = getattr(note, name, None)
-            if value is not None and abs(value) < _UNBOUNDED:
-                limits[name] = value
-    lower = [(sign, limits[name]) for name, sign in (("ge", "="), ("gt", "")) if name in limits]
-    upper = [(sign, limits[name]) for name, sign in (("le", "="), ("lt", "")) if name in limits]
-    if lower and upper:
-        said = f"{lower[0][1]:g}<{lower[0][0]}x<{upper[0][0]}{upper[0][1]:g}"
-    else:
-        said = "".join(f"x{way}{sign}{limit:g}" for way, ends in ((">", lower), ("<", upper)) for sign, limit in ends)
-    return ", ".join([said] * bool(said) + [f"a multiple of {limits[name]:g}" for name in limits if name == "multiple_of"])
-
-
-def choices_of(field: FieldInfo) -> list[str]:
-    """The texts that a field takes, or that its elements take; empty if it takes any."""
-    kinds = kinds_of(field.annotation)
-    kinds += [one for inner in kinds_of_elements(field.annotation) for one in kinds_of(inner)]
-    return [str(choice) for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
-
-
-def default_of(field: FieldInfo) -> str:
-    """A field's default as text; empty for none, and for a switch, whose option is the other way."""
-    value = field.default
-    if value is None or value is PydanticUndefined or isinstance(value, bool):
-        return ""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _parameter(key: str, field: FieldInfo | None, flag: str | Flag | None) -> inspect.Parameter:
-    """The parameter of a field; without a value it is None or False, so that what was not given is known."""
-    said = flag if isinstance(flag, Flag) else Flag(flag or _flag_name(key, field))
-    if field is None:
-        return _keyword(key, Annotated[str | None, typer.Option(said.name, help=said.help)], None)
-    kind, choices = _kind_of_option(field.rebuild_annotation()), choices_of(field)
-    option = typer.Option(
-        said.name, help=said.help or _help(field, kind), autocompletion=(lambda: choices) if choices else None
-    )
-    return _keyword(key, Annotated[kind if kind is bool else kind | None, option], False if kind is bool else None)
-
-
-def _keyword(key: str, annotation: Any, default: Any) -> inspect.Parameter:
-    name = key.replace(".", "_")
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _flag_name(key: str, field: FieldInfo | None) -> str:
-    return f"--{'no-' * _is_on(field)}{key.rpartition('.')[2].replace('_', '-')}"
-
-
-def _is_on(field: FieldInfo | None) -> bool:
-    """Whether an option turns the field off, because it is on by default."""
-    return field is not None and field.default is True
-
-
-def _kind_of_option(annotation: Any) -> Any:
-    """The type that the command line reads: texts for choices, a list for what may be repeated."""
-    kind = next(one for one in kinds_of(annotation) if one is not type(None))
-    if get_origin(kind) in (list, tuple):
-        return list[_kind_of_option(kinds_of_elements(kind)[0])]  # type: ignore[misc]
-    return kind if kind in (bool, int, float, Path) else str
-
-
-def _help(field: FieldInfo, kind: Any) -> str:
-    said = field.description or ""
-    if get_origin(kind) is list:
-        said += "; may be repeated"
-    notes = []
-    if choices := choices_of(field):
-        notes.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
-    if field.is_required():
-        notes.append("required")
-    if default := default_of(field):
-        notes.append(f"default: {default}")
-    if limits := range_of(field):
-        notes.append(limits)
-    if not said.partition(" ")[0].endswith(","):  # else it begins with values, such as auto, cpu
-        said = said[:1].upper() + said[1:]
-    return f"{said}." + (f"  [{'; '.join(notes)}]" if notes else "")
-
-
-def _notes(annotation: Any) -> list[Any]:
-    """What is said beside the types inside of an annotation."""
-    if isinstance(annotation, FieldInfo):
-        return annotation.metadata
-    return [note for inner in get_args(annotation) for note in (_notes(inner) or [inner])]

@@ -25,7 +25,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from comel.bags.contract import FeatureContract, extraction_of
 from comel.bags.geometry import TileGeometry, geometry_from_attributes
 from comel.base.files import atomic_path, canonical_json, sha256_of_arrays, sha256_of_json
 from comel.base.hdf5 import group_names, open_hdf5, plain, read_dataset
+from comel.base.version import comel_version
 from comel.errors import BagError
 
 __all__ = [
@@ -135,7 +135,7 @@ def write_bag(path: Path, bag: Bag) -> None:
                 slide_id=bag.slide_id,
                 encoder=bag.contract.encoder or "",
                 encoder_weights_hash=bag.contract.weights_hash or "",
-                comel_version=metadata.version("comel-mil"),
+                comel_version=comel_version(),
                 settings=canonical_json(bag.settings),
                 settings_hash=sha256_of_json(bag.settings),
                 checksum=checksum,

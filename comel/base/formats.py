@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 
+from comel.base.version import comel_version
 from comel.errors import ComelError
 
 __all__ = ["check_format"]
@@ -30,5 +30,5 @@ def check_format(path: Path, stated: object, known: int, writer: object, error: 
     if stated > known:
         raise error(
             f"{path}: written by comel {str(writer)[:_SHOWN]}, format {stated}",
-            f"this is comel {metadata.version('comel-mil')}, which reads format {known}: update comel",
+            f"this is comel {comel_version()}, which reads format {known}: update comel",
         )

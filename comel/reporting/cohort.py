@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from comel.base.version import comel_version
 from comel.reporting.collect import Report
 
 __all__ = ["SPLITS", "CohortRow", "cohort", "packages", "unreadable_cohort"]
@@ -62,9 +63,4 @@ def unreadable_cohort(report: Report) -> str | None:
 def packages() -> list[tuple[str, str]]:
     """Versions of what the report was written with."""
     found = [(name, metadata.version(name)) for name in ("torch", "peft", "numpy")]
-    return [
-        ("comel", metadata.version("comel-mil")),
-        *found,
-        ("python", platform.python_version()),
-        ("platform", platform.platform()),
-    ]
+    return [("comel", comel_version()), *found, ("python", platform.python_version()), ("platform", platform.platform())]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,6 +17,7 @@ from comel.base.files import read_json, write_text
 from comel.base.formats import check_format
 from comel.base.text import first_line
 from comel.base.units import Mode
+from comel.base.version import comel_version
 from comel.errors import RunError
 
 __all__ = ["CHANCE", "RunMetrics", "ScoreRow", "StageAccount", "read_metrics", "write_metrics"]
@@ -137,7 +137,7 @@ def read_metrics(path: Path) -> RunMetrics:
 
 def write_metrics(path: Path, metrics: RunMetrics) -> None:
     """Write ``metrics.json``, each row of the table on a line of its own."""
-    about = {"format": _FORMAT, "comel_version": metadata.version("comel-mil")}
+    about = {"format": _FORMAT, "comel_version": comel_version()}
     values = {**about, **metrics.model_dump(mode="json", exclude={"scores"}), "columns": ScoreRow._fields}
     head = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     rows = ",\n    ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in metrics.scores)

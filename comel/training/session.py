@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 
 import torch
 
@@ -15,6 +14,7 @@ from comel.base.devices import resolve_device
 from comel.base.files import sha256_of_json
 from comel.base.progress import progress_bar, say
 from comel.base.units import Mode
+from comel.base.version import comel_version
 from comel.cohort.bags import BagStore
 from comel.cohort.checks import doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
@@ -204,7 +204,7 @@ class Session:
             version=version,
             run=sha256_of_json(self.run.config.read_text(encoding="utf-8"))[:12],
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            comel_version=metadata.version("comel-mil"),
+            comel_version=comel_version(),
             mode=self.config.data.mode,
             model={"name": self.config.model["name"], **settings_of(training.model)},
             strategy=self.config.strategy,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import write_json, write_text
+from comel.base.version import comel_version
 from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import Claims
 from pipelines.batch.slide_records import Ledger, SlideRecord
@@ -109,6 +110,6 @@ def _versions() -> dict[str, str]:
     packages = ("torch", "openslide-python", "openslide-bin", "numpy", "h5py")
     return {
         "python": platform.python_version(),
-        "comel": metadata.version("comel-mil"),
+        "comel": comel_version(),
         **{name: metadata.version(name) for name in packages},
     }

@@ -91,6 +91,19 @@ def test_help_loads_nothing_heavy(helps: dict[str, Any]) -> None:
     assert helps["loaded"] == []
 
 
+def test_the_list_of_commands_loads_no_schema() -> None:
+    code = """
+import sys
+from comel.app.cli import main
+sys.argv[1:] = ["--help"]
+try:
+    main()
+except SystemExit:
+    print([name for name in ("pydantic", "yaml", "numpy") if name in sys.modules])
+"""
+    assert python(code).splitlines()[-1] == "[]"
+
+
 def test_every_command_has_an_example(helps: dict[str, Any]) -> None:
     groups = {path.rpartition(" ")[0] for path in helps["texts"]}
     commands = [path for path in helps["texts"] if path not in groups]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from comel.base.progress import progress_bar
 from comel.base.registry import nearest
 from comel.base.settings import parse_section
 from comel.base.units import Mode
+from comel.base.version import comel_version
 from comel.cohort.manifest import read_manifest
 from comel.errors import ConfigError, RunError
 
@@ -89,7 +89,7 @@ def run_continual(
     results = run_benchmark(benchmark, make, seeds, folder, folds=folds, jobs=jobs, quiet=quiet)
     described = {"make": chosen.model_dump(mode="json", exclude={"seed"}), **made_from}
     described |= {key: getattr(benchmark, key) for key in ("model", "strategy", "trainer")}
-    return write_tables(folder, suite, {"comel": metadata.version("comel-mil"), **described}, results)
+    return write_tables(folder, suite, {"comel": comel_version(), **described}, results)
 
 
 def _is_made(stream: Path, settings: dict[str, Any]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from comel.bags.left_out import said_left_out
 from comel.base.files import sha256_of_file, sha256_of_json
 from comel.base.progress import progress_bar, say
 from comel.base.settings import parse_section
+from comel.base.version import comel_version
 from comel.cohort.bags import check_contract
 from comel.errors import ComelError, SlideError
 from comel.prediction.prediction import Prediction, check_table, failed_row, prediction_row, write_table
@@ -205,7 +205,7 @@ class _Work:
         if None in sources:
             return {}
         asked = {
-            "comel": metadata.version("comel-mil"),
+            "comel": comel_version(),
             "version": self.version,
             "task": self.options.task,
             "assume_encoder": self.options.assume_encoder,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
+import re
 import shutil
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,7 @@ from comel.runs.config import load_config
 from comel.runs.directory import RunDirectory
 from comel.training.train import settings_for_new_tasks
 from tests.comel.toys import CONTRACT, DIMENSION, Stream, make_bag, scores_of, tree, write_manifest
+from tests.places import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = [
@@ -443,6 +449,46 @@ def test_words_that_the_command_does_not_know(comel_cli: Cli, words: tuple[str, 
     assert out == ""
     assert told.startswith("Usage: comel")
     assert "Traceback" not in told
+
+
+def test_the_version_is_said(comel_cli: Cli) -> None:
+    assert comel_cli("--version") == (0, f"comel {comel.__version__}\n", "")
+    assert "__version__" in dir(comel)
+    done = subprocess.run([sys.executable, "-m", "comel", "--version"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (0, f"comel {comel.__version__}\n")
+
+
+def test_verbose_shows_where_an_error_comes_from(comel_cli: Cli, tmp_path: Path) -> None:
+    words = ("inspect", tmp_path / "none.svs")
+    code, out, short = comel_cli(*words)
+    assert (code, out) == (2, "")
+    assert "no such file" in one_line(code, short)
+    with root_logging():
+        code, out, long = comel_cli("-v", *words)
+    assert (code, out) == (2, "")
+    assert long.startswith("Traceback (most recent call last):")
+    assert long.endswith(short)
+    assert comel_cli(*words) == (2, "", short)
+
+
+def test_verbose_shows_what_is_logged(comel_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comel.app.api.synth", lambda *_, **__: logging.getLogger("library").info("said in passing"))
+    with root_logging():
+        assert re.search(r"INFO library: said in passing\n$", comel_cli("--verbose", "synth", tmp_path)[2])
+    assert comel_cli("synth", tmp_path)[2] == ""
+
+
+@contextmanager
+def root_logging() -> Iterator[None]:
+    """Without pytest's own handlers, which would keep ``-v`` from setting up any; and all as it was afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    try:
+        yield
+    finally:
+        root.handlers, root.level = handlers, level
+        logging.captureWarnings(False)
 
 
 def test_bags_check(cohort: Stream, comel_cli: Cli) -> None:

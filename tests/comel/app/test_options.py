@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 import comel
 from comel.app.cli import app
-from comel.app.options import Flag, Given, LazyCommand, choices_of, default_of, field_at, options_of, range_of
+from comel.app.fields import choices_of, default_of, field_at, range_of
+from comel.app.options import Flag, Given, LazyCommand, options_of
 from comel.app.schemas import EvaluateOptions, ExtractOptions, PredictOptions
 from comel.base.kinds import kinds_of, kinds_of_elements
 from comel.base.settings import Section, parse_section
@@ -212,7 +213,7 @@ def test_mistakes_say_where_they_are(tmp_path: Path) -> None:
     assert "no '='; write --set a=b" in mistake(ExtractOptions, "--set", "tile_size")
     assert "no such file; check the path of --config" in mistake(ExtractOptions, "--config", tmp_path / "none.yaml")
     assert "test: overlap 300 must be smaller" in mistake(ExtractOptions, "--overlap", 300)
-    assert mistake(EvaluateOptions) == "test: 'manifest' is not given; give it"
+    assert mistake(EvaluateOptions) == "test: no manifest; give --manifest, or write 'manifest: ...' in the file of --config"
 
 
 def test_paths_in_a_file_start_from_it(tmp_path: Path) -> None:
@@ -350,6 +351,17 @@ def test_a_command_without_its_class_says_so() -> None:
 
     with pytest.raises(NotImplementedError, match="command is registered without cls=LazyCommand"):
         command()
+
+
+def test_completion_knows_commands_options_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_COMEL_COMPLETE", "complete_bash")
+    for words, expected in (
+        ("b", {"bags", "bench"}),
+        ("extract --ti", {"--time-limit", "--tile-size", "--tissue", "--tissue-folder"}),
+    ):
+        monkeypatch.setenv("COMP_WORDS", f"comel {words}")
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+        assert set(CliRunner().invoke(app, [], prog_name="comel").stdout.split()) == expected
 
 
 def test_choices_are_completed() -> None:

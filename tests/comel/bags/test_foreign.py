@@ -167,7 +167,7 @@ def test_older_stamp(tmp_path: Path) -> None:
 
 
 def test_our_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("comel.bags.bag.metadata.version", lambda name: "0")
+    monkeypatch.setattr("comel.bags.bag.comel_version", lambda: "0")
     geometry = TileGeometry(256, 0.5, 0.5, 0.25, 0.25, 200_000, 90_000, name="s1.svs")
     contract = FeatureContract(None, None, 8, 0.5, 256)
     path = tmp_path / "s1.h5"
