@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 import comel
 from comel.app.commands import learning
+from comel.app.options import LazyCommand
 from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, read_manifest
 from comel.errors import ComelError, ConfigError, RunError
@@ -114,7 +115,8 @@ def test_the_manifests_own_folds_are_taken(stream: Stream, tmp_path: Path) -> No
     assert [row.path for row in written] == [row.path for row in read_manifest(own.manifest).rows]
 
 
-WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=8)
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=8).map("x".__add__)
+"""No word that means that nothing is known."""
 
 
 @settings(max_examples=40, deadline=None)
@@ -258,7 +260,7 @@ def command() -> Callable[..., Result]:
     """The three commands as an application of their own."""
     app = typer.Typer()
     for name, function in (("train", learning.train), ("add-task", learning.add_task), ("evaluate", learning.evaluate)):
-        app.command(name, epilog=learning.EPILOGS[name])(function)
+        app.command(name, cls=LazyCommand, epilog=learning.EPILOGS[name])(function)
 
     def run(*arguments: object) -> Result:
         return CliRunner().invoke(app, [*map(str, arguments)])

@@ -33,6 +33,7 @@ def test_the_hash_is_that_of_version_0_1_0(toy_stream: Stream) -> None:
     for name in ("device", "threads", "checkpoint_seconds"):
         del values["trainer"][name]
     del values["data"]["cache_gib"]
+    values["trainer"]["precision"] = {"float32": "fp32", "bfloat16": "bf16"}[values["trainer"]["precision"]]
     values["data"] |= {"manifest": str(toy_stream.manifest.resolve()), "bags": str(toy_stream.bags.resolve())}
     content = hashlib.sha256(toy_stream.manifest.read_bytes()).hexdigest()
     whole = json.dumps([values, content], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
