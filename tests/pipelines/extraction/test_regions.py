@@ -142,7 +142,7 @@ def test_a_misspelt_class_is_said_of_each_slide_and_at_the_end(
     drawn = {
         "one": asap(tmp_path / "one.xml", ("Tumor: Positive", square(0, 0, 512, 512)), ("Fold", square(0, 0, 9, 9))),
         "two": asap(tmp_path / "two.xml", ("tumor", square(0, 0, 512, 512))),
-        "none": asap(tmp_path / "none.xml"),
+        "bare": asap(tmp_path / "bare.xml"),
     }
     slides = {name: write_slide(tmp_path / f"{name}.tif", tissue_picture(512, 512, (0, 0, 512, 512))) for name in drawn}
     slides["without"] = write_slide(tmp_path / "without.tif", tissue_picture(512, 512, (0, 0, 512, 512)))
@@ -160,13 +160,13 @@ def test_a_misspelt_class_is_said_of_each_slide_and_at_the_end(
     absent = {
         "one": ("no area of class Tumour (the annotation marks Fold, Tumor: Positive)",),
         "two": ("no area of class Tumour (the annotation marks tumor)",),
-        "none": ("no area of class Tumour (the annotation marks no class)",),
+        "bare": ("no area of class Tumour (the annotation marks no class)",),
         "without": (),
     }
     warning = "no slide has an area of class Tumour; check its name in the annotations"
     assert run("Tumour") == (absent, [warning])
     assert run("Tumour") == (absent, [warning])  # of slides that were done before too
-    assert run("TUMOR") == ({**dict.fromkeys(absent, ()), "none": (absent["none"][0].replace("Tumour", "TUMOR"),)}, [])
+    assert run("TUMOR") == ({**dict.fromkeys(absent, ()), "bare": (absent["bare"][0].replace("Tumour", "TUMOR"),)}, [])
     notes, warned = run("Fold", "tumour")
     assert (len(notes["one"]), len(notes["two"]), warned) == (1, 2, [warning.replace("Tumour", "tumour")])
 
