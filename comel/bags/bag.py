@@ -23,6 +23,7 @@ are read by :mod:`comel.bags.foreign`. Nothing in this module imports torch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -141,6 +142,8 @@ def write_bag(path: Path, bag: Bag) -> None:
                 checksum=checksum,
                 notes=canonical_json(list(bag.notes)),
             )
+            if bag.contract.code_sha256:
+                file.attrs["encoder_code_sha256"] = bag.contract.code_sha256
             if bag.contract.joined_mpp:
                 file.attrs["joined_mpp"] = bag.contract.joined_mpp
         temporary.write_bytes(content.getbuffer())
@@ -216,6 +219,7 @@ def _bag_of_level(level: _Level, about: Mapping[str, Any], path: Path) -> Bag:
             tile_size=geometry.patch_size if geometry else None,
             reading=extraction_of(settings),
             joined_mpp=_joined_mpp(about.get("joined_mpp"), path),
+            code_sha256=_sha256(about.get("encoder_code_sha256")),
         ),
         labels=level.arrays.get("labels"),
         quality={name.removeprefix("quality/"): array for name, array in level.arrays.items() if name.startswith("quality/")},
@@ -298,6 +302,10 @@ def _joined_mpp(value: Any, path: Path) -> tuple[float, ...]:
     if len(scales) > _MAX_SCALES or not all(np.isfinite(mpp) and mpp > 0 for mpp in scales):
         raise BagError(f"{path}: the attribute joined_mpp is absurd", "join the scales again")
     return scales
+
+
+def _sha256(value: Any) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else None
 
 
 def _notes(text: Any, path: Path) -> tuple[str, ...]:

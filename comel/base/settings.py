@@ -24,7 +24,7 @@ Name = Annotated[str, BeforeValidator(_as_text)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def parse_section(schema: type[BaseModel], content: Mapping[str, Any], where: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,13 @@ import numpy as np
 
 from comel.bags.bag import Bag
 from comel.bags.contract import FeatureContract
+from comel.base.trust import Trust
 from comel.cohort.bags import check_contract, join_slides
 from comel.errors import ConfigError
 from comel.prediction.prediction import NO_TISSUE, OutOfDistribution, Prediction
 from comel.runs.directory import RunDirectory
 from comel.runs.version import VersionInfo
-from comel.runs.weights import build_model, load_state
+from comel.runs.weights import load_model
 
 if TYPE_CHECKING:
     from comel.models.base import MILModel
@@ -35,19 +36,28 @@ class Predictor:
         self.version, self.run_id, self.mode = info.version, info.run, info.mode
 
     @classmethod
-    def open(cls, run: Path, *, version: int | None = None, device: str = "auto") -> Predictor:
-        """Load a version of a run, after comparing its checksums; default the current one.
+    def open(
+        cls, run: Path, *, version: int | None = None, device: str = "auto", trust: Trust | Iterable[str | Path] = ()
+    ) -> Predictor:
+        """Load a version of a run, after comparing its checksums.
+
+        Args:
+            run: the run directory.
+            version: default the current one.
+            device: auto, cpu, cuda or cuda:N.
+            trust: files of code that the run may load (:class:`comel.base.trust.Trust`); a run itself brings none.
 
         Raises:
             RunError: the run or version does not exist or is damaged.
+            ConfigError: its model is code of a file that is not trusted, or is not installed.
         """
         from comel.base.devices import resolve_device
 
         directory = RunDirectory(run)
         info = directory.info(version)
         directory.verify(info.version)
-        model = build_model(info.model)
-        load_state(directory.version_folder(info.version), model)
+        trust = trust if isinstance(trust, Trust) else Trust(trust)
+        model = load_model(directory.version_folder(info.version), info.model, trust=trust)
         place = resolve_device(device)
         return cls(model.to(place).eval(), info, place)
 

@@ -14,11 +14,11 @@ import torch
 
 from comel.base.files import read_json, write_json
 from comel.models.base import MILModel
-from comel.runs.weights import load_state, save_state
+from comel.runs.weights import save_state
 from comel.strategies.base import Strategy
 from comel.strategies.persistence import read_tensors, write_tensors
 
-__all__ = ["discard", "read_progress", "restore", "restore_optimizer", "write"]
+__all__ = ["discard", "read_progress", "restore_optimizer", "write"]
 
 
 def write(
@@ -55,11 +55,6 @@ def read_progress(folder: Path, plan: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (progress["stage"], progress["epoch"]) if progress.get("plan") == plan else None
-
-
-def restore(folder: Path, model: MILModel, strategy: Strategy) -> None:
-    """Load model and strategy."""
-    load_state(folder, model, strategy)
 
 
 def restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:

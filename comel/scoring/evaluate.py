@@ -156,6 +156,7 @@ def evaluate(
     root: Path | None = None,
     assume_encoder: str | None = None,
     skip_missing: bool = False,
+    trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score a version on a manifest's cases, with the thresholds and temperatures that the version carries.
@@ -173,6 +174,7 @@ def evaluate(
         root: folder that the manifest's relative paths start from; default its own.
         assume_encoder: encoder of feature files that do not name theirs; default what the run was trained with.
         skip_missing: leave out slides without features instead of stopping.
+        trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
         quiet: no progress.
 
     Returns:
@@ -185,11 +187,12 @@ def evaluate(
     """
     from comel.base.devices import resolve_device
     from comel.base.progress import progress_bar, say
+    from comel.base.trust import Trust
     from comel.cohort.checks import with_features
     from comel.cohort.tasks import load_tasks
     from comel.runs.config import load_config
     from comel.runs.directory import RunDirectory
-    from comel.runs.weights import build_model, load_state
+    from comel.runs.weights import load_model
 
     run, manifest, bags = Path(run), Path(manifest), Path(bags)
     directory = RunDirectory(run)
@@ -197,8 +200,10 @@ def evaluate(
     directory.verify(info.version)
     stored = load_config(directory.config)
     learned = {task.name: task for task in info.tasks}
-    model = build_model(info.model)
-    load_state(directory.version_folder(info.version), model)
+    trusted = Trust(trust)
+    model = load_model(directory.version_folder(info.version), info.model, trust=trusted)
+    for note in trusted.notes:
+        say(f"evaluate: {note}", quiet=quiet)
     place = resolve_device(device)
     model.to(place)
     named = _tasks_to_score(manifest, root, tasks, learned, f"{run}: version {info.version}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from comel.base.cores import torch_threads
 from comel.base.devices import resolve_device
 from comel.base.files import sha256_of_file, sha256_of_json
 from comel.base.progress import progress_bar, say
+from comel.base.trust import Trust
 from comel.cohort.bags import BagStore
 from comel.cohort.checks import doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
@@ -25,11 +25,11 @@ from comel.errors import ConfigError
 from comel.models import model_class
 from comel.models.base import MILModel, settings_of
 from comel.runs import checkpoint
-from comel.runs.config import RunConfig, TrainerConfig
+from comel.runs.config import CODE_SHA256, RunConfig, TrainerConfig, without_name
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
-from comel.runs.version import TaskInfo, VersionInfo
-from comel.runs.weights import build_model, load_state
+from comel.runs.version import TaskInfo, VersionInfo, stored_contract
+from comel.runs.weights import load_model
 from comel.scoring.continual import StageScorer
 from comel.scoring.evaluate import choose_on_validation
 from comel.scoring.novelty import choose_distance_threshold, distances
@@ -38,25 +38,25 @@ from comel.strategies.base import Stage, Strategy
 from comel.training.early_stopping import EarlyStopping
 from comel.training.loop import EpochReport, StageCases, begin_stage, make_optimizer, train_stage
 
-__all__ = ["Session", "plan_of", "without_name"]
+__all__ = ["Session", "plan_of"]
 
 _NOT_PART_OF_THE_PLAN = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
 
 
 def plan_of(config: RunConfig) -> str:
-    """A hash of everything that decides the weights: the settings, and what the manifest holds."""
+    """A hash of everything that decides the weights: the settings, and what the manifest holds.
+
+    The content of a user's own code is not in it: it is compared by itself, with words of its own.
+    """
     values = config.model_dump(mode="json", exclude=_NOT_PART_OF_THE_PLAN)
+    for section in ("model", "strategy"):
+        values[section].pop(CODE_SHA256, None)
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())
     manifest = config.data.manifest
     content = sha256_of_file(manifest) if manifest is not None and manifest.is_file() else None
     return sha256_of_json([values, content])
-
-
-def without_name(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model's or strategy's section."""
-    return {key: value for key, value in section.items() if key != "name"}
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Session:
     tasks: list[TaskData]
     quiet: bool
     base: VersionInfo | None = None
+    trust: Trust = field(default_factory=Trust)
 
     def __post_init__(self) -> None:
         trainer: TrainerConfig = self.config.trainer
@@ -99,13 +100,20 @@ class Session:
     def new_model(self) -> MILModel:
         """A model without a head, its weights drawn from the seed."""
         torch.manual_seed(self.config.trainer.seed)
-        kind = model_class(self.config.model["name"])
-        return kind(self.contract.dimension, kind.Options.model_validate(without_name(self.config.model)))
+        section = self.config.model
+        kind = model_class(section["name"], self.trust, sha256=section.get(CODE_SHA256))
+        return kind(self.contract.dimension, kind.Options.model_validate(without_name(section)))
 
     def new_strategy(self) -> Strategy:
         """The strategy, in its first state."""
-        kind = strategy_class(self.config.strategy["name"])
-        return kind(kind.Options.model_validate(without_name(self.config.strategy)))
+        section = self.config.strategy
+        kind = strategy_class(section["name"], self.trust, sha256=section.get(CODE_SHA256))
+        return kind(kind.Options.model_validate(without_name(section)))
+
+    def _describe(self, model: MILModel) -> dict[str, Any]:
+        """What ``model.json`` has of a model."""
+        about = {key: value for key, value in self.config.model.items() if key in ("name", CODE_SHA256)}
+        return {**about, **settings_of(model)}
 
     def learn(self) -> None:
         """All stages that are not done: from the newest version of this plan, or from a checkpoint inside a stage."""
@@ -116,9 +124,11 @@ class Session:
         run, folder = self.run, self.run.checkpoint
         done = self._newest()
         strategy = self.new_strategy()
-        model = self.new_model() if done is None else build_model(done.model)
-        if done is not None:
-            load_state(run.version_folder(done.version), model, strategy)
+        if done is None:
+            model = self.new_model()
+        else:
+            run.verify(done.version)
+            model = load_model(run.version_folder(done.version), done.model, strategy, trust=self.trust)
             run.use(done.version)
         learned = list(done.tasks) if done else []
         first_stage, version = (self.base.stages, self.base.version) if self.base else (0, 0)
@@ -152,9 +162,8 @@ class Session:
                 bags = StageCases(self.store, stage, model, self.device)
                 first_epoch = progress[1] if progress is not None and progress[0] == index else 0
                 if first_epoch:
-                    model = build_model({"name": self.config.model["name"], **settings_of(model)})
                     strategy = self.new_strategy()
-                    checkpoint.restore(folder, model, strategy)
+                    model = load_model(folder, self._describe(model), strategy, trust=self.trust)
                     advance(first_epoch)
                 model.to(self.device)
                 if not first_epoch:
@@ -291,11 +300,11 @@ class Session:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             comel_version=metadata.version("comel"),
             mode=self.config.data.mode,
-            model={"name": self.config.model["name"], **settings_of(model)},
+            model=self._describe(model),
             strategy=self.config.strategy,
             tasks=learned,
             stages=stage.index + 1,
-            contract=asdict(self.contract),
+            contract=stored_contract(self.contract),
             report=report,
         )
         self.scorer.record(model, learned, account, last=last)

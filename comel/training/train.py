@@ -9,18 +9,21 @@ from typing import Any
 from pydantic import BaseModel
 
 from comel.base.files import read_json, write_json, write_text
+from comel.base.progress import say
+from comel.base.registry import is_user_code, split_user_code
 from comel.base.settings import parse_section
+from comel.base.trust import Trust
 from comel.cohort.manifest import read_manifest
 from comel.cohort.tasks import load_tasks
 from comel.errors import ConfigError, RunError
 from comel.models import model_class
 from comel.models.base import MILModel
-from comel.runs.config import RunConfig, load_config
+from comel.runs.config import CODE_SHA256, RunConfig, load_config, without_name
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
 from comel.strategies import strategy_class
 from comel.strategies.base import Strategy
-from comel.training.session import Session, plan_of, without_name
+from comel.training.session import Session, plan_of
 
 __all__ = ["add_task", "is_finished", "resolved", "stored_plan", "train"]
 
@@ -35,13 +38,21 @@ _OF_THE_NEW_TASKS = {
 }
 
 
-def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = False, quiet: bool = False) -> Path:
+def train(
+    config: RunConfig | Mapping[str, Any],
+    out: Path,
+    *,
+    resume: bool = False,
+    trust: Iterable[str | Path] = (),
+    quiet: bool = False,
+) -> Path:
     """Train a model over a stream of tasks.
 
     Args:
-        config: settings, see :mod:`comel.runs.config`.
+        config: settings, see :mod:`comel.runs.config`. A file of code that they name is run.
         out: the run directory. The same settings again go on with an unfinished run.
         resume: take the settings from the run itself.
+        trust: files of code that these may name (:class:`comel.base.trust.Trust`).
         quiet: no progress.
 
     Returns:
@@ -56,12 +67,18 @@ def train(config: RunConfig | Mapping[str, Any], out: Path, *, resume: bool = Fa
             raise RunError(
                 f"{run.path}: holds no run to go on with", run.runs_inside() or "train one: comel train without --resume"
             )
+        run.check_files()
         config = load_config(run.config)
-    config = resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
+        trusted = Trust(trust)
+    else:
+        config = config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings")
+        trusted = Trust.of_settings(config.model, config.strategy, words=trust)
+    config = resolved(config, trusted, from_run=resume)
     with run.locked():
         _check_free(run, config)
-        session = Session(run, config, load_tasks(config.data), quiet)
+        session = Session(run, config, load_tasks(config.data), quiet, trust=trusted)
         _claim(run, config)
+        _say_notes(trusted, quiet)
         session.learn()
     return run.path
 
@@ -74,6 +91,7 @@ def add_task(
     tasks: Sequence[str] | None = None,
     root: Path | None = None,
     overrides: Iterable[str] = (),
+    trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> Path:
     """Teach a finished run new tasks from their bags alone; each gives a new version, and the old ones stay usable.
@@ -85,6 +103,7 @@ def add_task(
         tasks: which tasks of the manifest, in order; default all.
         root: folder that the manifest's relative paths start from; default its own.
         overrides: ``trainer.epochs=20`` and the like for this training.
+        trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
         quiet: no progress.
 
     Returns:
@@ -98,16 +117,18 @@ def add_task(
     with directory.locked():
         if not is_finished(directory) and not (directory.path / _PENDING).exists():
             raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
-        config = _settings_for_new_tasks(directory, manifest, bags, tasks, root, overrides)
+        trusted = Trust(trust)
+        config = _settings_for_new_tasks(directory, manifest, bags, tasks, root, overrides, trusted)
         info = directory.info(_base_version(directory, plan_of(config)))
         directory.verify(info.version)
-        if not strategy_class(config.strategy["name"]).continual:
+        if not _class_of(config.strategy, strategy_class, trusted).continual:
             raise ConfigError(f"strategy '{config.strategy['name']}' needs all tasks at once", "train a new run over all tasks")
         loaded = load_tasks(config.data)
         again = [task.name for task in loaded if task.name in {known.name for known in info.tasks}]
         if again:
             raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
-        session = Session(directory, config, loaded, quiet, info)
+        session = Session(directory, config, loaded, quiet, info, trust=trusted)
+        _say_notes(trusted, quiet)
         write_json(directory.path / _PENDING, {"plan": plan_of(config), "base_version": info.version})
         session.learn()
         (directory.path / _PENDING).unlink()
@@ -121,10 +142,11 @@ def _settings_for_new_tasks(
     tasks: Sequence[str] | None,
     root: Path | None,
     overrides: Iterable[str],
+    trust: Trust,
 ) -> RunConfig:
     """The run's own settings over the new tasks' data; what named the old data does not carry over."""
     overrides = list(overrides)
-    before, stored = resolved(load_config(run.config)), resolved(load_config(run.config, overrides))
+    before, stored = (resolved(load_config(run.config, words), trust, from_run=True) for words in ((), overrides))
     if (before.model, before.strategy, before.data.mode) != (stored.model, stored.strategy, stored.data.mode):
         raise ConfigError(
             "model, strategy and data.mode stay as the run was trained", "change settings of data and trainer only"
@@ -148,29 +170,52 @@ def _base_version(run: RunDirectory, plan: str) -> int | None:
     return pending.get("base_version") if pending.get("plan") == plan else None
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """The settings with every option of model and strategy spelt out and checked."""
+def resolved(config: RunConfig, trust: Trust | None = None, *, from_run: bool = False) -> RunConfig:
+    """The settings with every option of model and strategy spelt out and checked, and the hash of a file of the user's own.
 
-    def options(section: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
-        contract = MILModel if where == "model" else Strategy
-        if not (isinstance(kind, type) and issubclass(kind, contract)):
-            raise ConfigError(
-                f"{where}: '{section['name']}' is no {where}", f"derive it from {contract.__module__}.{contract.__name__}"
-            )
-        chosen: BaseModel = parse_section(kind.Options, without_name(section), where)
-        file, separator, kind_name = section["name"].rpartition(".py:")
-        name = f"{Path(file).resolve()}.py:{kind_name}" if separator else section["name"]
-        return {"name": name, **chosen.model_dump(mode="json")}
+    Args:
+        config: the settings.
+        trust: the code of their own that users trust; default what the settings name, which then must be the user's.
+        from_run: whether the settings were read from a run: names stay as they are, and hashes as they were.
 
-    for where in ("model", "strategy"):
-        if not isinstance(getattr(config, where).get("name"), str):
+    Raises:
+        ConfigError: a name or an option does not exist, or a name is of code that is not trusted.
+    """
+    trust = trust or Trust.of_settings(config.model, config.strategy)
+
+    def options(section: Mapping[str, Any], find: Any, contract: type[MILModel | Strategy]) -> dict[str, Any]:
+        where = "model" if contract is MILModel else "strategy"
+        name = section.get("name")
+        if not isinstance(name, str):
             raise ConfigError(f"{where}.name is not a name", f"write {where}.name")
+        kind = _class_of(section, find, trust, note_unchecked=from_run)
+        if not (isinstance(kind, type) and issubclass(kind, contract)):
+            raise ConfigError(f"{where}: '{name}' is no {where}", f"derive it from {contract.__module__}.{contract.__name__}")
+        chosen: BaseModel = parse_section(kind.Options, without_name(section), where)
+        named: dict[str, Any] = {"name": name}
+        if is_user_code(name) and not from_run:
+            file, attribute = split_user_code(name)
+            named = {"name": f"{file.resolve()}:{attribute}", CODE_SHA256: trust.sha256(name)}
+        elif CODE_SHA256 in section:
+            named[CODE_SHA256] = section[CODE_SHA256]
+        return {**named, **chosen.model_dump(mode="json")}
+
     return config.model_copy(
         update={
-            "model": options(config.model, model_class(config.model["name"]), "model"),
-            "strategy": options(config.strategy, strategy_class(config.strategy["name"]), "strategy"),
+            "model": options(config.model, model_class, MILModel),
+            "strategy": options(config.strategy, strategy_class, Strategy),
         }
     )
+
+
+def _class_of(section: Mapping[str, Any], find: Any, trust: Trust, *, note_unchecked: bool = False) -> Any:
+    """The class that a section of the settings names, from a file only where that file is as it was."""
+    return find(section["name"], trust, sha256=section.get(CODE_SHA256), note_unchecked=note_unchecked)
+
+
+def _say_notes(trust: Trust, quiet: bool) -> None:
+    for note in trust.notes:
+        say(f"training: {note}", quiet=quiet)
 
 
 def is_finished(run: RunDirectory) -> bool:
@@ -191,6 +236,8 @@ def _check_free(run: RunDirectory, config: RunConfig) -> None:
                 f"{run.path}: holds an unfinished run with other settings or another manifest",
                 "say --resume, put the manifest back as it was, or choose another --out",
             )
+        if learned and (changed := _changed_code(run, config)):
+            raise RunError(f"{changed}: has changed since the run {run.path} began", "put it back, or choose another --out")
     elif any(path.name != ".lock" for path in run.path.iterdir()):
         raise RunError(f"{run.path}: is not empty and holds no run", "choose another --out")
 
@@ -199,13 +246,22 @@ def _claim(run: RunDirectory, config: RunConfig) -> None:
     """Write the settings into the run directory, unless they are there already."""
     import yaml
 
-    if run.config.exists() and plan_of(load_config(run.config)) == plan_of(config):
+    if run.config.exists() and plan_of(load_config(run.config)) == plan_of(config) and not _changed_code(run, config):
         return
     values = config.model_dump(mode="json")
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())
     write_text(run.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _changed_code(run: RunDirectory, config: RunConfig) -> str | None:
+    """The file of the user's own code whose content is not what the run keeps the hash of, if there is one."""
+    stored = load_config(run.config)
+    for before, now in ((stored.model, config.model), (stored.strategy, config.strategy)):
+        if before.get(CODE_SHA256, now.get(CODE_SHA256)) != now.get(CODE_SHA256):
+            return str(split_user_code(now["name"])[0])
+    return None
 
 
 def stored_plan(run: RunDirectory) -> str:

@@ -89,7 +89,7 @@ class ModelRegistry:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._runs = {name: RunDirectory(path) for name, path in settings.runs.items()}
-        self._device = settings.device
+        self._device, self._trusted_code = settings.device, settings.trusted_code
         self._choices = ModelChoices(settings.state_dir)
         self._loaded: OrderedDict[tuple[str, int], PredictorLike] = OrderedDict()
         self._answering: dict[str, int] = {}
@@ -258,7 +258,9 @@ class ModelRegistry:
         """A version, loaded and tried on a bag of noise, so that the first request does not pay for it."""
         from comel.prediction.predictor import Predictor
 
-        predictor: PredictorLike = Predictor.open(self._runs[name].path, version=version, device=self._device)
+        predictor: PredictorLike = Predictor.open(
+            self._runs[name].path, version=version, device=self._device, trust=self._trusted_code
+        )
         try:
             predictor.predict(_noise(predictor.contract))
         except ComelError:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, Run, Version, print_json
+from comel.app.commands.options import Device, Json, Quiet, Run, Trusted, Version, print_json
 from comel.errors import ComelError
 
 __all__ = ["predict", "serve"]
@@ -32,6 +32,7 @@ def predict(
     width: Annotated[int, typer.Option(help="Width of the map picture in pixels.")] = 1024,
     merge: Annotated[bool, typer.Option("--merge", help="GeoJSON of regions instead of tiles.")] = False,
     version: Version = None,
+    trust: Trusted = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -45,7 +46,10 @@ def predict(
     limit_torch_threads()
     reading = Reading(bags, slide, root, mpp, assume_mpp, assume_encoder, encoder, tissue_folder)
     writing = Writing(out, table or out / "predictions.csv", width, merge)
-    outcomes = predict_each(run, inputs, reading, writing, version=version, task=task, device=device, quiet=quiet or as_json)
+    silent = quiet or as_json
+    outcomes = predict_each(
+        run, inputs, reading, writing, version=version, task=task, device=device, trust=trust or (), quiet=silent
+    )
     results = [outcome.result for outcome in outcomes]
     if as_json:
         print_json([outcome.row() for outcome in outcomes])
@@ -81,6 +85,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Worker processes for jobs; default one a GPU, or one.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the service's settings.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="Most requests of one API key in a minute.")] = None,
+    trust: Trusted = None,
 ) -> None:
     """Predictions and maps over HTTP; see /docs there."""
     from comel.app import api
@@ -95,6 +100,7 @@ def serve(
         workers=workers,
         settings_file=config,
         requests_per_minute=requests_per_minute,
+        trusted_code=trust or None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Device, Json, Quiet, Run, Set, Version, number, print_json
+from comel.app.commands.options import Device, Json, Quiet, Run, Set, Trusted, Version, number, print_json
 from comel.errors import ComelError
 
 __all__ = ["EPILOGS", "add_task", "evaluate", "quoted", "train"]
@@ -40,6 +40,7 @@ def train(
     folds: Annotated[int | None, typer.Option(help="Cross-validate: a run a fold, in OUT/fold-0 and on.")] = None,
     orders: Annotated[int | None, typer.Option(help="So many orders of the tasks: a run each, in OUT/order-0 and on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run's own settings.")] = False,
+    trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,7 +76,7 @@ def train(
     else:
         from comel.training.train import train as train_run
 
-        train_run(chosen, out, resume=resume, quiet=silent)
+        train_run(chosen, out, resume=resume, trust=trust or (), quiet=silent)
         _tell_metrics(out, as_json)
 
 
@@ -88,6 +89,7 @@ def add_task(
     assume_encoder: AssumeEncoder = None,
     skip_missing: SkipMissing = False,
     settings: Set = None,
+    trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -96,7 +98,7 @@ def add_task(
 
     overrides = [*(settings or []), *(["data.skip_missing=true"] if skip_missing else [])]
     overrides += [] if assume_encoder is None else [f"data.assume_encoder={quoted(assume_encoder)}"]
-    teach(run, manifest, bags, tasks=task, root=root, overrides=overrides, quiet=quiet or as_json)
+    teach(run, manifest, bags, tasks=task, root=root, overrides=overrides, trust=trust or (), quiet=quiet or as_json)
     _tell_metrics(run, as_json)
 
 
@@ -111,6 +113,7 @@ def evaluate(
     root: Root = None,
     assume_encoder: AssumeEncoder = None,
     skip_missing: SkipMissing = False,
+    trust: Trusted = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -134,6 +137,7 @@ def evaluate(
         root=root,
         assume_encoder=assume_encoder,
         skip_missing=skip_missing,
+        trust=trust or (),
         quiet=quiet or as_json,
     )
     if as_json:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["Device", "Json", "Quiet", "Run", "Set", "Version", "ink_colours", "number", "print_json"]
+__all__ = ["Device", "Json", "Quiet", "Run", "Set", "Trusted", "Version", "ink_colours", "number", "print_json"]
 
 _output: ContextVar[TextIO] = ContextVar("where the result of --json goes")
 
@@ -31,6 +31,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as trainer.epochs=20; may be repeated.")]
 Run = Annotated[Path, typer.Argument(help="Run directory.")]
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE.py",
+        help="Your own code that the run may load, FILE.py or FILE.py:Class, or hf:NAME; may be repeated.",
+    ),
+]
 Version = Annotated[int | None, typer.Option(help="Version of the run; default the current one.")]
 
 

@@ -6,7 +6,7 @@ Part of the composition root: it reads slides through ``pipelines``, imported on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,8 @@ from comel.app.predict.files import Writing, kept_prediction, kinds_of, write_pr
 from comel.app.predict.inputs import Input, Reading, by_case, find_inputs
 from comel.bags.bag import Bag
 from comel.base.files import sha256_of_file, sha256_of_json
-from comel.base.progress import progress_bar
+from comel.base.progress import progress_bar, say
+from comel.base.trust import Trust
 from comel.cohort.bags import check_contract
 from comel.errors import ComelError, ConfigError, SlideError
 from comel.prediction.prediction import Prediction, check_table, failed_row, prediction_row, write_table
@@ -75,6 +76,7 @@ def predict_cohort(
     width: int = 1024,
     merge: bool = False,
     device: str = "auto",
+    trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> list[Prediction | ComelError]:
     """Predict and write ``<name>.json``, ``<name>.png``, ``<name>.geojson`` to ``out``, and a table.
@@ -102,6 +104,7 @@ def predict_cohort(
         width: of the map picture in pixels.
         merge: GeoJSON of regions instead of tiles.
         device: of model and encoder.
+        trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
         quiet: no progress.
 
     Returns:
@@ -124,7 +127,7 @@ def predict_cohort(
     )
     writing = Writing(Path(out), Path(table or Path(out) / "predictions.csv"), width, merge)
     outcomes = predict_each(
-        Path(run), list(map(Path, given)), reading, writing, version=version, task=task, device=device, quiet=quiet
+        Path(run), list(map(Path, given)), reading, writing, version=version, task=task, device=device, trust=trust, quiet=quiet
     )
     return [outcome.result for outcome in outcomes]
 
@@ -138,6 +141,7 @@ def predict_each(
     version: int | None = None,
     task: str | None = None,
     device: str = "auto",
+    trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> list[Outcome]:
     """:func:`predict_cohort` with what became of every slide; the table is written also where it is interrupted."""
@@ -149,13 +153,17 @@ def predict_each(
     check_width(writing.width)
     _check_mpp(reading.mpp)
     inputs = find_inputs(paths, reading)
-    predictor = Predictor.open(run, version=version, device=device)
+    trusted = Trust(trust)
+    predictor = Predictor.open(run, version=version, device=device, trust=trusted)
+    for note in trusted.notes:
+        say(f"predict: {note}", quiet=quiet)
     predictor.check_task(task)
     reader = ContractReader(
         predictor.contract,
         assume_mpp=reading.assume_mpp,
         device=device,
         encoder=reading.encoder,
+        trust=trusted,
         tissue_folder=reading.tissue_folder,
     )
     if any(entry.bag is None and entry.problem is None for entry in inputs):

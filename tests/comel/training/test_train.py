@@ -560,7 +560,10 @@ def test_a_strategy_of_ones_own_from_a_file(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    comel.add_task(run, liver_stream.manifest, liver_stream.bags, quiet=True)
+    with pytest.raises(ConfigError, match=r"a run brings no code; if you know that file and trust it, .* --trust mine\.py"):
+        comel.add_task(run, liver_stream.manifest, liver_stream.bags, quiet=True)
+    (tmp_path / "mine.py").rename(elsewhere / "moved.py")
+    comel.add_task(run, liver_stream.manifest, liver_stream.bags, trust=["moved.py"], quiet=True)
     assert RunDirectory(run).versions() == [1, 2, 3]
 
 
