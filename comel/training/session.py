@@ -112,8 +112,11 @@ class Session:
 
     def _describe(self, model: MILModel) -> dict[str, Any]:
         """What ``model.json`` has of a model."""
-        about = {key: value for key, value in self.config.model.items() if key in ("name", CODE_SHA256)}
-        return {**about, **settings_of(model)}
+        return {**self._named(), **settings_of(model)}
+
+    def _named(self) -> dict[str, Any]:
+        """The model's name, and the hash of its code where it is a user's own."""
+        return {key: value for key, value in self.config.model.items() if key in ("name", CODE_SHA256)}
 
     def learn(self) -> None:
         """All stages that are not done: from the newest version of this plan, or from a checkpoint inside a stage."""
@@ -128,7 +131,8 @@ class Session:
             model = self.new_model()
         else:
             run.verify(done.version)
-            model = load_model(run.version_folder(done.version), done.model, strategy, trust=self.trust)
+            described = {**done.model, CODE_SHA256: None, **self._named()}
+            model = load_model(run.version_folder(done.version), described, strategy, trust=self.trust)
             run.use(done.version)
         learned = list(done.tasks) if done else []
         first_stage, version = (self.base.stages, self.base.version) if self.base else (0, 0)

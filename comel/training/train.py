@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from comel.base.files import read_json, write_json, write_text
-from comel.base.progress import say
 from comel.base.registry import is_user_code, split_user_code
 from comel.base.settings import parse_section
 from comel.base.trust import Trust
@@ -77,8 +76,8 @@ def train(
     with run.locked():
         _check_free(run, config)
         session = Session(run, config, load_tasks(config.data), quiet, trust=trusted)
+        session.notes += [*trusted.notes, *_changed_code(run, config)]
         _claim(run, config)
-        _say_notes(trusted, quiet)
         session.learn()
     return run.path
 
@@ -128,7 +127,7 @@ def add_task(
         if again:
             raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
         session = Session(directory, config, loaded, quiet, info, trust=trusted)
-        _say_notes(trusted, quiet)
+        session.notes += trusted.notes
         write_json(directory.path / _PENDING, {"plan": plan_of(config), "base_version": info.version})
         session.learn()
         (directory.path / _PENDING).unlink()
@@ -213,11 +212,6 @@ def _class_of(section: Mapping[str, Any], find: Any, trust: Trust, *, note_unche
     return find(section["name"], trust, sha256=section.get(CODE_SHA256), note_unchecked=note_unchecked)
 
 
-def _say_notes(trust: Trust, quiet: bool) -> None:
-    for note in trust.notes:
-        say(f"training: {note}", quiet=quiet)
-
-
 def is_finished(run: RunDirectory) -> bool:
     """Whether every stage of the run is done."""
     return run.metrics.exists() and bool(read_json(run.metrics).get("finished"))
@@ -236,8 +230,6 @@ def _check_free(run: RunDirectory, config: RunConfig) -> None:
                 f"{run.path}: holds an unfinished run with other settings or another manifest",
                 "say --resume, put the manifest back as it was, or choose another --out",
             )
-        if learned and (changed := _changed_code(run, config)):
-            raise RunError(f"{changed}: has changed since the run {run.path} began", "put it back, or choose another --out")
     elif any(path.name != ".lock" for path in run.path.iterdir()):
         raise RunError(f"{run.path}: is not empty and holds no run", "choose another --out")
 
@@ -246,8 +238,10 @@ def _claim(run: RunDirectory, config: RunConfig) -> None:
     """Write the settings into the run directory, unless they are there already."""
     import yaml
 
-    if run.config.exists() and plan_of(load_config(run.config)) == plan_of(config) and not _changed_code(run, config):
-        return
+    if run.config.exists():
+        stored = load_config(run.config)
+        if (plan_of(stored), _code_of(stored)) == (plan_of(config), _code_of(config)):
+            return
     values = config.model_dump(mode="json")
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
@@ -255,13 +249,19 @@ def _claim(run: RunDirectory, config: RunConfig) -> None:
     write_text(run.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def _changed_code(run: RunDirectory, config: RunConfig) -> str | None:
-    """The file of the user's own code whose content is not what the run keeps the hash of, if there is one."""
-    stored = load_config(run.config)
-    for before, now in ((stored.model, config.model), (stored.strategy, config.strategy)):
-        if before.get(CODE_SHA256, now.get(CODE_SHA256)) != now.get(CODE_SHA256):
-            return str(split_user_code(now["name"])[0])
-    return None
+def _code_of(config: RunConfig) -> list[str | None]:
+    """The hashes of the user's own code that a run is of."""
+    return [section.get(CODE_SHA256) for section in (config.model, config.strategy)]
+
+
+def _changed_code(run: RunDirectory, config: RunConfig) -> list[str]:
+    """A note for each file of the user's own code whose content is not what the run keeps the hash of."""
+    if not run.config.exists() or not (run.versions() or run.checkpoint.exists()):
+        return []
+    said = "has changed since the run began; what was learned before was learned with it as it was"
+    files = [split_user_code(str(section["name"]))[0] for section in (config.model, config.strategy)]
+    hashes = zip(files, _code_of(load_config(run.config)), _code_of(config), strict=True)
+    return [f"{file}: {said}" for file, before, now in hashes if before is not None and before != now]
 
 
 def stored_plan(run: RunDirectory) -> str:

@@ -349,17 +349,31 @@ def test_a_run_without_the_hash_runs_with_a_note(moved: tuple[Path, Stream], com
     assert "is not known" not in comel_cli(*words, "--quiet")[2]
 
 
-def test_an_unfinished_run_whose_code_has_changed_does_not_go_on(moved: tuple[Path, Stream]) -> None:
+@pytest.mark.parametrize("name", ["model", "strategy"])
+def test_the_same_command_goes_on_with_code_that_was_mended(
+    name: str, moved: tuple[Path, Stream], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user names the file again. It is said, and the run keeps the new hash; --resume alone is not the user's word."""
     folder, stream = moved
     settings = stream.settings({"name": f"{folder}/strategy.py:Mine"}, epochs=1)
     settings["model"] = {"name": f"{folder}/model.py:Mine", "dim": 8}
     run = comel.train(settings, folder / "other", quiet=True)
     change_json(run / "metrics.json", lambda content: content.update(finished=False))
-    comel.train(settings, run, quiet=True)
+    file = folder / f"{name}.py"
+    file.write_text(file.read_text() + "# a line more\n")
+    capsys.readouterr()
+    with pytest.raises(ConfigError, match=rf"{name}\.py: is not the code that the run was trained with"):
+        comel.train({}, run, resume=True, trust=[folder / "model.py", folder / "strategy.py"])
+    comel.train(settings, run)
+    assert (
+        f"training: {file}: has changed since the run began; what was learned before was learned with"
+        in capsys.readouterr().err
+    )
+    stored = yaml.safe_load((run / "config.yaml").read_text())[name]
+    assert stored["code_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     change_json(run / "metrics.json", lambda content: content.update(finished=False))
-    (folder / "strategy.py").write_text(OWN_STRATEGY + "# a line more\n")
-    with pytest.raises(ComelError, match=r"strategy\.py: has changed since the run .*/other began; put it back, or"):
-        comel.train(settings, run, quiet=True)
+    comel.train(settings, run)
+    assert "has changed" not in capsys.readouterr().err
 
 
 def test_what_a_trusted_file_holds_must_be_a_model(moved: tuple[Path, Stream]) -> None:
