@@ -19,6 +19,7 @@ __all__ = [
     "atomic_path",
     "canonical_json",
     "is_plain",
+    "parse_json",
     "read_bytes",
     "read_json",
     "sha256_of_arrays",
@@ -106,7 +107,15 @@ def read_json(path: Path) -> Any:
         OSError: see :func:`read_bytes`.
         ValueError: it is not JSON, names a key twice, nests beyond what Python reads, or holds NaN or infinity.
     """
-    text = read_bytes(path, _MAX_JSON_BYTES).decode("utf-8")
+    return parse_json(read_bytes(path, _MAX_JSON_BYTES).decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; see :func:`read_json`.
+
+    Raises:
+        ValueError: it is not JSON, names a key twice, nests beyond what Python reads, or holds NaN or infinity.
+    """
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError:

@@ -17,7 +17,7 @@ from comel.cohort.config import DataConfig
 from comel.cohort.manifest import SPLITS
 from comel.errors import ComelError, RunError
 
-__all__ = ["FORMAT", "ModelDescription", "TaskInfo", "VersionInfo", "read_version", "stored_contract"]
+__all__ = ["FORMAT", "ModelDescription", "TaskInfo", "VersionInfo", "parse_contract", "read_version", "stored_contract"]
 
 FORMAT = 2
 """Of ``model.json``. 2 has the patients of each split, and the hash of a user's own code; 1 is read as it is."""
@@ -181,6 +181,18 @@ def stored_contract(contract: FeatureContract) -> dict[str, Any]:
     values = {field.name: getattr(contract, field.name) for field in fields(contract)}
     values |= {"reading": dict(contract.reading), "joined_mpp": list(contract.joined_mpp)}
     return {name: value for name, value in values.items() if name != "code_sha256" or value is not None}
+
+
+def parse_contract(value: Any) -> FeatureContract:
+    """The inverse of :func:`stored_contract`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("no contract of features")
+    _check(_StoredContract, value)
+    return FeatureContract(**value)
 
 
 def read_version(path: Path) -> VersionInfo:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from comel.bags.contract import FeatureContract
 from comel.base.files import read_json, write_json, write_text
 from comel.base.settings import parse_section
 from comel.cohort.classes import ClassSpace, Head
@@ -32,7 +33,7 @@ from comel.scoring.case_results import CaseResult, read_results, write_results
 from comel.scoring.intervals import score_intervals
 from comel.scoring.task_scores import mean_over_tasks, score_task
 from comel.training.session import plan_of
-from comel.training.train import is_finished, resolved, stored_plan, train
+from comel.training.train import contract_of, is_finished, resolved, stored_plan, train
 
 __all__ = ["over_runs", "train_folds", "train_orders"]
 
@@ -66,10 +67,8 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
     out = Path(out)
     manifest, numbers = _manifest_with_folds(config, out, folds)
     root = config.data.root or (config.data.manifest.parent if config.data.manifest else None)
-    runs = []
-    for number in numbers:
-        data = config.data.model_copy(update={"manifest": manifest, "root": root, "fold": number})
-        runs.append(_trained(config.model_copy(update={"data": data}), out / f"fold-{number}", quiet))
+    updates = [{"manifest": manifest, "root": root, "fold": number} for number in numbers]
+    runs = _train_each(config, updates, [out / f"fold-{number}" for number in numbers], quiet)
     metrics = [read_json(run.metrics) for run in runs]
     pooled: list[tuple[int, CaseResult]] = []
     for number, run in zip(numbers, runs, strict=True):
@@ -110,10 +109,9 @@ def train_orders(config: RunConfig | Mapping[str, Any], out: Path, *, orders: in
     config = _checked(config)
     names = [task.name for task in load_tasks(config.data)]
     chosen = _orders(names, orders, config.trainer.seed)
-    runs = []
-    for number, order in enumerate(chosen):
-        data = config.data.model_copy(update={"tasks": order})
-        runs.append(_trained(config.model_copy(update={"data": data}), Path(out) / f"order-{number}", quiet))
+    runs = _train_each(
+        config, [{"tasks": order} for order in chosen], [Path(out) / f"order-{number}" for number in range(len(chosen))], quiet
+    )
     summary = {
         "orders": chosen,
         "runs": [run.path.name for run in runs],
@@ -162,11 +160,33 @@ def _checked(config: RunConfig | Mapping[str, Any]) -> RunConfig:
     return resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
 
 
-def _trained(config: RunConfig, out: Path, quiet: bool) -> RunDirectory:
+def _train_each(
+    config: RunConfig, data: Sequence[Mapping[str, Any]], folders: Sequence[Path], quiet: bool
+) -> list[RunDirectory]:
+    """A run in each folder, of settings that differ in their data section, and all on features of one kind.
+
+    Raises:
+        FeatureMismatch: the bags are not as those that one of the runs has learned from.
+        RunError: two runs have learned from features that may not be mixed.
+    """
+    runs = [RunDirectory(folder) for folder in folders]
+    contract = next((known for run in runs if (known := contract_of(run)) is not None), None)
+    for run, update in zip(runs, data, strict=True):
+        one = config.model_copy(update={"data": config.data.model_copy(update=dict(update))})
+        _trained(one, run, contract, quiet)
+        learned = contract_of(run)
+        assert learned is not None
+        if contract is not None and (difference := contract.difference(learned)):
+            raise RunError(f"{run.path}: has learned from {difference} in the other runs", "train them anew in another --out")
+        contract = contract or learned
+    return runs
+
+
+def _trained(config: RunConfig, run: RunDirectory, contract: FeatureContract | None, quiet: bool) -> RunDirectory:
     """The finished run of these settings: kept, gone on with, or trained anew."""
-    run = RunDirectory(out)
+    out = run.path
     if not is_finished(run):
-        train(config, out, quiet=quiet)
+        train(config, out, contract=contract, quiet=quiet)
         return run
     if stored_plan(run) != plan_of(config):
         raise RunError(f"{out}: holds a finished run of other settings or another manifest", "choose another --out")

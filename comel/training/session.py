@@ -18,7 +18,7 @@ from comel.base.files import sha256_of_file, sha256_of_json
 from comel.base.progress import progress_bar, say
 from comel.base.trust import Trust
 from comel.cohort.bags import BagStore
-from comel.cohort.checks import doubtful_labels, with_features, with_instances
+from comel.cohort.checks import check_bags, doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import TaskData
 from comel.errors import ConfigError
@@ -69,6 +69,7 @@ class Session:
     quiet: bool
     base: VersionInfo | None = None
     trust: Trust = field(default_factory=Trust)
+    expected: FeatureContract | None = None
 
     def __post_init__(self) -> None:
         trainer: TrainerConfig = self.config.trainer
@@ -84,18 +85,24 @@ class Session:
                     f"trainer.early_stopping: task '{task.name}' has no validation case",
                     "mark some with split 'val', raise data.val_fraction, or leave early stopping out",
                 )
+        self.plan = sha256_of_json([plan_of(self.config), self.base.version if self.base else 0])
         self.store = BagStore(
-            data.bags,
-            self.base.feature_contract if self.base else None,
-            assume_encoder=data.assume_encoder,
-            cache_bytes=data.cache_gib * 2**30,
+            data.bags, self._learned_from(), assume_encoder=data.assume_encoder, cache_bytes=data.cache_gib * 2**30
         )
-        if self.store.contract is None:
-            self.store.read(self.tasks[0].train[0])
+        cases = {case.name for task in self.tasks for case in task.cases(None)}
+        with progress_bar(len(cases), "reading the bags", quiet=self.quiet) as advance:
+            check_bags(self.tasks, self.store, advance)
         assert self.store.contract is not None
         self.contract: FeatureContract = self.store.contract
-        self.plan = sha256_of_json([plan_of(self.config), self.base.version if self.base else 0])
         self.scorer = StageScorer(self.run, self.config, self.tasks, self.store, self.device, self._untrained)
+
+    def _learned_from(self) -> FeatureContract | None:
+        """What bags must be like: those that the run has learned from, be it in another session; None where it has not."""
+        done = self._newest()
+        if done is not None:
+            return done.feature_contract
+        started = checkpoint.read_progress(self.run.checkpoint, self.plan) is not None
+        return (checkpoint.read_contract(self.run.checkpoint) if started else None) or self.expected
 
     def new_model(self) -> MILModel:
         """A model without a head, its weights drawn from the seed."""
@@ -247,7 +254,7 @@ class Session:
                 if stopping is not None:
                     # Before the checkpoint that needs it: one killed in between leaves a file too many, never one too few.
                     stopping.save(path)
-                checkpoint.write(self.run.checkpoint, self.plan, stage.index, done, model, strategy, optimizer)
+                checkpoint.write(self.run.checkpoint, self.plan, stage.index, done, model, strategy, optimizer, self.contract)
                 self._discard_early_stopping(but=path)
                 saved = time.monotonic()
 

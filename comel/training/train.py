@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from comel.bags.contract import FeatureContract
 from comel.base.files import read_json, write_json, write_text
 from comel.base.registry import is_user_code, split_user_code
 from comel.base.settings import parse_section
@@ -17,6 +18,7 @@ from comel.cohort.tasks import load_tasks
 from comel.errors import ConfigError, RunError
 from comel.models import model_class
 from comel.models.base import MILModel
+from comel.runs import checkpoint
 from comel.runs.config import CODE_SHA256, RunConfig, load_config, without_name
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
@@ -24,7 +26,7 @@ from comel.strategies import strategy_class
 from comel.strategies.base import Strategy
 from comel.training.session import Session, plan_of
 
-__all__ = ["add_task", "is_finished", "resolved", "stored_plan", "train"]
+__all__ = ["add_task", "contract_of", "is_finished", "resolved", "stored_plan", "train"]
 
 _PENDING = "add-task.json"
 _OF_THE_NEW_TASKS = {
@@ -43,6 +45,7 @@ def train(
     *,
     resume: bool = False,
     trust: Iterable[str | Path] = (),
+    contract: FeatureContract | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a model over a stream of tasks.
@@ -52,6 +55,7 @@ def train(
         out: the run directory. The same settings again go on with an unfinished run.
         resume: take the settings from the run itself.
         trust: files of code that these may name (:class:`comel.base.trust.Trust`).
+        contract: what the features must be like; default as those that the run has learned from, or the first bag's.
         quiet: no progress.
 
     Returns:
@@ -75,7 +79,7 @@ def train(
     config = resolved(config, trusted, from_run=resume)
     with run.locked():
         _check_free(run, config)
-        session = Session(run, config, load_tasks(config.data), quiet, trust=trusted)
+        session = Session(run, config, load_tasks(config.data), quiet, trust=trusted, expected=contract)
         session.notes += [*trusted.notes, *_changed_code(run, config)]
         _claim(run, config)
         session.learn()
@@ -215,6 +219,12 @@ def _class_of(section: Mapping[str, Any], find: Any, trust: Trust, *, note_unche
 def is_finished(run: RunDirectory) -> bool:
     """Whether every stage of the run is done."""
     return run.metrics.exists() and bool(read_json(run.metrics).get("finished"))
+
+
+def contract_of(run: RunDirectory) -> FeatureContract | None:
+    """What the features were like that a run has learned from; None where it has learned nothing."""
+    versions = run.versions()
+    return run.info(versions[-1]).feature_contract if versions else checkpoint.read_contract(run.checkpoint)
 
 
 def _check_free(run: RunDirectory, config: RunConfig) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comel.base.files import atomic_path, read_json, write_text
+from comel.errors import ComelError
 from comel.prediction.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -78,6 +79,6 @@ def kept_prediction(name: str, writing: Writing, request: str) -> Prediction | N
         if value.get("request") != request:
             return None
         prediction = Prediction.from_dict(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ComelError):
         return None
     return prediction if all(writing.path(name, kind).is_file() for kind in kinds_of(prediction)) else None
