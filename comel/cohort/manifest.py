@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comel.base.files import read_bytes
 from comel.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def read_table_text(path: Path, max_bytes: int) -> str:
         size = path.stat().st_size
         if size > max_bytes:
             raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row a slide")
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ManifestError(f"{path}: not UTF-8 text", "save it as 'CSV UTF-8 (comma delimited)'") from None
     except OSError as error:

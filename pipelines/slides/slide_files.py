@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from comel.base.files import not_a_pipe
 from comel.errors import SlideError
 
 __all__ = ["file_to_open", "fingerprint", "slide_files"]
@@ -53,6 +54,8 @@ def slide_files(path: Path) -> list[Path]:
         OSError: the files cannot be listed.
     """
     kind = path.suffix.lower()
+    if path.exists():
+        not_a_pipe(path)
     if path.is_dir():
         return _dicom_files(path)
     if kind == ".mrxs":
