@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
 import comel
-from comel.app.commands.inference import serve as serve_command
+from comel.app.cli import app as cli
 from comel.bags.bag import write_bag
 from comel.bags.contract import FeatureContract
 from comel.base.files import sha256_of_file
@@ -290,12 +291,17 @@ print(models.get().version, [name for name in ("peft", "transformers", "accelera
 def test_models_are_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[ServiceSettings] = []
     monkeypatch.setattr(application, "serve", told.append)
-    serve_command(model=[str(tmp_path / "a"), f"lung={tmp_path / 'b'}"])
+
+    def serve(*models: str) -> None:
+        words = [word for model in models for word in ("--model", model)]
+        CliRunner().invoke(cli, ["serve", *words], catch_exceptions=False)
+
+    serve(str(tmp_path / "a"), f"lung={tmp_path / 'b'}")
     assert told[0].runs == {"a": tmp_path / "a", "lung": tmp_path / "b"}
     with pytest.raises(ConfigError, match="two models are called 'a'"):
-        serve_command(model=[str(tmp_path / "a"), str(tmp_path / "other" / "a")])
+        serve(str(tmp_path / "a"), str(tmp_path / "other" / "a"))
     with pytest.raises(ConfigError, match="runs"):
-        serve_command(model=[f"../x={tmp_path}"])
+        serve(f"../x={tmp_path}")
 
 
 def rewritten(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
