@@ -6,6 +6,22 @@ problem+json answer with status 4xx. Anything else is a defect of ours and keeps
 
 from __future__ import annotations
 
+import unicodedata
+
+
+def _one_line(text: str) -> str:
+    """On one line, with what is no printable character written out: names come from files, and go to terminals."""
+    line = " ".join(str(text).split())
+    if line.isprintable():
+        return line
+    return "".join(sign if _is_harmless(sign) else f"\\u{ord(sign):04x}" for sign in line)
+
+
+def _is_harmless(sign: str) -> bool:
+    # Cc are control signs, Cs halves of surrogates; the others turn the direction of writing.
+    turns = "\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"
+    return not turns and unicodedata.category(sign) not in ("Cc", "Cs")
+
 
 class ComelError(Exception):
     """A mistake in the input, with its remedy.
@@ -16,8 +32,7 @@ class ComelError(Exception):
     """
 
     def __init__(self, what: str, remedy: str = "") -> None:
-        self.what = " ".join(str(what).split())
-        self.remedy = " ".join(str(remedy).split())
+        self.what, self.remedy = _one_line(what), _one_line(remedy)
         super().__init__(f"{self.what}; {self.remedy}" if self.remedy else self.what)
 
 

@@ -99,6 +99,10 @@ class ServiceSettings(JobSettings, BaseSettings):
         default=(),
         description="folders whose slides may be shown and named in requests; a JSON list in the environment",
     )
+    trusted_code: tuple[str, ...] = Field(
+        default=(),
+        description="your own code that runs may load: FILE.py, FILE.py:Class or hf:NAME; a JSON list in the environment",
+    )
     tissue_folder: Path | None = Field(
         default=None,
         description="folder of tissue that you drew, <name of the slide>.geojson, .png, ...; for models that were trained so",

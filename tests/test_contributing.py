@@ -14,7 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from sklearn.metrics import cohen_kappa_score
 
-from comel.base.registry import resolve
+from comel.base.registry import resolve_name
 from comel.cohort.classes import Head
 from comel.errors import SlideError
 from comel.models.base import BagBatch
@@ -110,7 +110,7 @@ def test_the_strategy_slows_the_trunk_from_the_second_task_on() -> None:
 
 def test_the_patch_encoder_has_a_loader() -> None:
     facts = example("A patch encoder")["facts"]
-    assert callable(resolve("our-vit", {"our-vit": facts.loader}, "comel.encoders"))
+    assert callable(resolve_name("our-vit", {"our-vit": facts.loader}, "comel.encoders"))
     assert facts.page == "https://huggingface.co/our-lab/our-vit"
 
 

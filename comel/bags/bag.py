@@ -22,7 +22,7 @@ are read by :mod:`comel.bags.foreign`. Nothing in this module imports torch.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +32,10 @@ import numpy as np
 
 from comel.bags.contract import FeatureContract, extraction_of
 from comel.bags.geometry import TileGeometry, geometry_from_attributes
-from comel.base.files import atomic_path, canonical_json, sha256_of_arrays, sha256_of_json
-from comel.base.hdf5 import group_names, open_hdf5, plain, read_dataset
+from comel.base.files import atomic_path, canonical_json, parse_json, sha256_of_arrays, sha256_of_json
+from comel.base.formats import check_format
+from comel.base.hdf5 import group_names, holds, open_hdf5, read_attributes, read_dataset
+from comel.base.text import is_text
 from comel.base.version import comel_version
 from comel.errors import BagError
 
@@ -46,7 +48,13 @@ __all__ = [
     "write_bag",
 ]
 
+FORMAT = 1
+"""Of a bag's file, its attribute ``format``; a file without it is of format 1."""
 MAX_BAG_BYTES = 16 << 30
+LARGEST_FEATURE = 1e6
+"""Far beyond any encoder, and far below where a model's sums would overflow: memory that was never written holds such."""
+LARGEST_COORDINATE = 2**40
+_MAX_NAME_BYTES = 255
 _CHUNK_ROWS = 1024
 _MAX_SCALES = 8
 
@@ -136,11 +144,14 @@ def write_bag(path: Path, bag: Bag) -> None:
                 encoder=bag.contract.encoder or "",
                 encoder_weights_hash=bag.contract.weights_hash or "",
                 comel_version=comel_version(),
+                format=FORMAT,
                 settings=canonical_json(bag.settings),
                 settings_hash=sha256_of_json(bag.settings),
                 checksum=checksum,
                 notes=canonical_json(list(bag.notes)),
             )
+            if bag.contract.code_sha256:
+                file.attrs["encoder_code_sha256"] = bag.contract.code_sha256
             if bag.contract.joined_mpp:
                 file.attrs["joined_mpp"] = bag.contract.joined_mpp
         temporary.write_bytes(content.getbuffer())
@@ -164,9 +175,10 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
     """
     path = Path(path)
     with open_hdf5(path) as file:
-        if "features" not in file or "coords" not in file:
+        about = read_attributes(file, path)
+        check_format(path, about.get("format", 1), FORMAT, about.get("comel_version"), BagError)
+        if not (holds(file, "features", path) and holds(file, "coords", path)):
             raise BagError(f"{path}: no datasets 'features' and 'coords'", "extract the slide again, or convert the file")
-        about = {key: plain(value) for key, value in file.attrs.items()}
         coarser = group_names(file, "scales", path)
         if len(coarser) > _MAX_SCALES:
             raise BagError(f"{path}: {len(coarser)} scales", f"at most {_MAX_SCALES} are read")
@@ -191,20 +203,23 @@ class _Level:
 
 
 def _read_level(file: Any, prefix: str, path: Path, max_bytes: int) -> _Level:
-    inside = group_names(file, prefix.rstrip("/"), path) if prefix else list(file)
+    inside = group_names(file, prefix.rstrip("/"), path)
     if not {"features", "coords"} <= set(inside):
         raise BagError(f"{path}: no datasets '{prefix}features' and '{prefix}coords'", "extract the slide again")
-    names = [name for name in ("features", "coords", "labels", "parent") if name in inside]
+    names = [name for name in inside if name in ("features", "coords", "labels", "parent")]
     names += [f"quality/{name}" for name in group_names(file, f"{prefix}quality", path)]
     arrays = {name: read_dataset(file, f"{prefix}{name}", path, max_bytes) for name in names}
-    return _Level(prefix, arrays, {key: plain(value) for key, value in file[f"{prefix}coords"].attrs.items()})
+    coords = arrays["coords"]
+    if coords.dtype.kind not in "iu" or (coords.size and max(-int(coords.min()), int(coords.max())) > LARGEST_COORDINATE):
+        raise BagError(f"{path}: '{prefix}coords' are no level-0 pixels of a slide", "extract the slide again")
+    return _Level(prefix, arrays, read_attributes(file[f"{prefix}coords"], path))
 
 
 def _bag_of_level(level: _Level, about: Mapping[str, Any], path: Path) -> Bag:
-    features, geometry = level.arrays["features"], geometry_from_attributes(level.about)
+    features, geometry = level.arrays["features"], geometry_from_attributes(level.about, path)
     settings = _settings(about.get("settings"), path)
     return Bag(
-        slide_id=str(about.get("slide_id") or path.stem),
+        slide_id=_slide_id(about.get("slide_id") or path.stem, path),
         features=features,
         coords=level.arrays["coords"].astype(np.int64, copy=False),
         geometry=geometry,
@@ -216,6 +231,7 @@ def _bag_of_level(level: _Level, about: Mapping[str, Any], path: Path) -> Bag:
             tile_size=geometry.patch_size if geometry else None,
             reading=extraction_of(settings),
             joined_mpp=_joined_mpp(about.get("joined_mpp"), path),
+            code_sha256=_sha256(about.get("encoder_code_sha256")),
         ),
         labels=level.arrays.get("labels"),
         quality={name.removeprefix("quality/"): array for name, array in level.arrays.items() if name.startswith("quality/")},
@@ -231,9 +247,10 @@ def read_bag_header(path: Path) -> dict[str, Any]:
         BagError: as :func:`read_bag`.
     """
     with open_hdf5(Path(path)) as file:
-        if "features" not in file:
+        header = read_attributes(file, path)
+        check_format(path, header.get("format", 1), FORMAT, header.get("comel_version"), BagError)
+        if not holds(file, "features", path):
             raise BagError(f"{path}: no dataset 'features'", "extract the slide again")
-        header = {key: plain(value) for key, value in file.attrs.items()}
         shape = getattr(file["features"], "shape", None)
         if shape is None or len(shape) != 2:
             raise BagError(f"{path}: 'features' is not a table", "extract the slide again")
@@ -242,7 +259,7 @@ def read_bag_header(path: Path) -> dict[str, Any]:
 
 
 def check_bag(where: str, bag: Bag) -> None:
-    """Check that a bag's arrays and those of its coarser scales fit each other, and that no feature is NaN or infinite.
+    """Check that a bag's arrays and those of its coarser scales fit each other, and that no feature is NaN, infinite or absurd.
 
     Raises:
         BagError: they do not; ``where`` begins the message.
@@ -261,6 +278,8 @@ def check_bag(where: str, bag: Bag) -> None:
 
 def _check_level(where: str, bag: Bag) -> None:
     features, dimension = bag.features, bag.contract.dimension
+    if not all(text is None or is_text(text) for text in (bag.contract.encoder, bag.contract.weights_hash)):
+        raise BagError(f"{where}: the name of the encoder holds control characters", "extract the slide again")
     if features.ndim != 2 or features.dtype.kind != "f" or features.shape[1] != dimension or dimension == 0:
         raise BagError(f"{where}: features have shape {features.shape} and type {features.dtype}", "expected (N, D) floats")
     rows = len(features)
@@ -270,9 +289,13 @@ def _check_level(where: str, bag: Bag) -> None:
     for name, array in by_tile.items():
         if array is not None and array.shape != (rows,):
             raise BagError(f"{where}: {rows} features but {name} of shape {array.shape}", "extract the slide again")
+    if not rows or max(-float(features.min()), float(features.max())) <= LARGEST_FEATURE:
+        return  # NaN is neither smaller nor larger, and goes on
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
         raise BagError(f"{where}: {bad} of {rows} instances have NaN or infinite features", "extract the slide again")
+    absurd = int((np.abs(features).max(axis=1) > LARGEST_FEATURE).sum())
+    raise BagError(f"{where}: {absurd} of {rows} instances have features beyond {LARGEST_FEATURE:g}", "extract the slide again")
 
 
 def _check_parent(where: str, finer: Bag, coarser: Bag | None) -> None:
@@ -290,6 +313,14 @@ def _check_parent(where: str, finer: Bag, coarser: Bag | None) -> None:
         raise BagError(f"{where}: 'parent' does not lead from each tile to one of the next coarser scale", "extract it again")
 
 
+def _slide_id(value: Any, path: Path) -> str:
+    """The slide's name, which becomes the name of files."""
+    name = str(value)
+    if not is_text(name) or len(name.encode()) > _MAX_NAME_BYTES or set(name) & set("/\\") or name.startswith("."):
+        raise BagError(f"{path}: the attribute slide_id is no name of a slide", "extract the slide again")
+    return name
+
+
 def _joined_mpp(value: Any, path: Path) -> tuple[float, ...]:
     try:
         scales = tuple(map(float, np.ravel([] if value is None else value)))
@@ -300,17 +331,21 @@ def _joined_mpp(value: Any, path: Path) -> tuple[float, ...]:
     return scales
 
 
+def _sha256(value: Any) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else None
+
+
 def _notes(text: Any, path: Path) -> tuple[str, ...]:
     try:
-        value = json.loads(text) if text else []
-    except (TypeError, ValueError, RecursionError):
+        value = parse_json(text) if text else []
+    except (TypeError, ValueError):
         raise BagError(f"{path}: the notes attribute is not JSON", "extract the slide again") from None
     return tuple(str(note) for note in value) if isinstance(value, list) else ()
 
 
 def _settings(text: Any, path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(text) if text else {}
-    except (TypeError, ValueError, RecursionError):
+        value = parse_json(text) if text else {}
+    except (TypeError, ValueError):
         raise BagError(f"{path}: the settings attribute is not JSON", "extract the slide again") from None
     return value if isinstance(value, dict) else {}

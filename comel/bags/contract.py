@@ -37,6 +37,8 @@ class FeatureContract:
         tile_size: tile side in pixels at ``mpp``, or None where the file does not say.
         reading: how slides were read, those of :data:`EXTRACTION_FIELDS` that the file states.
         joined_mpp: micrometres per pixel of the coarser scales whose features follow each tile's own, finest first.
+        code_sha256: SHA-256 of the file of code that the encoder is, or None where it is no user's own, or the bag does not
+            say. It says which file may be run for the model, and decides about no bag.
     """
 
     encoder: str | None
@@ -46,6 +48,7 @@ class FeatureContract:
     tile_size: int | None
     reading: Mapping[str, Any] = field(default_factory=dict)
     joined_mpp: tuple[float, ...] = ()
+    code_sha256: str | None = None
 
     def __post_init__(self) -> None:
         # JSON and HDF5 give it back as a list or an array.

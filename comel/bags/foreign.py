@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from comel.bags.bag import MAX_BAG_BYTES, Bag, check_bag, read_bag
+from comel.bags.bag import LARGEST_COORDINATE, MAX_BAG_BYTES, Bag, check_bag, read_bag
 from comel.bags.contract import FeatureContract
 from comel.bags.geometry import geometry_from_attributes
-from comel.base.hdf5 import open_hdf5, plain, read_dataset
+from comel.base.hdf5 import check_file, group_names, holds, open_hdf5, read_attributes, read_dataset
 from comel.base.names import existing
 from comel.errors import BagError, MissingBag
 
@@ -118,11 +118,9 @@ def instance_count(path: Path) -> int | None:
     """
     if path.suffix in (".pt", ".pth"):
         return None
-    import h5py
-
     with open_hdf5(path) as file:
-        name = "features" if "features" in file else "feats"
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        name = "features" if holds(file, "features", path) else "feats"
+        if not holds(file, name, path):
             return None  # whoever reads the file refuses it
         shape = getattr(file[name], "shape", None)
         return int(shape[0]) if shape is not None and len(shape) == 2 else None
@@ -147,13 +145,14 @@ def read_any_bag(path: Path, *, assume_encoder: str | None = None, verify: bool 
     if path.suffix in (".pt", ".pth"):
         return _read_torch(path, assume_encoder)
     with open_hdf5(path) as file:
-        attributes = _attributes(file)
+        attributes = read_attributes(file, path)
         if "comel_version" not in attributes:
-            if "feats" in file:
+            if holds(file, "feats", path):
                 return _read_stamp(file, path, attributes, assume_encoder)
-            if "features" in file:
+            if holds(file, "features", path):
                 return _read_pixels(file, path, attributes, assume_encoder)
-            raise BagError(f"{path}: no dataset 'features' or 'feats' (found: {', '.join(file)[:200]})", "give a feature file")
+            found = ", ".join(group_names(file, "", path))[:200]
+            raise BagError(f"{path}: no dataset 'features' or 'feats' (found: {found})", "give a feature file")
     bag = read_bag(path, verify=verify)
     if bag.contract.encoder is None:
         bag.contract = replace(bag.contract, encoder=assume_encoder)
@@ -164,16 +163,16 @@ def _read_pixels(file: Any, path: Path, attributes: Mapping[str, Any], assume_en
     """TRIDENT's and CLAM's layout: ``features``, and ``coords`` in level-0 pixels."""
     features = _features(read_dataset(file, "features", path, MAX_BAG_BYTES))
     coords, about = None, {}
-    if "coords" in file:
+    if holds(file, "coords", path):
         coords = _whole(read_dataset(file, "coords", path, MAX_BAG_BYTES), path)
-        about = _attributes(file["coords"])
+        about = read_attributes(file["coords"], path)
     settings: dict[str, Any] = {"format": "trident" if "patch_size_level0" in about else "clam"}
     # TRIDENT writes the word for what it does not know.
     settings |= {name: _size(about[name], name, path) for name in _KEPT if about.get(name, "None") != "None"}
-    geometry = geometry_from_attributes(about)
+    geometry = geometry_from_attributes(about, path)
     if settings["format"] == "clam" and path.parent.name == "h5_files":
         settings |= _clam_tile(path)
-    encoder = attributes.get("encoder") or _attributes(file["features"]).get("encoder") or assume_encoder
+    encoder = attributes.get("encoder") or read_attributes(file["features"], path).get("encoder") or assume_encoder
     tile_size = settings.get("patch_size") if settings["format"] == "trident" else None
     contract = FeatureContract(
         encoder=str(encoder) if encoder else None,
@@ -192,7 +191,7 @@ def _clam_tile(path: Path) -> dict[str, Any]:
         if not patches.is_file():
             continue
         with open_hdf5(patches) as file:
-            about = _attributes(file["coords"]) if "coords" in file else {}
+            about = read_attributes(file["coords"], patches) if holds(file, "coords", patches) else {}
         if "patch_size" not in about:
             break
         downsample = _size(about.get("downsample", 1.0), "downsample", patches)
@@ -203,7 +202,7 @@ def _clam_tile(path: Path) -> dict[str, Any]:
 def _read_stamp(file: Any, path: Path, attributes: Mapping[str, Any], assume_encoder: str | None) -> Bag:
     """STAMP's layout: the coordinates are rounded micrometres, because the slide's own mpp is not in the file."""
     features = _features(read_dataset(file, "feats", path, MAX_BAG_BYTES))
-    coords = _whole(read_dataset(file, "coords", path, MAX_BAG_BYTES), path) if "coords" in file else None
+    coords = _whole(read_dataset(file, "coords", path, MAX_BAG_BYTES), path) if holds(file, "coords", path) else None
     # Before its attribute was called tile_size_um, STAMP wrote tile_size, in micrometres as well.
     stated = {"um": attributes.get("tile_size_um", attributes.get("tile_size")), "px": attributes.get("tile_size_px")}
     tile = {unit: _size(value, f"tile_size_{unit}", path) for unit, value in stated.items() if value is not None}
@@ -225,8 +224,7 @@ def _read_torch(path: Path, assume_encoder: str | None) -> Bag:
     """A tensor (N, D) or a dictionary of tensors ``features`` and ``coords``; nothing else is unpickled."""
     import torch
 
-    if not path.is_file() or path.stat().st_size == 0:
-        raise BagError(f"{path}: no such file, or an empty one", "check the path, or extract the slide first")
+    check_file(path)
     try:
         open(path, "rb").close()
     except OSError as error:
@@ -295,7 +293,7 @@ def _dimension(features: np.ndarray) -> int:
 def _whole(array: np.ndarray, path: Path) -> np.ndarray:
     """Coordinates as int64, rounded where the tool wrote floats."""
     coords = _rows(array)
-    if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > 2**40).any():
+    if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > LARGEST_COORDINATE).any():
         raise BagError(f"{path}: coords that lie on no slide", "extract the slide again")
     whole: np.ndarray = np.rint(coords).astype(np.int64)
     return whole
@@ -304,10 +302,6 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
 def _checked(bag: Bag, path: Path) -> Bag:
     check_bag(str(path), bag)
     return bag
-
-
-def _attributes(thing: Any) -> dict[str, Any]:
-    return {key: plain(value) for key, value in thing.attrs.items()}
 
 
 def _size(value: Any, name: str, path: Path) -> Any:

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from comel.base.text import is_text
 from comel.errors import BagError
 
-__all__ = ["TileGeometry", "geometry_from_attributes", "tile_cells", "tile_spacing"]
+__all__ = ["LARGEST_SIDE", "TileGeometry", "geometry_from_attributes", "tile_cells", "tile_spacing"]
+
+LARGEST_SIDE = 2**24
+"""Level-0 pixels; no slide has more."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +86,29 @@ class TileGeometry:
         }
 
 
-def geometry_from_attributes(attributes: Mapping[str, Any]) -> TileGeometry | None:
+def geometry_from_attributes(attributes: Mapping[str, Any], where: object = "bag") -> TileGeometry | None:
     """The geometry that ``coords`` carries, or None where the micrometres per pixel are missing.
 
     Magnifications are never used: they are rounded to 40, 20 and 10 in many files.
+
+    Raises:
+        BagError: they are no numbers, or such as no slide has; ``where`` begins the message.
     """
     names = {field.name: field for field in dataclasses.fields(TileGeometry)}
     required = [name for name, entry in names.items() if entry.default is dataclasses.MISSING]
     if any(name not in attributes for name in required):
         return None
     types = {"int": int, "float": float, "bool": bool, "str": str}
-    geometry = TileGeometry(**{name: types[str(names[name].type)](attributes[name]) for name in names if name in attributes})
+    try:
+        known = {name: types[str(names[name].type)](attributes[name]) for name in names if name in attributes}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BagError(f"{where}: the attributes of 'coords' are no numbers ({error})", "extract the slide again") from None
+    geometry = TileGeometry(**known)
     sizes = (geometry.patch_size, geometry.mpp_x, geometry.mpp_y, geometry.level0_mpp_x, geometry.level0_mpp_y)
-    if not all(np.isfinite(size) and size > 0 for size in sizes) or not 0 <= geometry.overlap < geometry.patch_size:
-        raise BagError(f"{geometry.name or 'bag'}: tile size, overlap or mpp on 'coords' is absurd", "extract the slide again")
+    sides = (geometry.patch_size, geometry.level0_width, geometry.level0_height, geometry.bounds_x, geometry.bounds_y)
+    fit = all(np.isfinite(size) and size > 0 for size in sizes) and all(0 <= side <= LARGEST_SIDE for side in sides)
+    if not fit or not 0 <= geometry.overlap < geometry.patch_size or not is_text(geometry.name):
+        raise BagError(f"{where}: tile size, overlap, sides or mpp on 'coords' are absurd", "extract the slide again")
     return geometry
 
 

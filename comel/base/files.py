@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,9 @@ __all__ = [
     "atomic_path",
     "canonical_json",
     "is_dicom",
+    "is_plain",
+    "parse_json",
+    "read_bytes",
     "read_json",
     "sha256_of_arrays",
     "sha256_of_file",
@@ -26,6 +31,7 @@ __all__ = [
 ]
 
 _TEMPORARY_PREFIX = ".partial-"
+_MAX_JSON_BYTES = 256 << 20
 
 
 @contextmanager
@@ -71,9 +77,62 @@ def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
 
 
+def is_plain(path: Path) -> bool:
+    """Whether there is a file of its own under this name: no link, no folder, no pipe and no device."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
+    """The content of a file, which is never waited for: a pipe or a device is refused.
+
+    Raises:
+        OSError: there is no such file, it is none that can be read so, or it is larger than ``max_bytes``.
+    """
+    # Not open(): it waits for somebody who writes into a pipe.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        about = os.fstat(stream.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "is no file but a folder, a pipe or a device", str(path))
+        if max_bytes is not None and about.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"holds {about.st_size >> 20} MiB", str(path))
+        return stream.read()
+
+
 def read_json(path: Path) -> Any:
-    """Read a JSON file, UTF-8."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file, UTF-8.
+
+    Raises:
+        OSError: see :func:`read_bytes`.
+        ValueError: it is not JSON, names a key twice, nests beyond what Python reads, or holds NaN or infinity.
+    """
+    return parse_json(read_bytes(path, _MAX_JSON_BYTES).decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; see :func:`read_json`.
+
+    Raises:
+        ValueError: it is not JSON, names a key twice, nests beyond what Python reads, or holds NaN or infinity.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return content
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number")
 
 
 def is_dicom(path: Path) -> bool:

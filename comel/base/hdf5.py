@@ -1,9 +1,15 @@
-"""HDF5 files that are not trusted: opened, listed and read with every failure as one :class:`~comel.errors.BagError`."""
+"""HDF5 files that are not trusted: opened, listed and read with every failure as one :class:`~comel.errors.BagError`.
+
+Links are looked at and never followed: h5py's ``in`` and ``get`` would open the file that an external one names, and wait where
+that is a pipe.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +20,16 @@ import numpy as np
 from comel.base.text import first_line
 from comel.errors import BagError
 
-__all__ = ["group_names", "open_hdf5", "plain", "read_dataset"]
+__all__ = ["check_attributes", "check_file", "group_names", "holds", "open_hdf5", "plain", "read_attributes", "read_dataset"]
+
+_MAX_NAMES = 100_000
+_MAX_CHUNK_BYTES = 256 << 20
+_MAX_ATTRIBUTES, _MAX_ATTRIBUTE_BYTES, _MAX_STRINGS = 200, 1 << 20, 1000
+_AGAIN = "extract the slide again"
+_OWN_DATA = "give a file that holds its own data"
+_DAMAGE = (
+    OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OverflowError, ArithmeticError, RecursionError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -22,65 +37,137 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading, with every failure of the library as one :class:`BagError`."""
     import h5py
 
+    check_file(path)
     try:
-        if not path.is_file():
-            raise BagError(f"{path}: no such file", "check the path, or extract the slide first")
-        if path.stat().st_size == 0:
-            raise BagError(f"{path}: the file is empty", "extract the slide again")
         # On a file system without locks nobody can hold one.
         file = h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         raise _unopened(path, error) from None
     try:
         yield file
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise BagError(f"{path}: cannot be read ({first_line(error)})", "extract the slide again") from error
+    except _DAMAGE as error:
+        raise BagError(f"{path}: cannot be read ({first_line(error)})", _AGAIN) from error
     finally:
         file.close()
 
 
+def check_file(path: Path) -> None:
+    """Refuse what is no file with content, such as a pipe, on which a reader would wait.
+
+    Raises:
+        BagError: as said.
+    """
+    try:
+        about = path.stat()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise BagError(f"{path}: no such file", "check the path, or extract the slide first") from None
+        raise BagError(f"{path}: cannot be read ({error.strerror})", "check the path and its permissions") from None
+    if not stat.S_ISREG(about.st_mode):
+        raise BagError(f"{path}: is no file but a folder, a pipe or a device", "give a feature file")
+    if about.st_size == 0:
+        raise BagError(f"{path}: the file is empty", _AGAIN)
+
+
+def holds(file: Any, name: str, path: Path) -> bool:
+    """Whether a file has an object of its own under a name, such as ``scales/2/features``.
+
+    Raises:
+        BagError: the name, or a part of it, is a link.
+    """
+    import h5py
+
+    group, parts = file, name.strip("/").split("/")
+    for depth, part in enumerate(parts, start=1):
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(part.encode()):
+            return False
+        if group.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise BagError(f"{path}: '{'/'.join(parts[:depth])}' is a link", _OWN_DATA)
+        group = group[part] if depth < len(parts) else None
+    return True
+
+
 def read_dataset(file: Any, name: str, path: Path, max_bytes: int) -> np.ndarray:
     """Read one dataset after looking at its link, its storage and its size.
+
+    Whatever wrote it, it comes in the machine's byte order, and in double precision at most.
 
     Soft, external and virtual links, and filters other than gzip, lzf and shuffle, are refused: a bag never needs them, and
     a hostile file does.
     """
     import h5py
 
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise BagError(f"{path}: '{name}' is a link", "give a file that holds its own data")
+    if not holds(file, name, path):
+        raise BagError(f"{path}: no dataset '{name}'", _AGAIN)
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise BagError(f"{path}: '{name}' does not hold its own data", "give a file that holds its own data")
+        raise BagError(f"{path}: '{name}' does not hold its own data", _OWN_DATA)
     if dataset.dtype.kind not in "fiub":
-        raise BagError(f"{path}: '{name}' holds {dataset.dtype}, not numbers", "extract the slide again")
+        raise BagError(f"{path}: '{name}' holds {dataset.dtype}, not numbers", _AGAIN)
     plain_filters = {"1", "2", "3", "32000"}
     if not set(getattr(dataset, "_filters", {})) <= plain_filters | {"gzip", "lzf", "shuffle", "fletcher32"}:
         raise BagError(f"{path}: '{name}' uses a filter that is not accepted", "store it plain or with gzip")
-    declared = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
+    declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
     if declared > max_bytes:
         raise BagError(f"{path}: '{name}' declares {declared / 2**30:.1f} GiB", f"at most {max_bytes / 2**30:.1f} GiB is read")
+    # The library unpacks a whole chunk into memory, however little of it the shape uses.
+    if (chunk := math.prod(dataset.chunks or ()) * dataset.dtype.itemsize) > max(_MAX_CHUNK_BYTES, declared):
+        raise BagError(f"{path}: '{name}' has chunks of {chunk} bytes", "store it plain, or in smaller chunks")
     stored = dataset.id.get_storage_size()
     if declared > max(1 << 20, stored * 1000):
-        raise BagError(f"{path}: '{name}' declares {declared} bytes but stores {stored}", "extract the slide again")
-    return _native(np.asarray(dataset[()]))
+        raise BagError(f"{path}: '{name}' declares {declared} bytes but stores {stored}", _AGAIN)
+    with np.errstate(over="ignore"):  # what is too large for a double becomes infinite, and is found
+        return _native(np.asarray(dataset[()]))
 
 
 def group_names(file: Any, name: str, path: Path) -> list[str]:
-    """The names in a group of the file's own; none where there is no such group.
+    """The names in a group of the file's own, ``""`` for the file itself; none where there is no such group.
 
     Raises:
-        BagError: it is a link, or no group.
+        BagError: it is a link, or no group, or holds more names than any bag.
     """
     import h5py
 
-    if name not in file:
+    if name and not holds(file, name, path):
         return []
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise BagError(f"{path}: '{name}' is a link", "give a file that holds its own data")
-    if not isinstance(file[name], h5py.Group):
-        raise BagError(f"{path}: '{name}' is no group", "extract the slide again")
-    return list(file[name])
+    group = file[name] if name else file
+    if not isinstance(group, h5py.Group):
+        raise BagError(f"{path}: '{name}' is no group", _AGAIN)
+    if (count := group.id.get_num_objs()) > _MAX_NAMES:
+        raise BagError(f"{path}: '{name}' holds {count} objects", _OWN_DATA)
+    return list(group)
+
+
+def read_attributes(thing: Any, path: Path) -> dict[str, Any]:
+    """The attributes of a file, a group or a dataset as plain Python values, none of them beyond what a bag has.
+
+    Raises:
+        BagError: there are too many, or one is too large.
+    """
+    check_attributes(thing, path)
+    return {key: plain(value) for key, value in thing.attrs.items()}
+
+
+def check_attributes(thing: Any, path: Path) -> None:
+    """Look at the number and the sizes of attributes before one is read.
+
+    Raises:
+        BagError: there are too many, or one is too large.
+    """
+    from h5py import h5a, h5t
+
+    count = h5a.get_num_attrs(thing.id)
+    if count > _MAX_ATTRIBUTES:
+        raise BagError(f"{path}: {count} attributes", _OWN_DATA)
+    for index in range(count):
+        attribute = h5a.open(thing.id, index=index)
+        values = math.prod(attribute.shape)
+        kind = attribute.get_type()
+        # Of strings of free length the file stores references, and many of them may lead to one long string.
+        free = not isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID)) and kind.detect_class(h5t.VLEN)
+        free = free or (isinstance(kind, h5t.TypeStringID) and kind.is_variable_str())
+        if values * kind.get_size() > _MAX_ATTRIBUTE_BYTES or (free and values > _MAX_STRINGS):
+            raise BagError(f"{path}: an attribute that is too large", _OWN_DATA)
 
 
 def plain(value: Any) -> Any:

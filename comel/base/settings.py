@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from comel.base.files import read_bytes
 from comel.base.kinds import kind_at
 from comel.base.numbers import beyond_range
 from comel.base.registry import nearest
@@ -48,11 +49,12 @@ def comma_separated(value: Any) -> Any:
 
 
 _ABSENT: Any = object()
+_MAX_BYTES = 16 << 20
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def load_yaml(path: Path, kind: Any = dict[str, Any], *, relative: bool = True) -> dict[str, Any]:
@@ -69,9 +71,9 @@ def load_yaml(path: Path, kind: Any = dict[str, Any], *, relative: bool = True) 
     from comel.base.yaml_text import read_yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, _MAX_BYTES).decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})", "check the path") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})", "check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not YAML (not UTF-8)", "correct the file") from None
     content = read_yaml(text, kind, str(path), path.parent if relative else None)

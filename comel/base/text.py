@@ -1,10 +1,18 @@
-"""Short texts in messages: the first line of an error, a list of names that is cut."""
+"""Text that may stand in a name, a message or a table: the first line of an error, a list of names that is cut."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["first_line", "listed"]
+__all__ = ["first_line", "is_text", "listed"]
+
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+
+
+def is_text(value: str) -> bool:
+    """Whether it holds no control character, line break or half of a surrogate pair."""
+    return value.isprintable() or not any(unicodedata.category(sign) in _CONTROL for sign in value)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from comel.bags.foreign import bag_path, instance_count
 from comel.base.names import shown_pair, similar
+from comel.cohort.bags import BagStore
 from comel.cohort.tasks import Case, TaskData
-from comel.errors import BagError, ManifestError, MissingBag
+from comel.errors import BagError, FeatureMismatch, ManifestError, MissingBag
 
-__all__ = ["doubtful_labels", "with_features", "with_instances"]
+__all__ = ["check_bags", "doubtful_labels", "with_features", "with_instances"]
 
 _NAMED = 5
 
@@ -78,6 +79,36 @@ def with_instances(tasks: Sequence[TaskData], folder: Path) -> tuple[list[TaskDa
         return list(tasks), []
     _check_training(tasks, found, "training slides with tissue")
     return found, [f"left out {_listed(empty)} of the training slides: no tissue"]
+
+
+def check_bags(
+    tasks: Sequence[TaskData], store: BagStore, advance: Callable[..., None] = lambda steps=1, text="": None
+) -> None:
+    """Read every case's bag once, so that one that cannot be used ends no training after hours. What there is room for stays
+    in the store.
+
+    Args:
+        tasks: whose cases are looked at, those of all splits.
+        store: where they are read from.
+        advance: told of each case.
+
+    Raises:
+        FeatureMismatch: features were made otherwise than the contract says.
+        BagError: files are damaged or hold what no encoder gives; each is named or counted.
+    """
+    bad: dict[str, BagError] = {}
+    for case in {case.name: case for task in tasks for case in task.cases(None)}.values():
+        try:
+            store.read(case)
+        except FeatureMismatch:
+            raise  # of the others there is no more to say
+        except BagError as error:
+            bad[case.name] = error
+        advance(1, text=case.name)
+    if bad:
+        first, *others = bad
+        more = f"; nor can {_listed(others)} be used" if others else ""
+        raise BagError(f"{bad[first].what}{more}", bad[first].remedy)
 
 
 def doubtful_labels(tasks: Sequence[TaskData], negative: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comel.base.registry import resolve
+from comel.base.trust import Trust
 
 __all__ = ["MODELS", "model_class"]
 
@@ -19,6 +19,9 @@ MODELS = {
 }
 
 
-def model_class(name: str) -> Any:
-    """The model class called ``name``: ours, an entry point in ``comel.models``, or ``file.py:Class``."""
-    return resolve(name, MODELS, "comel.models")
+def model_class(name: str, trust: Trust | None = None, *, sha256: str | None = None, note_unchecked: bool = False) -> Any:
+    """The model class called ``name``: ours, an entry point in ``comel.models``, or a ``file.py:Class`` one trusts.
+
+    See :meth:`comel.base.trust.Trust.resolve`.
+    """
+    return (trust or Trust()).resolve(name, MODELS, "comel.models", sha256=sha256, note_unchecked=note_unchecked)

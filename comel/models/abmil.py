@@ -11,6 +11,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import nn
 
+from comel.models.base import MAX_WIDTH
 from comel.models.gated import GatedAttention
 from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, PooledTrunk
 from comel.nn.pooling import AttentionPooling
@@ -21,7 +22,7 @@ __all__ = ["ABMIL", "ABMILOptions"]
 class ABMILOptions(EmbeddingOptions):
     """Settings of the model."""
 
-    attention_hidden: int = Field(128, ge=1, description="hidden width of the attention")
+    attention_hidden: int = Field(128, ge=1, le=MAX_WIDTH, description="hidden width of the attention")
     gated: bool = Field(False, description="gated attention")
 
 

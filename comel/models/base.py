@@ -18,15 +18,18 @@ from torch import Tensor, nn
 
 from comel.cohort.classes import ClassSpace, Head
 
-__all__ = ["AttentionOptions", "BagBatch", "BagOutput", "MILModel", "ModelOptions", "Over", "cross_entropy"]
+__all__ = ["MAX_WIDTH", "AttentionOptions", "BagBatch", "BagOutput", "MILModel", "ModelOptions", "Over", "cross_entropy"]
 
 Over = Literal["task", "seen"]
+
+MAX_WIDTH = 65536
+"""Of a layer; settings may come from a run that anyone sent."""
 
 
 class ModelOptions(BaseModel):
     """Settings that every model has."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     loss_over: Over = Field("seen", description="columns the cross-entropy runs over")
 
@@ -34,8 +37,8 @@ class ModelOptions(BaseModel):
 class AttentionOptions(ModelOptions):
     """Settings that every model with attention heads has."""
 
-    dim: int = Field(512, ge=1, description="width of the network")
-    num_heads: int = Field(8, ge=1, validate_default=True, description="attention heads")
+    dim: int = Field(512, ge=1, le=MAX_WIDTH, description="width of the network")
+    num_heads: int = Field(8, ge=1, le=MAX_WIDTH, validate_default=True, description="attention heads")
 
     @field_validator("num_heads")
     @classmethod

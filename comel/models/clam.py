@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from comel.models.base import BagOutput, Over
+from comel.models.base import MAX_WIDTH, BagOutput, Over
 from comel.models.heads import EmbeddingOptions, HeadedModel
 
 __all__ = ["CLAM", "CLAMHead", "CLAMOptions", "instance_term"]
@@ -37,8 +37,8 @@ class CLAMOptions(EmbeddingOptions):
     """Settings of both forms; the defaults are the paper's."""
 
     dropout: float = Field(0.25, ge=0, lt=1, description="dropout after the embedding and in the attention")
-    attention_hidden: int = Field(256, ge=1, description="hidden width of the gated attention")
-    k_sample: int = Field(8, ge=1, description="instances at either end of the attention that get a pseudo-label")
+    attention_hidden: int = Field(256, ge=1, le=MAX_WIDTH, description="hidden width of the gated attention")
+    k_sample: int = Field(8, ge=1, le=MAX_WIDTH, description="instances at either end of the attention that get a pseudo-label")
     bag_weight: float = Field(0.7, ge=0, le=1, description="weight of the bag's loss; the instances' has the rest")
     instance_loss: InstanceLoss = Field("svm", description="smooth top-1 SVM or cross-entropy")
 

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from comel.cohort.classes import Head
-from comel.models.base import AttentionOptions, BagBatch, BagOutput, MILModel, Over, as_batch, cross_entropy
+from comel.models.base import MAX_WIDTH, AttentionOptions, BagBatch, BagOutput, MILModel, Over, as_batch, cross_entropy
 from comel.models.heads import initialise
 from comel.nn.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
 from comel.nn.evidence import BagEvidence
@@ -42,10 +42,10 @@ _ROUNDING = 2.0**-21
 class CoMELOptions(AttentionOptions):
     """Settings of the model; the defaults are CoMEL's default."""
 
-    blocks: int = Field(2, ge=1, description="GDAT blocks")
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over dim")
-    attention_hidden: int = Field(256, ge=1, description="hidden width of the attention pooling")
-    region_size: int = Field(16, ge=1, description="side of a region or of a spatial group, in tiles")
+    blocks: int = Field(2, ge=1, le=64, description="GDAT blocks")
+    mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of a block's MLP over dim")
+    attention_hidden: int = Field(256, ge=1, le=MAX_WIDTH, description="hidden width of the attention pooling")
+    region_size: int = Field(16, ge=1, le=256, description="side of a region or of a spatial group, in tiles")
     grouping: Literal["strided", "region", "spatial"] = Field("strided", description="how instances are grouped")
     pad: Literal["masked", "published"] = Field("masked", description="whether padding enters means and softmaxes")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the blocks")

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from comel.models.base import BagBatch, BagOutput, Over, as_batch
+from comel.models.base import MAX_WIDTH, BagBatch, BagOutput, Over, as_batch
 from comel.models.heads import UNSCORED, Embedding, EmbeddingOptions, HeadedModel, masked_softmax
 
 __all__ = ["DSMIL", "DSMILOptions", "StreamsOutput"]
@@ -28,7 +28,7 @@ __all__ = ["DSMIL", "DSMILOptions", "StreamsOutput"]
 class DSMILOptions(EmbeddingOptions):
     """Settings of the model."""
 
-    attention_hidden: int = Field(128, ge=1, description="width d of the queries")
+    attention_hidden: int = Field(128, ge=1, le=MAX_WIDTH, description="width d of the queries")
 
 
 @dataclass(frozen=True)

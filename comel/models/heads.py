@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from comel.cohort.classes import Head
-from comel.models.base import BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
+from comel.models.base import MAX_WIDTH, BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
 from comel.models.scores import compose_scores, shown_by_attention, shown_by_labels
 
 __all__ = ["UNSCORED", "Embedding", "EmbeddingOptions", "HeadedModel", "PooledTrunk", "initialise", "masked_softmax"]
@@ -27,7 +27,7 @@ _Output = TypeVar("_Output", bound=BagOutput)
 class EmbeddingOptions(ModelOptions):
     """Settings of a model that begins with an :class:`Embedding`."""
 
-    dim: int = Field(512, ge=1, description="width of the network")
+    dim: int = Field(512, ge=1, le=MAX_WIDTH, description="width of the network")
     dropout: float = Field(0.25, ge=0, lt=1, description="dropout after the embedding")
 
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from comel.models.base import AttentionOptions
+from comel.models.base import MAX_WIDTH, AttentionOptions
 from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, masked_softmax
 from comel.nn.pooling import AttentionPooling
 from comel.nn.tokens import TokenConvolution, merge_heads, split_heads
@@ -42,11 +42,11 @@ _NO_SPREAD = 1e-8
 class RRTMILOptions(AttentionOptions, EmbeddingOptions):
     """Settings of the model; the defaults are the published code's."""
 
-    regions: int = Field(8, ge=1, description="regions along a side of the square")
-    position_kernel: int = Field(15, ge=1, description="tokens that the position encoding spans; odd")
-    representatives: int = Field(3, ge=1, description="tokens by which a region meets the others")
+    regions: int = Field(8, ge=1, le=256, description="regions along a side of the square")
+    position_kernel: int = Field(15, ge=1, le=1023, description="tokens that the position encoding spans; odd")
+    representatives: int = Field(3, ge=1, le=256, description="tokens by which a region meets the others")
     attention_dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each attention")
-    attention_hidden: int = Field(128, ge=1, description="hidden width of the attention pooling")
+    attention_hidden: int = Field(128, ge=1, le=MAX_WIDTH, description="hidden width of the attention pooling")
 
     @field_validator("position_kernel")
     @classmethod

@@ -32,7 +32,7 @@ _LARGEST = 7
 class TransMILOptions(AttentionOptions):
     """Settings of the model; the defaults are the paper's."""
 
-    landmarks: int = Field(256, ge=1, description="landmarks of the Nystrom attention")
+    landmarks: int = Field(256, ge=1, le=4096, description="landmarks of the Nystrom attention")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each attention")
 
 

@@ -50,8 +50,9 @@ class TaskRecognition(nn.Module):
         for name in ("counts", "sums", "weight", "bias"):
             old: Tensor = getattr(self, name)
             setattr(self, name, torch.cat([old, old.new_zeros(number, *old.shape[1:])]))
-        if self.counts.any():
-            self.bias[self.counts == 0] = _NEVER
+        known = self.counts > 0
+        # Without a branch, so that a model can be made where no number is known (torch's meta device).
+        self.bias = torch.where(known.any() & ~known, _NEVER, self.bias)
 
     def observe(self, features: Tensor, column: int) -> None:
         """Add one bag: features (M, D) and the column of its class. :meth:`fit` makes it count."""

@@ -13,13 +13,14 @@ import torch
 from comel.bags.bag import Bag
 from comel.bags.contract import FeatureContract
 from comel.base.devices import resolve_device
+from comel.base.trust import Trust
 from comel.cohort.bags import check_contract
 from comel.cohort.classes import ClassSpace
 from comel.models.base import BagBatch, BagOutput, MILModel
 from comel.models.batch import make_batch
 from comel.runs.directory import RunDirectory
 from comel.runs.version import VersionInfo
-from comel.runs.weights import build_model, load_state
+from comel.runs.weights import load_model
 
 __all__ = ["Judge", "Look", "View"]
 
@@ -98,16 +99,21 @@ class Judge:
         self.model, self.contract, self.device = model, contract, device
 
     @classmethod
-    def open(cls, run: RunDirectory, info: VersionInfo, device: str = "auto") -> Judge:
+    def open(cls, run: RunDirectory, info: VersionInfo, device: str = "auto", trust: Trust | None = None) -> Judge:
         """Load the weights of a version of a run, after comparing its checksums.
+
+        Args:
+            run: the run directory.
+            info: of the version.
+            device: auto, cpu, cuda or cuda:N.
+            trust: in what code of their own users trust; default in none.
 
         Raises:
             RunError: the version is damaged.
-            ConfigError: there is no such device here.
+            ConfigError: there is no such device here, or the model is code of a file that is not trusted.
         """
         run.verify(info.version)
-        model = build_model(info.model)
-        load_state(run.version_folder(info.version), model)
+        model = load_model(run.version_folder(info.version), info.model, trust=trust)
         place = torch.device(resolve_device(device))
         return cls(model.to(place), info.feature_contract, place)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from comel.bags.bag import Bag
 from comel.bags.contract import FeatureContract
+from comel.base.trust import Trust
 from comel.base.units import Mode
 from comel.cohort.bags import check_contract, join_slides
 from comel.errors import ConfigError
@@ -36,17 +37,27 @@ class Predictor:
         self.mode: str = info.mode
 
     @classmethod
-    def open(cls, run: Path, *, version: int | None = None, device: str = "auto") -> Predictor:
-        """Load a version of a run, after comparing its checksums; default the current one.
+    def open(
+        cls, run: Path, *, version: int | None = None, device: str = "auto", trust: Trust | Iterable[str | Path] = ()
+    ) -> Predictor:
+        """Load a version of a run, after comparing its checksums.
+
+        Args:
+            run: the run directory.
+            version: default the current one.
+            device: auto, cpu, cuda or cuda:N.
+            trust: files of code that the run may load (:class:`comel.base.trust.Trust`); a run itself brings none.
 
         Raises:
             RunError: the run or version does not exist or is damaged.
+            ConfigError: its model is code of a file that is not trusted, or is not installed.
         """
         from comel.prediction.judge import Judge
 
         directory = RunDirectory(run)
         info = directory.info(version)
-        return cls(Judge.open(directory, info, device), info)
+        trust = trust if isinstance(trust, Trust) else Trust(trust)
+        return cls(Judge.open(directory, info, device, trust), info)
 
     @property
     def contract(self) -> FeatureContract:

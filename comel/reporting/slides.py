@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from comel.base.trust import Trust
 from comel.cohort.bags import BagStore
 from comel.cohort.tasks import Case
 from comel.errors import ComelError
@@ -66,7 +67,9 @@ class Slides:
     kind: ClassVar[str] = "slides"
 
 
-def slide_maps(report: Report, advance: Callable[..., None] = lambda steps=1, text="": None) -> SlideMaps:
+def slide_maps(
+    report: Report, advance: Callable[..., None] = lambda steps=1, text="": None, trust: Trust | None = None
+) -> SlideMaps:
     """Choose by the probability of the true class, the task not given, and draw each map on a plain ground.
 
     Needs the bags where the run's settings say they are; without them the cases are named all the same.
@@ -74,7 +77,7 @@ def slide_maps(report: Report, advance: Callable[..., None] = lambda steps=1, te
     cases = report.cases
     if cases is None or not len(cases):
         return SlideMaps([], [])
-    predictor, reason = _open(report)
+    predictor, reason = _open(report, trust or Trust())
     store = None
     if predictor is not None and report.data.bags is not None:
         assume = report.section("data").get("assume_encoder")
@@ -103,14 +106,14 @@ def slide_maps(report: Report, advance: Callable[..., None] = lambda steps=1, te
     return SlideMaps(list(shown(best)), list(shown(worst)), reason)
 
 
-def _open(report: Report) -> tuple[Predictor | None, str]:
+def _open(report: Report, trust: Trust) -> tuple[Predictor | None, str]:
     from comel.prediction.predictor import Predictor
 
     if report.data.bags is None or not report.data.bags.is_dir():
         return None, f"No maps: the bags are not at {report.data.bags or 'any folder that the settings name'}."
     assert report.newest is not None
     try:
-        return Predictor.open(report.path, version=report.newest.version), ""
+        return Predictor.open(report.path, version=report.newest.version, trust=trust), ""
     except ComelError as error:
         return None, f"No maps: {error}."
 

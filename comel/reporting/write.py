@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from comel.base.files import write_text
-from comel.base.progress import progress_bar
+from comel.base.progress import progress_bar, say
+from comel.base.trust import Trust
 from comel.errors import ConfigError
 from comel.reporting.card import model_cards
 from comel.reporting.cases import best_and_worst
@@ -20,7 +21,9 @@ __all__ = ["CARD", "write_report"]
 CARD = "model_card.md"
 
 
-def write_report(runs: Path | Sequence[Path], out: Path | None = None, *, quiet: bool = False) -> Path:
+def write_report(
+    runs: Path | Sequence[Path], out: Path | None = None, *, trust: Iterable[str | Path] = (), quiet: bool = False
+) -> Path:
     """Write what one or several runs came to; run again, it writes both files anew.
 
     Args:
@@ -28,6 +31,7 @@ def write_report(runs: Path | Sequence[Path], out: Path | None = None, *, quiet:
             runs, and for what they came to together.
         out: the HTML file; default ``report.html`` in the folder that is named, for several in the working directory. The
             model card ``model_card.md`` goes beside it.
+        trust: files of code that the runs may load to draw maps (:class:`comel.base.trust.Trust`).
         quiet: no progress.
 
     Returns:
@@ -37,6 +41,7 @@ def write_report(runs: Path | Sequence[Path], out: Path | None = None, *, quiet:
         ConfigError: no run is named, or ``out`` is no HTML file.
         RunError: a run is missing or damaged.
     """
+    trusted = Trust(trust)
     paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(path) for path in runs]
     if not paths:
         raise ConfigError("no run to report on", "name one or several run directories")
@@ -49,7 +54,9 @@ def write_report(runs: Path | Sequence[Path], out: Path | None = None, *, quiet:
         raise ConfigError(f"--out {out}: not the name of an HTML file", "write a name such as report.html")
     cases = sum(len(picked) for report in reports if report.cases is not None for picked in best_and_worst(report.cases))
     with progress_bar(cases, "report", quiet=quiet) as advance:
-        maps = [slide_maps(report, advance) for report in reports]
+        maps = [slide_maps(report, advance, trusted) for report in reports]
+    for note in trusted.notes:
+        say(f"report: {note}", quiet=quiet)
     write_text(out, page(reports, maps, list(together.values())))
     write_text(out.with_name(CARD), model_cards(reports))
     return out

@@ -13,13 +13,16 @@ from typing import Any, Protocol
 
 import torch
 
+from comel.bags.contract import FeatureContract
 from comel.base.files import read_json, write_json
+from comel.errors import RunError
 from comel.models.base import MILModel
-from comel.runs.weights import load_state, save_state
+from comel.runs.version import parse_contract, stored_contract
+from comel.runs.weights import save_state
 from comel.strategies.base import Strategy
 from comel.strategies.persistence import read_tensors, write_tensors
 
-__all__ = ["SavesItself", "discard", "early_stopping", "read_progress", "restore", "restore_optimizer", "write"]
+__all__ = ["SavesItself", "discard", "early_stopping", "read_contract", "read_progress", "restore_optimizer", "write"]
 
 _EARLY_STOPPING = "early-stopping.safetensors"
 
@@ -39,9 +42,10 @@ def write(
     model: MILModel,
     strategy: Strategy,
     optimizer: torch.optim.Optimizer,
+    contract: FeatureContract,
     stopping: SavesItself | None = None,
 ) -> None:
-    """Replace the checkpoint: ``epoch`` epochs of ``stage`` are done."""
+    """Replace the checkpoint: ``epoch`` epochs of ``stage`` are done, on bags of ``contract``."""
     partial, previous = folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
     for leftover in (partial, previous):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -53,7 +57,8 @@ def write(
     write_tensors(partial / "optimizer.safetensors", tensors)
     if stopping is not None:
         stopping.save(partial / _EARLY_STOPPING)
-    write_json(partial / "progress.json", {"plan": plan, "stage": stage, "epoch": epoch})
+    progress = {"plan": plan, "stage": stage, "epoch": epoch, "contract": stored_contract(contract)}
+    write_json(partial / "progress.json", progress)
     if folder.exists():
         os.rename(folder, previous)
     os.rename(partial, folder)
@@ -69,16 +74,31 @@ def read_progress(folder: Path, plan: str) -> tuple[int, int] | None:
     partial = folder.with_name(f".{folder.name}-new")
     if not folder.exists() and (partial / "progress.json").exists():
         os.rename(partial, folder)
+    progress = _progress(folder)
+    if progress.get("plan") != plan:
+        return None
+    stage, epoch = progress.get("stage"), progress.get("epoch")
+    if type(stage) is not int or type(epoch) is not int or stage < 0 or epoch < 0:
+        raise RunError(f"{folder / 'progress.json'}: damaged", f"remove the folder {folder}: the stage begins anew")
+    return stage, epoch
+
+
+def read_contract(folder: Path) -> FeatureContract | None:
+    """What the features were like that a checkpoint has learned from; None where there is none or it does not say."""
+    contract = _progress(folder).get("contract")
+    try:
+        return None if contract is None else parse_contract(contract)
+    except ValueError as error:
+        remedy = f"remove the folder {folder}: the stage begins anew"
+        raise RunError(f"{folder / 'progress.json'}: damaged ({error})", remedy) from None
+
+
+def _progress(folder: Path) -> dict[str, Any]:
     try:
         progress = read_json(folder / "progress.json")
     except (OSError, ValueError):
-        return None
-    return (progress["stage"], progress["epoch"]) if progress.get("plan") == plan else None
-
-
-def restore(folder: Path, model: MILModel, strategy: Strategy) -> None:
-    """Load model and strategy."""
-    load_state(folder, model, strategy)
+        return {}
+    return progress if isinstance(progress, dict) else {}
 
 
 def restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -87,10 +107,14 @@ def restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         RunError: the file is missing or damaged.
     """
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in read_tensors(folder / "optimizer.safetensors").items():
+    path, state = folder / "optimizer.safetensors", dict[int, dict[str, Any]]()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for key, value in read_tensors(path).items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        place = int(index) if index.isascii() and index.isdigit() else -1
+        if not 0 <= place < len(weights) or value.shape not in ((), weights[place].shape):
+            raise RunError(f"{path}: does not fit the model ('{key}')", f"remove the folder {folder}: the stage begins anew")
+        state.setdefault(place, {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -15,15 +15,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from comel.base.numbers import MOST_SEED
+from comel.base.registry import is_user_code
 from comel.base.settings import Section, gather, parse_section
 from comel.cohort.config import DataConfig
 
 __all__ = [
+    "CODE_SHA256",
     "SHORT_PRECISIONS",
     "RunConfig",
     "TrainerConfig",
     "load_config",
+    "without_name",
 ]
+
+CODE_SHA256 = "code_sha256"
+"""Key of the sections ``model`` and ``strategy`` whose name is ``FILE.py:Class``: the hash of that file's content."""
 
 
 SHORT_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
@@ -93,3 +99,9 @@ def load_config(
     """
     files = [Path(file) for file in (path, over) if file is not None]
     return parse_section(RunConfig, *gather(RunConfig, "settings", files=files, overrides=overrides, options=options))
+
+
+def without_name(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model's or strategy's section."""
+    about = {"name", CODE_SHA256} if is_user_code(str(section.get("name"))) else {"name"}
+    return {key: value for key, value in section.items() if key not in about}

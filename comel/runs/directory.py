@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from comel.base.files import read_json, sha256_of_file, write_json, write_text
+from comel.base.files import read_bytes, read_json, sha256_of_file, write_json, write_text
 from comel.base.text import first_line
 from comel.errors import RunError
 from comel.runs.metrics import read_metrics
-from comel.runs.version import VersionInfo
+from comel.runs.version import VersionInfo, read_version
 from comel.runs.weights import save_state
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 __all__ = [
     "RunDirectory",
 ]
+
+_CHECKSUMS = "checksums.json"
+_FILES = ("config.yaml", "metrics.json", "events.jsonl", "current", ".lock")
+_FOLDERS = ("versions", "evaluations", "checkpoint")
+_DEEPEST = 6
+_VERSION = re.compile(r"[0-9]{3,9}")
+_REMEDY = "restore the version from a copy"
 
 
 class RunDirectory:
@@ -67,7 +74,8 @@ class RunDirectory:
     def versions(self) -> list[int]:
         """Numbers of the complete versions, ascending."""
         folder = self.path / "versions"
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(int(path.name) for path in found if _VERSION.fullmatch(path.name) and path.is_dir())
 
     def runs_inside(self) -> str | None:
         """What to do where this holds the runs of ``--folds`` or ``--orders`` and is none itself; None where it does not."""
@@ -84,17 +92,42 @@ class RunDirectory:
         """
         if not self.path.is_dir():
             raise RunError(f"{self.path}: no such run", "check the path, or train one: comel train")
+        self.check_files()
         if version is None:
             try:
-                version = int((self.path / "current").read_text())
+                version = int(read_bytes(self.path / "current", 64))
             except (OSError, ValueError):
                 remedy = self.runs_inside() or "finish the training: comel train --resume"
                 raise RunError(f"{self.path}: holds no finished version", remedy) from None
-        folder = self.path / "versions" / f"{version:03d}"
-        if not folder.is_dir():
-            known = ", ".join(map(str, self.versions())) or "none"
-            raise RunError(f"{self.path}: no version {version}", f"it has {known}")
-        return folder
+        if version not in (versions := self.versions()):
+            raise RunError(f"{self.path}: no version {version}", f"it has {', '.join(map(str, versions)) or 'none'}")
+        return self.path / "versions" / f"{version:03d}"
+
+    def check_files(self) -> None:
+        """Look at the kind of what lies in the run: a run's own files are neither links, which may lead anywhere, nor pipes
+        or devices, on which a reader would wait.
+
+        Raises:
+            RunError: one of them is.
+        """
+        for name in _FILES:
+            _check_kind(self.path / name, stat.S_ISREG)
+        waiting = [(self.path / name, _DEEPEST) for name in _FOLDERS]
+        while waiting:
+            folder, deeper = waiting.pop()
+            if not _check_kind(folder, stat.S_ISDIR):
+                continue
+            try:
+                entries = list(os.scandir(folder))
+            except FileNotFoundError:
+                continue  # whoever writes here has renamed it
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    _check_kind(Path(entry.path), stat.S_ISREG)
+                elif deeper:
+                    waiting.append((Path(entry.path), deeper - 1))
+                else:
+                    raise RunError(f"{entry.path}: no run has folders that deep", "restore the run from a copy")
 
     def info(self, version: int | None = None) -> VersionInfo:
         """What ``model.json`` says; default the current version.
@@ -103,10 +136,7 @@ class RunDirectory:
             RunError: missing or damaged.
         """
         path = self.version_folder(version) / "model.json"
-        try:
-            info = VersionInfo.model_validate(read_json(path))
-        except (OSError, ValueError, ValidationError) as error:
-            raise RunError.damaged(path, first_line(error)) from None
+        info = read_version(path)
         if info.version != int(path.parent.name):
             raise RunError.damaged(path, f"says version {info.version}")
         return info
@@ -115,17 +145,32 @@ class RunDirectory:
         """Compare every file of a version with its checksum.
 
         Raises:
-            RunError: a file is missing or differs.
+            RunError: a file is missing, differs, or is there and has no checksum.
         """
         folder = self.version_folder(version)
-        try:
-            checksums = read_json(folder / "checksums.json")
-        except (OSError, ValueError):
-            raise RunError(f"{folder}: no readable checksums.json", "restore the version from a copy") from None
+        checksums = self.checksums(version)
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        for name in sorted(there - checksums.keys() - {_CHECKSUMS}):
+            raise RunError(f"{folder / name}: is none of the version's files ({_CHECKSUMS})", f"{_REMEDY}, or take it out")
         for name, checksum in checksums.items():
-            path = folder / name
-            if not path.is_file() or sha256_of_file(path) != checksum:
-                raise RunError(f"{path}: missing or changed since it was written", "restore the version from a copy")
+            if name not in there or sha256_of_file(folder / name) != checksum:
+                raise RunError(f"{folder / name}: missing or changed since it was written", _REMEDY)
+
+    def checksums(self, version: int | None = None) -> dict[str, str]:
+        """The SHA-256 (hex) of each file of a version, by its path in the version's folder, as they were written.
+
+        Raises:
+            RunError: the list is missing or damaged, or lacks the model.
+        """
+        path = self.version_folder(version) / _CHECKSUMS
+        try:
+            listed = read_json(path)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path.parent}: no readable {_CHECKSUMS} ({first_line(error)})", _REMEDY) from None
+        named = isinstance(listed, dict) and all(isinstance(value, str) for value in listed.values())
+        if not named or not {"model.json", "model.safetensors"} <= listed.keys():
+            raise RunError(f"{path}: does not name the version's files", _REMEDY)
+        return dict(listed)
 
     def publish(self, info: VersionInfo, model: MILModel, strategy: Strategy) -> None:
         """Write a version under a temporary name, rename it, and make it the current one."""
@@ -137,7 +182,7 @@ class RunDirectory:
             save_state(partial, model, strategy)
             write_json(partial / "model.json", info.model_dump(mode="json"))
             files = sorted(p for p in partial.rglob("*") if p.is_file())
-            write_json(partial / "checksums.json", {str(p.relative_to(partial)): sha256_of_file(p) for p in files})
+            write_json(partial / _CHECKSUMS, {p.relative_to(partial).as_posix(): sha256_of_file(p) for p in files})
             os.rename(partial, final)
         self.use(info.version)
 
@@ -162,6 +207,7 @@ class RunDirectory:
         import fcntl
 
         self.path.mkdir(parents=True, exist_ok=True)
+        self.check_files()
         with open(self.path / ".lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,3 +217,14 @@ class RunDirectory:
                 for leftover in folder.glob(".partial-*"):
                     leftover.unlink()
             yield
+
+
+def _check_kind(path: Path, fits: Callable[[int], bool]) -> bool:
+    """Whether there is something of this name, which then must be of the kind; another process may be writing here."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if not fits(mode):
+        raise RunError(f"{path}: is none of a run's own files (a link, a folder, a pipe, ...)", "restore the run from a copy")
+    return True

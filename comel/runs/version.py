@@ -1,53 +1,166 @@
-"""``model.json``: everything about a version that is not a weight."""
+"""``model.json``: everything about a version that is not a weight. It may come from anyone, so all of it is checked."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from comel.bags.contract import FeatureContract
+from comel.base.files import is_plain, read_json
+from comel.base.formats import check_format
+from comel.base.text import first_line, is_text
 from comel.base.units import Mode
 from comel.cohort.classes import ClassSpace, Head
+from comel.cohort.config import DataConfig
+from comel.cohort.manifest import SPLITS
+from comel.errors import ComelError, RunError
 
-__all__ = ["TaskInfo", "VersionInfo"]
+__all__ = ["FORMAT", "ModelDescription", "TaskInfo", "VersionInfo", "parse_contract", "read_version", "stored_contract"]
+
+FORMAT = 2
+"""Of ``model.json``. 2 has the patients of each split, and the hash of a user's own code; 1 is read as it is."""
+
+MAX_DIMENSION = 1 << 20
+_MAX_HEADS, _MAX_CLASSES = 1000, 10_000
+_MAX_TILE = 1 << 20
 
 
-class TaskInfo(BaseModel):
+def _text(value: str) -> str:
+    if not is_text(value):
+        raise ValueError("holds control characters")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TaskInfo(_Stored):
     """A task that a version has learned: its head, what was chosen on its validation cases (the instance threshold, the
-    temperature, the distance beyond which a bag is of another kind), and which slides were in which split, so that no later
-    evaluation takes a training slide for a test slide."""
+    temperature, the distance beyond which a bag is of another kind), and which slides, and whose, were in which split, so
+    that no later training or evaluation takes a training slide for a test slide or a test slide for a training slide."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    head: int
-    stage: int
+    name: Text
+    head: int = Field(ge=0)
+    stage: int = Field(ge=0)
     threshold: float = 0.5
-    threshold_chosen_on: str = "default"
-    temperature: float = 1.0
+    threshold_chosen_on: Text = "default"
+    temperature: float = Field(1.0, gt=0)
     distance_threshold: float | None = None
-    training_cases: int = 0
-    slides: dict[str, list[str]] = {}
+    training_cases: int = Field(0, ge=0)
+    slides: dict[str, list[Text]] = {}
+    patients: dict[str, list[Text]] = {}
+    """Keys that tell patients apart and do not name them, see :func:`comel.cohort.patients.patient_key`; none in format 1."""
+
+    @field_validator("slides", "patients")
+    @classmethod
+    def _by_split(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        if not set(value) <= set(SPLITS):
+            raise ValueError(f"are by split, {', '.join(SPLITS)}")
+        return value
 
 
-class VersionInfo(BaseModel):
+class _StoredHead(_Stored):
+    name: Text
+    labels: list[Text] = Field(min_length=2, max_length=_MAX_CLASSES)
+    negative: Text | None
+
+
+class ModelDescription(_Stored):
+    """What rebuilds an untrained model of the same shape."""
+
+    name: Text
+    dimension: int = Field(ge=1, le=MAX_DIMENSION)
+    options: dict[str, Any]
+    heads: list[_StoredHead] = Field(min_length=1, max_length=_MAX_HEADS)
+    code_sha256: Sha256 | None = None
+    """Of the file that a model of the user's own comes from; None for others, and in format 1."""
+
+    @model_validator(mode="after")
+    def _heads_differ(self) -> ModelDescription:
+        try:
+            classes = ClassSpace.of(Head(head.name, tuple(head.labels), head.negative) for head in self.heads)
+        except ComelError as error:
+            raise ValueError(error.what) from None
+        if len(classes) > _MAX_CLASSES:
+            raise ValueError(f"{len(classes)} classes")
+        return self
+
+
+class _StoredContract(_Stored):
+    encoder: Text | None
+    weights_hash: Text | None
+    dimension: int = Field(ge=1, le=MAX_DIMENSION)
+    mpp: float | None = Field(gt=0, le=1e4)
+    tile_size: int | None = Field(ge=1, le=_MAX_TILE)
+    reading: dict[str, Any] = {}
+    joined_mpp: list[Annotated[float, Field(gt=0, le=1e4)]] = Field([], max_length=8)
+    code_sha256: Sha256 | None = None
+
+
+class VersionInfo(_Stored):
     """``model.json``: everything about a version that is not a weight."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    format: int = 1
-    version: int
-    run: str
-    created: str
-    comel_version: str
-    mode: Mode
+    format: int = FORMAT
+    version: int = Field(ge=1)
+    run: Text
+    created: Text
+    comel_version: Text
+    mode: Annotated[Mode, Field(strict=False)]
     model: dict[str, Any]
     strategy: dict[str, Any]
-    tasks: list[TaskInfo]
-    stages: int
+    tasks: list[TaskInfo] = Field(min_length=1)
+    stages: int = Field(ge=1)
     contract: dict[str, Any]
     report: dict[str, Any] = {}
+
+    @field_validator("mode")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in get_args(DataConfig.model_fields["mode"].annotation):
+            raise ValueError("is none that is known")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _describes_a_model(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _check(ModelDescription, value)
+        return value
+
+    @field_validator("strategy")
+    @classmethod
+    def _names_a_strategy(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(name := value.get("name"), str) or not is_text(name):
+            raise ValueError("names no strategy")
+        return value
+
+    @field_validator("contract", mode="before")
+    @classmethod
+    def _is_a_contract(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            _check(_StoredContract, value)
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> VersionInfo:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the task '{next(name for name in names if names.count(name) > 1)}' stands twice")
+        for task in self.tasks:
+            if task.head >= len(self.model["heads"]):
+                raise ValueError(f"task '{task.name}' has head {task.head} of {len(self.model['heads'])}")
+            if task.stage >= self.stages:
+                raise ValueError(f"task '{task.name}' was learned in stage {task.stage} of {self.stages}")
+        if self.contract["dimension"] != self.model["dimension"]:
+            raise ValueError(f"the model takes {self.model['dimension']} features, the contract {self.contract['dimension']}")
+        return self
 
     @property
     def classes(self) -> ClassSpace:
@@ -67,3 +180,61 @@ class VersionInfo(BaseModel):
         known of how bags spread.
         """
         return max((info.distance_threshold for info in self.tasks if info.distance_threshold is not None), default=None)
+
+
+def stored_contract(contract: FeatureContract) -> dict[str, Any]:
+    """A contract as ``model.json`` has it; what it does not state of a user's own code is left out."""
+    values = {field.name: getattr(contract, field.name) for field in fields(contract)}
+    values |= {"reading": dict(contract.reading), "joined_mpp": list(contract.joined_mpp)}
+    return {name: value for name, value in values.items() if name != "code_sha256" or value is not None}
+
+
+def parse_contract(value: Any) -> FeatureContract:
+    """The inverse of :func:`stored_contract`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("no contract of features")
+    _check(_StoredContract, value)
+    return FeatureContract(**value)
+
+
+def read_version(path: Path) -> VersionInfo:
+    """Read ``model.json``. Its format is looked at first: a newer version of comel may have written anything else otherwise.
+
+    Raises:
+        RunError: it is missing, damaged, or of a newer format.
+    """
+    try:
+        if not is_plain(path):
+            raise ValueError("no such file" if not path.exists() else "a link, a folder, a pipe or a device")
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError("no description of a model")
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    check_format(path, content.setdefault("format", 1), FORMAT, content.get("comel_version"), RunError)
+    try:
+        return VersionInfo.model_validate(content)
+    except ValidationError as error:
+        raise _damaged(path, _first_problem(error)) from None
+
+
+def _check(schema: type[BaseModel], value: dict[str, Any]) -> None:
+    try:
+        schema.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(_first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    return ": ".join([*filter(None, [".".join(map(str, first["loc"]))]), message])
+
+
+def _damaged(path: Path, error: Exception | str) -> RunError:
+    said = first_line(error) if isinstance(error, Exception) else error
+    return RunError(f"{path}: damaged ({said})", "restore the run from a copy")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comel.base.files import atomic_path
+from comel.base.files import atomic_path, is_plain
+from comel.base.registry import is_user_code
 from comel.base.text import first_line
 from comel.cohort.classes import Head
-from comel.errors import RunError
+from comel.errors import ComelError, RunError
 
 if TYPE_CHECKING:
+    from comel.base.trust import Trust
     from comel.models.base import MILModel
     from comel.strategies.base import Strategy
 
-__all__ = ["build_model", "load_state", "save_state"]
+__all__ = ["build_model", "load_model", "load_state", "save_state"]
+
+_WEIGHTS = "model.safetensors"
+_REMEDY = "restore the run from a copy"
 
 
 def save_state(folder: Path, model: MILModel, strategy: Strategy) -> None:
@@ -23,34 +29,122 @@ def save_state(folder: Path, model: MILModel, strategy: Strategy) -> None:
 
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("trunk.")}
     state |= {f"trunk.{name}": tensor for name, tensor in strategy.merged_trunk(model).items()}
-    with atomic_path(folder / "model.safetensors") as path:
+    with atomic_path(folder / _WEIGHTS) as path:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
     strategy.save(model, folder)
 
 
-def build_model(model: dict[str, Any]) -> MILModel:
-    """An untrained model from ``model.json``'s description (name, dimension, options, heads)."""
-    from comel.models import model_class
+def build_model(model: Mapping[str, Any], trust: Trust | None = None) -> MILModel:
+    """An untrained model from ``model.json``'s description (name, dimension, options, heads).
 
-    kind = model_class(model["name"])
-    options = kind.Options.model_validate(model["options"])
-    untrained: MILModel = kind(model["dimension"], options, heads=[Head.from_dict(head) for head in model["heads"]])
-    return untrained
+    Args:
+        model: the description.
+        trust: in what code of their own users trust; default in none.
+
+    Raises:
+        ConfigError: there is no such model, or it is code of a file that the user did not name.
+        RunError: it is no model, or has no such options.
+    """
+    from pydantic import ValidationError
+
+    from comel.models import model_class
+    from comel.models.base import MILModel
+
+    name = model["name"]
+    kind: Any = model_class(name, trust, sha256=model.get("code_sha256"), note_unchecked=True)
+    if not (isinstance(kind, type) and issubclass(kind, MILModel)):
+        raise RunError(f"'{name}' is no model", _REMEDY)
+    try:
+        options = kind.Options.model_validate(model["options"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        raise RunError(f"no settings of the model '{name}': {what}", _REMEDY) from None
+    make: Any = kind
+    made: MILModel = make(model["dimension"], options, heads=[Head.from_dict(head) for head in model["heads"]])
+    return made
+
+
+def load_model(
+    folder: Path, model: Mapping[str, Any], strategy: Strategy | None = None, *, trust: Trust | None = None
+) -> MILModel:
+    """The model of a version or a checkpoint with its weights, on the CPU.
+
+    The file's own account of its tensors is compared with what the description would make before memory is asked for.
+
+    Args:
+        folder: what :func:`save_state` wrote.
+        model: see :func:`build_model`.
+        strategy: to be given its state too; see :func:`load_state`.
+        trust: see :func:`build_model`.
+
+    Raises:
+        RunError: the weights or the strategy's state are damaged or do not fit the description.
+        ConfigError: see :func:`build_model`.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in build_model(model, trust).state_dict().items()}
+    except ComelError as error:
+        raise type(error)(f"{folder}: {error.what}", error.remedy) from None
+    except Exception as error:  # a class of the user's own may compute where there is no memory to compute in
+        if not is_user_code(model["name"]):
+            raise RunError(f"{folder}: no model of these settings ({first_line(error)})", _REMEDY) from None
+    else:
+        _check_header(folder / _WEIGHTS, shapes)
+    made = build_model(model, trust)
+    load_state(folder, made, strategy)
+    return made
 
 
 def load_state(folder: Path, model: MILModel, strategy: Strategy | None = None) -> None:
     """Read what :func:`save_state` wrote; without a strategy the merged weights alone, which is all inference needs.
 
     Raises:
-        RunError: the weights are damaged or do not fit the model.
+        RunError: the weights or the strategy's state are damaged or do not fit the model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from comel.strategies.persistence import read_tensors
 
-    path = folder / "model.safetensors"
+    path = folder / _WEIGHTS
+    _check_header(path, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    state = read_tensors(path)
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path}: cannot be read ({first_line(error)})", "restore the run from a copy") from None
-    if strategy is not None:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
+    if not bool((model.temperature > 0).all()):
+        raise RunError(f"{path}: a temperature is not above 0", _REMEDY)
+    if strategy is None:
+        return
+    try:
         strategy.load(model, folder)
+    except (ComelError, OSError):
+        raise
+    except Exception as error:  # what a damaged state makes a strategy raise is its own affair, also of a user's
+        raise RunError(
+            f"{folder}: the state of strategy '{type(strategy).__name__}' is damaged ({first_line(error)})", _REMEDY
+        ) from error
+
+
+def _check_header(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the names and shapes of a file's tensors with those that are expected; none is read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not is_plain(path):
+        raise RunError(f"{path}: there is no such file", _REMEDY)
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
+    expected = {name: tuple(shape) for name, shape in shapes.items()}
+    missing, foreign = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    other = [name for name in sorted(expected) if name in stored and stored[name] != expected[name]]
+    if missing or foreign:
+        wrong = f"lacks '{missing[0]}'" if missing else f"has '{foreign[0]}', which the model has not"
+        raise RunError(f"{path}: does not fit the model: {wrong}", _REMEDY)
+    if other:
+        found, wanted = list(stored[other[0]]), list(expected[other[0]])
+        raise RunError(f"{path}: does not fit the model: '{other[0]}' is {found} and should be {wanted}", _REMEDY)

@@ -155,6 +155,7 @@ def evaluate(
     root: Path | None = None,
     assume_encoder: str | None = None,
     skip_missing: bool = False,
+    trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score a version on a manifest's cases, with the thresholds and temperatures that the version carries.
@@ -172,6 +173,7 @@ def evaluate(
         root: folder that the manifest's relative paths start from; default its own.
         assume_encoder: encoder of feature files that do not name theirs; default what the run was trained with.
         skip_missing: leave out slides without features instead of stopping.
+        trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
         quiet: no progress.
 
     Returns:
@@ -182,6 +184,7 @@ def evaluate(
         ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
     """
     from comel.base.progress import progress_bar, say
+    from comel.base.trust import Trust
     from comel.cohort.checks import with_features
     from comel.cohort.manifest import read_manifest
     from comel.cohort.tasks import load_tasks
@@ -191,9 +194,12 @@ def evaluate(
     run, bags = Path(run), Path(bags)
     directory = RunDirectory(run)
     info = directory.info(version)
-    judge = Judge.open(directory, info, device)
     stored = load_config(directory.config)
     learned = {task.name: task for task in info.tasks}
+    trusted = Trust(trust)
+    judge = Judge.open(directory, info, device, trusted)
+    for note in trusted.notes:
+        say(f"evaluate: {note}", quiet=quiet)
     cohort = read_manifest(manifest, root=root)
     named = _tasks_to_score(tasks or cohort.tasks, learned, f"{run}: version {info.version}")
     labels = {name: list(judge.classes.heads[learned[name].head].labels) for name in named}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comel.base.registry import resolve
+from comel.base.trust import Trust
 
 __all__ = ["STRATEGIES", "strategy_class"]
 
@@ -22,6 +22,9 @@ STRATEGIES = {
 }
 
 
-def strategy_class(name: str) -> Any:
-    """The strategy class called ``name``: ours, an entry point in ``comel.strategies``, or ``file.py:Class``."""
-    return resolve(name, STRATEGIES, "comel.strategies")
+def strategy_class(name: str, trust: Trust | None = None, *, sha256: str | None = None, note_unchecked: bool = False) -> Any:
+    """The strategy class called ``name``: ours, an entry point in ``comel.strategies``, or a ``file.py:Class`` one trusts.
+
+    See :meth:`comel.base.trust.Trust.resolve`.
+    """
+    return (trust or Trust()).resolve(name, STRATEGIES, "comel.strategies", sha256=sha256, note_unchecked=note_unchecked)

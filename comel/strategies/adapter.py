@@ -18,7 +18,7 @@ from torch import Tensor
 from comel.base.files import write_json
 from comel.cohort.tasks import TaskData
 from comel.errors import CapacityError, ConfigError
-from comel.models.base import MILModel
+from comel.models.base import MAX_WIDTH, MILModel
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears
 from comel.strategies.persistence import read_state
@@ -30,9 +30,9 @@ __all__ = ["AdapterOptions", "MergedAdapter", "check_declared", "check_stage", "
 class AdapterOptions(BaseModel):
     """Settings of a strategy that trains one LoRA adapter a task."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    rank: int = Field(16, ge=1, description="rank of the adapter in each layer")
+    rank: int = Field(16, ge=1, le=MAX_WIDTH, description="rank of the adapter in each layer")
     adapter_lr: float = Field(5.0, gt=0, description="learning rate of the adapter over trainer.lr")
 
 

@@ -31,7 +31,7 @@ __all__ = ["NoOptions", "Stage", "StageBags", "Strategy", "train_heads"]
 class NoOptions(BaseModel):
     """Settings of a strategy that has none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class ConSlideOptions(RehearsalOptions):
     """Settings of the strategy; ``bags`` is the room for regions, in bags of average size, and ``max_instances`` about the size
     of a reorganised bag, by default an average one."""
 
-    region_side: int = Field(16, ge=1, description="side of a region, in tiles")
+    region_side: int = Field(16, ge=1, le=65536, description="side of a region, in tiles")
     alpha: float = Field(1.0, ge=0, description="weight of the reorganised bag's loss")
 
 

@@ -28,7 +28,7 @@ _FILE = "ewc.safetensors"
 class EWCOptions(BaseModel):
     """Settings of the strategy."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     strength: float = Field(1.0, ge=0, description="weight of the penalty (lambda)")
     decay: float = Field(0.9, ge=0, le=1, description="what a task leaves of the Fisher information of earlier ones")

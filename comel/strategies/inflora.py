@@ -44,7 +44,7 @@ class InfLoraOptions(AdapterOptions):
     """Settings of the strategy."""
 
     threshold: float = Field(0.95, gt=0, lt=1, description="share of the first task's inputs that is protected; rises to 1")
-    tasks: int = Field(8, ge=2, description="declared number of tasks, over which the threshold rises")
+    tasks: int = Field(8, ge=2, le=1000, description="declared number of tasks, over which the threshold rises")
 
 
 class InfLora(MergedAdapter):

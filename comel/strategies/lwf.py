@@ -32,7 +32,7 @@ _STATE = "strategy.json"
 class LwFOptions(BaseModel):
     """Settings of the strategy."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     alpha: float = Field(1.0, ge=0, description="weight of the distillation")
     temperature: float = Field(2.0, gt=0, description="temperature T of both softmaxes")

@@ -18,7 +18,7 @@ from torch import Tensor
 from comel.base.files import write_json
 from comel.cohort.tasks import TaskData
 from comel.errors import CapacityError
-from comel.models.base import MILModel
+from comel.models.base import MAX_WIDTH, MILModel
 from comel.strategies.adapter import check_declared, check_stage, require_targets
 from comel.strategies.base import Stage, StageBags, Strategy, train_heads, unfreeze
 from comel.strategies.linears import adapted_linears, input_grams
@@ -33,12 +33,12 @@ _LOW_ON_ROOM = 2
 class OWLoraOptions(BaseModel):
     """Settings of the strategy."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    rank: int = Field(16, ge=1, description="new directions a task takes in each layer")
+    rank: int = Field(16, ge=1, le=MAX_WIDTH, description="new directions a task takes in each layer")
     basis: Literal["features", "weights"] = Field("features", description="what is protected")
     energy: float = Field(0.99, gt=0, le=1, description="share of the old inputs (or of W0) that is protected")
-    tasks: int = Field(8, ge=2, description="declared number of tasks; room for so many is kept")
+    tasks: int = Field(8, ge=2, le=1000, description="declared number of tasks; room for so many is kept")
     direction_lr: float = Field(5.0, gt=0, description="learning rate of the directions A and B over trainer.lr")
     scale_lr: float = Field(30.0, gt=0, description="learning rate of the weights s over trainer.lr")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from comel.base.files import atomic_path, read_json
+from comel.base.files import atomic_path, is_plain, read_json
 from comel.base.text import first_line
 from comel.errors import RunError
 
@@ -29,15 +29,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The inverse of :func:`write_tensors`, on the CPU.
 
     Raises:
-        RunError: the file is missing or damaged.
+        RunError: the file is missing or damaged, or a number in it is NaN or infinite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        if not is_plain(path):
+            raise FileNotFoundError("there is no such file")
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise RunError(f"{path}: '{name}' holds NaN or infinity", _REMEDY)
+    return tensors
 
 
 def read_state(path: Path) -> dict[str, Any]:

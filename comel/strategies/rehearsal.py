@@ -148,7 +148,7 @@ class Reservoir:
 class RehearsalOptions(BaseModel):
     """Settings of a strategy that keeps whole bags."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     bags: int = Field(30, ge=1, description="whole bags of earlier tasks that are kept")
     max_instances: int | None = Field(None, ge=1, description="instances of a stored bag to train on at most, drawn anew")

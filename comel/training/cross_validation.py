@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from comel.bags.contract import FeatureContract
 from comel.base.files import write_json, write_text
 from comel.base.settings import parse_section
 from comel.base.units import Mode
@@ -35,7 +36,7 @@ from comel.scoring.case_results import CaseResult, read_results, write_results
 from comel.scoring.continual import ScoreTable, nested
 from comel.scoring.intervals import score_cases
 from comel.training.plan import plan_of, stored_plan
-from comel.training.train import continue_or_begin
+from comel.training.train import continue_or_begin, contract_of
 
 __all__ = ["over_runs", "train_folds", "train_orders"]
 
@@ -72,10 +73,8 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
     _keep(dealt)
     root = config.data.root or cohort.path.parent
     numbers = sorted({row.fold for row in dealt.rows if row.fold is not None})
-    runs = []
-    for number in numbers:
-        data = config.data.model_copy(update={"manifest": dealt.path, "root": root, "fold": number})
-        runs.append(_trained(config.model_copy(update={"data": data}), dealt, out / f"fold-{number}", quiet))
+    updates = [{"manifest": dealt.path, "root": root, "fold": number} for number in numbers]
+    runs = _train_each(config, dealt, updates, [out / f"fold-{number}" for number in numbers], quiet)
     metrics = [read_metrics(run.metrics) for run in runs]
     pooled: list[tuple[int, CaseResult]] = []
     for number, run in zip(numbers, runs, strict=True):
@@ -117,10 +116,8 @@ def train_orders(config: RunConfig | Mapping[str, Any], out: Path, *, orders: in
     cohort = read_cohort(config.data)
     names = [task.name for task in load_tasks(cohort, config.data)]
     chosen = _orders(names, orders, config.trainer.seed)
-    runs = []
-    for number, order in enumerate(chosen):
-        data = config.data.model_copy(update={"tasks": order})
-        runs.append(_trained(config.model_copy(update={"data": data}), cohort, Path(out) / f"order-{number}", quiet))
+    folders = [Path(out) / f"order-{number}" for number in range(len(chosen))]
+    runs = _train_each(config, cohort, [{"tasks": order} for order in chosen], folders, quiet)
     summary = {
         "orders": chosen,
         "runs": [run.path.name for run in runs],
@@ -163,14 +160,34 @@ def _checked(config: RunConfig | Mapping[str, Any]) -> RunConfig:
     return resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
 
 
-def _trained(config: RunConfig, manifest: Manifest, out: Path, quiet: bool) -> RunDirectory:
+def _train_each(
+    config: RunConfig, manifest: Manifest, data: Sequence[Mapping[str, Any]], folders: Sequence[Path], quiet: bool
+) -> list[RunDirectory]:
+    """A run in each folder, of settings that differ in their data section, and all on features of one kind.
+
+    Raises:
+        FeatureMismatch: the bags are not as those that one of the runs has learned from.
+        RunError: two runs have learned from features that may not be mixed.
+    """
+    runs = [RunDirectory(folder) for folder in folders]
+    contract = next((known for run in runs if (known := contract_of(run)) is not None), None)
+    for run, update in zip(runs, data, strict=True):
+        one = config.model_copy(update={"data": config.data.model_copy(update=dict(update))})
+        _trained(one, manifest, run, contract, quiet)
+        learned = contract_of(run)
+        assert learned is not None
+        if contract is not None and (difference := contract.difference(learned)):
+            raise RunError(f"{run.path}: has learned from {difference} in the other runs", "train them anew in another --out")
+        contract = contract or learned
+    return runs
+
+
+def _trained(config: RunConfig, manifest: Manifest, run: RunDirectory, contract: FeatureContract | None, quiet: bool) -> None:
     """The finished run of these settings: kept, gone on with, or trained anew."""
-    run = RunDirectory(out)
     if not run.is_finished:
-        continue_or_begin(run, config, manifest, quiet=quiet)
+        continue_or_begin(run, config, manifest, contract=contract, quiet=quiet)
     elif stored_plan(run, manifest) != plan_of(config, manifest):
-        raise RunError(f"{out}: holds a finished run of other settings or another manifest", "choose another --out")
-    return run
+        raise RunError(f"{run.path}: holds a finished run of other settings or another manifest", "choose another --out")
 
 
 def _orders(names: list[str], count: int, seed: int) -> list[list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comel.base.files import sha256_of_json
 from comel.cohort.manifest import Manifest
-from comel.runs.config import SHORT_PRECISIONS, RunConfig, load_config
+from comel.runs.config import CODE_SHA256, SHORT_PRECISIONS, RunConfig, load_config
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
 
@@ -16,8 +16,13 @@ _NOT_PART_OF_IT = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data
 
 
 def plan_of(config: RunConfig, manifest: Manifest) -> str:
-    """The hash of the settings, as far as they decide the weights, and of the bytes of the manifest that they name."""
+    """The hash of the settings, as far as they decide the weights, and of the bytes of the manifest that they name.
+
+    The content of a user's own code is not in it: it is compared by itself, with words of its own.
+    """
     values = config.model_dump(mode="json", exclude=_NOT_PART_OF_IT)
+    for section in ("model", "strategy"):
+        values[section].pop(CODE_SHA256, None)
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())

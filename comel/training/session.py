@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,21 +14,22 @@ from comel.base.cores import torch_threads
 from comel.base.devices import resolve_device
 from comel.base.files import sha256_of_json
 from comel.base.progress import progress_bar, say
+from comel.base.trust import Trust
 from comel.base.units import Mode
 from comel.base.version import comel_version
 from comel.cohort.bags import BagStore
-from comel.cohort.checks import doubtful_labels, with_features, with_instances
+from comel.cohort.checks import check_bags, doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import TaskData
 from comel.errors import ConfigError
 from comel.models.base import MILModel, settings_of
 from comel.prediction.judge import Judge
 from comel.runs import checkpoint
-from comel.runs.config import RunConfig
+from comel.runs.config import CODE_SHA256, RunConfig
 from comel.runs.directory import RunDirectory
 from comel.runs.parts import new_model, new_strategy
-from comel.runs.version import TaskInfo, VersionInfo
-from comel.runs.weights import build_model, load_state
+from comel.runs.version import TaskInfo, VersionInfo, stored_contract
+from comel.runs.weights import load_model
 from comel.scoring.evaluate import choose_on_validation
 from comel.scoring.novelty import choose_distance_threshold, distances
 from comel.scoring.stages import StageScorer
@@ -54,6 +56,7 @@ class Session:
         scorer: writes scores.
         notes: what a user should know of the data.
         quiet: no progress.
+        trust: in what code of their own users trust.
     """
 
     run: RunDirectory
@@ -67,6 +70,7 @@ class Session:
     scorer: StageScorer
     notes: list[str]
     quiet: bool
+    trust: Trust
 
     @classmethod
     def prepare(
@@ -77,14 +81,29 @@ class Session:
         plan: str,
         *,
         base: VersionInfo | None = None,
+        expected: FeatureContract | None = None,
+        trust: Trust | None = None,
+        notes: Sequence[str] = (),
         quiet: bool = False,
     ) -> Session:
-        """Look at the bags' files, and leave out or refuse what cannot be trained on; writes nothing.
+        """Read every bag once, and leave out or refuse what cannot be trained on; writes nothing.
+
+        Args:
+            run: where results go.
+            config: settings, resolved.
+            tasks: to be learned.
+            plan: the hash of settings and manifest.
+            base: the version that ``add_task`` starts from, or None.
+            expected: what features must be like if the run has learned from none yet; default the first bag's.
+            trust: in what code of their own users trust; default in none.
+            notes: what a user should know besides.
+            quiet: no progress.
 
         Raises:
             ComelError: features are missing or damaged, a task has no training case left, or none to validate on where early
                 stopping needs it; there is no such device.
         """
+        trust = trust or Trust()
         device, data = torch.device(resolve_device(config.trainer.device, "trainer.device")), config.data
         assert data.bags is not None
         tasks, left_out = with_features(tasks, data.bags, skip_missing=data.skip_missing)
@@ -95,17 +114,19 @@ class Session:
                     f"trainer.early_stopping: task '{task.name}' has no validation case",
                     "mark some with split 'val', raise data.val_fraction, or leave early stopping out",
                 )
-        known, cache_bytes = base.feature_contract if base else None, data.cache_gib * 2**30
+        cache_bytes = data.cache_gib * 2**30
+        known = _learned_from(run, _checkpoint_plan(plan, base), base) or expected
         store = BagStore(data.bags, known, assume_encoder=data.assume_encoder, cache_bytes=cache_bytes)
-        if store.contract is None:
-            store.read(tasks[0].train[0])
+        cases = {case.name for task in tasks for case in task.cases(None)}
+        with progress_bar(len(cases), "reading the bags", quiet=quiet) as advance:
+            check_bags(tasks, store, advance)
         assert store.contract is not None
         untrained = None
         if base is None and data.mode == Mode.DOMAIN:
-            untrained = Judge(_untrained(config, tasks[0].head, store.contract).to(device), store.contract, device)
+            untrained = Judge(_untrained(config, tasks[0].head, store.contract, trust).to(device), store.contract, device)
         scorer = StageScorer(run, config, tasks, store, untrained)
-        notes = [*doubtful_labels(tasks, data.negative), *left_out, *empty]
-        return cls(run, config, plan, base, tasks, store, store.contract, device, scorer, notes, quiet)
+        notes = [*doubtful_labels(tasks, data.negative), *left_out, *empty, *notes]
+        return cls(run, config, plan, base, tasks, store, store.contract, device, scorer, notes, quiet, trust)
 
     def learn(self) -> None:
         """Learn all stages that are not done: from the newest version of this plan on, or from a checkpoint inside a stage."""
@@ -132,12 +153,13 @@ class Session:
                 self.store.keep_only(case for task in tasks for case in task.cases(None))
                 bags = StageCases(self.store, stage, model, self.device)
                 if stopped_at is not None and stopped_at[0] == index:
-                    training = resume(stage, bags, model, self.config, self.run.checkpoint, stopped_at[1])
+                    described = {**_named(self.config), **settings_of(model)}
+                    training = resume(stage, bags, described, self.config, self.run.checkpoint, stopped_at[1], trust=self.trust)
                     advance(stopped_at[1])
                 else:
                     training = begin(stage, bags, model, strategy, self.config.trainer)
                 model, strategy = training.model, training.strategy
-                seconds = train(training, self.config.trainer, self.run, self._checkpoint_plan, advance)
+                seconds = train(training, self.config.trainer, self.run, self._checkpoint_plan, self.contract, advance)
                 self._conclude(training, learned)
                 self._publish(training, learned, version, seconds, last=index == first + len(groups) - 1)
         checkpoint.discard(self.run.checkpoint)
@@ -147,20 +169,20 @@ class Session:
     @property
     def _checkpoint_plan(self) -> str:
         """What a checkpoint must carry to be gone on from: the plan, and the version that the session starts from."""
-        return sha256_of_json([self.plan, self.base.version if self.base else 0])
+        return _checkpoint_plan(self.plan, self.base)
 
     def _newest(self) -> VersionInfo | None:
         """The newest version that this plan has published, or the one it starts from."""
-        versions = [v for v in self.run.versions() if self.base is None or v > self.base.version]
-        return self.run.info(versions[-1]) if versions else self.base
+        return _newest(self.run, self.base)
 
     def _start(self, done: VersionInfo | None) -> tuple[MILModel, Strategy]:
         """Model and strategy as a version left them, or new ones."""
-        strategy = new_strategy(self.config)
+        strategy = new_strategy(self.config, self.trust)
         if done is None:
-            return new_model(self.config, self.contract.dimension), strategy
-        model = build_model(done.model)
-        load_state(self.run.version_folder(done.version), model, strategy)
+            return new_model(self.config, self.contract.dimension, self.trust), strategy
+        self.run.verify(done.version)
+        described = {**done.model, CODE_SHA256: None, **_named(self.config)}
+        model = load_model(self.run.version_folder(done.version), described, strategy, trust=self.trust)
         self.run.use(done.version)
         return model, strategy
 
@@ -206,11 +228,11 @@ class Session:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             comel_version=comel_version(),
             mode=self.config.data.mode,
-            model={"name": self.config.model["name"], **settings_of(training.model)},
+            model={**_named(self.config), **settings_of(training.model)},
             strategy=self.config.strategy,
             tasks=learned,
             stages=stage.index + 1,
-            contract=asdict(self.contract),
+            contract=stored_contract(self.contract),
             report=report,
         )
         self.scorer.record(self._judge(training.model), learned, account, last=last)
@@ -242,8 +264,32 @@ def _add_head(model: MILModel, config: RunConfig, head: Head, stage: int) -> int
     return len(model.classes.heads) - 1
 
 
-def _untrained(config: RunConfig, head: Head, contract: FeatureContract) -> MILModel:
+def _untrained(config: RunConfig, head: Head, contract: FeatureContract, trust: Trust) -> MILModel:
     """The model as the first stage finds it, with the one head of a domain-incremental run."""
-    model = new_model(config, contract.dimension)
+    model = new_model(config, contract.dimension, trust)
     _add_head(model, config, head, 0)
     return model
+
+
+def _named(config: RunConfig) -> dict[str, Any]:
+    """The model's name, and the hash of its code if it is a user's own."""
+    return {key: value for key, value in config.model.items() if key in ("name", CODE_SHA256)}
+
+
+def _newest(run: RunDirectory, base: VersionInfo | None) -> VersionInfo | None:
+    """The newest version that this plan has published, or the one it starts from."""
+    versions = [version for version in run.versions() if base is None or version > base.version]
+    return run.info(versions[-1]) if versions else base
+
+
+def _checkpoint_plan(plan: str, base: VersionInfo | None) -> str:
+    return sha256_of_json([plan, base.version if base else 0])
+
+
+def _learned_from(run: RunDirectory, plan: str, base: VersionInfo | None) -> FeatureContract | None:
+    """What the bags were like that the run has learned from, in another session too; None if it has learned nothing."""
+    done = _newest(run, base)
+    if done is not None:
+        return done.feature_contract
+    started = checkpoint.read_progress(run.checkpoint, plan) is not None
+    return checkpoint.read_contract(run.checkpoint) if started else None

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from comel.models.base import MILModel, settings_of
+from comel.bags.contract import FeatureContract
+from comel.base.trust import Trust
+from comel.models.base import MILModel
 from comel.runs import checkpoint
 from comel.runs.config import RunConfig, TrainerConfig
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
 from comel.runs.parts import new_strategy
-from comel.runs.weights import build_model
+from comel.runs.weights import load_model
 from comel.strategies.base import Stage, Strategy
 from comel.training.early_stopping import EarlyStopping
 from comel.training.loop import EpochReport, StageCases, begin_stage, make_optimizer, train_stage
@@ -55,15 +58,23 @@ def begin(stage: Stage, bags: StageCases, model: MILModel, strategy: Strategy, c
     return _ready(stage, bags, model, strategy, config)
 
 
-def resume(stage: Stage, bags: StageCases, model: MILModel, config: RunConfig, folder: Path, epochs_done: int) -> StageTraining:
-    """What a checkpoint holds of a stage, in a model shaped as ``model``.
+def resume(
+    stage: Stage,
+    bags: StageCases,
+    described: Mapping[str, Any],
+    config: RunConfig,
+    folder: Path,
+    epochs_done: int,
+    *,
+    trust: Trust,
+) -> StageTraining:
+    """What a checkpoint holds of a stage, in a model as ``described`` (:func:`comel.runs.weights.build_model`).
 
     Raises:
         RunError: the checkpoint is damaged.
     """
-    model = build_model({"name": config.model["name"], **settings_of(model)})
-    strategy = new_strategy(config)
-    checkpoint.restore(folder, model, strategy)
+    strategy = new_strategy(config, trust)
+    model = load_model(folder, described, strategy, trust=trust)
     model.to(bags.device)
     ready = _ready(stage, bags, model, strategy, config.trainer, epochs_done)
     checkpoint.restore_optimizer(folder, ready.optimizer)
@@ -72,7 +83,14 @@ def resume(stage: Stage, bags: StageCases, model: MILModel, config: RunConfig, f
     return ready
 
 
-def train(training: StageTraining, config: TrainerConfig, run: RunDirectory, plan: str, advance: Callable[..., None]) -> float:
+def train(
+    training: StageTraining,
+    config: TrainerConfig,
+    run: RunDirectory,
+    plan: str,
+    contract: FeatureContract,
+    advance: Callable[..., None],
+) -> float:
     """Train a stage; returns the seconds of all its epochs, those before an interruption too.
 
     Args:
@@ -80,9 +98,10 @@ def train(training: StageTraining, config: TrainerConfig, run: RunDirectory, pla
         config: of the session.
         run: where events and checkpoints go.
         plan: whom the checkpoints belong to.
+        contract: what the bags are like.
         advance: told of every epoch, see :func:`comel.base.progress.progress_bar`; of all that early stopping left out, too.
     """
-    keeper = _Keeper(training, config, run, plan, advance)
+    keeper = _Keeper(training, config, run, plan, contract, advance)
     train_stage(
         training.model,
         training.strategy,
@@ -103,9 +122,16 @@ class _Keeper:
     """Writes down what every epoch gave and, once ``checkpoint_seconds`` have passed, a checkpoint."""
 
     def __init__(
-        self, training: StageTraining, config: TrainerConfig, run: RunDirectory, plan: str, advance: Callable[..., None]
+        self,
+        training: StageTraining,
+        config: TrainerConfig,
+        run: RunDirectory,
+        plan: str,
+        contract: FeatureContract,
+        advance: Callable[..., None],
     ) -> None:
         self._training, self._config, self._run, self._plan, self._advance = training, config, run, plan, advance
+        self._contract = contract
         self._name = " + ".join(task.name for task in training.stage.tasks)
         self._saved = time.monotonic()
         self.done = training.first_epoch
@@ -127,6 +153,7 @@ class _Keeper:
                 self._training.model,
                 self._training.strategy,
                 self._training.optimizer,
+                self._contract,
                 self._training.stopping,
             )
             self._saved = time.monotonic()

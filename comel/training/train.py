@@ -6,20 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from comel.bags.contract import FeatureContract
 from comel.base.files import read_json, write_json, write_text
+from comel.base.registry import split_user_code
 from comel.base.settings import gather, parse_section
+from comel.base.trust import Trust
 from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, read_manifest
 from comel.cohort.tasks import load_tasks, read_cohort
 from comel.errors import ConfigError, RunError
-from comel.runs.config import RunConfig, load_config
+from comel.runs import checkpoint
+from comel.runs.config import CODE_SHA256, RunConfig, load_config
 from comel.runs.directory import RunDirectory
-from comel.runs.parts import resolved
-from comel.strategies import strategy_class
+from comel.runs.parts import resolved, strategy_of
 from comel.training.plan import plan_of, stored_plan
 from comel.training.session import Session
 
-__all__ = ["add_task", "continue_or_begin", "settings_for_new_tasks", "train"]
+__all__ = ["add_task", "continue_or_begin", "contract_of", "settings_for_new_tasks", "train"]
 
 _PENDING = "add-task.json"
 _OF_THE_NEW_TASKS = {
@@ -38,15 +41,19 @@ def train(
     *,
     manifest: Manifest | None = None,
     resume: bool = False,
+    trust: Iterable[str | Path] = (),
+    contract: FeatureContract | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a model over a stream of tasks.
 
     Args:
-        config: settings, see :mod:`comel.runs.config`.
+        config: settings, see :mod:`comel.runs.config`. A file of code that they name is run.
         out: the run directory. The same settings again go on with an unfinished run.
         manifest: the cohort, if it has been read already; it takes the place of what ``data.manifest`` names.
         resume: take the settings from the run itself.
+        trust: files of code that these may name (:class:`comel.base.trust.Trust`).
+        contract: what the features must be like; default as those that the run has learned from, or the first bag's.
         quiet: no progress.
 
     Returns:
@@ -61,13 +68,26 @@ def train(
             raise RunError(
                 f"{run.path}: holds no run to go on with", run.runs_inside() or "train one: comel train without --resume"
             )
+        run.check_files()
         config = load_config(run.config)
-    config = resolved(config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings"))
-    continue_or_begin(run, config, manifest, quiet=quiet)
+        trusted = Trust(trust)
+    else:
+        config = config if isinstance(config, RunConfig) else parse_section(RunConfig, config, "settings")
+        trusted = Trust.of_settings(config.model, config.strategy, words=trust)
+    config = resolved(config, trusted, from_run=resume)
+    continue_or_begin(run, config, manifest, trust=trusted, contract=contract, quiet=quiet)
     return run.path
 
 
-def continue_or_begin(run: RunDirectory, config: RunConfig, manifest: Manifest | None = None, *, quiet: bool = False) -> None:
+def continue_or_begin(
+    run: RunDirectory,
+    config: RunConfig,
+    manifest: Manifest | None = None,
+    *,
+    trust: Trust | None = None,
+    contract: FeatureContract | None = None,
+    quiet: bool = False,
+) -> None:
     """:func:`train` with settings that are resolved (:func:`comel.runs.parts.resolved`).
 
     Raises:
@@ -80,8 +100,12 @@ def continue_or_begin(run: RunDirectory, config: RunConfig, manifest: Manifest |
         config = config.model_copy(update={"data": config.data.model_copy(update={"manifest": manifest.path})})
         plan = plan_of(config, manifest)
         _check_plan(run, plan, manifest)
-        session = Session.prepare(run, config, load_tasks(manifest, config.data), plan, quiet=quiet)
-        if not run.config.exists() or plan_of(load_config(run.config), manifest) != plan:
+        trust = trust or Trust.of_settings(config.model, config.strategy)
+        notes = [*trust.notes, *_changed_code(run, config)]
+        tasks = load_tasks(manifest, config.data)
+        session = Session.prepare(run, config, tasks, plan, expected=contract, trust=trust, notes=notes, quiet=quiet)
+        stored = load_config(run.config) if run.config.exists() else None
+        if stored is None or (plan_of(stored, manifest), _code_of(stored)) != (plan, _code_of(config)):
             _write_settings(run, config)
         session.learn()
 
@@ -96,6 +120,7 @@ def add_task(
     config: Path | None = None,
     overrides: Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
+    trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> Path:
     """Teach a finished run new tasks from their bags alone; each gives a new version, and the old ones stay usable.
@@ -109,6 +134,7 @@ def add_task(
         config: YAML file of settings for this training, over those of the run.
         overrides: ``trainer.epochs=20`` and the like, over that file.
         settings: the same as values: ``{"trainer.epochs": 20}``, over the others.
+        trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
         quiet: no progress.
 
     Returns:
@@ -122,20 +148,20 @@ def add_task(
     with directory.locked():
         if not directory.is_finished and not (directory.path / _PENDING).exists():
             raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
-        cohort = read_manifest(manifest, root=root)
+        cohort, trusted = read_manifest(manifest, root=root), Trust(trust)
         chosen = settings_for_new_tasks(
-            directory, cohort, bags, tasks, root, config=config, overrides=list(overrides), settings=settings
+            directory, cohort, bags, tasks, root, config=config, overrides=list(overrides), settings=settings, trust=trusted
         )
         plan = plan_of(chosen, cohort)
         info = directory.info(_base_version(directory, plan))
         directory.verify(info.version)
-        if not strategy_class(chosen.strategy["name"]).continual:
+        if not strategy_of(chosen, trusted).continual:
             raise ConfigError(f"strategy '{chosen.strategy['name']}' needs all tasks at once", "train a new run over all tasks")
         loaded = load_tasks(cohort, chosen.data)
         again = [task.name for task in loaded if task.name in {known.name for known in info.tasks}]
         if again:
             raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
-        session = Session.prepare(directory, chosen, loaded, plan, base=info, quiet=quiet)
+        session = Session.prepare(directory, chosen, loaded, plan, base=info, trust=trusted, notes=trusted.notes, quiet=quiet)
         write_json(directory.path / _PENDING, {"plan": plan, "base_version": info.version})
         session.learn()
         (directory.path / _PENDING).unlink()
@@ -152,10 +178,12 @@ def settings_for_new_tasks(
     config: Path | None,
     overrides: Sequence[str],
     settings: Mapping[str, Any] | None,
+    trust: Trust | None = None,
 ) -> RunConfig:
     """The run's own settings over the new tasks' data; what named the old data does not carry over."""
-    before = resolved(load_config(run.config))
-    stored = resolved(load_config(run.config, overrides, over=config, options=settings))
+    trust = trust or Trust()
+    before = resolved(load_config(run.config), trust, from_run=True)
+    stored = resolved(load_config(run.config, overrides, over=config, options=settings), trust, from_run=True)
     if (before.model, before.strategy, before.data.mode) != (stored.model, stored.strategy, stored.data.mode):
         raise ConfigError(
             "model, strategy and data.mode stay as the run was trained", "change settings of data and trainer only"
@@ -177,6 +205,12 @@ def _base_version(run: RunDirectory, plan: str) -> int | None:
     path = run.path / _PENDING
     pending = read_json(path) if path.exists() else {}
     return pending.get("base_version") if pending.get("plan") == plan else None
+
+
+def contract_of(run: RunDirectory) -> FeatureContract | None:
+    """What the features were like that a run has learned from; None if it has learned nothing."""
+    versions = run.versions()
+    return run.info(versions[-1]).feature_contract if versions else checkpoint.read_contract(run.checkpoint)
 
 
 def _check_free(run: RunDirectory) -> None:
@@ -207,3 +241,18 @@ def _write_settings(run: RunDirectory, config: RunConfig) -> None:
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())
     write_text(run.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _code_of(config: RunConfig) -> list[str | None]:
+    """The hashes of the user's own code that a run is of."""
+    return [section.get(CODE_SHA256) for section in (config.model, config.strategy)]
+
+
+def _changed_code(run: RunDirectory, config: RunConfig) -> list[str]:
+    """A note for each file of the user's own code whose content is not what the run keeps the hash of."""
+    if not run.config.exists() or not (run.versions() or run.checkpoint.exists()):
+        return []
+    said = "has changed since the run began; what was learned before was learned with it as it was"
+    files = [split_user_code(str(section["name"]))[0] for section in (config.model, config.strategy)]
+    hashes = zip(files, _code_of(load_config(run.config)), _code_of(config), strict=True)
+    return [f"{file}: {said}" for file, before, now in hashes if before is not None and before != now]

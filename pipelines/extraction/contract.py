@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from comel.bags.contract import FeatureContract
+from comel.bags.contract import EXTRACTION_FIELDS, FeatureContract
 from comel.bags.scales import join_scales
 from comel.base.files import sha256_of_file
+from comel.base.trust import Trust
 from comel.errors import ConfigError, FeatureMismatch, SlideError
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import ExtractedSlide, Progress, extract_slide
-from pipelines.patch_encoders import PatchEncoder, load_encoder
+from pipelines.patch_encoders import PatchEncoder, load_encoder, load_stated_encoder
 from pipelines.slides.slide import open_slide
 from pipelines.slides.slide_files import fingerprint
 from pipelines.tiles.plan import TooCoarse
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ContractReader"]
 
 THUMBNAIL_SIDE = 1536
+_SEND_A_BAG = "send a bag instead, made as the training bags were"
 
 
 class ContractReader:
@@ -36,7 +38,9 @@ class ContractReader:
         contract: the model's feature contract.
         assume_mpp: micrometres per pixel of slides that state none.
         device: of the encoder.
-        encoder: where the contract's encoder comes from, such as ``uni:FOLDER`` or ``file.py:Class``; default its name.
+        encoder: where the contract's encoder comes from, such as ``uni:FOLDER`` or ``file.py:Class``, in the user's own word;
+            default its name, which stands for a built-in or an installed package's.
+        trust: what else that name may stand for.
         tissue_folder: tissue that a user drew, see :func:`pipelines.tissue.own_tissue`; used for the slides that it has a file
             of, and needed where the model was trained on tissue of the user's own.
     """
@@ -48,9 +52,11 @@ class ContractReader:
         assume_mpp: float | None = None,
         device: str = "auto",
         encoder: str | None = None,
+        trust: Trust | None = None,
         tissue_folder: Path | None = None,
     ) -> None:
         self._contract, self._assume_mpp, self._device, self._source = contract, assume_mpp, device, encoder
+        self._trust = trust or Trust()
         self._tissue_folder = tissue_folder
         self._encoder: PatchEncoder | None = None
 
@@ -95,6 +101,11 @@ class ContractReader:
             )
         if self._tissue_folder is not None and not self._tissue_folder.is_dir():
             raise ConfigError(f"{self._tissue_folder}: no such folder", "check --tissue-folder")
+        reference = contract.reading.get("stain_reference")
+        if foreign := sorted(set(contract.reading) - set(EXTRACTION_FIELDS)):
+            raise FeatureMismatch(f"the model's contract has '{foreign[0]}', which is no setting of it", _SEND_A_BAG)
+        if reference is not None and not isinstance(reference, dict):
+            raise FeatureMismatch("the model's contract names a file as its stain reference, not what it shows", _SEND_A_BAG)
         known: dict[str, Any] = {
             **contract.reading,
             "encoder": self._source or contract.encoder,
@@ -110,7 +121,7 @@ class ContractReader:
             problem = error.errors()[0]
             raise FeatureMismatch(
                 f"slides cannot be read as the model's were: {'.'.join(map(str, problem['loc']))}: {problem['msg']}",
-                "send a bag instead, made as the training bags were",
+                _SEND_A_BAG,
             ) from None
 
     def source(self, path: Path, *, slide_id: str, mpp: float | None = None) -> dict[str, Any] | None:
@@ -144,13 +155,23 @@ class ContractReader:
 
     def _load(self, name: str, weights_hash: str | None) -> PatchEncoder:
         if self._encoder is None:
-            encoder = load_encoder(self._source or name, self._device)
+            if self._source is None:
+                encoder = load_stated_encoder(name, self._trust, self._device)
+            else:
+                encoder = load_encoder(self._source, self._device)
             if encoder.name != name:
                 raise FeatureMismatch(f"{self._source}: is the encoder {encoder.name}, not {name}", "name the model's encoder")
             if weights_hash and encoder.weights_hash != weights_hash:
                 raise FeatureMismatch(
                     f"{name}: other weights on this machine than the model was trained with",
                     "install those, or send a bag made with them",
+                )
+            code = self._contract.code_sha256
+            if code and encoder.code_sha256 and encoder.code_sha256 != code:
+                raise FeatureMismatch(
+                    f"{name}: is not the code that the model's slides were extracted with "
+                    f"(SHA-256 {encoder.code_sha256[:12]}... instead of {code[:12]}...)",
+                    "give the file as it was then, or send a bag made with it",
                 )
             self._encoder = encoder
         return self._encoder

@@ -144,7 +144,15 @@ def _labels(marked: Annotation, plan: TilePlan, settings: ExtractSettings) -> np
 
 def _contract(encoder: PatchEncoder, plan: TilePlan, told: Mapping[str, Any]) -> FeatureContract:
     tiles, reading = plan.geometry, extraction_of(told)
-    return FeatureContract(encoder.name, encoder.weights_hash, encoder.dimension, tiles.mpp_x, tiles.patch_size, reading)
+    return FeatureContract(
+        encoder.name,
+        encoder.weights_hash,
+        encoder.dimension,
+        tiles.mpp_x,
+        tiles.patch_size,
+        reading,
+        code_sha256=encoder.code_sha256,
+    )
 
 
 def _encode(

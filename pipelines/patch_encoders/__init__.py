@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
 
-from comel.base.registry import resolve
+from comel.base.registry import is_user_code, nearest, resolve_name, resolve_user_code
+from comel.base.trust import Trust
 from comel.base.units import Precision
 from comel.errors import ConfigError
 from pipelines.patch_encoders.base import PatchEncoder, scale_note
 from pipelines.patch_encoders.facts import ENCODER_FACTS, EncoderFacts
 
-__all__ = ["ENCODER_FACTS", "EncoderFacts", "PatchEncoder", "load_encoder", "scale_note"]
+__all__ = [
+    "ENCODER_FACTS",
+    "EncoderFacts",
+    "PatchEncoder",
+    "load_encoder",
+    "load_stated_encoder",
+    "scale_note",
+]
 
+_GROUP = "comel.encoders"
 _SHIPPED = "efficientnet-lite0"
 _KNOWN = {
     _SHIPPED: "pipelines.patch_encoders.efficientnet_lite:EfficientNetLite0",
@@ -22,12 +33,13 @@ _KNOWN = {
 
 
 def load_encoder(name: str, device: str = "auto", precision: Precision = "auto") -> PatchEncoder:
-    """Load a patch encoder.
+    """Load the patch encoder that a user named: at the command line, in a settings file of theirs, or from Python.
 
     Args:
         name: ``efficientnet-lite0``; a name of :data:`ENCODER_FACTS`, or that name, a colon and a local folder with the
             files of its hub repository; ``hf:`` with the name of a model on the Hugging Face hub or a local folder;
-            ``path/to/file.py:Class``; or the name of an entry point in ``comel.encoders``.
+            ``path/to/file.py:Class``; or the name of an entry point in ``comel.encoders``. Where it was read from a run or a
+            bag: :func:`load_stated_encoder`.
         device: ``auto``, ``cpu``, ``cuda`` or another name that torch knows.
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`; an encoder of the user's own sets it itself.
 
@@ -35,23 +47,61 @@ def load_encoder(name: str, device: str = "auto", precision: Precision = "auto")
         ConfigError: there is no such encoder or device, it cannot compute in that precision, its weights cannot be found, or it
             breaks the contract.
     """
-    own = ".py:" in name
-    kind, colon, place = (name, "", "") if own else name.partition(":")
+    if is_user_code(name):
+        own, code_sha256 = resolve_user_code(name)
+        return _own(name, own, device, precision, code_sha256)
+    kind, colon, place = name.partition(":")
     if colon and not place:
         raise ConfigError(f"encoders: '{name}' names no folder", f"give {kind}:FOLDER")
     if kind == "hf" and place:
         from pipelines.patch_encoders.huggingface import HuggingFaceEncoder
 
         return HuggingFaceEncoder(place, device, precision)
-    made: Callable[..., PatchEncoder] = resolve(kind, _KNOWN, "comel.encoders")
+    made: Callable[..., PatchEncoder] = resolve_name(kind, _KNOWN, _GROUP)
     if kind in ENCODER_FACTS:
         return made(ENCODER_FACTS[kind], place or None, device, precision)
     if place:
         raise ConfigError(f"encoders: '{name}': {kind} brings its weights and takes no folder", f"give {kind}")
     if kind == _SHIPPED:
         return made(device, precision)
+    return _own(name, made, device, precision)
+
+
+def load_stated_encoder(name: str, trust: Trust, device: str = "auto") -> PatchEncoder:
+    """Load the patch encoder that a run or a bag names. That may come from anyone, so it stands for a built-in or an
+    installed package's and nothing else, unless the user trusts more.
+
+    Args:
+        name: as it stands there.
+        trust: ``hf:NAME`` lets it stand for that model of a hub, ``FILE.py:Class`` for an encoder of the user's own whose
+            ``name`` it is.
+        device: see :func:`load_encoder`.
+
+    Raises:
+        ConfigError: it is no such name; or see :func:`load_encoder`.
+    """
+    if name in _KNOWN or name in {point.name for point in entry_points(group=_GROUP)} or trust.allows_hub(name):
+        return load_encoder(name, device)
+    for word in trust.encoders:
+        made, code_sha256 = resolve_user_code(word)
+        if callable(getattr(made, "encode", None)):
+            encoder = _own(word, made, device, "auto", code_sha256)
+            if encoder.name == name:
+                return encoder
+    raise ConfigError(f"encoders: no '{name}' among those that are installed", _remedy(name))
+
+
+def _remedy(name: str) -> str:
+    if name.startswith("hf:"):
+        return f"if you know that model and trust it, say --encoder {name}, or --encoder hf:FOLDER"
+    if is_user_code(name) or ":" in name:
+        return "if it is yours, say where it is: --encoder FILE.py:Class"
+    return f"{nearest(name, list(_KNOWN)).removesuffix('?')}; or, where it is your own, say --encoder FILE.py:Class"
+
+
+def _own(name: str, made: Any, device: str, precision: Precision, code_sha256: str | None = None) -> PatchEncoder:
     if precision != "auto":
         raise ConfigError(f"encoders: '{name}' sets its precision itself, not {precision}", "leave the precision at auto")
     from pipelines.patch_encoders.own import OwnEncoder
 
-    return OwnEncoder(name, made, device, taken=tuple(_KNOWN))
+    return OwnEncoder(name, made, device, taken=tuple(_KNOWN), code_sha256=code_sha256)

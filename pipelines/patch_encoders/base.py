@@ -28,6 +28,7 @@ class PatchEncoder(ABC):
         device: the torch device it runs on.
         mpp: micrometres per pixel of the tiles it is meant for; empty where it has no scale of its own.
         precision: type of number that it computes in; "own" where that is the encoder's own affair.
+        code_sha256: of the file of code that it is, where it is a user's own.
         concurrent: whether :meth:`encode` may run in several threads at once, and does best with one thread each.
     """
 
@@ -39,6 +40,7 @@ class PatchEncoder(ABC):
     device: str
     mpp: tuple[float, ...] = ()
     precision: str = "float32"
+    code_sha256: str | None = None
     concurrent: bool = False
 
     @abstractmethod

@@ -29,14 +29,22 @@ class OwnEncoder(PatchEncoder):
         make: the user's class.
         device: see :func:`comel.base.devices.resolve_device`.
         taken: names that belong to other encoders.
+        code_sha256: of the file that the class comes from; None where that is an installed package.
 
     Raises:
         ConfigError: the class cannot be made, lacks a part of the contract, or does not encode two tiles as it says.
     """
 
-    def __init__(self, source: str, make: Callable[[str], Any], device: str = "auto", taken: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        source: str,
+        make: Callable[[str], Any],
+        device: str = "auto",
+        taken: tuple[str, ...] = (),
+        code_sha256: str | None = None,
+    ) -> None:
         self.device, self.precision = resolve_device(device), "own"
-        self._source = source
+        self._source, self.code_sha256 = source, code_sha256
         try:
             self._encoder = make(self.device)
         except ComelError:

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from comel.base.hdf5 import open_hdf5
+from comel.base.hdf5 import check_attributes, open_hdf5
 from comel.errors import BagError
 from service.errors import TooLargeError
 
@@ -21,9 +21,6 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 MAX_OBJECTS = 200
 MAX_DEPTH = 4
-MAX_ATTRIBUTES = 200
-MAX_ATTRIBUTE_BYTES = 1 << 20
-MAX_STRINGS = 1_000
 MAX_CHUNK_BYTES = 256 << 20
 # gzip, shuffle, fletcher32 and lzf: what h5py itself brings, and what the bags' reader takes.
 _FILTERS = frozenset({1, 2, 3, 32000})
@@ -61,7 +58,7 @@ class _Walk:
     def group(self, group: Any, place: str, depth: int) -> None:
         import h5py
 
-        self._attributes(group)
+        check_attributes(group, self.path)
         if depth > MAX_DEPTH:
             raise self._refusal(f"groups nested deeper than {MAX_DEPTH}")
         # Counted before listing: the list of a crowded group would itself be long.
@@ -70,7 +67,8 @@ class _Walk:
             raise self._refusal(f"more than {MAX_OBJECTS} objects")
         for name in group:
             inside = f"{place}/{name}"
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            # Not group.get(): it opens the file that an external link names.
+            if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
                 raise self._refusal(f"'{inside[:80]}' is a link")
             thing = group[name]
             if isinstance(thing, h5py.Group):
@@ -79,7 +77,7 @@ class _Walk:
                 self._dataset(thing, inside)
 
     def _dataset(self, dataset: Any, place: str) -> None:
-        self._attributes(dataset)
+        check_attributes(dataset, self.path)
         if dataset.is_virtual or dataset.external:
             raise self._refusal(f"'{place[:80]}' does not hold its own data")
         properties = dataset.id.get_create_plist()
@@ -94,22 +92,6 @@ class _Walk:
         self.declared += math.prod(shape) * size
         if place in ("/features", "/feats") and shape:
             self.instances = max(self.instances, max(shape[:-1], default=shape[0]))
-
-    def _attributes(self, thing: Any) -> None:
-        import h5py
-
-        count = h5py.h5a.get_num_attrs(thing.id)
-        if count > MAX_ATTRIBUTES:
-            raise self._refusal(f"{count} attributes")
-        for index in range(count):
-            attribute = h5py.h5a.open(thing.id, index=index)
-            values = math.prod(attribute.shape)
-            kind = attribute.get_type()
-            # Of strings of free length the file stores references, and many of them may lead to one long string.
-            free = not isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID)) and kind.detect_class(h5py.h5t.VLEN)
-            free = free or (isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str())
-            if values * kind.get_size() > MAX_ATTRIBUTE_BYTES or (free and values > MAX_STRINGS):
-                raise self._refusal("an attribute that is too large")
 
     def _refusal(self, what: str) -> BagError:
         return BagError(f"{self.path}: {what}", _REMEDY)

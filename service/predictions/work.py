@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from comel.bags.bag import Bag, write_bag
 from comel.bags.contract import FeatureContract
 from comel.base.files import canonical_json
+from comel.base.trust import Trust
 from comel.prediction.prediction import Prediction
 from service.errors import TooLargeError, needing_room
 from service.intake.hdf5_check import check_hdf5
@@ -153,7 +154,10 @@ class Workbench:
         key = canonical_json(dataclasses.asdict(contract))
         if key not in self._readers:
             self._readers[key] = ContractReader(
-                contract, device=self.settings.device, tissue_folder=self.settings.tissue_folder
+                contract,
+                device=self.settings.device,
+                trust=Trust(self.settings.trusted_code),
+                tissue_folder=self.settings.tissue_folder,
             )
             if len(self._readers) > _OPEN_READERS:
                 self._readers.popitem(last=False)

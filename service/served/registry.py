@@ -92,7 +92,7 @@ class ModelRegistry:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._runs = {name: RunDirectory(path) for name, path in settings.runs.items()}
-        self._device = settings.device
+        self._device, self._trusted_code = settings.device, settings.trusted_code
         self._choices = ModelChoices(settings.state_dir)
         self._loaded: OrderedDict[tuple[str, int], PredictorLike] = OrderedDict()
         self._answering: dict[str, int] = {}
@@ -312,7 +312,9 @@ class ModelRegistry:
         from comel.prediction.predictor import Predictor
 
         with self._refusing(name, version):
-            predictor: PredictorLike = Predictor.open(self._runs[name].path, version=version, device=self._device)
+            predictor: PredictorLike = Predictor.open(
+                self._runs[name].path, version=version, device=self._device, trust=self._trusted_code
+            )
         try:
             _try(predictor)
         except ComelError:

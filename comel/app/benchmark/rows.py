@@ -11,6 +11,7 @@ from typing import Any
 
 from comel.base.registry import nearest
 from comel.base.settings import apply_overrides, load_yaml, parse_section
+from comel.base.trust import Trust
 from comel.errors import ConfigError
 
 __all__ = ["Benchmark", "Row", "load_benchmark"]
@@ -47,13 +48,15 @@ class Benchmark:
         from comel.models import model_class
         from comel.strategies import strategy_class
 
+        trust = Trust.of_settings(row.model, row.strategy)
+
         def own(shared: dict[str, Any], kind: Any) -> dict[str, Any]:
             return {key: value for key, value in shared.items() if key in _options(kind)}
 
         return {
             "data": data,
-            "model": {**own(self.model, model_class(row.model["name"])), **row.model},
-            "strategy": {**own(self.strategy, strategy_class(row.strategy["name"])), **row.strategy},
+            "model": {**own(self.model, model_class(row.model["name"], trust)), **row.model},
+            "strategy": {**own(self.strategy, strategy_class(row.strategy["name"], trust)), **row.strategy},
             "trainer": {**self.trainer, **row.trainer, "seed": seed},
         }
 
@@ -69,8 +72,10 @@ class Benchmark:
         from comel.strategies import STRATEGIES, strategy_class
 
         for section, known, find in (("model", MODELS, model_class), ("strategy", STRATEGIES, strategy_class)):
-            names = dict.fromkeys([*known, *(getattr(row, section)["name"] for row in self.rows)])
-            options = list(dict.fromkeys(option for name in names for option in _options(find(name))))
+            named = [getattr(row, section) for row in self.rows]
+            trust = Trust.of_settings(*named)
+            names = dict.fromkeys([*known, *(one["name"] for one in named)])
+            options = list(dict.fromkeys(option for name in names for option in _options(find(name, trust))))
             for key in getattr(self, section):
                 if key not in options:
                     raise ConfigError(f"{self.suite}: no {section} has an option '{key}'", nearest(key, options))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, Run, print_json, tell_notes
+from comel.app.commands.options import Json, Quiet, Run, Trusted, print_json, tell_notes
 from comel.app.options import Flag, Given, options_of
 from comel.errors import ComelError
 
@@ -24,6 +24,7 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Slides, bags (.h5, .pt), folders of bags, or manifests (.csv).")],
     out: Annotated[Path, typer.Option(help="Folder for JSON, maps, GeoJSON and the table.")],
     given: Given[PredictOptions],
+    trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -36,7 +37,7 @@ def predict(
     limit_torch_threads()
     for table_of_slides in (path for path in inputs if path.suffix.lower() == ".csv"):
         tell_notes(table_of_slides, quiet=quiet or as_json)
-    outcomes = predict_each(run, inputs, out, options, quiet=quiet or as_json)
+    outcomes = predict_each(run, inputs, out, options, trust=trust or (), quiet=quiet or as_json)
     results = [outcome.result for outcome in outcomes]
     if as_json:
         print_json([outcome.row() for outcome in outcomes])
@@ -73,11 +74,11 @@ def predict(
     config=None,
     example="keep_days=30",
 )
-def serve(given: Given[ServiceSettings]) -> None:
+def serve(given: Given[ServiceSettings], trust: Trusted = None) -> None:
     """Predictions and maps over HTTP; see /docs there."""
     from comel.app import api
 
-    api.serve(**dict(given.settings()))
+    api.serve(**dict(given.settings()) | ({"trusted_code": tuple(trust)} if trust else {}))
 
 
 def _listed(words: list[str]) -> str:

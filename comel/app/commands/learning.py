@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, Run, number, print_json, tell_notes
+from comel.app.commands.options import Json, Quiet, Run, Trusted, number, print_json, tell_notes
 from comel.app.options import Flag, Given, options_of
 from comel.errors import ComelError
 
@@ -50,6 +50,7 @@ def train(
     folds: Annotated[int | None, typer.Option(help="Cross-validate: a run a fold, in OUT/fold-0 and on.")] = None,
     orders: Annotated[int | None, typer.Option(help="So many orders of the tasks: a run each, in OUT/order-0 and on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run's own settings.")] = False,
+    trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,7 +75,7 @@ def train(
     else:
         from comel.training.train import train as train_run
 
-        train_run(chosen, out, resume=resume, quiet=silent)
+        train_run(chosen, out, resume=resume, trust=trust or (), quiet=silent)
         _tell_metrics(out, as_json)
 
 
@@ -91,6 +92,7 @@ def add_task(
     bags: Annotated[Path, typer.Option(help="The new tasks' feature files.")],
     given: Given[RunConfig],
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -109,13 +111,16 @@ def add_task(
         config=given.config,
         overrides=given.overrides,
         settings=settings,
+        trust=trust or (),
         quiet=quiet or as_json,
     )
     _tell_metrics(run, as_json)
 
 
 @options_of("comel.app.schemas:EvaluateOptions", names={"tasks": "--task"}, example="split=all")
-def evaluate(run: Run, given: Given[EvaluateOptions], as_json: Json = False, quiet: Quiet = False) -> None:
+def evaluate(
+    run: Run, given: Given[EvaluateOptions], trust: Trusted = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
     """Score a version on labelled cases."""
     options = given.settings()
     from comel.base.cores import limit_torch_threads
@@ -124,7 +129,7 @@ def evaluate(run: Run, given: Given[EvaluateOptions], as_json: Json = False, qui
     limit_torch_threads()
     split = None if options.split == "all" else options.split
     tell_notes(options.manifest, quiet=quiet or as_json)
-    scores = evaluate(run, **{**dict(options), "split": split}, quiet=quiet or as_json)
+    scores = evaluate(run, **{**dict(options), "split": split}, trust=trust or (), quiet=quiet or as_json)
     if as_json:
         print_json(scores)
         return

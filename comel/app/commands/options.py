@@ -11,7 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["Json", "Quiet", "Run", "Set", "number", "print_json", "tell_notes"]
+__all__ = ["Json", "Quiet", "Run", "Set", "Trusted", "number", "print_json", "tell_notes"]
 
 _output: ContextVar[TextIO] = ContextVar("where the result of --json goes")
 
@@ -30,6 +30,14 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as trainer.epochs=20; may be repeated.")]
 Run = Annotated[Path, typer.Argument(help="Run directory.")]
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE.py",
+        help="Your own code that the run may load, FILE.py or FILE.py:Class, or hf:NAME; may be repeated.",
+    ),
+]
 
 
 def number(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from comel.app.commands.options import Json, Quiet, print_json
+from comel.app.commands.options import Json, Quiet, Trusted, print_json
 
 __all__ = ["report"]
 
@@ -20,13 +20,14 @@ def report(
         Path | None,
         typer.Option(help="HTML file to write; default report.html in the folder named, for several here."),
     ] = None,
+    trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """One self-contained HTML page on a run or several, and model_card.md beside it."""
     from comel.reporting.write import CARD, write_report
 
-    written = write_report(runs, out, quiet=quiet or as_json)
+    written = write_report(runs, out, trust=trust or (), quiet=quiet or as_json)
     card = written.with_name(CARD)
     if as_json:
         print_json({"report": str(written), "model_card": str(card)})

@@ -9,6 +9,8 @@ from comel.app.options import Flag, Given, options_of
 if TYPE_CHECKING:
     from service.settings import ServiceSettings
 
+from comel.app.commands.options import Trusted
+
 __all__ = ["worker"]
 
 
@@ -23,8 +25,8 @@ __all__ = ["worker"]
     config=None,
     example="lease_seconds=60",
 )
-def worker(given: Given[ServiceSettings]) -> None:
+def worker(given: Given[ServiceSettings], trust: Trusted = None) -> None:
     """Work on the service's jobs until told to stop; a job under way is finished or put back."""
     from comel.app import api
 
-    api.worker(**dict(given.settings()))
+    api.worker(**dict(given.settings()) | ({"trusted_code": tuple(trust)} if trust else {}))

@@ -115,6 +115,6 @@ def kept_prediction(name: str, writing: Writing, request: str) -> Prediction | N
         if value.get("request") != request:
             return None
         prediction = Prediction.from_dict(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ComelError):
         return None
     return prediction if all(writing.path(name, kind).is_file() for kind in kinds_of(prediction)) else None

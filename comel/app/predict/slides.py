@@ -6,7 +6,7 @@ Part of the composition root: it reads slides through ``pipelines``, imported on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from comel.bags.left_out import said_left_out
 from comel.base.files import sha256_of_file, sha256_of_json
 from comel.base.progress import progress_bar, say
 from comel.base.settings import parse_section
+from comel.base.trust import Trust
 from comel.base.version import comel_version
 from comel.cohort.bags import check_contract
 from comel.errors import ComelError, SlideError
@@ -61,7 +62,13 @@ class Outcome:
 
 @with_keywords(PredictOptions)
 def predict_cohort(
-    run: Path, inputs: Path | str | Sequence[Path | str], out: Path, *, quiet: bool = False, **options: Any
+    run: Path,
+    inputs: Path | str | Sequence[Path | str],
+    out: Path,
+    *,
+    trust: Iterable[str | Path] = (),
+    quiet: bool = False,
+    **options: Any,
 ) -> list[Prediction | ComelError]:
     """Predict and write ``<name>.json``, ``<name>.png``, ``<name>.geojson`` to ``out``, and a table.
 
@@ -73,6 +80,7 @@ def predict_cohort(
         run: the run directory.
         inputs: slides, bags (.h5, .pt), folders of bags and manifests (.csv), in any mixture; or one of them.
         out: folder for the files.
+        trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
         quiet: no progress.
         options: fields of :class:`comel.app.schemas.PredictOptions`: version, task, bags, table, mpp, width, device, ...
 
@@ -85,11 +93,19 @@ def predict_cohort(
     """
     paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
     chosen: PredictOptions = parse_section(PredictOptions, given(options), "predict")
-    outcomes = predict_each(Path(run), list(map(Path, paths)), Path(out), chosen, quiet=quiet)
+    outcomes = predict_each(Path(run), list(map(Path, paths)), Path(out), chosen, trust=trust, quiet=quiet)
     return [outcome.result for outcome in outcomes]
 
 
-def predict_each(run: Path, paths: Sequence[Path], out: Path, options: PredictOptions, *, quiet: bool = False) -> list[Outcome]:
+def predict_each(
+    run: Path,
+    paths: Sequence[Path],
+    out: Path,
+    options: PredictOptions,
+    *,
+    trust: Iterable[str | Path] = (),
+    quiet: bool = False,
+) -> list[Outcome]:
     """:func:`predict_cohort` with what became of every slide; the table is written also where it is interrupted."""
     from comel.prediction.picture import check_width
     from comel.prediction.predictor import Predictor
@@ -101,13 +117,17 @@ def predict_each(run: Path, paths: Sequence[Path], out: Path, options: PredictOp
     inputs = find_inputs(paths, options)
     if (line := said_left_out(paths, [entry.bag or entry.slide or Path(entry.name) for entry in inputs])) is not None:
         say(line, quiet=quiet)
-    predictor = Predictor.open(run, version=options.version, device=options.device)
+    trusted = Trust(trust)
+    predictor = Predictor.open(run, version=options.version, device=options.device, trust=trusted)
+    for note in trusted.notes:
+        say(f"predict: {note}", quiet=quiet)
     predictor.check_task(options.task)
     reader = ContractReader(
         predictor.contract,
         assume_mpp=options.assume_mpp,
         device=options.device,
         encoder=options.encoder,
+        trust=trusted,
         tissue_folder=options.tissue_folder,
     )
     if any(entry.bag is None and entry.problem is None for entry in inputs):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 import comel
-from comel.base.registry import nearest, resolve
+from comel.base.registry import nearest, resolve_name, resolve_user_code
 from comel.errors import ConfigError
 from comel.models import MODELS, model_class
 from comel.models.base import MILModel
@@ -70,15 +71,33 @@ def test_an_installed_package_offers_a_strategy(installed: Path, toy_stream: Str
 
 def test_a_file_may_hold_dataclasses(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    assert issubclass(resolve(f"{tmp_path}/mine.py:Patient", {}, "comel.strategies"), Strategy)
+    assert issubclass(resolve_user_code(f"{tmp_path}/mine.py:Patient")[0], Strategy)
 
 
 def test_a_file_does_not_stand_in_for_a_module_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("class Mine: pass")
-    assert resolve(f"{tmp_path}/json.py:Mine", {}, "comel.models").__name__ == "Mine"
+    assert resolve_user_code(f"{tmp_path}/json.py:Mine")[0].__name__ == "Mine"
     import json
 
     assert json.loads("1") == 1
+
+
+def test_what_is_hashed_is_what_is_run(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_bytes(MINE.encode())
+    assert resolve_user_code(f"{tmp_path}/mine.py:Patient")[1] == hashlib.sha256(MINE.encode()).hexdigest()
+
+
+def test_a_name_runs_no_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('run')")
+    for name in (f"{tmp_path}/mine.py:Patient", f"{tmp_path}/mine.py", "os:system", "../mine", "", "mine.py:"):
+        with pytest.raises(ConfigError, match="strategies: no "):
+            resolve_name(name, STRATEGIES, "comel.strategies")
+
+
+def test_code_that_ends_the_process_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit(3)")
+    with pytest.raises(ConfigError, match=r"mine\.py: cannot be loaded \(SystemExit: 3\)"):
+        resolve_user_code(f"{tmp_path}/mine.py:Mine")
 
 
 def test_the_nearest_name_or_all_of_them() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 import comel
 from comel.bags.bag import read_bag
-from comel.base.registry import resolve
+from comel.base.registry import resolve_name
 from comel.cohort.classes import Head
 from comel.models import MODELS
 from comel.models.base import BagBatch, settings_of
@@ -256,7 +256,7 @@ def test_half_precision_training_step_is_finite(name: str) -> None:
 
 @EVERY
 def test_unknown_options_and_defaults(name: str) -> None:
-    kind = resolve(name, REGISTRY, "comel.models")
+    kind = resolve_name(name, REGISTRY, "comel.models")
     assert kind.Options().dim == 512
     with pytest.raises(ValidationError, match="extra"):
         kind.Options(widht=3)

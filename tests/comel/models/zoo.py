@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from comel.base.registry import resolve
+from comel.base.registry import resolve_name
 from comel.cohort.classes import Head
 from comel.models import MODELS
 from comel.models.base import BagBatch
@@ -35,7 +35,7 @@ NAMES = list(REGISTRY)
 
 def make(name: str, *heads: Head, seed: int = 0, **options: Any) -> Any:
     """A small model in evaluation mode, float64."""
-    kind = resolve(name, REGISTRY, "comel.models")
+    kind = resolve_name(name, REGISTRY, "comel.models")
     torch.manual_seed(seed)
     model: HeadedModel = kind(FEATURES, kind.Options(dim=DIM, **{**SMALL[name], **options}), heads).double().eval()
     for head in model.heads:  # biases start at zero, and would go untested

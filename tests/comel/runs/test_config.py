@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comel.base.files import sha256_of_json
-from comel.base.registry import nearest, resolve
+from comel.base.registry import nearest, resolve_name
 from comel.base.settings import parse_section
 from comel.cohort.manifest import Manifest
 from comel.errors import ConfigError
@@ -158,4 +158,4 @@ def test_nearest_names_one_or_all() -> None:
 
 
 def test_resolve_imports_what_it_names() -> None:
-    assert resolve("path", {"path": "pathlib:Path"}, "comel.models") is Path
+    assert resolve_name("path", {"path": "pathlib:Path"}, "comel.models") is Path

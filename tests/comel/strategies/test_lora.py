@@ -34,7 +34,7 @@ from tests.comel.strategies.test_strategies import (
     stage_of,
     trained_names,
 )
-from tests.comel.toys import Stream, killed, tree
+from tests.comel.toys import CONTRACT, Stream, killed, tree
 
 SOURCES = Path(comel.__file__).parent / "strategies"
 FILES = {"lora": f"{SOURCES / 'lora.py'}:Lora", "inflora": f"{SOURCES / 'inflora.py'}:InfLora"}
@@ -140,10 +140,10 @@ def test_a_folder_in_the_middle_of_a_stage_brings_the_adapter_back(name: str, tm
     learn(model, strategy, 0, epochs=2)
     optimizer = begin(model, strategy, 1)
     some_steps(model, strategy, optimizer, 1, epochs=1)
-    checkpoint.write(tmp_path / "checkpoint", "plan", 1, 1, model, strategy, optimizer)
+    checkpoint.write(tmp_path / "checkpoint", "plan", 1, 1, model, strategy, optimizer, CONTRACT)
     served, again, resumed = new_model(2), new_model(2), strategy_of(name)
     load_state(tmp_path / "checkpoint", served)
-    checkpoint.restore(tmp_path / "checkpoint", again, resumed)
+    load_state(tmp_path / "checkpoint", again, resumed)
     for task in range(2):
         for kept, loaded, merged in zip(look(model, task), look(again, task), look(served, task), strict=True):
             assert torch.equal(kept, loaded)
@@ -227,5 +227,6 @@ def test_killed_in_a_run_and_started_again(name: str, toy_stream: Stream, tmp_pa
             k: v for k, v in other.items() if k.endswith((".safetensors", ".csv"))
         }
     assert Predictor.open(whole).class_names == ["colon/normal", "colon/tumour", "kidney/normal", "kidney/tumour"]
-    comel.add_task(whole, toy_stream.manifest, toy_stream.bags, tasks=["liver"], quiet=True)
+    file = FILES[name].partition(":")[0]
+    comel.add_task(whole, toy_stream.manifest, toy_stream.bags, tasks=["liver"], trust=[file], quiet=True)
     assert RunDirectory(whole).versions() == [1, 2, 3]

@@ -501,15 +501,42 @@ def test_a_truncated_bag_of_a_later_task_is_found_before_training(small_stream: 
     assert RunDirectory(tmp_path / "run").versions() == []
 
 
-def test_a_bag_with_other_features_inside_stops_training_and_is_gone_on_from(small_stream: Stream, tmp_path: Path) -> None:
-    """What no header tells: it is found when the bag's turn comes, between two stages."""
+@pytest.mark.parametrize(
+    ("slide", "value"), [("colon-00", 1e25), ("kidney-00", np.nan), ("kidney-04", np.inf), ("kidney-06", -2e6)]
+)
+def test_a_bag_with_garbage_inside_is_named_before_training(
+    slide: str, value: float, small_stream: Stream, tmp_path: Path
+) -> None:
+    """What no header tells: memory that was never written, in a bag of any split."""
+    bags = Path(shutil.copytree(small_stream.bags, tmp_path / "bags"))
+    for name in (slide, "kidney-07"):
+        with h5py.File(bags / f"{name}.h5", "r+") as file:
+            file["features"][0, 0] = value
+    with pytest.raises(BagError, match=rf"{slide}\.h5: 1 of \d+ instances have .*; nor can slide kidney-07 be used; extract"):
+        comel.train(small_stream.settings(**SHORT) | {"data": {**small_stream.settings()["data"], "bags": bags}},
+                    tmp_path / "run", quiet=True)  # fmt: skip
+    assert not (tmp_path / "run" / "events.jsonl").exists()
+
+
+def test_a_bag_that_goes_bad_in_training_stops_it_and_is_gone_on_from(
+    small_stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bags = Path(shutil.copytree(small_stream.bags, tmp_path / "bags"))
     stream = Stream(small_stream.manifest, bags, small_stream.rows)
     whole = (bags / "kidney-00.h5").read_bytes()
-    with h5py.File(bags / "kidney-00.h5", "r+") as file:
-        file["features"][0, 0] = np.nan
+    publish = RunDirectory.publish
+
+    def spoil(self: RunDirectory, *arguments: Any) -> None:
+        with h5py.File(bags / "kidney-00.h5", "r+") as file:
+            file["features"][0, 0] = np.nan
+        publish(self, *arguments)
+
+    monkeypatch.setattr(RunDirectory, "publish", spoil)
+    settings = stream.settings(**SHORT)
+    settings["data"]["cache_gib"] = 0
     with pytest.raises(BagError, match=r"kidney-00\.h5: 1 of \d+ instances"):
-        comel.train(stream.settings(**SHORT), tmp_path / "run", quiet=True)
+        comel.train(settings, tmp_path / "run", quiet=True)
+    monkeypatch.undo()
     assert RunDirectory(tmp_path / "run").versions() == [1]
     (bags / "kidney-00.h5").write_bytes(whole)
     comel.train(stream.settings(**SHORT), tmp_path / "run", quiet=True)
@@ -572,7 +599,10 @@ def test_a_strategy_of_ones_own_from_a_file(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    comel.add_task(run, liver_stream.manifest, liver_stream.bags, quiet=True)
+    with pytest.raises(ConfigError, match=r"a run brings no code; if you know that file and trust it, .* --trust mine\.py"):
+        comel.add_task(run, liver_stream.manifest, liver_stream.bags, quiet=True)
+    (tmp_path / "mine.py").rename(elsewhere / "moved.py")
+    comel.add_task(run, liver_stream.manifest, liver_stream.bags, trust=["moved.py"], quiet=True)
     assert RunDirectory(run).versions() == [1, 2, 3]
 
 

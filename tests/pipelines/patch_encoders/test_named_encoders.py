@@ -78,9 +78,9 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
 
 def load(facts: EncoderFacts, folder: Path | None) -> Any:
-    from comel.base.registry import resolve
+    from comel.base.registry import resolve_name
 
-    return resolve(facts.name, {facts.name: facts.loader}, "comel.encoders")(
+    return resolve_name(facts.name, {facts.name: facts.loader}, "comel.encoders")(
         facts, None if folder is None else str(folder), "cpu"
     )
 
