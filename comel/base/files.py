@@ -20,6 +20,7 @@ __all__ = [
     "canonical_json",
     "is_dicom",
     "is_plain",
+    "not_a_pipe",
     "parse_json",
     "read_bytes",
     "read_json",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _TEMPORARY_PREFIX = ".partial-"
+_PIPE = "it is no file but a folder, a pipe or a device"
 _MAX_JSON_BYTES = 256 << 20
 
 
@@ -85,6 +87,17 @@ def is_plain(path: Path) -> bool:
         return False
 
 
+def not_a_pipe(path: Path) -> None:
+    """Refuse a pipe or a device, links followed, before it is opened: a reader would wait there, or never come to an end.
+
+    Raises:
+        OSError: it is one, or there is nothing of this name.
+    """
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or str(path) == os.devnull):
+        raise OSError(errno.EINVAL, _PIPE, str(path))
+
+
 def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
     """The content of a file, which is never waited for: a pipe or a device is refused.
 
@@ -95,7 +108,7 @@ def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
         about = os.fstat(stream.fileno())
         if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "is no file but a folder, a pipe or a device", str(path))
+            raise OSError(errno.EINVAL, _PIPE, str(path))
         if max_bytes is not None and about.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"holds {about.st_size >> 20} MiB", str(path))
         return stream.read()
@@ -162,6 +175,7 @@ def sha256_of_json(value: Any) -> str:
 def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
     """SHA-256 (hex) of a file's bytes, read in 1 MiB blocks."""
     digest = hashlib.sha256()
+    not_a_pipe(path)
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from comel.base.files import read_bytes
 from comel.base.names import without_invisible
 from comel.errors import ManifestError
 
@@ -63,7 +64,7 @@ def read_content(path: Path, max_bytes: int) -> bytes:
         size = path.stat().st_size
         if size > max_bytes:
             raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row a slide")
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a table, such as CSV") from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from comel.base.files import is_dicom
+from comel.base.files import is_dicom, not_a_pipe
 from comel.errors import SlideError
 from pipelines.slides.companions import ini_values
 from pipelines.slides.dicom_files import dicom_files, read_dicom
@@ -53,6 +53,8 @@ def slide_files(path: Path) -> list[Path]:
         OSError: the files cannot be listed.
     """
     kind = path.suffix.lower()
+    if path.exists():
+        not_a_pipe(path)
     if path.is_dir():
         return dicom_files(path)
     if kind == ".mrxs":

@@ -61,6 +61,8 @@ def find_inputs(paths: Sequence[Path], options: PredictOptions) -> list[Input]:
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path}: no such file", "check the path")
+        if not path.is_file() and not path.is_dir():
+            raise ConfigError(f"{path}: is no file but a pipe or a device", "save it as a file")
         for entry in _expand(path, options):
             if entry.name in found:
                 raise ConfigError(f"{found[entry.name]} and {path} would both be '{entry.name}'", "use two folders")

@@ -6,6 +6,7 @@ Part of the composition root: it reads slides through ``pipelines``, imported on
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from comel.bags.left_out import said_left_out
 from comel.base.files import sha256_of_file, sha256_of_json
 from comel.base.progress import progress_bar, say
 from comel.base.settings import parse_section
+from comel.base.text import first_line
 from comel.base.trust import Trust
 from comel.base.version import comel_version
 from comel.cohort.bags import check_contract
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from pipelines.extraction.contract import ContractReader
 
 __all__ = ["Outcome", "predict_cohort", "predict_each"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,14 @@ class _Work:
     version: str
 
     def predict(self, case: Sequence[Input]) -> list[Outcome]:
-        """Predict the slides of a case and write their files, or find them there."""
+        """Predict the slides of a case and write their files, or find them there. Whatever one of them causes, the other cases
+        are predicted."""
+        try:
+            return self._predict(case)
+        except Exception as error:
+            return [Outcome(entry, _refusal(entry, error)) for entry in case]
+
+    def _predict(self, case: Sequence[Input]) -> list[Outcome]:
         requests = self._requests(case)
         kept = [self._kept(entry, requests) for entry in case]
         found = [Outcome(entry, there, kept=True) for entry, there in zip(case, kept, strict=True) if there is not None]
@@ -172,8 +183,9 @@ class _Work:
         for entry in sorted(case, key=lambda entry: (entry.problem is None, entry.bag is None)):  # what fails soon first
             try:
                 bags[entry.name], notes[entry.name] = self._read(entry)
-            except ComelError as error:
-                return [Outcome(one, error if one is entry else one.problem or _case_error(one, entry)) for one in case]
+            except Exception as error:
+                said = _refusal(entry, error)
+                return [Outcome(one, said if one is entry else one.problem or _case_error(one, entry)) for one in case]
         try:
             predictions = self.predictor.predict_case(
                 case[0].case, [bags[entry.name] for entry in case], task=self.options.task
@@ -187,8 +199,8 @@ class _Work:
                 prediction = dataclasses.replace(prediction, notes=(*prediction.notes, *notes[entry.name], *note))
                 prediction = write_prediction(prediction, thumbnail, self.writing, requests.get(entry.name))
                 outcomes.append(Outcome(entry, prediction))
-            except ComelError as error:
-                outcomes.append(Outcome(entry, error))
+            except Exception as error:
+                outcomes.append(Outcome(entry, _refusal(entry, error)))
         return outcomes
 
     def _read(self, entry: Input) -> tuple[Bag, list[str]]:
@@ -255,6 +267,22 @@ class _Work:
     def _kept(self, entry: Input, requests: Mapping[str, str]) -> Prediction | None:
         request = requests.get(entry.name)
         return None if request is None else kept_prediction(entry.name, self.writing, request)
+
+
+def _refusal(entry: Input, error: Exception) -> ComelError:
+    """Why a slide is not predicted, whatever it was; where the disk is full nothing can be, and it is raised again."""
+    if isinstance(error, ComelError):
+        return error
+    if isinstance(error, OSError):
+        if error.errno in _FULL:
+            raise error
+        return ComelError(f"{error.filename or entry.name}: {error.strerror or error}", "check the file and its permissions")
+    refusal = ComelError(
+        f"{entry.name}: cannot be predicted ({type(error).__name__}: {first_line(error)})",
+        "look at this slide; if there is nothing wrong with it, report this",
+    )
+    refusal.__cause__ = error
+    return refusal
 
 
 def _case_error(entry: Input, culprit: Input) -> ComelError:
