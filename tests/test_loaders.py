@@ -15,7 +15,7 @@ LOADERS = {
     "load", "load_file", "safe_open", "Unpickler", "read_pickle", "from_pretrained", "snapshot_download", "hf_hub_download",
     "load_state_dict_from_url", "try_to_load_from_cache", "system", "popen", "Popen", "check_output", "find_spec",
     "load_encoder", "load_stated_encoder", "model_class", "strategy_class", "resolve_name", "resolve_user_code",
-    "safe_load", "full_load", "unsafe_load", "load_all", "load_adapter",
+    "safe_load", "full_load", "unsafe_load", "load_all", "load_adapter", "construct_object",
 }  # fmt: skip
 """Last names of calls that run code, import by name, unpickle or fetch; those of :data:`BARE` where nothing stands before."""
 
@@ -25,8 +25,9 @@ KNOWN = {
     "comel/__init__.py": {"import_module": "names in the source"},
     "comel/app/api.py": {"load_encoder": WORD},
     "comel/app/benchmark/crchisto.py": {"load_encoder": WORD, "np.load": "arrays without pickles"},
-    "comel/app/benchmark/rows.py": {"model_class": WORD, "strategy_class": WORD, "yaml.safe_load": WORD},
+    "comel/app/benchmark/rows.py": {"model_class": WORD, "strategy_class": WORD},
     "comel/app/demo.py": {"yaml.safe_load": "configs/demo.yaml, which is installed"},
+    "comel/app/options.py": {"importlib.import_module": "names in the source"},
     "comel/bags/foreign.py": {"torch.load": "a .pt of features: weights_only"},
     "comel/base/killable.py": {"subprocess.Popen": "Python itself"},
     "comel/base/registry.py": {
@@ -40,8 +41,10 @@ KNOWN = {
         "resolve_name": "any name, which stands for what is installed and nothing else",
         "resolve_user_code": "a name in a run, where it stands for a file that the user trusts and that has not changed",
     },
+    "comel/base/yaml_text.py": {
+        "loader.construct_object": "settings, config.yaml of a run and --set: a SafeLoader",
+    },
     "comel/reporting/collect.py": {"yaml.safe_load": "config.yaml of a run"},
-    "comel/runs/config.py": {"yaml.safe_load": "config.yaml of a run, and --set"},
     "comel/runs/weights.py": {
         "model_class": "model.json of a run, with what the user trusts",
         "safe_open": "names and shapes of tensors",
@@ -53,11 +56,7 @@ KNOWN = {
     "comel/strategies/persistence.py": {"load_file": "safetensors of a run"},
     "comel/strategies/rehearsal.py": {"self.memory.load": OWN},
     "comel/training/early_stopping.py": {"safe_open": "safetensors of a run"},
-    "comel/training/session.py": {
-        "model_class": "settings, with what the user trusts",
-        "strategy_class": "settings, with what the user trusts",
-        "stopping.load": OWN,
-    },
+    "comel/training/stage.py": {"ready.stopping.load": OWN},
     "pipelines/batch/work.py": {"importlib.import_module": "a name in the source", "load_encoder": WORD},
     "pipelines/extraction/contract.py": {
         "load_encoder": WORD,
@@ -91,7 +90,6 @@ KNOWN = {
     "service/jobs/submission.py": {"self._store.load": OWN},
     "service/predictions/folder.py": {"np.load": "arrays without pickles"},
     "service/predictions/store.py": {"self.load": OWN},
-    "service/settings.py": {"yaml.safe_load": "the operator's file"},
 }
 """By file the loaders it calls, and what reaches each."""
 

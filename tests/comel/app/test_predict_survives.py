@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from comel.app.predict.files import write_prediction
 from comel.bags.bag import Bag
 from comel.prediction.predictor import Predictor
 from tests.comel.toys import Stream, write_manifest
@@ -117,7 +118,7 @@ def test_whatever_is_raised_costs_one_row(
     elif where == "predict":
         monkeypatch.setattr(Predictor, "predict", failing(Predictor.predict, lambda self, bag: bag.slide_id))
     else:
-        monkeypatch.setattr(slides, "write_prediction", failing(slides.write_prediction, lambda made, *_: made.slide_id))
+        monkeypatch.setattr(slides, "write_prediction", failing(write_prediction, lambda made, *_: made.slide_id))
     code, _, err = comel_cli("predict", toy_run, bags, "--out", tmp_path / "out", "--quiet")
     assert (code, err.count("\n")) == (1, 1)
     rows = table(tmp_path / "out")

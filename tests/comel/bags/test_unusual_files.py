@@ -149,7 +149,7 @@ def test_a_file_that_another_program_writes(read: Callable[[Path], object], own:
         writer.stdout.readline()
         said = refusal(read, own)
         writer.communicate()
-    assert "is in use by another program, which has it open for writing; wait until it has closed the file" in said
+    assert "in use by another program, which holds a lock on it; wait until it has closed the file" in said
     assert "extract" not in said
     read(own)
 
@@ -165,7 +165,7 @@ os._exit(0)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     said = refusal(read_any_bag, tmp_path / "s.h5")
-    assert "is in use by another program, or was when that was killed" in said
+    assert "marked as open for writing by another program; wait until it has closed the file" in said
     assert "h5clear -s" in said
     assert "truncated" not in said
 

@@ -39,7 +39,7 @@ def extract_anew(stream: Stream, contract: FeatureContract) -> None:
     """The same slides with other features."""
     for path in stream.bags.iterdir():
         old = read_bag(path)
-        assert old.geometry is not None
+        assert old.geometry is not None and contract.tile_size is not None and contract.mpp is not None
         geometry = replace(old.geometry, patch_size=contract.tile_size, mpp_x=contract.mpp, mpp_y=contract.mpp)
         new = make_bag(old.slide_id, old.features[:, : contract.dimension], old.labels, contract)
         write_bag(path, replace(new, geometry=geometry))
@@ -111,7 +111,7 @@ def test_folds_and_orders_are_of_one_kind_of_features(
 ) -> None:
     contract, said = OTHERS[kind]
     settings = stream.settings(FINETUNE, epochs=1, checkpoint_seconds=0)
-    works = {
+    works: dict[str, Callable[[], object]] = {
         "folds": lambda: comel.train_folds(settings, tmp_path / "folds", folds=2, quiet=True),
         "orders": lambda: comel.train_orders(settings, tmp_path / "orders", orders=2, quiet=True),
     }
