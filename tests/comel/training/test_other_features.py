@@ -39,7 +39,9 @@ def extract_anew(stream: Stream, contract: FeatureContract) -> None:
     """The same slides with other features."""
     for path in stream.bags.iterdir():
         old = read_bag(path)
-        assert old.geometry is not None and contract.tile_size is not None and contract.mpp is not None
+        assert old.geometry is not None
+        assert contract.tile_size is not None
+        assert contract.mpp is not None
         geometry = replace(old.geometry, patch_size=contract.tile_size, mpp_x=contract.mpp, mpp_y=contract.mpp)
         new = make_bag(old.slide_id, old.features[:, : contract.dimension], old.labels, contract)
         write_bag(path, replace(new, geometry=geometry))
