@@ -316,7 +316,7 @@ def _check_parent(where: str, finer: Bag, coarser: Bag | None) -> None:
 def _slide_id(value: Any, path: Path) -> str:
     """The slide's name, which becomes the name of files."""
     name = str(value)
-    if not is_text(name) or len(name.encode()) > _MAX_NAME_BYTES or set(name) & set("/\\") or name.startswith("."):
+    if not is_text(name) or len(name.encode()) > _MAX_NAME_BYTES or Path(name).name != name or name.startswith("."):
         raise BagError(f"{path}: the attribute slide_id is no name of a slide", "extract the slide again")
     return name
 

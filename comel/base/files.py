@@ -11,9 +11,10 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "atomic_path",
@@ -186,6 +187,8 @@ def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None)
 
 def sha256_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 (hex) over names, dtypes, shapes and values of arrays, in order of name."""
+    import numpy as np  # settings are read without it
+
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _CHECKSUMS = "checksums.json"
-_FILES = ("config.yaml", "metrics.json", "events.jsonl", "current", ".lock")
+_FILES = ("config.yaml", "metrics.json", "events.jsonl", ".lock")
 _FOLDERS = ("versions", "evaluations", "checkpoint")
 _DEEPEST = 6
 _VERSION = re.compile(r"[0-9]{3,9}")
@@ -94,6 +94,7 @@ class RunDirectory:
             raise RunError(f"{self.path}: no such run", "check the path, or train one: comel train")
         self.check_files()
         if version is None:
+            _check_kind(self.path / "current", stat.S_ISREG)
             try:
                 version = int(read_bytes(self.path / "current", 64))
             except (OSError, ValueError):

@@ -195,6 +195,7 @@ _SUMMARY = {
         "tile_size": 256,
         "reading": {},
         "joined_mpp": [],
+        "code_sha256": None,
     },
 }
 _MODELS = {

@@ -210,7 +210,7 @@ def test_label_macro_and_patient_of_a_slide_are_never_served(
 ) -> None:
     import openslide
 
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: FakeEncoder())
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 64)
     write_aperio(settings.slide_roots[0] / "case-1.svs")
     with openslide.OpenSlide(settings.slide_roots[0] / "case-1.svs") as slide:

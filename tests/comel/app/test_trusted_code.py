@@ -20,7 +20,7 @@ from PIL import Image
 
 import comel
 from comel.bags.bag import write_bag
-from comel.errors import ComelError, ConfigError
+from comel.errors import ComelError, ConfigError, RunError
 from comel.prediction.predictor import Predictor
 from comel.runs.directory import RunDirectory
 from service.predictions.work import Work, Workbench
@@ -391,7 +391,7 @@ def test_what_a_trusted_file_holds_must_be_a_model(moved: tuple[Path, Stream]) -
 def test_the_service_trusts_what_its_settings_name(moved: tuple[Path, Stream]) -> None:
     folder, stream = moved
     about: dict[str, Any] = {"runs": {"model": folder / "run"}, "state_dir": folder / "state", "device": "cpu"}
-    with pytest.raises(ConfigError, match="brings no code"):
+    with pytest.raises(RunError, match="brings no code"):
         ModelRegistry(ServiceSettings(**about)).open()
     settings = ServiceSettings(**about, trusted_code=(str(folder / "model.py"),))
     registry = ModelRegistry(settings)

@@ -14,10 +14,11 @@ from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.tasks import Case
 from comel.errors import RunError
 from comel.runs.metrics import ScoreRow
-from comel.runs.version import TaskInfo, VersionInfo
+from comel.runs.version import TaskInfo, VersionInfo, stored_contract
 from comel.scoring.case_results import CaseResult, read_results, write_results
 from comel.scoring.metrics import bag_metrics
 from comel.scoring.task_scores import patient_level, score_task, views
+from tests.comel.toys import CONTRACT
 
 CLASSES = ClassSpace.of([Head("colon", ("normal", "polyp", "tumour"), "normal"), Head("lung", ("LUAD", "LUSC"), None)])
 INFO = VersionInfo(
@@ -26,11 +27,16 @@ INFO = VersionInfo(
     created="",
     comel_version="",
     mode=Mode.CLASS,
-    model={"heads": [head.to_dict() for head in CLASSES.heads]},
-    strategy={},
+    model={
+        "name": "comel",
+        "dimension": CONTRACT.dimension,
+        "options": {},
+        "heads": [head.to_dict() for head in CLASSES.heads],
+    },
+    strategy={"name": "finetune"},
     tasks=[TaskInfo(name="colon", head=0, stage=0), TaskInfo(name="lung", head=1, stage=0)],
     stages=1,
-    contract={},
+    contract=stored_contract(CONTRACT),
 )
 FREE = views(Mode.DOMAIN)[Mode.DOMAIN]
 

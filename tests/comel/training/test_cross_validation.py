@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 import comel
 from comel.app.commands import learning
 from comel.app.options import LazyCommand
+from comel.base.files import read_bytes
 from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, read_manifest
 from comel.errors import ComelError, ConfigError, RunError
@@ -152,11 +153,11 @@ def test_the_cohort_that_is_dealt_out_is_what_its_file_holds(rows: list[dict[str
 def test_the_manifest_is_read_once(stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
 
-    def read_bytes(path: Path, original: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+    def reading(path: Path) -> bytes:
         read.append(path)
-        return original(path)
+        return read_bytes(path)
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr("comel.cohort.table_text.read_bytes", reading)
     settings = stream.settings(FINETUNE, epochs=1)
     train_folds(settings, tmp_path / "folds", folds=2, quiet=True)
     train_orders(settings, tmp_path / "orders", orders=2, quiet=True)

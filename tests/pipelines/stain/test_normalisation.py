@@ -207,7 +207,7 @@ def test_a_model_reads_a_slide_as_it_was_extracted(
         encoder="mean-colour", tile_size=128, overlap=32, min_tissue=0.6, stain_normalisation="reinhard", dtype="float32"
     )
     bag = extract_slide(slides["a"], slide_id="a", encoder=encoder, settings=how).bag
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: encoder)
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: encoder)
     stored = FeatureContract(**json.loads(json.dumps(bag.contract.__dict__)))  # as model.json keeps it
     read = ContractReader(stored).extract(slides["a"], slide_id="a").bag
     np.testing.assert_array_equal(read.features, bag.features)

@@ -188,7 +188,7 @@ def test_a_model_reads_a_slide_as_it_was_drawn(
     folder = tmp_path / "drawn"
     folder.mkdir()
     write_outline(folder / "s.geojson", [[0, 0], [512, 0], [512, 256], [0, 256], [0, 0]])
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: encoder)
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: encoder)
     for method in ("geojson", "hsv-otsu"):
         settings = ExtractSettings(encoder="mean-colour", tissue=method, tissue_folder=folder)
         bag = extract_slide(slide_path, slide_id="s", encoder=encoder, settings=settings).bag

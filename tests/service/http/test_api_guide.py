@@ -64,7 +64,7 @@ def address(
     settings: ServiceSettings, predictor: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_bag: Any
 ) -> Iterator[str]:
     """A service that listens and has a key; the folder has what the guide sends, the slide in more than one part."""
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: FakeEncoder())
     (tmp_path / "slide-1.h5").write_bytes(bag_bytes(tmp_path, make_bag([0.1, 0.9])))
     pixels = np.full((2560, 2560, 3), 245, np.uint8)
     texture = np.random.default_rng(0).integers(-25, 25, (700, 700, 3))

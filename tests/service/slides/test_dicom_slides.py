@@ -53,7 +53,7 @@ def log() -> io.StringIO:
 def client(
     settings: ServiceSettings, predictor: Any, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TestClient]:
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: FakeEncoder())
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 128)
     with TestClient(create_app(settings, predictor=predictor, log=make_log(log))) as opened:
         yield opened

@@ -90,7 +90,7 @@ def test_a_missing_slide_is_404_and_no_folder_is_said(client: TestClient, settin
 def test_what_is_no_slide_is_said_by_its_own_name(
     client: TestClient, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: FakeEncoder())
     (settings.slide_roots[0] / "text.svs").write_text("not a slide")
     job = ended(client, ask(client, "text.svs"))
     assert job["state"] == "failed"
@@ -103,7 +103,7 @@ def test_an_encoder_with_other_weights_is_refused(
 ) -> None:
     encoder = FakeEncoder()
     encoder.weights_hash = "b" * 64
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: encoder)
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: encoder)
     (settings.slide_roots[0] / "a.svs").write_text("x")
     assert "other weights" in ended(client, ask(client, "a.svs"))["error"]["what"]
 
@@ -127,7 +127,7 @@ def test_a_model_of_drawn_tissue_says_what_it_needs(client: TestClient, settings
 def test_a_real_slide_is_extracted_predicted_and_mapped(
     settings: ServiceSettings, predictor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: FakeEncoder())
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 128)
     with TestClient(
         create_app(settings.model_copy(update={"slide_roots": (REAL_SLIDE.parent,)}), predictor=predictor)

@@ -27,7 +27,7 @@ def known_slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KnownSli
 def server(known_slides: dict[str, KnownSlide], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One service for all tests of the page."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.extraction.contract.load_encoder", lambda name, device: Darkness())
+        patch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: Darkness())
         with listening(tmp_path_factory.mktemp("viewer"), known_slides) as running:
             yield running
 
