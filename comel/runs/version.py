@@ -16,6 +16,7 @@ from comel.base.units import Mode
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.config import DataConfig
 from comel.cohort.manifest import SPLITS
+from comel.cohort.seen import Seen
 from comel.errors import ComelError, RunError
 
 __all__ = ["FORMAT", "ModelDescription", "TaskInfo", "VersionInfo", "parse_contract", "read_version", "stored_contract"]
@@ -57,7 +58,7 @@ class TaskInfo(_Stored):
     training_cases: int = Field(0, ge=0)
     slides: dict[str, list[Text]] = {}
     patients: dict[str, list[Text]] = {}
-    """Keys that tell patients apart and do not name them, see :func:`comel.cohort.patients.patient_key`; none in format 1."""
+    """Keys that tell patients apart and do not name them, see :func:`comel.cohort.seen.patient_key`; none in format 1."""
 
     @field_validator("slides", "patients")
     @classmethod
@@ -166,6 +167,14 @@ class VersionInfo(_Stored):
     def classes(self) -> ClassSpace:
         """What the version tells apart."""
         return ClassSpace.of(Head.from_dict(head) for head in self.model["heads"])
+
+    @property
+    def seen(self) -> Seen:
+        """The slides and patients of all tasks that were learned, by split."""
+        seen = Seen()
+        for task in self.tasks:
+            seen.add(task.name, task.slides, task.patients)
+        return seen
 
     @property
     def feature_contract(self) -> FeatureContract:
