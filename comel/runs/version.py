@@ -27,11 +27,15 @@ FORMAT = 2
 MAX_DIMENSION = 1 << 20
 _MAX_HEADS, _MAX_CLASSES = 1000, 10_000
 _MAX_TILE = 1 << 20
+_MAX_STAGES = 100_000
+_MAX_TEXT = 1000
 
 
 def _text(value: str) -> str:
     if not is_text(value):
         raise ValueError("holds control characters")
+    if len(value) > _MAX_TEXT:
+        raise ValueError(f"is longer than {_MAX_TEXT} characters")
     return value
 
 
@@ -118,7 +122,7 @@ class VersionInfo(_Stored):
     model: dict[str, Any]
     strategy: dict[str, Any]
     tasks: list[TaskInfo] = Field(min_length=1)
-    stages: int = Field(ge=1)
+    stages: int = Field(ge=1, le=_MAX_STAGES)
     contract: dict[str, Any]
     report: dict[str, Any] = {}
 

@@ -10,6 +10,7 @@ from comel.bags.contract import FeatureContract
 from comel.base.files import read_json, write_json, write_text
 from comel.base.registry import split_user_code
 from comel.base.settings import gather, parse_section
+from comel.base.text import first_line
 from comel.base.trust import Trust
 from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, read_manifest
@@ -209,8 +210,12 @@ def settings_for_new_tasks(
 def _base_version(run: RunDirectory, plan: str) -> int | None:
     """The version that an interrupted ``add-task`` of the same plan started from, or None for the current one."""
     path = run.path / _PENDING
-    pending = read_json(path) if path.exists() else {}
-    return pending.get("base_version") if pending.get("plan") == plan else None
+    try:
+        pending = read_json(path) if path.exists() else {}
+        base = pending.get("base_version") if pending.get("plan") == plan else None
+    except (AttributeError, OSError, ValueError) as error:
+        raise RunError(f"{path}: damaged ({first_line(error)})", "remove it: the add-task begins anew") from None
+    return base if isinstance(base, int) else None
 
 
 def contract_of(run: RunDirectory) -> FeatureContract | None:
