@@ -101,7 +101,8 @@ def fisher_diagonal(model: MILModel, bags: StageBags) -> dict[str, Tensor]:
         weight.requires_grad_(True)
     try:
         for bag, column in bags:
-            loss, _, _ = cross_entropy(model, model(bag).head_logits[0], column)
+            with model.network():
+                loss, _, _ = cross_entropy(model, model(bag).head_logits[0], column)
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), gradients, strict=True):
                 if gradient is not None:

@@ -1,0 +1,290 @@
+"""Context: what a bag's tiles show together, and where they lie to each other, as evidence for its label.
+
+Many questions are not answered by any single tile: two findings together, a share above a bound, lymphocytes around the tumour
+or away from it, one cluster or many tiles scattered. With p_m (J,) what tile m shows of J concepts
+(:mod:`comel.nn.concepts`), a bag of M tiles is described by
+
+    h_k     = mean_m p_mk                                   shares
+    q_kl    = h_k h_l                                       what occurs in the same bag
+    c^r_kl  = mean_m p_mk mean_{n around m, radius r} p_nl  what lies beside what, for r = 1 and 3 tiles
+    log (c^r_kl + e) / (q_kl + e)                           the same against chance
+    log (1 + pieces_k), largest_k / all_k                   into how many pieces a concept falls
+
+(square roots of h, q and c). Every term but the last lets instances look at each other through groups: a concept of the bag, or
+one of the surroundings. A sparse logistic regression on these numbers, for each finding against the rest, is the evidence.
+Sets of concepts and penalties vote, each with a weight exp(-n loss / 2) by its loss on training bags that it was not fitted
+on. Where one tile is enough, no context is needed: the strongest tiles of a linear classifier (:mod:`comel.nn.strongest`) vote
+beside them. How much the two count, and where the midpoint lies, is fitted to the votes on bags held out too, so the evidence
+is a log-odds that means what it says for new bags, and what says nothing of them is left out.
+
+What rests on a tile is M sum_k p_mk |d evidence / d p_mk|, and a tile decides as far as that is much and its bag shows the
+finding. Tiles are scored by both, the linear classifier and the context, each with its share in the evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from comel.nn.concepts import ConceptKind, Concepts, normalised
+from comel.nn.instances import strongest
+from comel.nn.neighbours import cells_of, neighbour_mean, pieces, sums_around
+from comel.nn.strongest import VOTING_SHARE
+from comel.nn.votes import Linear, sparse_vote, splits_of, strongest_vote, weigh
+
+__all__ = ["ContextEvidence", "HeadContext", "PlacedBag", "describe", "length"]
+
+PlacedBag = tuple[Tensor, Tensor | None]
+"""A bag's features (M, D) and the corners of its tiles (M, 2), or None."""
+
+_RADII = (1, 3)
+_CHANCE = 5e-4
+_ROOT = 1e-6
+_LEAST_PIECE = 3
+_SETS: tuple[tuple[ConceptKind, int], ...] = (("clusters", 12), ("components", 8), ("components", 12))
+_TILES, _NUMBERS = 40_000, 16_000_000
+"""Most tiles that a task is learned from, and most of their features: a sample spread evenly over every bag."""
+_LEAST_TILES = 20
+_LEAST = 1e-6
+_MOST_RANKED = 1_000_000
+"""More values than torch.quantile takes are cut."""
+
+
+def length(concepts: int, *, placed: bool) -> int:
+    """How many numbers :func:`describe` gives for ``concepts`` concepts."""
+    pairs = concepts * (concepts + 1) // 2
+    return concepts + pairs + (2 * len(_RADII) * pairs + 2 * concepts if placed else 0)
+
+
+def describe(shown: Tensor, cells: Tensor | None = None) -> Tensor:
+    """What a bag's tiles show together and, with ``cells``, where: see the module. Differentiable but for the pieces.
+
+    Args:
+        shown: (M, J) how much each tile shows of each concept; M at least 1.
+        cells: (M, 2) from :func:`comel.nn.neighbours.cells_of`, or None where the tiles' places are not known.
+
+    Returns:
+        (numbers,), see :func:`length`.
+    """
+    first, second = torch.triu_indices(shown.shape[1], shown.shape[1], device=shown.device)
+    shares = shown.mean(dim=0)  # (J,)
+    together = shares[first] * shares[second]  # (pairs,)
+    parts = [_root(shares), _root(together)]
+    if cells is not None:
+        for radius in _RADII:
+            total, number = sums_around(shown, cells, radius)
+            around = total / number.clamp_min(1).unsqueeze(1)  # (M, J)
+            beside = (shown.T @ around / len(shown))[first, second]  # (pairs,)
+            parts += [_root(beside), torch.log((beside.clamp_min(0) + _CHANCE) / (together + _CHANCE))]
+            if radius == 1:
+                parts.append(_pieces((total + shown) / (number + 1).unsqueeze(1) > 0.5, cells).to(shown))
+    return torch.cat(parts)
+
+
+def _root(values: Tensor) -> Tensor:
+    return torch.sqrt(values.clamp_min(0) + _ROOT)
+
+
+def _pieces(present: Tensor, cells: Tensor) -> Tensor:
+    """Of each concept's smoothed presence (M, J) the log of the number of its pieces and the largest one's share, (2 J,)."""
+    numbers = []
+    for chosen in present.T:
+        sizes = pieces(chosen, cells)
+        sizes = sizes[sizes >= _LEAST_PIECE]
+        numbers.append((np.log1p(len(sizes)), sizes[0] / sizes.sum() if len(sizes) else 0.0))
+    return torch.tensor(np.array(numbers).T.ravel())
+
+
+class _Rule(nn.Module):
+    """What a bag's numbers say of each label of a task; one for tiles with places, one for tiles without."""
+
+    bias: Tensor
+    strength: Tensor
+    share: Tensor
+    scale: Tensor
+
+    def __init__(self, sets: Sequence[int], labels: int, *, placed: bool) -> None:
+        super().__init__()
+        self.labels = labels
+        for i, concepts in enumerate(sets):
+            self.register_buffer(f"weight_{i}", torch.zeros(labels, length(concepts, placed=placed)))
+        self.register_buffer("bias", torch.zeros(labels))
+        self.register_buffer("strength", torch.zeros(labels))  # of the strongest tiles' vote
+        self.register_buffer("share", torch.zeros(labels))  # of the context in the evidence
+        self.register_buffer("scale", torch.ones(labels))  # what a tile that decides adds
+
+    def forward(self, shown: Sequence[Tensor], cells: Tensor | None) -> Tensor:
+        """The context's part of the log-odds, (labels,); ``shown`` is (M, J) of each set of concepts."""
+        parts = [getattr(self, f"weight_{i}") @ describe(each, cells) for i, each in enumerate(shown)]
+        return self.bias + torch.stack(parts).sum(dim=0)
+
+    def weight(self, tiles: Tensor, shown: Sequence[Tensor], cells: Tensor | None) -> Tensor:
+        """How much of the evidence rests on each tile, either way, (M, labels): M sum_k p_mk |d evidence / d p_mk|."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = [each.detach().clone().requires_grad_() for each in shown]
+            evidence = self(leaves, None if cells is None else cells.clone())
+            columns = []
+            for label in range(self.labels):
+                slopes = torch.autograd.grad(evidence[label], leaves, retain_graph=True)
+                parts = [(each * slope.abs()).sum(dim=1) for each, slope in zip(leaves, slopes, strict=True)]
+                columns.append(len(tiles) * torch.stack(parts).sum(dim=0).detach())
+        return torch.stack(columns, dim=1)
+
+    def learn(self, finding: int, context: Linear, alone: Linear, present: np.ndarray) -> None:
+        """Set a finding's column from the two votes."""
+        (first, second), bias = weigh([context.held_out, alone.held_out], present)
+        for i, weights in enumerate(context.weights):
+            getattr(self, f"weight_{i}")[finding] = torch.from_numpy(first * weights)
+        self.bias[finding] = first * context.bias + bias
+        self.strength[finding] = second
+        spreads = first * context.held_out.std(), second * alone.held_out.std()
+        self.share[finding] = spreads[0] / max(sum(spreads), _LEAST)
+
+
+class HeadContext(nn.Module):
+    """One task's concepts, its linear classifier of tiles, and what they say of a bag.
+
+    Args:
+        dimension: D.
+        labels: of the task.
+    """
+
+    tile_weight: Tensor
+    tile_bias: Tensor
+
+    def __init__(self, dimension: int, labels: int) -> None:
+        super().__init__()
+        self.labels = labels
+        self.sets = nn.ModuleList(Concepts(dimension, kind, number) for kind, number in _SETS)
+        numbers = [number if kind == "clusters" else 2 * number for kind, number in _SETS]
+        self.anywhere = _Rule(numbers, labels, placed=False)
+        self.placed = _Rule(numbers, labels, placed=True)
+        self.register_buffer("tile_weight", torch.zeros(labels, dimension))
+        self.register_buffer("tile_bias", torch.zeros(labels))
+
+    def forward(self, features: Tensor, coords: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A bag (M, D) with its tiles' corners (M, 2) -> log-odds of each label (labels,), logits of its tiles (M, labels).
+
+        Of the negative label, and before :meth:`fit`, both are 0.
+        """
+        rule = self.anywhere if coords is None else self.placed
+        cells = None if coords is None else cells_of(coords)
+        shown = [concepts(features) for concepts in self.sets]
+        alone = F.linear(normalised(features), self.tile_weight, self.tile_bias)  # (M, labels)
+        votes = torch.stack([strongest(column, VOTING_SHARE).mean() for column in alone.T])  # (labels,)
+        evidence = rule(shown, cells) + rule.strength * votes
+        weight = rule.weight(features, shown, cells)
+        if coords is not None:
+            alone, weight = neighbour_mean(alone, coords), neighbour_mean(weight, coords)
+        deciding = torch.sigmoid(evidence) * weight / (weight + rule.scale)
+        together = torch.logit(deciding.clamp(_LEAST, 1 - _LEAST))  # (M, labels)
+        return evidence, (1 - rule.share) * alone + rule.share * together
+
+    def fit(self, bags: Iterable[tuple[PlacedBag, int]], findings: Sequence[int]) -> None:
+        """Learn the task; see :meth:`ContextEvidence.fit`."""
+        tiles, labels = _sample(bags, min(_TILES, _NUMBERS // self.tile_weight.shape[1]))
+        for concepts in self.sets:
+            concepts.fit(np.concatenate(tiles))  # type: ignore[operator]
+        rules = {False: self.anywhere, True: self.placed}
+        numbers: dict[bool, list[list[np.ndarray]]] = {False: [], True: []}
+        for (features, coords), _ in bags:
+            shown = [concepts(features) for concepts in self.sets]
+            numbers[False].append([describe(each).cpu().numpy() for each in shown])
+            if coords is not None:
+                cells = cells_of(coords)
+                numbers[True].append([describe(each, cells).cpu().numpy() for each in shown])
+        # Where some bags have places and others have none, that must not stand for the label.
+        known = {placed: rows for placed, rows in numbers.items() if len(rows) == len(labels)}
+        learned = []
+        for finding in findings:
+            present = np.array(labels) == finding
+            if not (splits := splits_of(present)):
+                continue
+            learned.append(finding)
+            alone = strongest_vote(tiles, present, splits)
+            self.tile_weight[finding] = torch.from_numpy(alone.weights[0])
+            self.tile_bias[finding] = alone.bias
+            for placed, rows in known.items():
+                sets = [np.stack(column).astype(np.float64) for column in zip(*rows, strict=True)]
+                rules[placed].learn(finding, sparse_vote(sets, present, splits), alone, present)
+        self._measure(bags, learned, [rules[placed] for placed in known])
+
+    def _measure(self, bags: Iterable[tuple[PlacedBag, int]], findings: Sequence[int], rules: Sequence[_Rule]) -> None:
+        """What a tile that decides adds: the weight of a positive bag's strongest tenth begins there, in the mean."""
+        marks: dict[tuple[int, int], list[float]] = {}
+        for (features, coords), label in bags:
+            if label not in findings:
+                continue
+            shown = [concepts(features) for concepts in self.sets]
+            for i, rule in enumerate(rules):
+                cells = cells_of(coords) if rule is self.placed and coords is not None else None
+                weight = rule.weight(features, shown, cells)[:, label]
+                if cells is not None and coords is not None:
+                    weight = neighbour_mean(weight.unsqueeze(1), coords).squeeze(1)
+                marks.setdefault((i, label), []).append(float(torch.quantile(weight[:_MOST_RANKED].double(), 0.9)))
+        for (i, label), values in marks.items():
+            rules[i].scale[label] = max(float(np.mean(values)), _LEAST)
+
+
+def _sample(bags: Iterable[tuple[PlacedBag, int]], most: int) -> tuple[list[np.ndarray], list[int]]:
+    """Normalised tiles of each bag, thinned evenly to about ``most`` in all, and the bags' labels."""
+    tiles: list[np.ndarray] = []
+    labels, step = [], 1
+    for (features, _), label in bags:
+        tiles.append(_every(normalised(features).cpu().numpy(), step))
+        labels.append(label)
+        while sum(map(len, tiles)) > most and any(len(rows) > _LEAST_TILES for rows in tiles):
+            step *= 2
+            tiles = [_every(rows, 2) for rows in tiles]
+    return tiles, labels
+
+
+def _every(rows: np.ndarray, step: int) -> np.ndarray:
+    """Each ``step``-th row, or more of them where fewer than a handful would be left."""
+    return rows[:: max(1, min(step, len(rows) // _LEAST_TILES))]
+
+
+class ContextEvidence(nn.Module):
+    """The context's evidence of every task.
+
+    Args:
+        dimension: D.
+    """
+
+    tasks: Tensor
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.heads = nn.ModuleList()
+        self.register_buffer("tasks", torch.zeros(0, dtype=torch.int64))  # (heads,) that each has learned from
+
+    def add_head(self, labels: int) -> None:
+        """Append a head, which has learned nothing yet."""
+        self.heads.append(HeadContext(self.dimension, labels).to(self.tasks.device))
+        self.tasks = torch.cat([self.tasks, self.tasks.new_zeros(1)])
+
+    def knows(self, head: int) -> bool:
+        """Whether a head has learned from one task; concepts of a task do not serve the bags of another."""
+        return int(self.tasks[head]) == 1
+
+    def fit(self, head: int, bags: Iterable[tuple[PlacedBag, int]], findings: Sequence[int]) -> None:
+        """Learn a task from its training bags.
+
+        Args:
+            head: its number.
+            bags: (features, corners) of each, and the place of its label in the head; gone through three times.
+            findings: the labels that are findings.
+        """
+        self.tasks[head] += 1
+        if self.knows(head):
+            self.heads[head].fit(bags, findings)  # type: ignore[operator]
+
+    def forward(self, head: int, features: Tensor, coords: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See :meth:`HeadContext.forward`."""
+        found: tuple[Tensor, Tensor] = self.heads[head](features, coords)
+        return found
