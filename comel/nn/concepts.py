@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ConceptKind", "Concepts", "normalised"]
+__all__ = ["ConceptKind", "Concepts", "linear_of", "normalised"]
 
 ConceptKind = Literal["clusters", "components"]
 
@@ -40,6 +40,12 @@ _ROWS_AT_ONCE = 16_384
 def normalised(features: Tensor) -> Tensor:
     """``LN(x)`` without parameters, (..., D) -> (..., D)."""
     return F.layer_norm(features, features.shape[-1:])
+
+
+def linear_of(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``W LN(x) + b``, (M, D) -> (M, rows of W), in slices, so that no second copy of a large bag is made."""
+    parts = [F.linear(normalised(rows), weight, bias) for rows in features.split(_ROWS_AT_ONCE)]
+    return torch.cat(parts) if parts else features.new_zeros(0, len(bias))
 
 
 class Concepts(nn.Module):
@@ -66,8 +72,10 @@ class Concepts(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (M, D) -> how much a tile shows of each concept, (M, J) in [0, 1]."""
-        parts = [F.linear(normalised(rows), self.weight, self.bias) for rows in features.split(_ROWS_AT_ONCE)]
-        logits = torch.cat(parts) if parts else features.new_zeros(0, len(self))
+        return self.present(linear_of(features, self.weight, self.bias))
+
+    def present(self, logits: Tensor) -> Tensor:
+        """What :meth:`forward` gives, from ``W u + b`` (M, J)."""
         if self.kind == "components":
             return torch.sigmoid(logits)
         return torch.softmax(logits, dim=-1) * (self.bias > _ABSENT)

@@ -27,10 +27,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comel.nn.concepts import ConceptKind, Concepts, normalised
+from comel.nn.concepts import ConceptKind, Concepts, linear_of, normalised
 from comel.nn.instances import strongest
 from comel.nn.neighbours import cells_of, neighbour_mean, pieces, sums_around
 from comel.nn.strongest import VOTING_SHARE
@@ -122,17 +121,17 @@ class _Rule(nn.Module):
         parts = [getattr(self, f"weight_{i}") @ describe(each, cells) for i, each in enumerate(shown)]
         return self.bias + torch.stack(parts).sum(dim=0)
 
-    def weight(self, tiles: Tensor, shown: Sequence[Tensor], cells: Tensor | None) -> Tensor:
-        """How much of the evidence rests on each tile, either way, (M, labels): M sum_k p_mk |d evidence / d p_mk|."""
+    def read(self, shown: Sequence[Tensor], cells: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The part of the log-odds, and how much rests on each tile, either way, (M, labels): M sum_k p_mk |d / d p_mk|."""
         with torch.inference_mode(False), torch.enable_grad():
             leaves = [each.detach().clone().requires_grad_() for each in shown]
             evidence = self(leaves, None if cells is None else cells.clone())
             columns = []
             for label in range(self.labels):
-                slopes = torch.autograd.grad(evidence[label], leaves, retain_graph=True)
+                slopes = torch.autograd.grad(evidence[label], leaves, retain_graph=label + 1 < self.labels)
                 parts = [(each * slope.abs()).sum(dim=1) for each, slope in zip(leaves, slopes, strict=True)]
-                columns.append(len(tiles) * torch.stack(parts).sum(dim=0).detach())
-        return torch.stack(columns, dim=1)
+                columns.append(len(leaves[0]) * torch.stack(parts).sum(dim=0).detach())
+        return evidence.detach(), torch.stack(columns, dim=1)
 
     def learn(self, finding: int, context: Linear, alone: Linear, present: np.ndarray) -> None:
         """Set a finding's column from the two votes."""
@@ -172,17 +171,23 @@ class HeadContext(nn.Module):
         Of the negative label, and before :meth:`fit`, both are 0.
         """
         rule = self.anywhere if coords is None else self.placed
-        cells = None if coords is None else cells_of(coords)
-        shown = [concepts(features) for concepts in self.sets]
-        alone = F.linear(normalised(features), self.tile_weight, self.tile_bias)  # (M, labels)
+        shown, alone = self._seen(features)  # (M, J) of each set, (M, labels)
+        evidence, weight = rule.read(shown, None if coords is None else cells_of(coords))  # (labels,), (M, labels)
         votes = torch.stack([strongest(column, VOTING_SHARE).mean() for column in alone.T])  # (labels,)
-        evidence = rule(shown, cells) + rule.strength * votes
-        weight = rule.weight(features, shown, cells)
+        evidence = evidence + rule.strength * votes
         if coords is not None:
             alone, weight = neighbour_mean(alone, coords), neighbour_mean(weight, coords)
         deciding = torch.sigmoid(evidence) * weight / (weight + rule.scale)
         together = torch.logit(deciding.clamp(_LEAST, 1 - _LEAST))  # (M, labels)
         return evidence, (1 - rule.share) * alone + rule.share * together
+
+    def _seen(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What each tile shows of each set's concepts, (M, J) of each, and its logits, (M, labels): one product for all."""
+        weight = torch.cat([*(concepts.weight for concepts in self.sets), self.tile_weight])  # type: ignore[list-item]
+        bias = torch.cat([*(concepts.bias for concepts in self.sets), self.tile_bias])  # type: ignore[list-item]
+        sizes = [len(concepts) for concepts in self.sets]  # type: ignore[arg-type]
+        *parts, alone = linear_of(features, weight, bias).split([*sizes, self.labels], dim=1)
+        return [concepts.present(part) for concepts, part in zip(self.sets, parts, strict=True)], alone  # type: ignore[operator]
 
     def fit(self, bags: Iterable[tuple[PlacedBag, int]], findings: Sequence[int]) -> None:
         """Learn the task; see :meth:`ContextEvidence.fit`."""
@@ -192,7 +197,7 @@ class HeadContext(nn.Module):
         rules = {False: self.anywhere, True: self.placed}
         numbers: dict[bool, list[list[np.ndarray]]] = {False: [], True: []}
         for (features, coords), _ in bags:
-            shown = [concepts(features) for concepts in self.sets]
+            shown, _ = self._seen(features)
             numbers[False].append([describe(each).cpu().numpy() for each in shown])
             if coords is not None:
                 cells = cells_of(coords)
@@ -219,10 +224,10 @@ class HeadContext(nn.Module):
         for (features, coords), label in bags:
             if label not in findings:
                 continue
-            shown = [concepts(features) for concepts in self.sets]
+            shown, _ = self._seen(features)
             for i, rule in enumerate(rules):
                 cells = cells_of(coords) if rule is self.placed and coords is not None else None
-                weight = rule.weight(features, shown, cells)[:, label]
+                weight = rule.read(shown, cells)[1][:, label]
                 if cells is not None and coords is not None:
                     weight = neighbour_mean(weight.unsqueeze(1), coords).squeeze(1)
                 marks.setdefault((i, label), []).append(float(torch.quantile(weight[:_MOST_RANKED].double(), 0.9)))
