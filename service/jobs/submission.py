@@ -20,7 +20,7 @@ from service.intake.upload_kinds import FileInspector
 from service.intake.uploads import UploadStore
 from service.jobs.at_once import AtOnce
 from service.jobs.idempotency import Reservation, Reservations
-from service.jobs.pool import WorkerPool
+from service.jobs.pool import JobWorkers
 from service.jobs.queue import Accepted, JobQueue, NewJob
 from service.jobs.sources import Inbox, SourceRequest
 from service.paths import remove_folder
@@ -78,7 +78,7 @@ class Submissions:
         at_once: AtOnce,
         store: PredictionStore,
         queue: JobQueue,
-        pool: WorkerPool,
+        pool: JobWorkers,
         uploads: UploadStore,
         slides: SlideFiles,
     ) -> None:

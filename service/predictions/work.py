@@ -1,6 +1,6 @@
 """The work itself: a bag or a slide in, a prediction's folder out. Knows models and files, no HTTP and no database.
 
-Done in worker processes; in the service's own only for a model made there (:class:`service.served.registry.FixedModel`).
+Done in worker processes.
 """
 
 from __future__ import annotations

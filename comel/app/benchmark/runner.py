@@ -7,17 +7,17 @@ again, or get more rows and seeds later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from comel.app.benchmark.rows import Benchmark, Row
 from comel.base.files import read_json
+from comel.base.killable import Fault, WorkerFailure
 from comel.base.progress import progress_bar
 from comel.base.units import Mode
+from comel.base.workers import WorkerPool, failure
 from comel.errors import CapacityError, ComelError, ConfigError, RunError
 
 __all__ = ["MEASURES", "RowResult", "run_benchmark"]
@@ -80,9 +80,12 @@ def run_benchmark(
     results: dict[int, RowResult] = {}
     with (
         progress_bar(len(work), f"bench {benchmark.suite}", quiet=quiet) as advance,
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+        WorkerPool(jobs) as workers,
+        ThreadPoolExecutor(jobs) as threads,
     ):
-        futures = {pool.submit(_train, run, settings, folds): i for i, (_, _, run, settings) in enumerate(work)}
+        futures = {
+            threads.submit(workers.call, _train, run, settings, folds): i for i, (_, _, run, settings) in enumerate(work)
+        }
         try:
             for future in as_completed(futures):
                 i = futures[future]
@@ -91,8 +94,10 @@ def run_benchmark(
                 measures = dict.fromkeys(MEASURES) if refused else _measures(run, folds)
                 results[i] = RowResult(row.name, row.group, seed, measures, refused)
                 advance(1, text=f"seed {seed} {row.name}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            threads.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):  # Ctrl-C, which the processes do not see
+                workers.close()
             raise
     return [results[i] for i in range(len(work))]
 
@@ -108,11 +113,14 @@ def _outcome(future: Future[str | None], where: str) -> str | None:
         return future.result()
     except ComelError as error:
         raise RunError(f"{where}: {error}") from error
-    except BrokenProcessPool:
+    except WorkerFailure as error:
+        if error.fault is Fault.DEFECT:
+            defect = RuntimeError(f"{where}: {error}")
+            defect.add_note(error.trace)
+            raise defect from None
         remedy = "give the same command again, with --jobs 1; finished rows are kept"
-        raise RunError("a training was killed, maybe for want of memory", remedy) from None
-    except Exception as error:
-        raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
+        killed = RunError("a training was killed, maybe for want of memory", remedy)
+        raise failure(error, where, {Fault.DIED: killed, Fault.MEMORY: RunError(f"{where}: {error}", remedy)}) from None
 
 
 def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None:
