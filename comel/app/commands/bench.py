@@ -25,7 +25,7 @@ def _bench() -> None:
 
 @app.command(epilog="Example: comel bench continual --suite features --seeds 1 --rows comel,finetune --out bench")
 def continual(
-    suite: Annotated[str, typer.Option(help="features, composite or crchisto.")] = "features",
+    suite: Annotated[str, typer.Option(help="features, context, composite or crchisto.")] = "features",
     out: Annotated[Path, typer.Option(help="Folder for streams, runs and tables; what is finished there is kept.")] = Path(
         "bench"
     ),
@@ -43,7 +43,7 @@ def continual(
 ) -> None:
     """Strategies and models on a stream of tasks that anyone can make again; --set make.difficulty=0.8 changes the stream."""
     from comel.app.benchmark.continual import run_continual
-    from comel.app.benchmark.table import markdown
+    from comel.app.benchmark.table import by_task, markdown
 
     tell_notes(slides, quiet=quiet or as_json)
     result = run_continual(
@@ -63,6 +63,8 @@ def continual(
         print_json(result)
     else:
         typer.echo(markdown(result["rows"]))
+        if suite == "context":
+            typer.echo(by_task(result["rows"]))
         typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")
 
 
