@@ -11,7 +11,7 @@ import numpy as np
 from comel.app.benchmark.runner import RowResult
 from comel.base.files import atomic_path, write_json, write_text
 
-__all__ = ["by_task", "markdown", "summarise", "write_tables"]
+__all__ = ["by_task", "markdown", "summarise", "tables", "write_tables"]
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -94,6 +94,11 @@ def _scores(scores: Mapping[str, float]) -> str:
     return f"{values[0]} ({values[1]}, {values[2]})"
 
 
+def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of rows, and below it that of tasks."""
+    return "\n".join(part for part in (markdown(summary), by_task(summary)) if part)
+
+
 def write_tables(out: Path, suite: str, settings: Mapping[str, Any], results: Sequence[RowResult]) -> dict[str, Any]:
     """``results.json`` (settings, every seed, the summary), ``results.csv`` (a line a row and seed) and ``table.md``."""
     import pandas
@@ -109,7 +114,7 @@ def write_tables(out: Path, suite: str, settings: Mapping[str, Any], results: Se
     write_json(out / "results.json", content)
     with atomic_path(out / "results.csv") as path:
         pandas.DataFrame(content["results"]).to_csv(path, index=False)
-    write_text(out / "table.md", markdown(summary) + "\n" + by_task(summary))
+    write_text(out / "table.md", tables(summary))
     return content
 
 

@@ -43,7 +43,7 @@ def continual(
 ) -> None:
     """Strategies and models on a stream of tasks that anyone can make again; --set make.difficulty=0.8 changes the stream."""
     from comel.app.benchmark.continual import run_continual
-    from comel.app.benchmark.table import by_task, markdown
+    from comel.app.benchmark.table import tables
 
     tell_notes(slides, quiet=quiet or as_json)
     result = run_continual(
@@ -62,9 +62,7 @@ def continual(
     if as_json:
         print_json(result)
     else:
-        typer.echo(markdown(result["rows"]))
-        if suite == "context":
-            typer.echo(by_task(result["rows"]))
+        typer.echo(tables(result["rows"]))
         typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")
 
 
