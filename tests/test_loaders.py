@@ -44,7 +44,6 @@ KNOWN = {
     "comel/base/yaml_text.py": {
         "loader.construct_object": "settings, config.yaml of a run and --set: a SafeLoader",
     },
-    "comel/reporting/collect.py": {"yaml.safe_load": "config.yaml of a run"},
     "comel/runs/weights.py": {
         "model_class": "model.json of a run, with what the user trusts",
         "safe_open": "names and shapes of tensors",

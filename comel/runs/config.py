@@ -31,6 +31,7 @@ __all__ = [
 CODE_SHA256 = "code_sha256"
 """Key of the sections ``model`` and ``strategy`` whose name is ``FILE.py:Class``: the hash of that file's content."""
 
+_MAX_NAME = 1000
 
 SHORT_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 """How version 0.1.0 wrote a precision; its settings are still read."""
@@ -74,6 +75,8 @@ class RunConfig(Section):
     @classmethod
     def _named(cls, section: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Options alone are those of the default."""
+        if len(str(section.get("name"))) > _MAX_NAME:
+            raise ValueError(f"name: is longer than {_MAX_NAME} characters")
         return {"name": "comel" if info.field_name == "model" else "owlora", **section}
 
 
