@@ -28,7 +28,7 @@ from tests.comel.app.test_trusted_code import change_json, sign
 from tests.comel.toys import Stream, write_stream
 
 Cli = Callable[..., tuple[int, str, str]]
-Mutation = Callable[[Path], None]
+Mutation = Callable[[Path], object]
 MEMORY = 3 << 30
 """Address space that a command may ask for beyond what this process has: threads and libraries reserve some of it."""
 
@@ -133,6 +133,22 @@ def instead(name: str, make: Callable[[Path], Any], *, signed: bool = False) -> 
             sign(run)
 
     return apply
+
+
+def removed(name: str) -> Mutation:
+    """Take a file of the version away."""
+
+    def apply(run: Path) -> None:
+        next(version(run).rglob(name)).unlink()
+        sign(run)
+
+    return apply
+
+
+def linked(run: Path) -> None:
+    """Put a link in the place of the weights."""
+    shutil.move(run / WEIGHTS, run.parent / "elsewhere")
+    (run / WEIGHTS).symlink_to(run.parent / "elsewhere")
 
 
 def yaml_text(change: Callable[[str], str]) -> Mutation:
@@ -276,13 +292,9 @@ MUTATIONS: dict[str, Mutation] = {
     "checksums of a file elsewhere": checksums(lambda content: content | {"../../config.yaml": "0" * 64}),
     "a checksum that is a number": checksums(lambda content: content | {"model.json": 1}),
     "a checksum that differs": checksums(lambda content: content | {"model.safetensors": "0" * 64}),
-    "a file too many": lambda run: (version(run) / "more.bin").write_bytes(b"more") and None,
+    "a file too many": lambda run: (version(run) / "more.bin").write_bytes(b"more"),
     # What is no file.
-    "weights that are a link": lambda run: (
-        shutil.move(run / WEIGHTS, run.parent / "elsewhere"),
-        (run / WEIGHTS).symlink_to(run.parent / "elsewhere"),
-        None,
-    )[-1],
+    "weights that are a link": linked,
     "a description that is a link to a device": instead(MODEL, lambda path: path.symlink_to("/dev/zero")),
     "a description that is a pipe": instead(MODEL, os.mkfifo),
     "weights that are a pipe": instead(WEIGHTS, os.mkfifo),
@@ -330,17 +342,17 @@ MUTATIONS: dict[str, Mutation] = {
     "events that are nonsense": text("events.jsonl", lambda said: '{"event": 7}\n{"event": "epoch"}\nnull\n' + DEEP),
     "cases that are a pipe": instead("evaluations/002.csv", os.mkfifo),
     "cases that are nonsense": text("evaluations/002.csv", lambda said: "a,b\n1,2\n"),
-    "an add-task that is nonsense": lambda run: (run / "add-task.json").write_text("[]") and None,
+    "an add-task that is nonsense": lambda run: (run / "add-task.json").write_text("[]"),
     "an add-task that is a pipe": lambda run: os.mkfifo(run / "add-task.json"),
     # What strategies keep.
-    "an adapter that is missing": lambda run: (next(version(run).rglob("adapter_model.safetensors")).unlink(), sign(run))[-1],
+    "an adapter that is missing": removed("adapter_model.safetensors"),
     "an adapter of another shape": tensors(
         lambda content: content.update({first(content): torch.zeros(3, 5, 7)}), "adapter_model.safetensors"
     ),
     "an adapter that is NaN": tensors(set_all(float("nan")), "adapter_model.safetensors"),
     "a strategy's state that is a list": text("versions/002/strategy.json", lambda said: "[]"),
     "a strategy's state that nests": text("versions/002/strategy.json", lambda said: DEEP),
-    "base weights that are missing": lambda run: ((version(run) / "base.safetensors").unlink(), sign(run))[-1],
+    "base weights that are missing": removed("base.safetensors"),
 }  # fmt: skip
 """Each changes a run of two versions in one way."""
 

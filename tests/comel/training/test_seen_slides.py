@@ -52,7 +52,7 @@ def patients_of(run: Path, stream: Stream, task: int) -> dict[str, set[str]]:
     return {split: {whose[name] for name in names} for split, names in slides.items()}
 
 
-def second(stream: Stream, path: Path, change: Callable[[dict[str, str]], None]) -> Path:
+def second(stream: Stream, path: Path, change: Callable[[dict[str, str]], object]) -> Path:
     """Another manifest over the same slides of colon, which asks another question of them."""
     rows = [{**row, "task": "grade"} for row in stream.rows if row["task"] == "colon"]
     for row in rows:
