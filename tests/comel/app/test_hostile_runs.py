@@ -194,7 +194,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a hash that is none": model(lambda content: content["model"].update(code_sha256="nope")),
     # Heads and tasks.
     "no head": model(lambda content: content["model"].update(heads=[])),
-    "a million heads": model(lambda content: content["model"].update(heads=content["model"]["heads"] * 500_000)),
+    "twenty thousand heads": model(lambda content: content["model"].update(heads=content["model"]["heads"] * 10_000)),
     "a head of a million labels": model(
         lambda content: content["model"]["heads"][0].update(labels=[f"l{i}" for i in range(10**6)])
     ),
