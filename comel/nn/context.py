@@ -17,7 +17,7 @@ on. Where one tile is enough, no context is needed: the strongest tiles of a lin
 beside them. How much the two count, and where the midpoint lies, is fitted to the votes on bags held out too, so the evidence
 is a log-odds that means what it says for new bags, and what says nothing of them is left out.
 
-What rests on a tile is a_m = M sum_k p_mk |d evidence / d p_mk|, in the mean with the tiles around. A tile decides as far as that
+What rests on a tile is a_m = M sum_k p_mk |d evidence / d p_mk|, in the mean with the tiles around. A tile decides as far as it
 is much and its bag shows the finding. Tiles are scored by this and by the linear classifier (drawn half way to the tiles
 around), each with its share in the evidence.
 """
