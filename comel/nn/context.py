@@ -19,7 +19,7 @@ is a log-odds that means what it says for new bags, and what says nothing of the
 
 What rests on a tile is a_m = M sum_k p_mk |d evidence / d p_mk|, in the mean with the tiles around. A tile decides as far as it
 is much and its bag shows the finding. Tiles are scored by this and by the linear classifier (drawn half way to the tiles
-around), each with its share in the evidence.
+around): by the context the more, the more of the evidence is its.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ _SETS: tuple[tuple[ConceptKind, int], ...] = (("clusters", 12), ("components", 8
 _TILES, _NUMBERS = 40_000, 16_000_000
 """Most tiles that a task is learned from, and most of their features: a sample spread evenly over every bag."""
 _LEAST_TILES = 20
+_REST = 4
+"""Power of the context's share by which it scores tiles: below nearly all of the evidence, the linear classifier is sharper."""
 _LEAST = 1e-6
 _MOST_RANKED = 1_000_000
 """More values than torch.quantile takes are cut."""
@@ -190,7 +192,8 @@ class HeadContext(nn.Module):
             alone, weight = (alone + places.mean(alone)) / 2, places.mean(weight)
         deciding = torch.sigmoid(evidence) * weight / (weight + rule.scale)
         together = torch.logit(deciding.clamp(_LEAST, 1 - _LEAST))  # (M, labels)
-        return evidence, (1 - rule.share) * alone + rule.share * together
+        share = rule.share**_REST
+        return evidence, (1 - share) * alone + share * together
 
     def _seen(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
         """What each tile shows of each set's concepts, (M, J) of each, and its logits, (M, labels): one product for all."""

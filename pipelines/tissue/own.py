@@ -30,7 +30,7 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
     """The user's own file of a slide's tissue.
 
     Args:
-        folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file a slide; the
+        folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file per slide; the
             suffix in any case of letters.
         slide_id: the slide.
         method: ``mask`` or ``geojson`` want a file of that kind for every slide; with any other method a slide without a file

@@ -62,13 +62,13 @@ def run_benchmark(
         make: from a seed to the ``data`` settings of its stream, made if they are not there yet.
         seeds: of the streams; a row's weights are drawn from the same seed.
         out: folder of the runs: ``seed-N/runs/ROW``.
-        folds: cross-validate every row over so many folds; measures are then means over folds, and ``pooled_auc`` is the bag
+        folds: cross-validate every row over this many folds; measures are then means over folds, and ``pooled_auc`` is the bag
             AUC of the test cases of all folds together, task by task, with its interval by bootstrap over patients.
         jobs: trainings at once, each in a process of its own.
         quiet: no progress.
 
     Returns:
-        a result a row and seed, in their order. A row that its strategy or model refuses carries the reason.
+        one result per row and seed, in their order. A row that its strategy or model refuses carries the reason.
 
     Raises:
         ComelError: a folder of the runs holds something else, or a training was killed. What is finished is kept.

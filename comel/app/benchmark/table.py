@@ -100,7 +100,7 @@ def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def write_tables(out: Path, suite: str, settings: Mapping[str, Any], results: Sequence[RowResult]) -> dict[str, Any]:
-    """``results.json`` (settings, every seed, the summary), ``results.csv`` (a line a row and seed) and ``table.md``."""
+    """``results.json`` (settings, every seed, the summary), ``results.csv`` (one line per row and seed) and ``table.md``."""
     import pandas
 
     summary = summarise(results)

@@ -77,7 +77,7 @@ def continual(
 def extract(
     given: Given[ExtractOptions],
     slides: Annotated[list[Path] | None, typer.Argument(help="Slides; default a synthetic one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one a core, up to 8.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one per core, up to 8.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of every measurement; the median is printed.")] = 3,
     size: Annotated[int, typer.Option(help="Side of the synthetic slide in pixels.")] = 4096,
     as_json: Json = False,
