@@ -236,7 +236,9 @@ class CoMEL(MILModel):
             places = None if coords is None else Places(coords, RADII)
             for head in known:
                 columns = self.classes.columns(head)
-                evidence, tiles = self.context(head, features, places)  # (labels,), (M, labels)
+                if (said := self.context(head, features, places)) is None:
+                    continue
+                evidence, tiles = said  # (labels,), (M, labels)
                 # Odds of one finding against the rest, where no negative label has the rest, are probabilities to be shared.
                 lone = self.classes.heads[head].negative is None
                 head_logits[b, columns] = F.logsigmoid(evidence) if lone else evidence

@@ -37,7 +37,7 @@ from comel.nn.places import Places
 from comel.nn.strongest import VOTING_SHARE
 from comel.nn.votes import Linear, sparse_vote, splits_of, strongest_vote, weigh
 
-__all__ = ["RADII", "Context", "ContextEvidence", "HeadContext", "PlacedBag", "describe", "length"]
+__all__ = ["RADII", "Context", "ContextEvidence", "HeadContext", "PlacedBag", "describe", "length", "sample"]
 
 Context = Literal["full", "linear", "none"]
 """Whether all votes count, or only that of the linear classifier of tiles."""
@@ -112,6 +112,7 @@ class _Rule(nn.Module):
     strength: Tensor
     share: Tensor
     scale: Tensor
+    learned: Tensor
 
     def __init__(self, sets: Sequence[int], labels: int, *, placed: bool) -> None:
         super().__init__()
@@ -122,6 +123,7 @@ class _Rule(nn.Module):
         self.register_buffer("strength", torch.zeros(labels))  # of the strongest tiles' vote
         self.register_buffer("share", torch.zeros(labels))  # of the context in the evidence
         self.register_buffer("scale", torch.ones(labels))  # what a tile that decides adds
+        self.register_buffer("learned", torch.tensor(False))  # whether it says something of every finding
 
     def forward(self, shown: Sequence[Tensor], places: Places | None) -> Tensor:
         """The context's part of the log-odds, (labels,); ``shown`` is (M, J) of each set of concepts."""
@@ -145,7 +147,8 @@ class _Rule(nn.Module):
     def learn(self, finding: int, context: Linear | None, alone: Linear, present: np.ndarray) -> None:
         """Set a finding's column from the two votes, or from one."""
         if context is None:
-            (self.strength[finding],), self.bias[finding] = weigh([alone.held_out], present)
+            (strength,), bias = weigh([alone.held_out], present)
+            self.strength[finding], self.bias[finding] = float(strength), bias
             return
         (first, second), bias = weigh([context.held_out, alone.held_out], present)
         for i, weights in enumerate(context.weights):
@@ -178,12 +181,16 @@ class HeadContext(nn.Module):
         self.register_buffer("tile_weight", torch.zeros(labels, dimension))
         self.register_buffer("tile_bias", torch.zeros(labels))
 
-    def forward(self, features: Tensor, places: Places | None) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, places: Places | None) -> tuple[Tensor, Tensor] | None:
         """A bag (M, D) with its tiles' places -> log-odds of each label (labels,), logits of its tiles (M, labels).
 
-        Of the negative label, and before :meth:`fit`, both are 0.
+        Both are 0 for the negative label. None if nothing was learned: of one label only, of too few bags, or nothing that held
+        for bags held out.
         """
+        places = places if self.placed.learned else None
         rule = self.anywhere if places is None else self.placed
+        if not rule.learned:
+            return None
         shown, alone = self._seen(features)  # (M, J) of each set, (M, labels)
         evidence, weight = rule.read(shown, places)  # (labels,), (M, labels)
         votes = torch.stack([strongest(column, VOTING_SHARE).mean() for column in alone.T])  # (labels,)
@@ -205,7 +212,7 @@ class HeadContext(nn.Module):
 
     def fit(self, bags: Iterable[tuple[PlacedBag, int]], findings: Sequence[int]) -> None:
         """Learn the task; see :meth:`ContextEvidence.fit`."""
-        tiles, labels = _sample(bags, min(_TILES, _NUMBERS // self.tile_weight.shape[1]))
+        tiles, labels = sample(bags, min(_TILES, _NUMBERS // self.tile_weight.shape[1]))
         for concepts in self.sets:
             concepts.fit(np.concatenate(tiles))  # type: ignore[operator]
         sparse = self.context == "full"
@@ -231,6 +238,10 @@ class HeadContext(nn.Module):
             for placed, rows in known.items():
                 sets = [np.stack(column).astype(np.float64) for column in zip(*rows, strict=True)]
                 rules[placed].learn(finding, sparse_vote(sets, present, splits) if sparse else None, alone, present)
+        for placed in known:
+            rule, every = rules[placed], list(findings)
+            useful = (rule.share[every] > 0) | (rule.strength[every] > 0)
+            rule.learned.fill_(bool(every) and bool(useful.all()))
         self._measure(bags, learned, [rules[placed] for placed in known])
 
     def _measure(self, bags: Iterable[tuple[PlacedBag, int]], findings: Sequence[int], rules: Sequence[_Rule]) -> None:
@@ -249,14 +260,14 @@ class HeadContext(nn.Module):
             rules[i].scale[label] = max(float(np.mean(values)), _LEAST)
 
 
-def _sample(bags: Iterable[tuple[PlacedBag, int]], most: int) -> tuple[list[np.ndarray], list[int]]:
+def sample(bags: Iterable[tuple[PlacedBag, int]], most: int) -> tuple[list[np.ndarray], list[int]]:
     """Normalised tiles of each bag, thinned evenly to about ``most`` in all, and the bags' labels."""
     tiles: list[np.ndarray] = []
     labels, step = [], 1
     for (features, _), label in bags:
         tiles.append(_every(normalised(features).cpu().numpy(), step))
         labels.append(label)
-        while sum(map(len, tiles)) > most and any(len(rows) > _LEAST_TILES for rows in tiles):
+        while sum(map(len, tiles)) > most and any(len(rows) >= 2 * _LEAST_TILES for rows in tiles):
             step *= 2
             tiles = [_every(rows, 2) for rows in tiles]
     return tiles, labels
@@ -304,7 +315,7 @@ class ContextEvidence(nn.Module):
         if self.knows(head):
             self.heads[head].fit(bags, findings)  # type: ignore[operator]
 
-    def forward(self, head: int, features: Tensor, places: Places | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, head: int, features: Tensor, places: Places | None = None) -> tuple[Tensor, Tensor] | None:
         """See :meth:`HeadContext.forward`; the places are for :data:`RADII`."""
-        found: tuple[Tensor, Tensor] = self.heads[head](features, places)
+        found: tuple[Tensor, Tensor] | None = self.heads[head](features, places)
         return found

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comel.app.benchmark.context import Pattern, draw_scene
-from comel.nn.context import RADII, ContextEvidence, PlacedBag, describe, length
+from comel.nn.context import RADII, ContextEvidence, PlacedBag, describe, length, sample
 from comel.nn.places import Places
 
 DIMENSION = 16
@@ -93,6 +93,14 @@ def test_neither_the_order_nor_the_corner_of_the_slide_matters(count: int, seed:
     )
 
 
+def said(
+    evidence: ContextEvidence, features: torch.Tensor, coords: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    answer = evidence(0, features, None if coords is None else Places(coords, RADII))
+    assert answer is not None
+    return answer[0].detach(), answer[1].detach()
+
+
 def scenes(pattern: Pattern, split: int, number: int) -> list[tuple[PlacedBag, int, np.ndarray]]:
     """Bags of a pattern of the suite, with strong findings."""
     world = np.random.default_rng(5)
@@ -120,7 +128,7 @@ def test_it_answers_what_no_tile_alone_answers(pattern: Pattern) -> None:
     for (features, coords), label, deciding in scenes(pattern, 1, 30):
         with torch.inference_mode():
             assert coords is not None
-            odds, tiles = evidence(0, features, Places(coords, RADII))
+            odds, tiles = said(evidence, features, coords)
         assert odds[0] == 0
         assert not tiles[:, 0].any()
         right += bool(odds[1] > 0) == bool(label)
@@ -129,7 +137,7 @@ def test_it_answers_what_no_tile_alone_answers(pattern: Pattern) -> None:
     assert right >= 27
     assert roc_auc_score(np.concatenate(truth), np.concatenate(scores)) > 0.85
     if pattern in ("adjacency", "arrangement"):  # which is all in the places
-        anywhere = [bool(evidence(0, bag[0], None)[0][1] > 0) == bool(label) for bag, label, _ in scenes(pattern, 1, 30)]
+        anywhere = [bool(said(evidence, bag[0])[0][1] > 0) == bool(label) for bag, label, _ in scenes(pattern, 1, 30)]
         assert sum(anywhere) <= 24
 
 
@@ -139,8 +147,9 @@ def test_of_labels_that_nothing_explains_nothing_is_said() -> None:
     evidence = ContextEvidence(DIMENSION)
     evidence.add_head(2)
     evidence.fit(0, bags, [1])
-    said = [float(evidence(0, features, None)[0][1].detach().abs()) for (features, _), _ in bags]
-    assert np.mean(said) < 2.0
+    answers = [evidence(0, features, None) for (features, _), _ in bags]
+    odds = [0.0 if answer is None else float(answer[0][1].abs()) for answer in answers]
+    assert np.mean(odds) < 2.0
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 1], [0]])
@@ -148,9 +157,7 @@ def test_too_few_bags_of_a_kind_teach_nothing(labels: list[int]) -> None:
     evidence = ContextEvidence(DIMENSION)
     evidence.add_head(2)
     evidence.fit(0, [((torch.randn(7, DIMENSION), None), label) for label in labels], [1])
-    odds, tiles = evidence(0, torch.randn(7, DIMENSION), None)
-    assert not odds.any()
-    assert not tiles[:, 0].any()
+    assert evidence(0, torch.randn(7, DIMENSION), None) is None
 
 
 def test_a_second_task_of_one_head_ends_it() -> None:
@@ -173,4 +180,17 @@ def test_places_that_only_some_bags_have_are_not_used() -> None:
     evidence = ContextEvidence(DIMENSION)
     evidence.add_head(2)
     evidence.fit(0, bags, [1])
-    assert not evidence.get_buffer("heads.0.placed.bias").any()
+    assert not evidence.get_buffer("heads.0.placed.learned")
+    features, coords = torch.randn(30, DIMENSION), torch.randint(0, 9, (30, 2)) * 256
+    with_places, without = evidence(0, features, Places(coords, RADII)), evidence(0, features)
+    assert (with_places is None) == (without is None)
+    if with_places is not None and without is not None:
+        assert torch.equal(with_places[0], without[0])
+
+
+def test_many_small_bags_are_thinned_no_further_than_a_few_tiles() -> None:
+    bags = [((torch.randn(30, 4), None), 0) for _ in range(10)] + [((torch.randn(900, 4), None), 1)]
+    tiles, labels = sample(bags, 200)
+    assert labels == [0] * 10 + [1]
+    assert [len(rows) for rows in tiles[:10]] == [30] * 10
+    assert 20 <= len(tiles[10]) < 40
