@@ -179,7 +179,7 @@ def worker_environments(
     """The variables that each worker has beside those of this process.
 
     The cores are shared out, so that two workers do not start two threads a core, nor one as many threads as the machine has
-    cores where it may use fewer. Of several CUDA devices each worker sees one, in turn; the first sees all, since it uses the
+    cores if it may use fewer. Of several CUDA devices each worker sees one, in turn; the first sees all, since it uses the
     first device anyway.
 
     Args:

@@ -29,7 +29,7 @@ class OwnEncoder(PatchEncoder):
         make: the user's class.
         device: see :func:`comel.base.devices.resolve_device`.
         taken: names that belong to other encoders.
-        code_sha256: of the file that the class comes from; None where that is an installed package.
+        code_sha256: of the file that the class comes from; None if that is an installed package.
 
     Raises:
         ConfigError: the class cannot be made, lacks a part of the contract, or does not encode two tiles as it says.

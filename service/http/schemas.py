@@ -176,7 +176,7 @@ class TaskBody(BaseModel):
 
 
 class RefusedVersion(BaseModel):
-    """A version that should answer and cannot; the one before it goes on, where there is one."""
+    """A version that should answer and cannot; the one before it goes on, if there is one."""
 
     version: int | None = Field(description="null where the run does not say which one should", examples=[3])
     reason: str = Field(examples=["versions/003/model.safetensors: missing or changed since it was written"])
