@@ -21,7 +21,7 @@ _INSTANCES = (10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_00
 
 
 class Metrics:
-    """Counts and times of requests and predictions. Labels take few values: no client can make series of its own."""
+    """Counts and times of requests and predictions. Label values are a fixed set, so clients cannot create time series."""
 
     content_type = CONTENT_TYPE_LATEST
 

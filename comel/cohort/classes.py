@@ -1,4 +1,4 @@
-"""What a model tells apart: labels in heads, one head a task, or one head for all domains."""
+"""What a model tells apart: labels in heads, one head per task, or one head for all domains."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ class Head:
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
             raise ConfigError(f"task '{self.name}' has only the label(s) {', '.join(self.labels)}", "give at least two labels")
+        if len(set(self.labels)) < len(self.labels):
+            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            raise ConfigError(f"task '{self.name}' has the label '{twice}' twice", "name each label once")
         if self.negative is not None and self.negative not in self.labels:
             raise ConfigError(f"task '{self.name}' has no label '{self.negative}'", "name one of its labels, or none")
 

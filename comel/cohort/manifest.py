@@ -1,4 +1,4 @@
-"""The cohort as a CSV: one row a slide, with its label, its task and who it comes from.
+"""The cohort as a CSV: one row per slide, with its label, its task and who it comes from.
 
 Required columns: ``slide_id, path, label, task``. Optional: ``case_id, patient_id, site, split`` (train, val or test),
 ``fold`` (0, 1, ...), ``annotation`` (a file) and ``mpp`` (micrometres per pixel of level 0, where the slide's own is missing
@@ -15,7 +15,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,9 @@ class Manifest:
         return replace(self, rows=[row for task in dict.fromkeys(tasks) for row in self.rows if row.task == task])
 
 
-def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] | None = None) -> Manifest:
+def read_manifest(
+    path: Path, *, root: Path | None = None, tasks: Sequence[str] | None = None, names: Collection[str] = ()
+) -> Manifest:
     """Read a cohort and check every row of it.
 
     Args:
@@ -133,6 +135,7 @@ def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] 
         root: the folder that relative paths start from and that no path may leave; the manifest's own folder by default.
             Paths are compared as they are written, so a link inside the folder may point anywhere.
         tasks: keep the slides of these tasks only, in this order.
+        names: labels and tasks that the user has named, which are names even where they are written like a missing value.
 
     Raises:
         ManifestError: the file cannot be read or lacks a column, or rows cannot be used: the first few are named, the rest
@@ -140,7 +143,7 @@ def read_manifest(path: Path, *, root: Path | None = None, tasks: Sequence[str] 
     """
     path = Path(path)
     content = read_content(path, MAX_MANIFEST_BYTES)
-    frame, ignored, words = _cells(path, content)
+    frame, ignored, words = _cells(path, content, names)
     folder = Path(os.path.normpath(Path(root if root is not None else path.parent).absolute()))
     problems = sorted([*_cell_problems(frame, folder, words), *_row_problems(frame)])
     if problems:
@@ -166,7 +169,9 @@ def read_cells(path: Path) -> dict[str, list[str]]:
     return columns
 
 
-def _cells(path: Path, content: bytes) -> tuple[pandas.DataFrame, tuple[str, ...], dict[tuple[int, str], str]]:
+def _cells(
+    path: Path, content: bytes, names: Collection[str]
+) -> tuple[pandas.DataFrame, tuple[str, ...], dict[tuple[int, str], str]]:
     """All known columns as text, None where nothing is known, indexed by the spreadsheet's row; the columns not known; and the
     words that stand for "nothing is known", by row and column."""
     import pandas
@@ -180,7 +185,7 @@ def _cells(path: Path, content: bytes) -> tuple[pandas.DataFrame, tuple[str, ...
         found = ", ".join(header)[:200]
         raise ManifestError(f"{path.name} has no column {', '.join(missing)} (found: {found})", _remedy(header, missing))
     if not records:
-        raise ManifestError(f"{path.name} has a header but no rows", "add one row a slide")
+        raise ManifestError(f"{path.name} has a header but no rows", "add one row per slide")
     long = [number for number, cells in records if any(cells[len(header) :])]
     if long:
         more = f" ({len(long) - 1} more rows like it)" if len(long) > 1 else ""
@@ -191,7 +196,10 @@ def _cells(path: Path, content: bytes) -> tuple[pandas.DataFrame, tuple[str, ...
     known = REQUIRED + OPTIONAL
     named = [(number, dict(zip(header, cells, strict=False))) for number, cells in records]
     words = {
-        (number, name): cells[name] for number, cells in named for name in known if cells.get(name) and is_missing(cells[name])
+        (number, name): cells[name]
+        for number, cells in named
+        for name in known
+        if cells.get(name) and is_missing(cells[name]) and not (name in ("label", "task") and cells[name] in names)
     }
     data = {name: [None if (number, name) in words else cells.get(name) or None for number, cells in named] for name in known}
     frame = pandas.DataFrame(data, index=[number for number, _ in records], dtype=object)

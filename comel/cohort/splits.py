@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from comel.base.text import listed
 from comel.cohort.manifest import SPLITS, ManifestRow
 from comel.errors import ComelError
 
-__all__ = ["assign_folds", "assign_splits", "split_by_fold"]
+__all__ = ["assign_folds", "assign_splits", "split_by_fold", "splits_put_aside"]
 
 _Class = tuple[str, str]  # task, label
 
@@ -94,7 +95,7 @@ def assign_folds(rows: Sequence[ManifestRow], *, folds: int = 5, seed: int = 0) 
             )
     most = max(count.values(), default=0)
     if most < folds:
-        raise ComelError(f"{folds} folds of at most {most} patients a class", f"give at most {most} folds")
+        raise ComelError(f"{folds} folds of at most {most} patients per class", f"give at most {most} folds")
     of_case = [(index, label) for index, group in enumerate(groups) for label in sorted(group.cases.elements())]
     members, labels = np.array([index for index, _ in of_case]), [_named(label) for _, label in of_case]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -139,6 +140,17 @@ def split_by_fold(rows: Sequence[ManifestRow], fold: int, *, val_fraction: float
             )
     split_of = assign_splits(others, val_fraction=val_fraction, test_fraction=0.0, seed=seed)
     return {row.slide_id: split_of.get(row.slide_id, "test") for row in rows}
+
+
+def splits_put_aside(rows: Sequence[ManifestRow]) -> list[str]:
+    """A note on the test slides of the column ``split``, which folds take no notice of."""
+    tested = [row.slide_id for row in rows if row.split == "test"]
+    if not tested:
+        return []
+    return [
+        f"folds put the column split aside: its {len(tested)} test slides ({listed(tested)}) are trained on in all folds"
+        " but one; to keep them for a last test, take them out of the manifest"
+    ]
 
 
 def _classes(rows: Sequence[ManifestRow]) -> list[_Class]:
@@ -238,7 +250,7 @@ def _deal(groups: Sequence[_Group], shares: Mapping[str, float], seed: int) -> d
         if not movable:
             raise ComelError(
                 f"{_named(label)} has no patient left for train: all {count[label]} are in val or test",
-                "move a patient to train or leave the split empty",
+                "add patients of this class, or move one to train",
             )
         have[split_of[movable[-1].key]] -= movable[-1].cases
         give(movable[-1], "train")

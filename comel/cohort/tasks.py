@@ -13,7 +13,7 @@ from comel.cohort.manifest import SPLITS, Manifest, ManifestRow, read_manifest
 from comel.cohort.splits import assign_splits, split_by_fold
 from comel.errors import ConfigError, ManifestError
 
-__all__ = ["Case", "TaskData", "load_tasks", "read_cohort"]
+__all__ = ["Case", "TaskData", "load_tasks", "named_in", "read_cohort"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class TaskData:
 
     def slides(self) -> dict[str, list[str]]:
         """The slides of each split."""
-        return {split: [slide for case in self.cases(split) for slide in case.slides] for split in ("train", "val", "test")}
+        return {split: [slide for case in self.cases(split) for slide in case.slides] for split in SPLITS}
+
+    def patients(self) -> dict[str, set[str]]:
+        """The patients of each split."""
+        return {split: {case.patient for case in self.cases(split)} for split in SPLITS}
 
 
 def read_cohort(config: DataConfig) -> Manifest:
@@ -57,18 +61,23 @@ def read_cohort(config: DataConfig) -> Manifest:
     """
     if config.manifest is None:
         raise ConfigError("no manifest is named", "give --manifest cohort.csv or data.manifest in the config")
-    return read_manifest(config.manifest, root=config.root)
+    return read_manifest(config.manifest, root=config.root, names=named_in(config))
 
 
-def load_tasks(manifest: Manifest, config: DataConfig, *, dealt: Mapping[tuple[str, str], str] | None = None) -> list[TaskData]:
+def named_in(config: DataConfig) -> set[str]:
+    """The labels and tasks that settings name; in a manifest they are names, even such as "null"."""
+    labels = config.labels or {}
+    return {config.negative, *(config.tasks or ()), *labels, *(label for known in labels.values() for label in known)}
+
+
+def load_tasks(manifest: Manifest, config: DataConfig, *, splits: Mapping[str, str] | None = None) -> list[TaskData]:
     """The tasks of a run in the order they arrive.
 
     Args:
         manifest: the cohort.
         config: which bags, and how they and the cohort make up tasks.
-        dealt: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
-            splits of (task, slide) that a run was trained with: they stand, other slides follow their patient, or else are as
-            the manifest says, and those without a split are test cases.
+        splits: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
+            split of every slide (:func:`comel.cohort.seen.splits_to_evaluate`).
 
     Raises:
         ConfigError: no bags are named, or labels do not fit.
@@ -80,12 +89,12 @@ def load_tasks(manifest: Manifest, config: DataConfig, *, dealt: Mapping[tuple[s
         raise ConfigError(f"{config.bags}: no such folder", "extract the slides first: comel extract MANIFEST --out FOLDER")
     manifest = manifest.of_tasks(config.tasks)
     heads = _heads(manifest, config)
-    splits = _splits(manifest.rows, config) if dealt is None else _as_dealt(manifest.rows, dealt)
+    split_of = _splits(manifest.rows, config) if splits is None else splits
     tasks = []
     for name in manifest.tasks:
         rows = manifest.select(task=name)
-        by_split = {split: tuple(_cases(rows, splits, split)) for split in ("train", "val", "test")}
-        if dealt is None and not by_split["train"]:
+        by_split = {split: tuple(_cases(rows, split_of, split)) for split in ("train", "val", "test")}
+        if splits is None and not by_split["train"]:
             raise ManifestError(f"{manifest.path.name}: task '{name}' has no training slide", "mark some with split 'train'")
         tasks.append(TaskData(name, heads[name], by_split["train"], by_split["val"], by_split["test"]))
     return tasks
@@ -130,17 +139,7 @@ def _splits(rows: Sequence[ManifestRow], config: DataConfig) -> dict[str, str]:
     return assign_splits(rows, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
 
 
-def _as_dealt(rows: Sequence[ManifestRow], dealt: Mapping[tuple[str, str], str]) -> dict[str, str]:
-    """The split of each slide as a run dealt it out; a slide that it did not see goes where its patient is."""
-    own = {row.slide_id: dealt.get((row.task, row.slide_id)) for row in rows}
-    of_patient: dict[str, str] = {}
-    for row in rows:
-        if (split := own[row.slide_id]) is not None:
-            of_patient[row.patient] = min(split, of_patient.get(row.patient, split), key=SPLITS.index)
-    return {row.slide_id: own[row.slide_id] or of_patient.get(row.patient) or row.split or "test" for row in rows}
-
-
-def _cases(rows: Sequence[ManifestRow], splits: dict[str, str], split: str) -> Iterator[Case]:
+def _cases(rows: Sequence[ManifestRow], splits: Mapping[str, str], split: str) -> Iterator[Case]:
     grouped: dict[str, list[ManifestRow]] = {}
     for row in rows:
         if splits[row.slide_id] == split:

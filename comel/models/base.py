@@ -183,7 +183,7 @@ class MILModel(nn.Module, ABC):
         return result
 
     def temper(self, head: int, temperature: float) -> None:
-        """Told the temperature that a head's logits are divided by where they become probabilities."""
+        """Set the temperature that divides a head's logits before the softmax."""
         self.temperature[head] = temperature
 
     def calibrate(self, head: int, threshold: float) -> float:

@@ -6,7 +6,8 @@ Equations and the published code's defects: ``docs/method.md``. What goes beyond
   means the same on every slide; ``attention`` keeps the published scaled attention. ``neighbourhood`` draws its logits
   towards those of the tiles around, and with ``bag_evidence`` its strongest instances speak for the bag.
 - ``context``: once a task is learned, what its tiles show together and where (:mod:`comel.nn.context`) speaks for bag and
-  instances in place of both. A head that has learned from a second task goes on without it.
+  instances in place of both; ``linear`` keeps of this the linear classifier of tiles alone, which is the simplest baseline. A
+  head that has learned from a second task goes on without it.
 - ``recognition="statistics"``: heads are combined by :mod:`comel.nn.recognition`; ``none`` concatenates their logits.
 - ``loss_over="task"``: cross-entropy over the columns of the bag's own task; ``seen`` runs over all heads, as published.
 """
@@ -29,10 +30,11 @@ from comel.cohort.classes import Head
 from comel.models.base import MAX_WIDTH, AttentionOptions, BagBatch, BagOutput, MILModel, Over, as_batch, cross_entropy
 from comel.models.heads import initialise
 from comel.nn.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
-from comel.nn.context import ContextEvidence, PlacedBag
+from comel.nn.context import RADII, Context, ContextEvidence, PlacedBag
 from comel.nn.evidence import BagEvidence
 from comel.nn.gdat import GDATBlock
 from comel.nn.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
+from comel.nn.places import Places
 from comel.nn.pooling import AttentionPooling
 from comel.nn.recognition import TaskRecognition
 
@@ -46,7 +48,7 @@ _ROUNDING = 2.0**-21
 class CoMELOptions(AttentionOptions):
     """Settings of the model; the defaults are CoMEL's default."""
 
-    earlier: ClassVar[Mapping[str, Any]] = {"context": False}
+    earlier: ClassVar[Mapping[str, Any]] = {"context": "none"}
 
     blocks: int = Field(2, ge=1, le=64, description="GDAT blocks")
     mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of a block's MLP over dim")
@@ -63,7 +65,10 @@ class CoMELOptions(AttentionOptions):
     evidence_share: float = Field(0.03, gt=0, le=1, description="share of a bag's instances that speak for the bag")
     bag_evidence: bool = Field(True, description="let the strongest instances speak for the bag, beside the pooled head")
     pooled_share: float = Field(0.1, ge=0, description="weight of the pooled head beside them")
-    context: bool = Field(True, description="let what tiles show together, and where, speak for bag and instances")
+    context: Context = Field(
+        "full",
+        description="what speaks for the bags and tiles of a task once it is learned; linear: its linear classifier alone",
+    )
     head_norm: bool = Field(True, description="normalise the bag feature before the heads")
     head_lr: float = Field(2.0, gt=0, description="learning rate of the heads over trainer.lr")
     recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
@@ -135,7 +140,7 @@ class CoMEL(MILModel):
         self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None
         both = self.options.instance == "classifier" and self.options.bag_evidence
         self.evidence_of_bag = BagEvidence(self.options.pooled_share) if both else None
-        self.context = ContextEvidence(dimension) if self.options.context else None
+        self.context = ContextEvidence(dimension, self.options.context) if self.options.context != "none" else None
         self.register_buffer("tau2", torch.tensor(self.options.bppl_tau, dtype=torch.float64))
         self.register_buffer("instance_shift", torch.zeros(0))  # (C,)
         self.register_buffer("epochs", torch.zeros(0, dtype=torch.int64))  # (heads,) since each was added
@@ -228,9 +233,10 @@ class CoMEL(MILModel):
         for b, (features, coords) in enumerate(_bags_of(bags)):
             if not len(features):
                 continue
+            places = None if coords is None else Places(coords, RADII)
             for head in known:
                 columns = self.classes.columns(head)
-                evidence, tiles = self.context(head, features, coords)  # (labels,), (M, labels)
+                evidence, tiles = self.context(head, features, places)  # (labels,), (M, labels)
                 # Odds of one finding against the rest, where no negative label has the rest, are probabilities to be shared.
                 lone = self.classes.heads[head].negative is None
                 head_logits[b, columns] = F.logsigmoid(evidence) if lone else evidence

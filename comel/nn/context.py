@@ -17,13 +17,15 @@ on. Where one tile is enough, no context is needed: the strongest tiles of a lin
 beside them. How much the two count, and where the midpoint lies, is fitted to the votes on bags held out too, so the evidence
 is a log-odds that means what it says for new bags, and what says nothing of them is left out.
 
-What rests on a tile is M sum_k p_mk |d evidence / d p_mk|, and a tile decides as far as that is much and its bag shows the
-finding. Tiles are scored by both, the linear classifier and the context, each with its share in the evidence.
+What rests on a tile is a_m = M sum_k p_mk |d evidence / d p_mk|, in the mean with the tiles around. A tile decides as far as it
+is much and its bag shows the finding. Tiles are scored by this and by the linear classifier (drawn half way to the tiles
+around): by the context the more, the more of the evidence is its.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,16 +33,20 @@ from torch import Tensor, nn
 
 from comel.nn.concepts import ConceptKind, Concepts, linear_of, normalised
 from comel.nn.instances import strongest
-from comel.nn.neighbours import cells_of, neighbour_mean, pieces, sums_around
+from comel.nn.places import Places
 from comel.nn.strongest import VOTING_SHARE
 from comel.nn.votes import Linear, sparse_vote, splits_of, strongest_vote, weigh
 
-__all__ = ["ContextEvidence", "HeadContext", "PlacedBag", "describe", "length"]
+__all__ = ["RADII", "Context", "ContextEvidence", "HeadContext", "PlacedBag", "describe", "length"]
+
+Context = Literal["full", "linear", "none"]
+"""Whether all votes count, or only that of the linear classifier of tiles."""
 
 PlacedBag = tuple[Tensor, Tensor | None]
 """A bag's features (M, D) and the corners of its tiles (M, 2), or None."""
 
-_RADII = (1, 3)
+RADII = (1, 3)
+"""Of the surroundings that are looked at, in tiles."""
 _CHANCE = 5e-4
 _ROOT = 1e-6
 _LEAST_PIECE = 3
@@ -48,6 +54,8 @@ _SETS: tuple[tuple[ConceptKind, int], ...] = (("clusters", 12), ("components", 8
 _TILES, _NUMBERS = 40_000, 16_000_000
 """Most tiles that a task is learned from, and most of their features: a sample spread evenly over every bag."""
 _LEAST_TILES = 20
+_REST = 4
+"""Power of the context's share by which it scores tiles: below nearly all of the evidence, the linear classifier is sharper."""
 _LEAST = 1e-6
 _MOST_RANKED = 1_000_000
 """More values than torch.quantile takes are cut."""
@@ -56,15 +64,15 @@ _MOST_RANKED = 1_000_000
 def length(concepts: int, *, placed: bool) -> int:
     """How many numbers :func:`describe` gives for ``concepts`` concepts."""
     pairs = concepts * (concepts + 1) // 2
-    return concepts + pairs + (2 * len(_RADII) * pairs + 2 * concepts if placed else 0)
+    return concepts + pairs + (2 * len(RADII) * pairs + 2 * concepts if placed else 0)
 
 
-def describe(shown: Tensor, cells: Tensor | None = None) -> Tensor:
-    """What a bag's tiles show together and, with ``cells``, where: see the module. Differentiable but for the pieces.
+def describe(shown: Tensor, places: Places | None = None) -> Tensor:
+    """What a bag's tiles show together and, with ``places``, where: see the module. Differentiable but for the pieces.
 
     Args:
         shown: (M, J) how much each tile shows of each concept; M at least 1.
-        cells: (M, 2) from :func:`comel.nn.neighbours.cells_of`, or None where the tiles' places are not known.
+        places: of the tiles, for the radii of the module, or None if they are not known.
 
     Returns:
         (numbers,), see :func:`length`.
@@ -73,14 +81,14 @@ def describe(shown: Tensor, cells: Tensor | None = None) -> Tensor:
     shares = shown.mean(dim=0)  # (J,)
     together = shares[first] * shares[second]  # (pairs,)
     parts = [_root(shares), _root(together)]
-    if cells is not None:
-        for radius in _RADII:
-            total, number = sums_around(shown, cells, radius)
+    if places is not None:
+        for radius in RADII:
+            total, number = places.around(shown, radius)
             around = total / number.clamp_min(1).unsqueeze(1)  # (M, J)
             beside = (shown.T @ around / len(shown))[first, second]  # (pairs,)
             parts += [_root(beside), torch.log((beside.clamp_min(0) + _CHANCE) / (together + _CHANCE))]
             if radius == 1:
-                parts.append(_pieces((total + shown) / (number + 1).unsqueeze(1) > 0.5, cells).to(shown))
+                parts.append(_pieces((total + shown) / (number + 1).unsqueeze(1) > 0.5, places).to(shown))
     return torch.cat(parts)
 
 
@@ -88,13 +96,12 @@ def _root(values: Tensor) -> Tensor:
     return torch.sqrt(values.clamp_min(0) + _ROOT)
 
 
-def _pieces(present: Tensor, cells: Tensor) -> Tensor:
+def _pieces(present: Tensor, places: Places) -> Tensor:
     """Of each concept's smoothed presence (M, J) the log of the number of its pieces and the largest one's share, (2 J,)."""
     numbers = []
-    for chosen in present.T:
-        sizes = pieces(chosen, cells)
-        sizes = sizes[sizes >= _LEAST_PIECE]
-        numbers.append((np.log1p(len(sizes)), sizes[0] / sizes.sum() if len(sizes) else 0.0))
+    for sizes in places.pieces(present):
+        large = sizes[sizes >= _LEAST_PIECE]
+        numbers.append((np.log1p(len(large)), large[0] / large.sum() if len(large) else 0.0))
     return torch.tensor(np.array(numbers).T.ravel())
 
 
@@ -116,25 +123,30 @@ class _Rule(nn.Module):
         self.register_buffer("share", torch.zeros(labels))  # of the context in the evidence
         self.register_buffer("scale", torch.ones(labels))  # what a tile that decides adds
 
-    def forward(self, shown: Sequence[Tensor], cells: Tensor | None) -> Tensor:
+    def forward(self, shown: Sequence[Tensor], places: Places | None) -> Tensor:
         """The context's part of the log-odds, (labels,); ``shown`` is (M, J) of each set of concepts."""
-        parts = [getattr(self, f"weight_{i}") @ describe(each, cells) for i, each in enumerate(shown)]
+        parts = [getattr(self, f"weight_{i}") @ describe(each, places) for i, each in enumerate(shown)]
         return self.bias + torch.stack(parts).sum(dim=0)
 
-    def read(self, shown: Sequence[Tensor], cells: Tensor | None) -> tuple[Tensor, Tensor]:
+    def read(self, shown: Sequence[Tensor], places: Places | None) -> tuple[Tensor, Tensor]:
         """The part of the log-odds, and how much rests on each tile, either way, (M, labels): M sum_k p_mk |d / d p_mk|."""
+        if not self.share.any():
+            return self.bias, shown[0].new_zeros(len(shown[0]), self.labels)
         with torch.inference_mode(False), torch.enable_grad():
             leaves = [each.detach().clone().requires_grad_() for each in shown]
-            evidence = self(leaves, None if cells is None else cells.clone())
-            columns = []
-            for label in range(self.labels):
-                slopes = torch.autograd.grad(evidence[label], leaves, retain_graph=label + 1 < self.labels)
+            evidence = self(leaves, places)
+            weights = torch.zeros(len(shown[0]), self.labels, dtype=evidence.dtype, device=evidence.device)
+            for label in self.share.nonzero().flatten().tolist():
+                slopes = torch.autograd.grad(evidence[label], leaves, retain_graph=True)
                 parts = [(each * slope.abs()).sum(dim=1) for each, slope in zip(leaves, slopes, strict=True)]
-                columns.append(len(leaves[0]) * torch.stack(parts).sum(dim=0).detach())
-        return evidence.detach(), torch.stack(columns, dim=1)
+                weights[:, label] = len(leaves[0]) * torch.stack(parts).sum(dim=0).detach()
+        return evidence.detach(), weights
 
-    def learn(self, finding: int, context: Linear, alone: Linear, present: np.ndarray) -> None:
-        """Set a finding's column from the two votes."""
+    def learn(self, finding: int, context: Linear | None, alone: Linear, present: np.ndarray) -> None:
+        """Set a finding's column from the two votes, or from one."""
+        if context is None:
+            (self.strength[finding],), self.bias[finding] = weigh([alone.held_out], present)
+            return
         (first, second), bias = weigh([context.held_out, alone.held_out], present)
         for i, weights in enumerate(context.weights):
             getattr(self, f"weight_{i}")[finding] = torch.from_numpy(first * weights)
@@ -150,14 +162,15 @@ class HeadContext(nn.Module):
     Args:
         dimension: D.
         labels: of the task.
+        context: which votes count.
     """
 
     tile_weight: Tensor
     tile_bias: Tensor
 
-    def __init__(self, dimension: int, labels: int) -> None:
+    def __init__(self, dimension: int, labels: int, context: Context = "full") -> None:
         super().__init__()
-        self.labels = labels
+        self.labels, self.context = labels, context
         self.sets = nn.ModuleList(Concepts(dimension, kind, number) for kind, number in _SETS)
         numbers = [number if kind == "clusters" else 2 * number for kind, number in _SETS]
         self.anywhere = _Rule(numbers, labels, placed=False)
@@ -165,21 +178,22 @@ class HeadContext(nn.Module):
         self.register_buffer("tile_weight", torch.zeros(labels, dimension))
         self.register_buffer("tile_bias", torch.zeros(labels))
 
-    def forward(self, features: Tensor, coords: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A bag (M, D) with its tiles' corners (M, 2) -> log-odds of each label (labels,), logits of its tiles (M, labels).
+    def forward(self, features: Tensor, places: Places | None) -> tuple[Tensor, Tensor]:
+        """A bag (M, D) with its tiles' places -> log-odds of each label (labels,), logits of its tiles (M, labels).
 
         Of the negative label, and before :meth:`fit`, both are 0.
         """
-        rule = self.anywhere if coords is None else self.placed
+        rule = self.anywhere if places is None else self.placed
         shown, alone = self._seen(features)  # (M, J) of each set, (M, labels)
-        evidence, weight = rule.read(shown, None if coords is None else cells_of(coords))  # (labels,), (M, labels)
+        evidence, weight = rule.read(shown, places)  # (labels,), (M, labels)
         votes = torch.stack([strongest(column, VOTING_SHARE).mean() for column in alone.T])  # (labels,)
         evidence = evidence + rule.strength * votes
-        if coords is not None:
-            alone, weight = neighbour_mean(alone, coords), neighbour_mean(weight, coords)
+        if places is not None:
+            alone, weight = (alone + places.mean(alone)) / 2, places.mean(weight)
         deciding = torch.sigmoid(evidence) * weight / (weight + rule.scale)
         together = torch.logit(deciding.clamp(_LEAST, 1 - _LEAST))  # (M, labels)
-        return evidence, (1 - rule.share) * alone + rule.share * together
+        share = rule.share**_REST
+        return evidence, (1 - share) * alone + share * together
 
     def _seen(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
         """What each tile shows of each set's concepts, (M, J) of each, and its logits, (M, labels): one product for all."""
@@ -194,14 +208,15 @@ class HeadContext(nn.Module):
         tiles, labels = _sample(bags, min(_TILES, _NUMBERS // self.tile_weight.shape[1]))
         for concepts in self.sets:
             concepts.fit(np.concatenate(tiles))  # type: ignore[operator]
+        sparse = self.context == "full"
         rules = {False: self.anywhere, True: self.placed}
         numbers: dict[bool, list[list[np.ndarray]]] = {False: [], True: []}
         for (features, coords), _ in bags:
             shown, _ = self._seen(features)
             numbers[False].append([describe(each).cpu().numpy() for each in shown])
             if coords is not None:
-                cells = cells_of(coords)
-                numbers[True].append([describe(each, cells).cpu().numpy() for each in shown])
+                places = Places(coords, RADII)
+                numbers[True].append([describe(each, places).cpu().numpy() for each in shown])
         # Where some bags have places and others have none, that must not stand for the label.
         known = {placed: rows for placed, rows in numbers.items() if len(rows) == len(labels)}
         learned = []
@@ -215,7 +230,7 @@ class HeadContext(nn.Module):
             self.tile_bias[finding] = alone.bias
             for placed, rows in known.items():
                 sets = [np.stack(column).astype(np.float64) for column in zip(*rows, strict=True)]
-                rules[placed].learn(finding, sparse_vote(sets, present, splits), alone, present)
+                rules[placed].learn(finding, sparse_vote(sets, present, splits) if sparse else None, alone, present)
         self._measure(bags, learned, [rules[placed] for placed in known])
 
     def _measure(self, bags: Iterable[tuple[PlacedBag, int]], findings: Sequence[int], rules: Sequence[_Rule]) -> None:
@@ -226,10 +241,9 @@ class HeadContext(nn.Module):
                 continue
             shown, _ = self._seen(features)
             for i, rule in enumerate(rules):
-                cells = cells_of(coords) if rule is self.placed and coords is not None else None
-                weight = rule.read(shown, cells)[1][:, label]
-                if cells is not None and coords is not None:
-                    weight = neighbour_mean(weight.unsqueeze(1), coords).squeeze(1)
+                places = Places(coords, RADII) if rule is self.placed and coords is not None else None
+                _, weight = rule.read(shown, places)
+                weight = (weight if places is None else places.mean(weight))[:, label]
                 marks.setdefault((i, label), []).append(float(torch.quantile(weight[:_MOST_RANKED].double(), 0.9)))
         for (i, label), values in marks.items():
             rules[i].scale[label] = max(float(np.mean(values)), _LEAST)
@@ -258,19 +272,20 @@ class ContextEvidence(nn.Module):
 
     Args:
         dimension: D.
+        context: which votes count.
     """
 
     tasks: Tensor
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, context: Context = "full") -> None:
         super().__init__()
-        self.dimension = dimension
+        self.dimension, self.context = dimension, context
         self.heads = nn.ModuleList()
         self.register_buffer("tasks", torch.zeros(0, dtype=torch.int64))  # (heads,) that each has learned from
 
     def add_head(self, labels: int) -> None:
         """Append a head, which has learned nothing yet."""
-        self.heads.append(HeadContext(self.dimension, labels).to(self.tasks.device))
+        self.heads.append(HeadContext(self.dimension, labels, self.context).to(self.tasks.device))
         self.tasks = torch.cat([self.tasks, self.tasks.new_zeros(1)])
 
     def knows(self, head: int) -> bool:
@@ -289,7 +304,7 @@ class ContextEvidence(nn.Module):
         if self.knows(head):
             self.heads[head].fit(bags, findings)  # type: ignore[operator]
 
-    def forward(self, head: int, features: Tensor, coords: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See :meth:`HeadContext.forward`."""
-        found: tuple[Tensor, Tensor] = self.heads[head](features, coords)
+    def forward(self, head: int, features: Tensor, places: Places | None = None) -> tuple[Tensor, Tensor]:
+        """See :meth:`HeadContext.forward`; the places are for :data:`RADII`."""
+        found: tuple[Tensor, Tensor] = self.heads[head](features, places)
         return found

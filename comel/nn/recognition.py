@@ -21,6 +21,7 @@ from torch import Tensor, nn
 __all__ = ["TaskRecognition", "shrunken_covariance"]
 
 _NEVER = -1e30
+_LARGEST_MEAN = 1e12
 
 
 class TaskRecognition(nn.Module):
@@ -91,7 +92,7 @@ class TaskRecognition(nn.Module):
         return log_task.to(features.dtype)
 
     def distance(self, features: Tensor, mask: Tensor | None, columns: slice) -> Tensor | None:
-        """How far each bag lies from the nearest class, (B,), in standard deviations a feature.
+        """How far each bag lies from the nearest class, (B,), in standard deviations per feature.
 
         The Mahalanobis distance of the mean bag feature to a class's mean under the shared covariance, over the root of D.
 
@@ -116,8 +117,14 @@ class TaskRecognition(nn.Module):
         return distance
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Take the statistics, and refuse those that are no sums of bags (RuntimeError)."""
         self._factor = None
         super()._load_from_state_dict(*arguments)
+        if self.counts.is_meta or not (seen := self.counts > 0).any():
+            return
+        if not bool((self.counts[seen] >= 1).all()) or not bool((self._means(seen).abs() < _LARGEST_MEAN).all()):
+            raise RuntimeError("the statistics of bags are sums of none")
+        torch.linalg.cholesky(self._covariance(seen))
 
     def _means(self, classes: Tensor) -> Tensor:
         return self.sums[classes] / self.counts[classes].unsqueeze(1)

@@ -19,7 +19,7 @@ _ROUNDS = 5
 _LEAST_SHARE = 0.1
 VOTING_SHARE = 0.03
 _RIDGE = 0.001
-"""Inverse strength C of the penalty, for a weight of one a tile."""
+"""Inverse strength C of the penalty, for a weight of one per tile."""
 
 
 def vote_of(logits: np.ndarray) -> float:

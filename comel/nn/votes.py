@@ -48,8 +48,8 @@ def splits_of(present: np.ndarray) -> Splits:
 
 
 def sparse_vote(sets: Sequence[np.ndarray], present: np.ndarray, splits: Splits) -> Linear:
-    """Sparse logistic regressions on sets of numbers (n, F), one a set and penalty, weighed by exp(-n loss / 2) of their losses
-    on bags held out."""
+    """Sparse logistic regressions, one per set of numbers (n, F) and penalty, weighed by exp(-n loss / 2) of their losses on
+    bags held out."""
     from sklearn.linear_model import LogisticRegression
 
     losses, held_out, functions = [], [], []

@@ -16,6 +16,7 @@ from comel.base.devices import resolve_device
 from comel.base.trust import Trust
 from comel.cohort.bags import check_contract
 from comel.cohort.classes import ClassSpace
+from comel.errors import BagError
 from comel.models.base import BagBatch, BagOutput, MILModel
 from comel.models.batch import make_batch
 from comel.runs.directory import RunDirectory
@@ -67,23 +68,44 @@ class View:
 class Look:
     """One forward pass over one bag.
 
+    Args:
+        model: which looks.
+        batch: the bag.
+        name: of the bag, for messages.
+
     Attributes:
         logits: (C,) float64, each head's own logits without its temperature.
     """
 
-    def __init__(self, model: MILModel, batch: BagBatch) -> None:
-        self._model, self._batch, self._output = model, batch, model(batch)
+    def __init__(self, model: MILModel, batch: BagBatch, name: str) -> None:
+        self._model, self._batch, self._name, self._output = model, batch, name, model(batch)
         self.logits: np.ndarray = self._output.head_logits[0].double().cpu().numpy()
 
     @torch.inference_mode()
     def free(self) -> View:
-        """With the task unknown: any class of any task may be predicted."""
-        return View(self._model, self._batch, self._output, None)
+        """With the task unknown: any class of any task may be predicted.
+
+        Raises:
+            BagError: the model's answer is no number.
+        """
+        return self._finite(View(self._model, self._batch, self._output, None))
 
     @torch.inference_mode()
     def given(self, head: int) -> View:
-        """With the task given: one of the classes of head number ``head`` is predicted."""
-        return View(self._model, self._batch, self._output, head)
+        """With the task given: one of the classes of head number ``head`` is predicted.
+
+        Raises:
+            BagError: the model's answer is no number.
+        """
+        return self._finite(View(self._model, self._batch, self._output, head))
+
+    def _finite(self, view: View) -> View:
+        if not np.isfinite(self.logits).all() or not np.isfinite(view.probabilities).all():
+            raise BagError(
+                f"{self._name}: the model's answer is no number (NaN or infinity)",
+                "compare its features with those that the run was trained on (comel bags stats)",
+            )
+        return view
 
 
 class Judge:
@@ -133,4 +155,4 @@ class Judge:
         if not len(bag):
             return None
         self.model.eval()
-        return Look(self.model, make_batch(bag, self.device))
+        return Look(self.model, make_batch(bag, self.device), bag.slide_id)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.files import read_json, sha256_of_file
+from comel.base.settings import load_yaml
 from comel.base.text import first_line
 from comel.base.units import Mode
 from comel.errors import ComelError, RunError
 from comel.reporting.cases import CaseTable, case_table
+from comel.runs.config import RunConfig
 from comel.runs.directory import RunDirectory
 from comel.runs.events import read_events
 from comel.runs.metrics import RunMetrics, read_metrics
@@ -123,8 +125,6 @@ def collect_run(path: Path, name: str) -> Report:
         RunError: there is no such folder, it holds no run, or ``metrics.json``, ``config.yaml``, a ``model.json`` or the
             table of test cases is damaged.
     """
-    import yaml
-
     run = RunDirectory(path)
     if not path.is_dir():
         raise RunError(f"{path}: no such run", "check the path, or train one: comel train")
@@ -132,13 +132,14 @@ def collect_run(path: Path, name: str) -> Report:
         raise RunError(
             f"{path}: holds no run (no config.yaml)", run.runs_inside() or "name the folder that comel train wrote to"
         )
+    run.check_files()
     try:
-        text = run.config.read_text(encoding="utf-8")
-        config = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError.damaged(run.config, first_line(error)) from None
-    if not isinstance(config, dict):
+        config = load_yaml(run.config, RunConfig, relative=False)
+    except ComelError as error:
+        raise RunError.damaged(run.config, error.what) from None
+    if not config:
         raise RunError.damaged(run.config, "not settings")
+    text = run.config.read_text(encoding="utf-8")
     metrics = read_metrics(run.metrics)
     try:
         mode = metrics.mode or Mode(_section(config, "data").get("mode", Mode.CLASS))
@@ -219,7 +220,7 @@ def _data(config: Mapping[str, Any]) -> Data:
         return Data(manifest, bags)
     slides: dict[str, list[tuple[str, str, str, str]]] = {}
     try:
-        for row in read_manifest(manifest, root=root).rows:
+        for row in read_manifest(manifest, root=root, names=[str(stated.get("negative"))]).rows:
             slides.setdefault(row.task, []).append((row.slide_id, row.case, row.patient, row.label))
     except ComelError:
         slides = {}

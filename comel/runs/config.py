@@ -31,6 +31,7 @@ __all__ = [
 CODE_SHA256 = "code_sha256"
 """Key of the sections ``model`` and ``strategy`` whose name is ``FILE.py:Class``: the hash of that file's content."""
 
+_MAX_NAME = 1000
 
 SHORT_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 """How version 0.1.0 wrote a precision; its settings are still read."""
@@ -45,7 +46,7 @@ class TrainerConfig(Section):
 
     epochs: int = Field(100, ge=1, le=1_000_000, description="passes over a task's training bags")
     early_stopping: int | None = Field(
-        None, ge=1, description="end a stage after so many epochs without a lower validation loss, with its best weights"
+        None, ge=1, description="end a stage after this many epochs without a lower validation loss, with its best weights"
     )
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate at the start of a task; cosine to zero at its end")
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")
@@ -74,6 +75,8 @@ class RunConfig(Section):
     @classmethod
     def _named(cls, section: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Options alone are those of the default."""
+        if len(str(section.get("name"))) > _MAX_NAME:
+            raise ValueError(f"name: is longer than {_MAX_NAME} characters")
         return {"name": "comel" if info.field_name == "model" else "owlora", **section}
 
 

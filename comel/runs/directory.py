@@ -40,9 +40,10 @@ __all__ = [
 ]
 
 _CHECKSUMS = "checksums.json"
-_FILES = ("config.yaml", "metrics.json", "events.jsonl", ".lock")
+_FILES = ("config.yaml", "metrics.json", "events.jsonl", "add-task.json", ".lock")
 _FOLDERS = ("versions", "evaluations", "checkpoint")
 _DEEPEST = 6
+_MAX_FILE_BYTES = 64 << 30
 _VERSION = re.compile(r"[0-9]{3,9}")
 _REMEDY = "restore the version from a copy"
 
@@ -153,6 +154,9 @@ class RunDirectory:
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
         for name in sorted(there - checksums.keys() - {_CHECKSUMS}):
             raise RunError(f"{folder / name}: is none of the version's files ({_CHECKSUMS})", f"{_REMEDY}, or take it out")
+        for name in there:
+            if (size := (folder / name).lstat().st_size) > _MAX_FILE_BYTES:
+                raise RunError(f"{folder / name}: {size >> 30} GiB are more than any run's file has", _REMEDY)
         for name, checksum in checksums.items():
             if name not in there or sha256_of_file(folder / name) != checksum:
                 raise RunError(f"{folder / name}: missing or changed since it was written", _REMEDY)

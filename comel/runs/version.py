@@ -16,6 +16,7 @@ from comel.base.units import Mode
 from comel.cohort.classes import ClassSpace, Head
 from comel.cohort.config import DataConfig
 from comel.cohort.manifest import SPLITS
+from comel.cohort.seen import Seen
 from comel.errors import ComelError, RunError
 
 __all__ = ["FORMAT", "ModelDescription", "TaskInfo", "VersionInfo", "parse_contract", "read_version", "stored_contract"]
@@ -26,11 +27,15 @@ FORMAT = 2
 MAX_DIMENSION = 1 << 20
 _MAX_HEADS, _MAX_CLASSES = 1000, 10_000
 _MAX_TILE = 1 << 20
+_MAX_STAGES = 100_000
+_MAX_TEXT = 1000
 
 
 def _text(value: str) -> str:
     if not is_text(value):
         raise ValueError("holds control characters")
+    if len(value) > _MAX_TEXT:
+        raise ValueError(f"is longer than {_MAX_TEXT} characters")
     return value
 
 
@@ -57,7 +62,7 @@ class TaskInfo(_Stored):
     training_cases: int = Field(0, ge=0)
     slides: dict[str, list[Text]] = {}
     patients: dict[str, list[Text]] = {}
-    """Keys that tell patients apart and do not name them, see :func:`comel.cohort.patients.patient_key`; none in format 1."""
+    """Keys that tell patients apart and do not name them, see :func:`comel.cohort.seen.patient_key`; none in format 1."""
 
     @field_validator("slides", "patients")
     @classmethod
@@ -117,7 +122,7 @@ class VersionInfo(_Stored):
     model: dict[str, Any]
     strategy: dict[str, Any]
     tasks: list[TaskInfo] = Field(min_length=1)
-    stages: int = Field(ge=1)
+    stages: int = Field(ge=1, le=_MAX_STAGES)
     contract: dict[str, Any]
     report: dict[str, Any] = {}
 
@@ -166,6 +171,14 @@ class VersionInfo(_Stored):
     def classes(self) -> ClassSpace:
         """What the version tells apart."""
         return ClassSpace.of(Head.from_dict(head) for head in self.model["heads"])
+
+    @property
+    def seen(self) -> Seen:
+        """The slides and patients of all tasks that were learned, by split."""
+        seen = Seen()
+        for task in self.tasks:
+            seen.add(task.name, task.slides, task.patients)
+        return seen
 
     @property
     def feature_contract(self) -> FeatureContract:

@@ -13,6 +13,8 @@ from comel.cohort.classes import Head
 from comel.errors import ComelError, RunError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from comel.base.trust import Trust
     from comel.models.base import MILModel
     from comel.strategies.base import Strategy
@@ -21,6 +23,12 @@ __all__ = ["build_model", "load_model", "load_state", "save_state"]
 
 _WEIGHTS = "model.safetensors"
 _REMEDY = "restore the run from a copy"
+_KINDS: dict[bool | str, tuple[str, ...]] = {
+    True: ("F64", "F32", "F16", "BF16"),
+    "torch.int64": ("I64", "I32"),
+    "torch.bool": ("BOOL",),
+}
+"""How safetensors calls the types that a tensor may have in a file, by whether it holds fractions here, or by its type."""
 
 
 def save_state(folder: Path, model: MILModel, strategy: Strategy) -> None:
@@ -86,14 +94,14 @@ def load_model(
 
     try:
         with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in build_model(model, trust).state_dict().items()}
+            expected = build_model(model, trust).state_dict()
     except ComelError as error:
         raise type(error)(f"{folder}: {error.what}", error.remedy) from None
     except Exception as error:  # a class of the user's own may compute where there is no memory to compute in
         if not is_user_code(model["name"]):
             raise RunError(f"{folder}: no model of these settings ({first_line(error)})", _REMEDY) from None
     else:
-        _check_header(folder / _WEIGHTS, shapes)
+        _check_header(folder / _WEIGHTS, expected)
     made = build_model(model, trust)
     load_state(folder, made, strategy)
     return made
@@ -108,7 +116,7 @@ def load_state(folder: Path, model: MILModel, strategy: Strategy | None = None) 
     from comel.strategies.persistence import read_tensors
 
     path = folder / _WEIGHTS
-    _check_header(path, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    _check_header(path, model.state_dict())
     state = read_tensors(path)
     try:
         model.load_state_dict(state)
@@ -128,23 +136,26 @@ def load_state(folder: Path, model: MILModel, strategy: Strategy | None = None) 
         ) from error
 
 
-def _check_header(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the names and shapes of a file's tensors with those that are expected; none is read."""
+def _check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
+    """Compare the names, shapes and kinds of a file's tensors with those that are expected; none is read."""
     from safetensors import SafetensorError, safe_open
 
     if not is_plain(path):
         raise RunError(f"{path}: there is no such file", _REMEDY)
     try:
         with safe_open(path, framework="pt") as file:
-            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: (list(one.get_shape()), str(one.get_dtype())) for name, one in slices.items()}
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
-    expected = {name: tuple(shape) for name, shape in shapes.items()}
     missing, foreign = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
-    other = [name for name in sorted(expected) if name in stored and stored[name] != expected[name]]
     if missing or foreign:
         wrong = f"lacks '{missing[0]}'" if missing else f"has '{foreign[0]}', which the model has not"
         raise RunError(f"{path}: does not fit the model: {wrong}", _REMEDY)
-    if other:
-        found, wanted = list(stored[other[0]]), list(expected[other[0]])
-        raise RunError(f"{path}: does not fit the model: '{other[0]}' is {found} and should be {wanted}", _REMEDY)
+    for name, tensor in sorted(expected.items()):
+        shape, kind = stored[name]
+        if shape != list(tensor.shape):
+            wrong = f"'{name}' is {shape} and should be {list(tensor.shape)}"
+            raise RunError(f"{path}: does not fit the model: {wrong}", _REMEDY)
+        if kind not in _KINDS.get(tensor.dtype.is_floating_point or str(tensor.dtype), ()):
+            raise RunError(f"{path}: does not fit the model: '{name}' holds numbers of the type {kind}", _REMEDY)

@@ -18,6 +18,7 @@ from comel.runs.version import VersionInfo
 
 __all__ = ["CaseResult", "read_results", "write_results"]
 
+_MAX_BYTES = 1 << 30
 _ANY, _GIVEN = "p:", "given:"
 
 
@@ -102,6 +103,8 @@ def read_results(path: Path, info: VersionInfo) -> list[CaseResult]:
     """
     try:
         classes, heads = info.classes, {task.name: task.head for task in info.tasks}
+        if (size := path.stat().st_size) > _MAX_BYTES:
+            raise ValueError(f"holds {size >> 20} MiB")
         with open(path, encoding="utf-8", newline="") as stream:
             results = [_result(row, classes, heads[row["task"]]) for row in csv.DictReader(stream)]
     except KeyError as error:

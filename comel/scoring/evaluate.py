@@ -165,8 +165,8 @@ def evaluate(
         manifest: cases of tasks that the version has learned.
         bags: their feature files.
         version: default the current one.
-        split: train, val or test as the training dealt the slides out, or as the manifest says of slides that it did not see
-            (test where it says nothing); None for every case.
+        split: train, val or test as the training dealt the slides and their patients out, or as the manifest says of those that
+            it did not see (test where it says nothing); None for every case.
         tasks: score these tasks only; default all of the manifest.
         table: CSV of the predictions of single cases to write.
         device: auto, cpu, cuda.
@@ -177,17 +177,20 @@ def evaluate(
         quiet: no progress.
 
     Returns:
-        ``{"run", "version", "split", "tasks", "mean", "intervals"}``; see
-        :meth:`comel.scoring.continual.ScoreTable.nested_scores`.
+        ``{"run", "version", "split", "notes", "tasks", "mean", "intervals"}``; see
+        :meth:`comel.scoring.continual.ScoreTable.nested_scores`. The notes say which slides were left out or moved to another
+        split.
 
     Raises:
-        ComelError: run, manifest or bags cannot be used, or a task is not known to the version.
+        ComelError: run, manifest or bags cannot be used, a task is not known to the version, or there is no case to score.
     """
     from comel.base.progress import progress_bar, say
     from comel.base.trust import Trust
     from comel.cohort.checks import with_features
     from comel.cohort.manifest import read_manifest
-    from comel.cohort.tasks import load_tasks
+    from comel.cohort.seen import splits_to_evaluate
+    from comel.cohort.tasks import load_tasks, named_in
+    from comel.errors import ManifestError
     from comel.runs.config import load_config
     from comel.runs.directory import RunDirectory
 
@@ -198,23 +201,27 @@ def evaluate(
     learned = {task.name: task for task in info.tasks}
     trusted = Trust(trust)
     judge = Judge.open(directory, info, device, trusted)
-    for note in trusted.notes:
-        say(f"evaluate: {note}", quiet=quiet)
-    cohort = read_manifest(manifest, root=root)
+    cohort = read_manifest(manifest, root=root, names=named_in(stored.data))
     named = _tasks_to_score(tasks or cohort.tasks, learned, f"{run}: version {info.version}")
     labels = {name: list(judge.classes.heads[learned[name].head].labels) for name in named}
     data = stored.data.model_copy(
         update={"manifest": cohort.path, "bags": bags, "root": root, "tasks": named, "fold": None, "labels": labels}
         | ({} if assume_encoder is None else {"assume_encoder": assume_encoder})
     )
-    dealt = {(task.name, slide): split for task in info.tasks for split, slides in task.slides.items() for slide in slides}
-    loaded = load_tasks(cohort, data, dealt=dealt)
+    splits, moved = splits_to_evaluate(cohort, info.seen, named)
+    loaded = load_tasks(cohort, data, splits=splits)
     wanted = ("train", "val", "test") if split is None else (split,)
     loaded, left_out = with_features(loaded, bags, splits=wanted, skip_missing=skip_missing)
-    for note in left_out:
+    notes = [*trusted.notes, *(moved if split is not None else ()), *left_out]
+    for note in notes:
         say(f"evaluate: {note}", quiet=quiet)
     store = BagStore(bags, info.feature_contract, assume_encoder=data.assume_encoder, cache_bytes=0)
     chosen = {task.name: task.cases(split) for task in loaded}
+    if not any(chosen.values()):
+        raise ManifestError(
+            f"{cohort.path.name}: there is no {split or 'labelled'} case{f' ({moved[0]})' if moved else ''}",
+            "name cases that the run has not seen, or score others: --split",
+        )
     results: dict[str, list[CaseResult]] = {}
     with progress_bar(sum(map(len, chosen.values())), "evaluate", quiet=quiet) as advance:
         for task in loaded:
@@ -227,6 +234,7 @@ def evaluate(
         "run": info.run,
         "version": info.version,
         "split": split or "all",
+        "notes": notes,
         **score_cases(results, thresholds, info.mode).nested_scores({name: len(cases) for name, cases in results.items()}),
     }
 

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: a weight moves the less, the more old tasks' losses depend on it.
+"""Elastic weight consolidation: the more the old tasks depend on a weight, the less it may move.
 
 After each task the trunk's weights theta* and the diagonal F of its Fisher information are kept, and the next task adds
 

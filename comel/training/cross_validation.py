@@ -22,10 +22,11 @@ import numpy as np
 
 from comel.bags.contract import FeatureContract
 from comel.base.files import write_json, write_text
+from comel.base.progress import say
 from comel.base.settings import parse_section
 from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, ManifestRow
-from comel.cohort.splits import assign_folds
+from comel.cohort.splits import assign_folds, splits_put_aside
 from comel.cohort.tasks import load_tasks, read_cohort
 from comel.errors import ConfigError, RunError
 from comel.runs.config import RunConfig
@@ -46,7 +47,7 @@ _MOST_ORDERS = 10_000
 def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int, quiet: bool = False) -> dict[str, Any]:
     """Train one run a cross-validation fold, each tested on the fold that the others were trained on.
 
-    The folds are the manifest's own, where every row carries one, or are dealt out patient-disjoint and stratified by (task,
+    The folds are the manifest's own, where it has any, or are dealt out patient-disjoint and stratified by (task,
     label) with ``trainer.seed`` (:func:`comel.cohort.splits.assign_folds`). The same call again keeps
     finished folds and goes on.
 
@@ -70,6 +71,8 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
     out = Path(out)
     cohort = read_cohort(config.data).of_tasks(config.data.tasks)
     dealt = _with_folds(cohort, config, out / "manifest.csv", folds)
+    for note in splits_put_aside(cohort.rows):
+        say(f"training: {note}", quiet=quiet)
     _keep(dealt)
     root = config.data.root or cohort.path.parent
     numbers = sorted({row.fold for row in dealt.rows if row.fold is not None})
@@ -209,7 +212,13 @@ def _with_folds(cohort: Manifest, config: RunConfig, path: Path, folds: int) -> 
     if config.data.fold is not None:
         raise ConfigError("data.fold is set, but every fold is to be trained", "leave data.fold out")
     fold_of = {row.slide_id: row.fold for row in cohort.rows if row.fold is not None}
-    if len(fold_of) == len(cohort.rows):
+    if fold_of:
+        without = [row.slide_id for row in cohort.rows if row.fold is None]
+        if without:
+            raise ConfigError(
+                f"{cohort.path.name}: {len(without)} slides carry no fold (such as {without[0]})",
+                "fill the column fold, or take it out",
+            )
         if (own := len(set(fold_of.values()))) != folds:
             raise ConfigError(
                 f"{cohort.path.name}: its column fold has {own} folds, not {folds}",

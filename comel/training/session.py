@@ -20,6 +20,7 @@ from comel.base.version import comel_version
 from comel.cohort.bags import BagStore
 from comel.cohort.checks import check_bags, doubtful_labels, with_features, with_instances
 from comel.cohort.classes import ClassSpace, Head
+from comel.cohort.seen import patient_key
 from comel.cohort.tasks import TaskData
 from comel.errors import ConfigError
 from comel.models.base import MILModel, settings_of
@@ -246,7 +247,14 @@ class Session:
 def _infos(stage: Stage) -> list[TaskInfo]:
     """What a version says of a stage's tasks, before anything is chosen on their validation cases."""
     return [
-        TaskInfo(name=task.name, head=head, stage=stage.index, training_cases=len(task.train), slides=task.slides())
+        TaskInfo(
+            name=task.name,
+            head=head,
+            stage=stage.index,
+            training_cases=len(task.train),
+            slides=task.slides(),
+            patients={split: sorted(map(patient_key, names)) for split, names in task.patients().items()},
+        )
         for task, head in zip(stage.tasks, stage.heads, strict=True)
     ]
 

@@ -10,10 +10,13 @@ from comel.bags.contract import FeatureContract
 from comel.base.files import read_json, write_json, write_text
 from comel.base.registry import split_user_code
 from comel.base.settings import gather, parse_section
+from comel.base.text import first_line
 from comel.base.trust import Trust
 from comel.base.units import Mode
 from comel.cohort.manifest import Manifest, read_manifest
-from comel.cohort.tasks import load_tasks, read_cohort
+from comel.cohort.seen import following
+from comel.cohort.splits import splits_put_aside
+from comel.cohort.tasks import load_tasks, named_in, read_cohort
 from comel.errors import ConfigError, RunError
 from comel.runs import checkpoint
 from comel.runs.config import CODE_SHA256, RunConfig, load_config
@@ -102,6 +105,7 @@ def continue_or_begin(
         _check_plan(run, plan, manifest)
         trust = trust or Trust.of_settings(config.model, config.strategy)
         notes = [*trust.notes, *_changed_code(run, config)]
+        notes += splits_put_aside(manifest.of_tasks(config.data.tasks).rows) if config.data.fold is not None else []
         tasks = load_tasks(manifest, config.data)
         session = Session.prepare(run, config, tasks, plan, expected=contract, trust=trust, notes=notes, quiet=quiet)
         stored = load_config(run.config) if run.config.exists() else None
@@ -141,14 +145,15 @@ def add_task(
         The run directory.
 
     Raises:
-        ComelError: the run is not finished, knows the task already, has no room left, or the bags do not fit.
+        ComelError: the run is not finished, knows the task already, has no room left, or the bags do not fit; or the manifest
+            puts a slide or a patient that the run has seen into another split.
     """
     directory = RunDirectory(Path(run))
     directory.version_folder()
     with directory.locked():
         if not directory.is_finished and not (directory.path / _PENDING).exists():
             raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
-        cohort, trusted = read_manifest(manifest, root=root), Trust(trust)
+        cohort, trusted = read_manifest(manifest, root=root, names=named_in(load_config(directory.config).data)), Trust(trust)
         chosen = settings_for_new_tasks(
             directory, cohort, bags, tasks, root, config=config, overrides=list(overrides), settings=settings, trust=trusted
         )
@@ -157,11 +162,13 @@ def add_task(
         directory.verify(info.version)
         if not strategy_of(chosen, trusted).continual:
             raise ConfigError(f"strategy '{chosen.strategy['name']}' needs all tasks at once", "train a new run over all tasks")
+        cohort, followed = following(cohort, info.seen, tasks)
         loaded = load_tasks(cohort, chosen.data)
         again = [task.name for task in loaded if task.name in {known.name for known in info.tasks}]
         if again:
             raise ConfigError(f"{run}: has learned the task '{again[0]}' already", "name another task, or train a new run")
-        session = Session.prepare(directory, chosen, loaded, plan, base=info, trust=trusted, notes=trusted.notes, quiet=quiet)
+        notes = [*trusted.notes, *followed]
+        session = Session.prepare(directory, chosen, loaded, plan, base=info, trust=trusted, notes=notes, quiet=quiet)
         write_json(directory.path / _PENDING, {"plan": plan, "base_version": info.version})
         session.learn()
         (directory.path / _PENDING).unlink()
@@ -203,8 +210,12 @@ def settings_for_new_tasks(
 def _base_version(run: RunDirectory, plan: str) -> int | None:
     """The version that an interrupted ``add-task`` of the same plan started from, or None for the current one."""
     path = run.path / _PENDING
-    pending = read_json(path) if path.exists() else {}
-    return pending.get("base_version") if pending.get("plan") == plan else None
+    try:
+        pending = read_json(path) if path.exists() else {}
+        base = pending.get("base_version") if pending.get("plan") == plan else None
+    except (AttributeError, OSError, ValueError) as error:
+        raise RunError(f"{path}: damaged ({first_line(error)})", "remove it: the add-task begins anew") from None
+    return base if isinstance(base, int) else None
 
 
 def contract_of(run: RunDirectory) -> FeatureContract | None:

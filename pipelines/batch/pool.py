@@ -61,7 +61,7 @@ class LocalPool:
     """Threads of this process, each looking after a killable child process of its own that keeps its encoder loaded.
 
     Args:
-        workers: how many slides are worked on at once; default one a CUDA device that the encoder may
+        workers: how many slides are worked on at once; default one per CUDA device that the encoder may
             be put on, else one for every eight cores.
     """
 
@@ -178,8 +178,8 @@ def worker_environments(
 ) -> list[dict[str, str]]:
     """The variables that each worker has beside those of this process.
 
-    The cores are shared out, so that two workers do not start two threads a core, nor one as many threads as the machine has
-    cores if it may use fewer. Of several CUDA devices each worker sees one, in turn; the first sees all, since it uses the
+    The cores are shared out, so that two workers do not start two threads per core, nor one as many threads as the machine has
+    cores where it may use fewer. Of several CUDA devices each worker sees one, in turn; the first sees all, since it uses the
     first device anyway.
 
     Args:

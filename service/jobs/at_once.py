@@ -1,4 +1,4 @@
-"""Predictions that a client waits for: made by a process beside those of the jobs, so that no job is before them."""
+"""Synchronous predictions, in a process of their own, so that they never queue behind jobs."""
 
 from __future__ import annotations
 

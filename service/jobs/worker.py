@@ -207,7 +207,7 @@ class Worker(threading.Thread):
 
 
 class _Beat:
-    """While the block runs: says once a second that the worker is there and how far; ends the work of a job that was taken."""
+    """Heartbeat: renews the lease and reports progress every second; kills the work if the lease is lost."""
 
     def __init__(self, queue: JobQueue, job: str, owner: str, executor: Executor, log: Any) -> None:
         self._queue, self._job, self._owner, self._executor, self._log = queue, job, owner, executor, log

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,19 @@ MEASURES = {
     "dice": ("instance", "dice", "final_average"),
     "dice_forgetting": ("instance", "dice", "forgetting"),
 }
+_TASK_MEASURES = {("bag", "accuracy"): "accuracy", ("bag", "auc"): "auc", ("instance", "auc"): "instance_auc"}
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row gave with one seed: measures by name, or why there is none."""
+    """What a row gave with one seed: measures by name, or why there is none; scores of each task by name, the task given."""
 
     row: str
     group: str
     seed: int
     measures: dict[str, float | None]
     refused: str | None = None
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def run_benchmark(
@@ -60,13 +62,13 @@ def run_benchmark(
         make: from a seed to the ``data`` settings of its stream, made if they are not there yet.
         seeds: of the streams; a row's weights are drawn from the same seed.
         out: folder of the runs: ``seed-N/runs/ROW``.
-        folds: cross-validate every row over so many folds; measures are then means over folds, and ``pooled_auc`` is the bag
+        folds: cross-validate every row over this many folds; measures are then means over folds, and ``pooled_auc`` is the bag
             AUC of the test cases of all folds together, task by task, with its interval by bootstrap over patients.
         jobs: trainings at once, each in a process of its own.
         quiet: no progress.
 
     Returns:
-        a result a row and seed, in their order. A row that its strategy or model refuses carries the reason.
+        one result per row and seed, in their order. A row that its strategy or model refuses carries the reason.
 
     Raises:
         ComelError: a folder of the runs holds something else, or a training was killed. What is finished is kept.
@@ -92,7 +94,8 @@ def run_benchmark(
                 row, seed, run, _ = work[i]
                 refused = _outcome(future, f"row '{row.name}', seed {seed}")
                 measures = dict.fromkeys(MEASURES) if refused else _measures(run, folds)
-                results[i] = RowResult(row.name, row.group, seed, measures, refused)
+                tasks = {} if refused or folds is not None else _of_tasks(run)
+                results[i] = RowResult(row.name, row.group, seed, measures, refused, tasks)
                 advance(1, text=f"seed {seed} {row.name}")
         except BaseException as error:
             threads.shutdown(wait=False, cancel_futures=True)
@@ -162,6 +165,19 @@ def _measures(run: Path, folds: int | None) -> dict[str, float | None]:
     means["pooled_auc"] = pooled["mean"][mode]["bag"].get("auc")
     means["pooled_auc_low"], means["pooled_auc_high"] = pooled["intervals"]["bag"][mode]["auc"]["mean"] or (None, None)
     return means
+
+
+def _of_tasks(run: Path) -> dict[str, dict[str, float]]:
+    """After the last stage, with the task given: each task's bag accuracy and AUC, and the AUC of its instances."""
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import ScoreTable
+
+    found: dict[str, dict[str, float]] = {}
+    for row in ScoreTable.of_run(read_metrics(run / "metrics.json")).last_rows:
+        name = _TASK_MEASURES.get((row.kind, row.name))
+        if row.mode == Mode.TASK and row.task is not None and name and row.value is not None:
+            found.setdefault(row.task, {})[name] = row.value
+    return found
 
 
 def _of_run(run: Path) -> dict[str, float | None]:

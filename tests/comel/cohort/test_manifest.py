@@ -181,3 +181,13 @@ def test_what_is_read_is_what_was_written(
         (one, three, four) for one, _, three, four in cells
     ]
     assert all(row.path.is_relative_to(path.parent) for row in manifest.rows)
+
+
+def test_a_name_that_the_user_has_named_is_no_missing_word(tmp_path: Path) -> None:
+    """Only so written, and only as a label or a task."""
+    path = tmp_path / "m.csv"
+    path.write_text("slide_id,path,label,task,patient_id\na,a.svs,null,NA,null\nb,b.svs,mut,NA,null\n")
+    rows = read_manifest(path, names={"null", "NA"}).rows
+    assert [(row.label, row.task, row.patient_id) for row in rows] == [("null", "NA", None), ("mut", "NA", None)]
+    with pytest.raises(ManifestError, match="row 2 column label: is empty"):
+        read_manifest(path, names={"NULL", "NA"})

@@ -126,29 +126,16 @@ def test_a_task_without_training_slides_is_refused(changed: Changed) -> None:
 
     with pytest.raises(ComelError, match="of task 'liver' has no patient left for train"):
         tasks_of(changed(no_training))
-    assert len(tasks_of(changed(no_training), dealt={})[2].test) == 16
+    config = changed(no_training)
+    tested = dict.fromkeys((row.slide_id for row in read_cohort(config).rows), "test")
+    assert len(tasks_of(config, splits=tested)[2].test) == 16
 
 
-def test_what_a_run_dealt_out_stands_when_it_is_evaluated(changed: Changed) -> None:
+def test_the_splits_of_an_evaluation_stand(changed: Changed) -> None:
     config = changed(lambda rows: [{k: v for k, v in row.items() if k != "split"} for row in rows[:8]])
     trained = tasks_of(config)[0]
-    dealt = {("colon", slide): split for split, slides in trained.slides().items() for slide in slides}
-    assert tasks_of(config, dealt=dealt) == [trained]
-    unseen = tasks_of(config, dealt={})[0]
-    assert len(unseen.test) == 8
-
-
-def test_a_new_slide_of_a_patient_that_a_run_has_seen_is_no_test_case(changed: Changed) -> None:
-    """Whatever the case that it belongs to, and whatever its row says."""
-
-    def patients(rows: Rows) -> None:
-        for i, row in enumerate(rows):
-            row |= {"patient_id": f"p{i // 4}", "split": "", "case_id": f"case-{i}"}
-
-    task = tasks_of(changed(patients), dealt={("colon", "colon-00"): "train", ("colon", "colon-04"): "val"})[0]
-    assert task.slides()["train"] == [f"colon-{i:02d}" for i in range(4)]
-    assert task.slides()["val"] == [f"colon-{i:02d}" for i in range(4, 8)]
-    assert task.slides()["test"] == [f"colon-{i:02d}" for i in range(8, 16)]
+    splits = {slide: split for split, slides in trained.slides().items() for slide in slides}
+    assert tasks_of(config, splits=splits) == [trained]
 
 
 @pytest.mark.parametrize(

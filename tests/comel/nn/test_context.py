@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comel.app.benchmark.context import Pattern, draw_scene
-from comel.nn.context import ContextEvidence, PlacedBag, describe, length
-from comel.nn.neighbours import pieces, sums_around
+from comel.nn.context import RADII, ContextEvidence, PlacedBag, describe, length
+from comel.nn.places import Places
 
 DIMENSION = 16
 
@@ -64,11 +64,18 @@ def a_bag(count: int, seed: int, concepts: int = 3) -> tuple[torch.Tensor, torch
     )
 
 
+def at(cells: torch.Tensor) -> Places:
+    """Places of tiles whose cells are known; so few may lie too far apart for their distance to be found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("comel.nn.places.cells_of", lambda coords: coords)
+        return Places(cells, RADII)
+
+
 @given(st.integers(1, 90), st.integers(0, 10_000))
 @settings(max_examples=25, deadline=None)
 def test_the_numbers_by_hand(count: int, seed: int) -> None:
     shown, cells = a_bag(count, seed)
-    numbers = describe(shown, cells)
+    numbers = describe(shown, at(cells))
     assert len(numbers) == length(3, placed=True)
     np.testing.assert_allclose(numbers.numpy(), by_hand(shown.numpy(), cells.numpy()), rtol=1e-7, atol=1e-9)
     anywhere = describe(shown)
@@ -81,16 +88,9 @@ def test_the_numbers_by_hand(count: int, seed: int) -> None:
 def test_neither_the_order_nor_the_corner_of_the_slide_matters(count: int, seed: int, step: int) -> None:
     shown, cells = a_bag(count, seed)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(describe(shown[order], cells[order] + step), describe(shown, cells), rtol=1e-9, atol=1e-9)
-
-
-def test_tiles_in_one_cell_see_each_other() -> None:
-    values, cells = torch.tensor([[1.0], [10.0], [100.0]]), torch.tensor([[0, 0], [0, 0], [1, 1]])
-    total, number = sums_around(values, cells, 1)
-    assert total.tolist() == [[110.0], [101.0], [11.0]]
-    assert number.tolist() == [2, 2, 2]
-    assert pieces(torch.tensor([True, True, True]), cells).tolist() == [2]
-    assert pieces(torch.tensor([False, False, False]), cells).tolist() == []
+    torch.testing.assert_close(
+        describe(shown[order], at(cells[order] + step)), describe(shown, at(cells)), rtol=1e-9, atol=1e-9
+    )
 
 
 def scenes(pattern: Pattern, split: int, number: int) -> list[tuple[PlacedBag, int, np.ndarray]]:
@@ -119,7 +119,8 @@ def test_it_answers_what_no_tile_alone_answers(pattern: Pattern) -> None:
     right, scores, truth = 0, [], []
     for (features, coords), label, deciding in scenes(pattern, 1, 30):
         with torch.inference_mode():
-            odds, tiles = evidence(0, features, coords)
+            assert coords is not None
+            odds, tiles = evidence(0, features, Places(coords, RADII))
         assert odds[0] == 0
         assert not tiles[:, 0].any()
         right += bool(odds[1] > 0) == bool(label)

@@ -10,7 +10,7 @@ from tests.comel.strategies.tiny import bags_of, begin, finish, learn, new_model
 
 
 def test_the_fisher_information_is_of_the_network() -> None:
-    with_context, without = new_model(context=True), new_model()
+    with_context, without = new_model(context="full"), new_model()
     for model in (with_context, without):
         learn(model, LwF(), 0)
     one, other = (fisher_diagonal(model, bags_of(0)) for model in (with_context, without))
@@ -22,7 +22,7 @@ def test_the_fisher_information_is_of_the_network() -> None:
 
 def test_the_teacher_says_what_the_network_says() -> None:
     said = []
-    for context in (True, False):
+    for context in ("full", "none"):
         model, strategy = new_model(context=context), LwF()
         learn(model, strategy, 0)
         begin(model, strategy, 1)
@@ -35,7 +35,7 @@ def test_the_teacher_says_what_the_network_says() -> None:
 
 
 def test_within_network_no_context_speaks() -> None:
-    model, strategy = new_model(context=True), LwF()
+    model, strategy = new_model(context="full"), LwF()
     learn(model, strategy, 0)
     (bag, _), *_ = bags_of(0)
     with torch.no_grad():

@@ -43,7 +43,7 @@ def new_model(heads: int = 0, **options: Any) -> CoMEL:
     """Without context, which no strategy trains."""
     torch.manual_seed(0)
     settings = {
-        "context": False,
+        "context": "none",
         "dim": 16,
         "blocks": 1,
         "num_heads": 2,

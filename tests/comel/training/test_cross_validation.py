@@ -100,6 +100,33 @@ def test_finished_folds_are_kept_and_a_missing_one_is_trained_again(stream: Stre
         train_folds(stream.settings(FINETUNE, epochs=2), out, folds=2, quiet=True)
 
 
+def test_test_slides_of_the_manifest_that_folds_train_on_are_named(
+    stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over all folds, and in the training of a single one; a fold's own manifest has no split, so no fold says it again."""
+    rows = [
+        {**row, "split": "test" if row["patient_id"].endswith("p1") else "train", "fold": row["patient_id"][-1]}
+        for row in stream.rows
+    ]
+    manifest = write_manifest(tmp_path / "m.csv", rows)
+    settings = Stream(manifest, stream.bags, rows).settings(FINETUNE, epochs=1, tasks=["colon"])
+    said = (
+        "training: folds put the column split aside: its 2 test slides (colon-01, colon-03) are trained on in all folds but one"
+    )
+    numbers = len({row["fold"] for row in rows})
+    train_folds(settings, tmp_path / "out", folds=numbers)
+    assert capsys.readouterr().err.count(said) == 1
+    comel.train({**settings, "data": {**settings["data"], "fold": 2}}, tmp_path / "single")
+    assert capsys.readouterr().err.count(said) == 1
+
+
+def test_a_column_of_folds_with_gaps_is_refused(stream: Stream, tmp_path: Path) -> None:
+    rows = [{**row, "fold": "0" if row["slide_id"] != "kidney-05" else ""} for row in stream.rows]
+    settings = Stream(write_manifest(tmp_path / "m.csv", rows), stream.bags, rows).settings(FINETUNE)
+    with pytest.raises(ConfigError, match=r"m\.csv: 1 slides carry no fold \(such as kidney-05\); fill the column fold"):
+        train_folds(settings, tmp_path / "out", folds=2, quiet=True)
+
+
 def test_the_manifests_own_folds_are_taken(stream: Stream, tmp_path: Path) -> None:
     rows = [{**row, "fold": str(4 + int(row["patient_id"][-1]) // 2 % 2)} for row in stream.rows]
     own = Stream(write_manifest(tmp_path / "own.csv", rows), stream.bags, rows)

@@ -1,0 +1,135 @@
+"""Which slides and patients a run has seen, and in which split: what it was trained on is no test case, and what it was tested
+on is no training slide, whatever task asks for it later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from comel.base.names import composed
+from comel.base.text import listed
+from comel.cohort.manifest import SPLITS, Manifest, ManifestRow
+from comel.errors import ManifestError
+
+__all__ = ["Place", "Seen", "following", "patient_key", "splits_to_evaluate"]
+
+_KEY_LENGTH = 24
+
+
+class Place(NamedTuple):
+    """The split that something was in, and for which task."""
+
+    split: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a run has seen.
+
+    Attributes:
+        slides: by slide; in the first of train, val and test if it was in several.
+        patients: the same by :func:`patient_key`.
+        dealt: the split of each (task, slide).
+    """
+
+    slides: dict[str, Place] = field(default_factory=dict)
+    patients: dict[str, Place] = field(default_factory=dict)
+    dealt: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, task: str, slides: Mapping[str, Iterable[str]], patients: Mapping[str, Iterable[str]]) -> None:
+        """Take in the slides and the patients' keys of a task, by split."""
+        for split, names in slides.items():
+            for name in names:
+                self.dealt[task, name] = split
+                _put(self.slides, name, Place(split, task))
+        for split, keys in patients.items():
+            for key in keys:
+                _put(self.patients, key, Place(split, task))
+
+    def of_patients(self, rows: Iterable[ManifestRow]) -> dict[str, Place]:
+        """Where the patients of these rows were seen, by the rows' own names of them; those of whom a slide was seen too."""
+        found: dict[str, Place] = {}
+        for row in rows:
+            for place in (self.slides.get(row.slide_id), self.patients.get(patient_key(row.patient))):
+                if place is not None:
+                    _put(found, row.patient, place)
+        return found
+
+
+def patient_key(patient: str) -> str:
+    """A key that tells patients apart and does not name them: the beginning of a SHA-256 (hex).
+
+    Whoever has a list of names can still look for one of them.
+    """
+    return hashlib.sha256(b"patient\0" + composed(patient).encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def following(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None) -> tuple[Manifest, list[str]]:
+    """The manifest with a split in each row that has none and whose patient, or slide, a run has seen: the run's.
+
+    Args:
+        manifest: of tasks that are to be learned.
+        seen: what the run has seen.
+        tasks: which of them; default all. Other rows tell who a slide's patient is.
+
+    Returns:
+        The manifest, and a note on the rows that follow the run.
+
+    Raises:
+        ManifestError: a row asks for another split than the run's; or there is no slide of such a task.
+    """
+    places = seen.of_patients(manifest.rows)
+    known = [row for row in manifest.of_tasks(tasks).rows if row.patient in places]
+    torn = [row for row in known if row.split not in (None, places[row.patient].split)]
+    if torn:
+        split, task = places[torn[0].patient]
+        whose = f" of patient {torn[0].patient}" if torn[0].patient != torn[0].slide_id else ""
+        more = f" ({len(torn) - 1} more rows like it)" if len(torn) > 1 else ""
+        raise ManifestError(
+            f"{manifest.path.name} row {torn[0].row} column split: slide {torn[0].slide_id}{whose} is {torn[0].split} here and "
+            f"was {split} in the run's task '{task}'{more}",
+            "leave these cells empty, so that the rows follow the run; call other slides and patients by other names",
+        )
+    split_of = {row.slide_id: places[row.patient].split for row in known if row.split is None}
+    if not split_of:
+        return manifest, []
+    rows = [replace(row, split=split_of.get(row.slide_id, row.split)) for row in manifest.rows]
+    counts = ", ".join(f"{count} in {split}" for split in SPLITS if (count := list(split_of.values()).count(split)))
+    return replace(manifest, rows=rows), [f"slides of patients that the run has seen stay in its splits: {counts}"]
+
+
+def splits_to_evaluate(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None) -> tuple[dict[str, str], list[str]]:
+    """The split of each slide when a run is evaluated: the run's where it has seen the slide or its patient, else what the
+    manifest says, else test.
+
+    Args:
+        manifest: cases to evaluate the run on.
+        seen: what the run has seen.
+        tasks: which are evaluated; default all.
+
+    Returns:
+        The split by slide, and a note for each group of slides that are not in the split that the manifest says.
+    """
+    places = seen.of_patients(manifest.rows)
+    split_of, moved = dict[str, str](), dict[tuple[str, str], list[str]]()
+    for row in manifest.rows:
+        expected = row.split or seen.dealt.get((row.task, row.slide_id)) or "test"
+        split = places[row.patient].split if row.patient in places else expected
+        split_of[row.slide_id] = split
+        if split != expected and (tasks is None or row.task in tasks):
+            moved.setdefault((split, expected), []).append(row.slide_id)
+    notes = [
+        f"{len(slides)} slides count as {split} and not as {expected}, because the run has seen them or their patients there: "
+        f"{listed(slides)}"
+        for (split, expected), slides in sorted(moved.items())
+    ]
+    return split_of, notes
+
+
+def _put(places: dict[str, Place], name: str, place: Place) -> None:
+    known = places.get(name)
+    if known is None or SPLITS.index(place.split) < SPLITS.index(known.split):
+        places[name] = place
