@@ -100,7 +100,7 @@ class Metrics:
         self._request_seconds.labels(method, route).observe(seconds)
 
     def prediction(self, kind: str, outcome: str, seconds: float, instances: int | None = None) -> None:
-        """Count one prediction; ``instances`` where it was made."""
+        """Count one prediction; ``instances`` if it was made."""
         self._predictions.labels(kind, outcome).inc()
         if instances is not None:
             self._prediction_seconds.labels(kind).observe(seconds)

@@ -77,7 +77,7 @@ class CohortReport:
         seconds: time this run took.
         failures: the slides that failed.
         elsewhere: slides that another run on the same folder extracted meanwhile.
-        left: slides that another run works on, where this one was told not to wait.
+        left: slides that another run works on, if this one does not wait.
     """
 
     done: int
@@ -155,7 +155,7 @@ class CohortRun:
         leaves that file.
 
         Args:
-            progress: told the outcome of each slide.
+            progress: called with the outcome of each slide.
 
         Raises:
             ConfigError: the encoder or the device cannot be used.
@@ -286,7 +286,7 @@ class CohortRun:
 
 
 def _as_outcome(settled: Settled) -> SlideOutcome | None:
-    """What the user hears of it; None where there is nothing to hear yet."""
+    """What the user hears of it; None if there is nothing to hear yet."""
     recorded, slide_id = settled.outcome, settled.task.row.slide_id
     if recorded is None:
         return None

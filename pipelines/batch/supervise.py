@@ -56,7 +56,7 @@ class Settled:
     Attributes:
         task: the task.
         state: see :data:`State`.
-        outcome: as it was recorded; None where the slide is busy or was stopped.
+        outcome: as it was recorded; None if the slide is busy or was stopped.
     """
 
     task: SlideTask

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 Tell = Callable[[tuple[str, int, int]], None]
-"""Told (stage, tiles done, tiles in all)."""
+"""Called with (stage, tiles done, tiles in all)."""
 
 EncoderLoader = Callable[[str, str, Precision], PatchEncoder]
 
@@ -283,7 +283,7 @@ def _encoder(work: SlideWork) -> PatchEncoder:
 
 
 def _be_the_first_to_go() -> None:
-    """Where memory runs out, Linux is to end this process, which costs one slide, and not the one that looks after it."""
+    """Let the OOM killer choose this process (one slide lost), not its supervisor."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -37,7 +37,7 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
             is left to it.
 
     Returns:
-        The file; None where there is none and none is wanted.
+        The file; None if there is none and none is wanted.
 
     Raises:
         SlideError: the slide has no file and wants one, or has several, or the folder cannot be read (stage "tissue").

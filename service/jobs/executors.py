@@ -33,7 +33,7 @@ class Executor:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, None where it is not running."""
+        """Of the process, None if it is not running."""
         return next(iter(self._pool.pids), None)
 
     def perform(self, work: Work, tell: Tell, *, timeout: float, wait: float | None = None) -> Made:
@@ -42,7 +42,7 @@ class Executor:
 
         Args:
             work: what to do.
-            tell: told how far it is.
+            tell: called with how far it is.
             timeout: most seconds that it may take.
             wait: most seconds until it begins.
         """
@@ -51,7 +51,7 @@ class Executor:
         return made
 
     def prepare(self, model: str, version: int | None, *, timeout: float, wait: float | None = None) -> int:
-        """Load a model ahead of work for it, which costs nothing where it is loaded; as :meth:`perform`.
+        """Load a model ahead of work for it, which costs nothing if it is loaded; as :meth:`perform`.
 
         Returns:
             the process that has it now.

@@ -1,4 +1,4 @@
-"""One worker: claims a job, has it done, says how it ended; again and again until it is told to stop."""
+"""One worker: claims a job, has it done, says how it ended; again and again until it is stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from service.settings import ServiceSettings
 __all__ = ["Ended", "Worker"]
 
 Ended = Callable[[Job, str, Made | None, float], None]
-"""Told (job, outcome, what was made, seconds) before a prediction counts, and after a job came to nothing."""
+"""Called with (job, outcome, what was made, seconds) before a prediction counts, and after a job came to nothing."""
 
 _POLL_SECONDS = 1.0
 _BEAT_SECONDS = 1.0
@@ -44,7 +44,7 @@ class Worker(threading.Thread):
     Args:
         queue: where the jobs are.
         executor: what does the work.
-        ended: told of each attempt that ends the job; where it raises a ComelError, a prediction does not count.
+        ended: told of each attempt that ends the job; if it raises a ComelError, a prediction does not count.
         settings: the service's.
         log: structlog's.
         hidden: folders whose paths are cut from the errors that clients see.
@@ -146,7 +146,7 @@ class Worker(threading.Thread):
         return outcome
 
     def _put_back(self, job: Job, failed: WorkerFailure) -> bool:
-        """Put a job back that is not to blame, or not yet; False where it has to end."""
+        """Put a job back that is not to blame, or not yet; False if it has to end."""
         if failed.fault in (Fault.STOPPED, Fault.START):
             self._queue.put_back(job.id, self.owner, counted=False)
             if failed.fault is Fault.START:

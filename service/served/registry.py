@@ -56,7 +56,7 @@ class PredictorLike(Protocol):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A version that should answer and cannot, and why. It is None where the run does not even say which should."""
+    """A version that should answer and cannot, and why. It is None if the run does not even say which should."""
 
     version: int | None
     what: str
@@ -70,7 +70,7 @@ class ModelState:
     Attributes:
         name: as in the settings.
         default: whether it answers requests that name no model.
-        version: of the run, which answers; None where none can be used.
+        version: of the run, which answers; None if none can be used.
         pinned: whether that version was chosen, whatever the run's ``current`` says.
         refusal: the version that should answer and cannot, or None.
     """

@@ -48,7 +48,7 @@ class SlideFacts:
 
     Attributes:
         width, height: of level 0 in pixels.
-        mpp_x, mpp_y: micrometres per pixel of level 0, None where the slide states none.
+        mpp_x, mpp_y: micrometres per pixel of level 0, None if the slide states none.
         bounds: (x, y, width, height) of the part that was scanned, in level-0 pixels, or None for all of it.
         min_level, max_level: DeepZoom levels that are served; coarser ones would take too many pixels to make.
     """
@@ -81,7 +81,7 @@ class TileGrid:
         return math.ceil(self.width / self.scale), math.ceil(self.height / self.scale)
 
     def box(self, column: int, row: int) -> tuple[int, int, int, int] | None:
-        """(left, top, right, bottom) of a tile in the level's pixels, None where there is none."""
+        """(left, top, right, bottom) of a tile in the level's pixels, None if there is none."""
         width, height = self.size
         left, top = column * TILE_SIZE, row * TILE_SIZE
         if not (0 <= left < width and 0 <= top < height):
