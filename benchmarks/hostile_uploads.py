@@ -16,7 +16,6 @@ from pathlib import Path
 
 import requests
 
-from service.app import create_app
 from service.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,12 +29,13 @@ def main() -> None:
     from tests.service.conftest import FakePredictor
     from tests.service.generated import listening
     from tests.service.hostile import SLIDES, UPLOADS
+    from tests.service.in_process import app_with
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         settings = ServiceSettings(runs={"breast": place / "run"}, state_dir=place / "state", max_upload_bytes=4 << 20)
         rows = []
-        with listening(create_app(settings, predictor=FakePredictor())) as address:
+        with listening(app_with(settings, FakePredictor())) as address:
             for name, build in UPLOADS.items():
                 own = place / name
                 own.mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -25,10 +25,11 @@ from service.http.openapi import TAGS, describe_once
 from service.http.problems import install_problem_handlers
 from service.http.routes import documentation, health, jobs, prediction_parts, predictions, rasters, slides, uploads, viewer
 from service.http.routes import models as model_routes
+from service.jobs.executors import Executor
 from service.logs import describe_defect, make_log, route_library_logs
 from service.metrics import Metrics
 from service.paths import without_paths
-from service.served.registry import FixedModel, ModelRegistry, PredictorLike
+from service.served.registry import ModelRegistry
 from service.settings import ServiceSettings
 from service.slides.pictures import SlidePictures
 
@@ -54,7 +55,7 @@ def create_app(
     settings: ServiceSettings,
     *,
     models: ModelRegistry | None = None,
-    predictor: PredictorLike | None = None,
+    executor: Callable[..., Executor] = Executor,
     log: Any = None,
 ) -> FastAPI:
     """The service as an ASGI application.
@@ -62,7 +63,7 @@ def create_app(
     Args:
         settings: see :class:`ServiceSettings`.
         models: opened already, or None to open the runs of the settings when the application starts.
-        predictor: in place of these, one model that was made elsewhere.
+        executor: makes the worker processes, see :class:`service.backend.Backend`.
         log: a structlog logger, or None for one that writes to standard error.
     """
     log = make_log() if log is None else log
@@ -72,8 +73,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         private_folder(settings.state_dir)
         app.state.audit = AuditLog(settings.state_dir)
-        registry = FixedModel(settings, predictor) if predictor is not None else models or open_models(settings)
-        backend = Backend(settings, registry, audit=app.state.audit, metrics=metrics, log=log)
+        registry = models or open_models(settings)
+        backend = Backend(settings, registry, audit=app.state.audit, metrics=metrics, log=log, executor=executor)
         app.state.models, app.state.backend = registry, backend
         app.state.work, app.state.fetching = anyio.CapacityLimiter(WAITING_PREDICTIONS), anyio.CapacityLimiter(1)
         for name in registry.names:

@@ -22,16 +22,16 @@ from service.housekeeping import Housekeeper
 from service.intake.upload_kinds import FileInspector
 from service.intake.uploads import UploadStore
 from service.jobs.at_once import AtOnce
-from service.jobs.executors import ChildExecutor, Executor, LocalExecutor, devices
-from service.jobs.pool import WorkerPool
+from service.jobs.executors import Executor, devices
+from service.jobs.pool import JobWorkers
 from service.jobs.queue import Accepted, JobQueue
 from service.jobs.sources import Inbox
 from service.jobs.submission import Submissions
 from service.logs import describe_defect
 from service.metrics import Metrics
 from service.predictions.store import PredictionStore
-from service.predictions.work import Made, Workbench
-from service.served.registry import FixedModel, ModelRegistry
+from service.predictions.work import Made
+from service.served.registry import ModelRegistry
 from service.settings import ServiceSettings
 from service.slides.finder import SlideFiles
 from service.slides.folders import SlideFolders
@@ -46,12 +46,21 @@ _PREPARE_SECONDS = 300.0
 class Backend:
     """What a process that answers requests needs; :meth:`start` it, and :meth:`stop` it at the end.
 
+    ``executor`` makes the worker processes: it is given the settings, and the GPU of a process that has one of its own.
+
     Raises:
         ConfigError: the database cannot be used.
     """
 
     def __init__(
-        self, settings: ServiceSettings, models: ModelRegistry, *, audit: AuditLog, metrics: Metrics, log: Any
+        self,
+        settings: ServiceSettings,
+        models: ModelRegistry,
+        *,
+        audit: AuditLog,
+        metrics: Metrics,
+        log: Any,
+        executor: Callable[..., Executor] = Executor,
     ) -> None:
         self.settings, self.models = settings, models
         self.database = open_database(settings)
@@ -65,13 +74,9 @@ class Backend:
             lambda count: log.warning("files in the slide folders are not listed", count=count),
         )
         self.slides = SlideFiles(folders, self.uploads)
-        executors: list[Executor] = child_executors(settings)
-        self._at_once = AtOnce(ChildExecutor(settings), settings)
-        if isinstance(models, FixedModel):
-            # A model that was made elsewhere cannot be opened by another process.
-            here = LocalExecutor(Workbench(settings, models.get))
-            executors, self._at_once = [here], AtOnce(here, settings)
-        self.pool = WorkerPool(self.queue, executors, Ended(audit, metrics, log), settings, log=log, hidden=hidden(settings))
+        self._at_once = AtOnce(executor(settings), settings)
+        executors = [executor(settings, gpu=gpu) for gpu in devices(settings)]
+        self.pool = JobWorkers(self.queue, executors, Ended(audit, metrics, log), settings, log=log, hidden=hidden(settings))
         self.submissions = Submissions(
             settings,
             self.database,
@@ -183,9 +188,8 @@ def work(settings: ServiceSettings, log: Any, until: threading.Event) -> None:
         audit = AuditLog(settings.state_dir)
         audit.reserve.refill()
         ended = Ended(audit, None, log)
-        pool = WorkerPool(
-            JobQueue(database, settings), child_executors(settings), ended, settings, log=log, hidden=hidden(settings)
-        )
+        executors = [Executor(settings, gpu=gpu) for gpu in devices(settings)]
+        pool = JobWorkers(JobQueue(database, settings), executors, ended, settings, log=log, hidden=hidden(settings))
         pool.start()
         log.info("worker started")
         until.wait()
@@ -213,11 +217,6 @@ def open_database(settings: ServiceSettings) -> Database:
         database.close()
         raise
     return database
-
-
-def child_executors(settings: ServiceSettings) -> list[Executor]:
-    """One worker process a GPU, or as many as the settings say."""
-    return [ChildExecutor(settings, gpu=gpu) for gpu in devices(settings)]
 
 
 def hidden(settings: ServiceSettings) -> Iterable[Path]:

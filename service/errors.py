@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from comel.base.killable import Fault
 from comel.errors import ComelError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "WrongKindError",
     "is_full",
     "needing_room",
+    "no_worker",
 ]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -102,3 +104,17 @@ def needing_room() -> Iterator[None]:
         if is_full(error):
             raise NoRoomError from None
         raise
+
+
+def no_worker(remedy: str, *, retry_after: int = 30) -> dict[Fault, ComelError]:
+    """What a client is told where no worker process had its request in hand, for :func:`comel.base.workers.failure`.
+
+    Args:
+        remedy: what to do where others were before it.
+        retry_after: how many seconds to wait then.
+    """
+    return {
+        Fault.BUSY: BusyError("too many are before this request", remedy, retry_after=retry_after),
+        Fault.START: NotReadyError("no worker process can be started", "send it again in a minute"),
+        Fault.STOPPED: NotReadyError("the service is about to stop", "send it again in a minute"),
+    }

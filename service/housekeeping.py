@@ -1,7 +1,7 @@
 """What is removed by itself: expired uploads, old predictions and jobs, and whatever a killed process left half done.
 
 Only what the database knows to be over is deleted, and the audit log has it. What lies in the state folder and no row names
-is no rubbish: a prediction is taken into the list, anything else is set aside, in ``<state_dir>/set-aside``.
+is not rubbish: a prediction is taken into the list, anything else is set aside, in ``<state_dir>/set-aside``.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _is_known(database: Database, place: str, identifier: str) -> bool:
 
 
 def _adopt(database: Database, folder: Path, audit: AuditLog) -> bool:
-    """Make a row of a prediction's folder; False where it is damaged."""
+    """Make a row of a prediction's folder; False if it is damaged."""
     try:
         made, origin = made_of(folder.name, folder), read_origin(folder)
     except (ComelError, OSError):

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from comel.base.killable import CallFailed
+from comel.base.killable import WorkerFailure
 
 __all__ = ["Repeats", "describe_defect", "make_log", "route_library_logs"]
 
@@ -84,7 +84,7 @@ def describe_defect(error: BaseException) -> dict[str, Any]:
 
     The error's text is left out: it may hold a path or a patient's name.
     """
-    if isinstance(error, CallFailed):
+    if isinstance(error, WorkerFailure) and error.trace:
         lines = [line.strip() for line in error.trace.splitlines()]
         places = [" ".join(line.rsplit("/", 1)[-1].split()) for line in lines if line.startswith("File ")]
         return {"error": error.kind, "places": places[-8:]}

@@ -21,7 +21,7 @@ _INSTANCES = (10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_00
 
 
 class Metrics:
-    """Counts and times of requests and predictions. Labels take few values: no client can make series of its own."""
+    """Counts and times of requests and predictions. Label values are a fixed set, so clients cannot create time series."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -100,7 +100,7 @@ class Metrics:
         self._request_seconds.labels(method, route).observe(seconds)
 
     def prediction(self, kind: str, outcome: str, seconds: float, instances: int | None = None) -> None:
-        """Count one prediction; ``instances`` where it was made."""
+        """Count one prediction; ``instances`` if it was made."""
         self._predictions.labels(kind, outcome).inc()
         if instances is not None:
             self._prediction_seconds.labels(kind).observe(seconds)

@@ -37,7 +37,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def take_away(folder: Path) -> Path | None:
-    """Give a folder a name under which nobody finds it and the clean-up deletes it; None where there is no such folder."""
+    """Give a folder a name under which nobody finds it and the clean-up deletes it; None if there is no such folder."""
     aside = folder.with_name(f"{REMOVED}{folder.name}.{uuid.uuid4().hex}")
     try:
         os.rename(folder, aside)

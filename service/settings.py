@@ -43,7 +43,7 @@ class JobSettings(BaseModel):
         default=None,
         ge=0,
         le=64,
-        description="worker processes; none: one a GPU, or one without; 0: only comel worker's",
+        description="worker processes; none: one per GPU, or one without; 0: only comel worker's",
     )
     worker_memory_bytes: int = Field(
         default=16 << 30, gt=0, description="most memory of one worker process in bytes; a slide that needs more fails"

@@ -13,7 +13,7 @@ _CHECKOUT = _PACKAGE.parent
 
 
 def vendored(name: str) -> Path | None:
-    """Where a library's file lies, by the names that ``package.json`` gives them; None where it was not fetched."""
+    """Where a library's file lies, by the names that ``package.json`` gives them; None if it was not fetched."""
     if name in {path.name for path in _CARRIED.glob("*.*")}:
         return _CARRIED / name
     listed = _CHECKOUT / "package.json"

@@ -20,11 +20,11 @@ from comel.errors import SlideError
 from comel.models.base import BagBatch
 from pipelines.slides import slide as slides
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.settings import ServiceSettings
 from tests.comel.strategies import tiny
 from tests.places import ROOT
 from tests.service.conftest import FakePredictor
+from tests.service.in_process import app_with
 
 GUIDE = ROOT / "CONTRIBUTING.md"
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -136,7 +136,7 @@ def test_the_route_answers_those_who_may_read(tmp_path: Path) -> None:
     router = example("A route")["router"]
     settings = ServiceSettings(state_dir=tmp_path / "state", runs={})
     key = KeyStore(settings.state_dir).add("reader", "read")
-    service = create_app(settings, predictor=FakePredictor())
+    service = app_with(settings, FakePredictor())
     service.include_router(router)
     with TestClient(service) as client:
         assert client.get("/v1/queue").status_code == 401

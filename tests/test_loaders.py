@@ -15,7 +15,7 @@ LOADERS = {
     "load", "load_file", "safe_open", "Unpickler", "read_pickle", "from_pretrained", "snapshot_download", "hf_hub_download",
     "load_state_dict_from_url", "try_to_load_from_cache", "system", "popen", "Popen", "check_output", "find_spec",
     "load_encoder", "load_stated_encoder", "model_class", "strategy_class", "resolve_name", "resolve_user_code",
-    "safe_load", "full_load", "unsafe_load", "load_all", "load_adapter", "construct_object",
+    "safe_load", "full_load", "unsafe_load", "load_all", "load_adapter", "construct_object", "encoder_loader",
 }  # fmt: skip
 """Last names of calls that run code, import by name, unpickle or fetch; those of :data:`BARE` where nothing stands before."""
 
@@ -56,7 +56,7 @@ KNOWN = {
     "comel/strategies/rehearsal.py": {"self.memory.load": OWN},
     "comel/training/early_stopping.py": {"safe_open": "safetensors of a run"},
     "comel/training/stage.py": {"ready.stopping.load": OWN},
-    "pipelines/batch/work.py": {"importlib.import_module": "a name in the source", "load_encoder": WORD},
+    "pipelines/batch/work.py": {"importlib.import_module": "a name in the source", "work.encoder_loader": WORD},
     "pipelines/extraction/contract.py": {
         "load_encoder": WORD,
         "load_stated_encoder": "the contract of a run, with what the user trusts",

@@ -204,7 +204,7 @@ def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None
 
 
 def encoders(name: str | None = None) -> list[dict[str, Any]]:
-    """What is known of every patch encoder, or of one with how it is had; see :mod:`pipelines.patch_encoders.listing`."""
+    """What is known of every patch encoder, or of one and how to obtain it; see :mod:`pipelines.patch_encoders.listing`."""
     from pipelines.patch_encoders.listing import list_encoders, obtain
 
     entries = list_encoders(name)

@@ -89,7 +89,7 @@ class PredictOptions(Section):
     def _of_a_microscope(cls, value: float | None) -> float | None:
         if value is not None and not MPP_RANGE[0] <= value <= MPP_RANGE[1]:
             allowed = f"{MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}"
-            raise ConfigError(f"--mpp {value:g}: no slide has so many micrometres per pixel ({allowed})", "correct --mpp")
+            raise ConfigError(f"--mpp {value:g}: no slide has such a resolution ({allowed})", "correct --mpp")
         return value
 
 

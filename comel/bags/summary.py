@@ -66,7 +66,7 @@ def bag_statistics(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def statistics_table(statistics: Mapping[str, Any]) -> str:
-    """The result of :func:`bag_statistics` as text: a line a bag, one for all, and a line for each file with an error."""
+    """The result of :func:`bag_statistics` as text: one line per bag, one for all, and a line for each file with an error."""
     lines: list[tuple[str, ...]] = [
         ("bag", "tiles", "tissue mm2", "positive", "pen", "fold", "blurred", "encoder", "um/px", "dimension")
     ]

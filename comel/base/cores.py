@@ -55,7 +55,7 @@ def limit_torch_threads() -> None:
 
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with so many threads meanwhile, or as :func:`limit_torch_threads` does."""
+    """Let torch use this many threads inside the block, or as :func:`limit_torch_threads` does."""
     import torch
 
     before = torch.get_num_threads()

@@ -18,12 +18,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from enum import Enum
 from multiprocessing.connection import Connection
 from typing import Any
 
 from comel.errors import ComelError
 
-__all__ = ["CallFailed", "CallKilled", "CallOutOfMemory", "CallTimedOut", "KillableWorker", "WorkerCrashed"]
+__all__ = ["Fault", "KillableWorker", "WorkerFailure"]
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
@@ -38,43 +39,38 @@ answer_calls(*sys.argv[2:])
 """
 
 
-class CallFailed(Exception):
-    """The function raised something that is not a :class:`comel.errors.ComelError`; the text has its name and message.
+class Fault(Enum):
+    """What can go wrong with work that another process does.
 
     Attributes:
-        kind: name of the exception's class; "MemoryError" for every kind of it.
-        trace: the child's traceback.
+        START: its process cannot be started.
+        DIED: its process died.
+        KILLED: its process was killed by the system, as Linux does where memory runs out.
+        LIMIT: it used more memory than it may.
+        MEMORY: it asked for more memory than there is.
+        LATE: it took longer than it may.
+        STOPPED: it was ended from here.
+        BUSY: no process became free for it.
+        DEFECT: it raised an exception that is no user's mistake.
     """
 
-    def __init__(self, kind: str, message: str, trace: str) -> None:
-        super().__init__(f"{kind}: {message}" if message else kind)
-        self.kind, self.trace = kind, trace
+    START, DIED, KILLED, LIMIT, MEMORY, LATE, STOPPED, BUSY, DEFECT = range(9)
 
 
-class CallTimedOut(Exception):
-    """The call took longer than it may; the child was killed."""
-
-
-class CallOutOfMemory(Exception):
-    """The call took more memory than it may; the child was killed."""
-
-
-class CallKilled(Exception):
-    """:meth:`KillableWorker.kill` ended the call."""
-
-
-class WorkerCrashed(Exception):
-    """The child died during the call, by a signal or an exit.
+class WorkerFailure(Exception):
+    """A call to another process came to nothing; :func:`comel.base.workers.failure` says it to a user.
 
     Attributes:
-        exit_code: as :attr:`subprocess.Popen.returncode`: negative for a signal. None where the child stayed but closed its
-            end of the pipe, and was killed for it.
+        fault: in which way.
+        kind: where the function raised an exception, the name of its class; "MemoryError" for every kind of it.
+        trace: the child's traceback then.
+        exit_code: of a child that died, as :attr:`subprocess.Popen.returncode`: negative for a signal. None where it stayed but
+            closed its end of the pipe, and was killed for it.
     """
 
-    def __init__(self, exit_code: int | None) -> None:
-        self.exit_code = exit_code
-        ended = "the process no longer answered and was ended"
-        super().__init__(ended if exit_code is None else f"the process died ({_died_of(exit_code)})")
+    def __init__(self, fault: Fault, said: str, *, kind: str = "", trace: str = "", exit_code: int | None = None) -> None:
+        super().__init__(said)
+        self.fault, self.kind, self.trace, self.exit_code = fault, kind, trace, exit_code
 
 
 class KillableWorker:
@@ -138,15 +134,17 @@ class KillableWorker:
 
         Raises:
             ComelError: as the function raised it.
-            CallFailed: the function raised something else.
-            CallTimedOut: it took too long; the child was killed.
-            CallOutOfMemory: it used more than ``used_bytes``; the child was killed.
-            CallKilled: :meth:`kill` was called meanwhile.
-            WorkerCrashed: the child died of it. One that had died before, ended by others while it waited, is replaced.
+            WorkerFailure: the function raised something else; it took too long or too much memory, or :meth:`kill` was called
+                meanwhile, and the child was killed; the child died of it; or there is none, and the system makes none now. A
+                child that had died before, ended by others while it waited, is replaced.
         """
         self._killed.clear()
         waited, begun = self.pid is not None, False
-        pipe = self._started()
+        try:
+            pipe = self._started()
+        except OSError as error:
+            self._end()
+            raise WorkerFailure(Fault.START, f"no process can be started ({error.strerror or error})") from None
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             pipe.send((function, arguments, tell is not None))
@@ -161,18 +159,18 @@ class KillableWorker:
                         tell(content)
                 if deadline is not None and time.monotonic() > deadline:
                     self._end()
-                    raise CallTimedOut(f"it took longer than {timeout:g} s")
+                    raise WorkerFailure(Fault.LATE, f"it took longer than {timeout:g} s")
                 if self._used_bytes is not None and _used_bytes(self.pid) > self._used_bytes:
                     self._end()
-                    raise CallOutOfMemory(f"it used more than {self._used_bytes / (1 << 30):g} GiB of memory")
+                    raise WorkerFailure(Fault.LIMIT, f"it used more than {self._used_bytes / (1 << 30):g} GiB of memory")
         except (EOFError, OSError):
             # A child whose pipe just broke is about to be a corpse, whose exit code says what happened.
             exit_code = self._end(patience=_GRACE_SECONDS)
             if self._killed.is_set():
-                raise CallKilled("it was stopped") from None
+                raise WorkerFailure(Fault.STOPPED, "it was stopped") from None
             if waited and not begun:
                 return self.call(function, *arguments, timeout=timeout, tell=tell)
-            raise WorkerCrashed(exit_code) from None
+            raise _death(exit_code) from None
         except BaseException:
             # What the child still sends would be taken for the answer to the next call.
             self._end()
@@ -180,11 +178,11 @@ class KillableWorker:
         if kind == "raised":
             raise content
         if kind == "failed":
-            raise CallFailed(*content)
+            raise _exception(*content)
         return content
 
     def kill(self) -> None:
-        """End the child at once, whatever it does; a call under way raises :class:`CallKilled`."""
+        """End the child at once, whatever it does; a call under way fails as stopped."""
         self._killed.set()
         if (process := self._process) is not None:
             process.kill()
@@ -202,6 +200,7 @@ class KillableWorker:
         output = _where_errors_go()  # before the pipe, which might take the number of a closed one
         here, there = socket.socketpair()
         _give_up_after(here, _FROZEN_SECONDS)
+        self._pipe = Connection(here.detach())
         with there, _out_of_reach_of_ctrl_c():
             descriptor = there.fileno()
             said = [json.dumps(sys.path), str(descriptor), str(os.getpid()), str(self._memory_bytes or 0)]
@@ -212,7 +211,6 @@ class KillableWorker:
                 pass_fds=[descriptor],
                 env=os.environ | self._environment,
             )
-        self._pipe = Connection(here.detach())
         return self._pipe
 
     def _end(self, *, patience: float = 0.0) -> int | None:
@@ -310,6 +308,21 @@ def _used_bytes(pid: int | None) -> int:
     except OSError:
         return 0
     return sum(int(kib) << 10 for _, kib, _ in words)
+
+
+def _exception(kind: str, message: str, trace: str) -> WorkerFailure:
+    """What the function raised, where that is no :class:`comel.errors.ComelError`."""
+    # Python, torch on a GPU and torch on a CPU each say it their own way.
+    memory = kind in ("MemoryError", "OutOfMemoryError") or (kind == "RuntimeError" and "allocate memory" in message)
+    said = f"{kind}: {message}" if message else kind
+    return WorkerFailure(Fault.MEMORY if memory else Fault.DEFECT, said, kind=kind, trace=trace)
+
+
+def _death(exit_code: int | None) -> WorkerFailure:
+    if exit_code is None:
+        return WorkerFailure(Fault.DIED, "the process no longer answered and was ended")
+    fault = Fault.KILLED if exit_code == -signal.SIGKILL else Fault.DIED
+    return WorkerFailure(fault, f"the process died ({_died_of(exit_code)})", exit_code=exit_code)
 
 
 def _died_of(exit_code: int) -> str:

@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """A line on standard error for who watches."""
+    """Print a line to standard error unless quiet."""
     if not quiet:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

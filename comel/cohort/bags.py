@@ -19,7 +19,7 @@ __all__ = ["BagStore", "check_contract", "join_slides", "usable"]
 
 
 _ROWS_BETWEEN_SLIDES = 16
-"""So many that no square of tiles is of two slides, where squares are as large as they are by default."""
+"""More than the side of any square of tiles, so that none spans two slides."""
 
 
 class BagStore:

@@ -112,7 +112,7 @@ def check_bags(
 
 
 def doubtful_labels(tasks: Sequence[TaskData], negative: str) -> list[str]:
-    """What may be meant otherwise: a task in which every label is a finding, and labels that look the same."""
+    """Warnings about labels that are probably mistakes: a task in which every label is a finding, labels that look the same."""
     notes = []
     for head in {task.head.name: task.head for task in tasks}.values():
         if negative not in head.labels:

@@ -1,4 +1,4 @@
-"""What a model tells apart: labels in heads, one head a task, or one head for all domains."""
+"""What a model tells apart: labels in heads, one head per task, or one head for all domains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cohort as a CSV: one row a slide, with its label, its task and who it comes from.
+"""The cohort as a CSV: one row per slide, with its label, its task and who it comes from.
 
 Required columns: ``slide_id, path, label, task``. Optional: ``case_id, patient_id, site, split`` (train, val or test),
 ``fold`` (0, 1, ...), ``annotation`` (a file) and ``mpp`` (micrometres per pixel of level 0, where the slide's own is missing
@@ -185,7 +185,7 @@ def _cells(
         found = ", ".join(header)[:200]
         raise ManifestError(f"{path.name} has no column {', '.join(missing)} (found: {found})", _remedy(header, missing))
     if not records:
-        raise ManifestError(f"{path.name} has a header but no rows", "add one row a slide")
+        raise ManifestError(f"{path.name} has a header but no rows", "add one row per slide")
     long = [number for number, cells in records if any(cells[len(header) :])]
     if long:
         more = f" ({len(long) - 1} more rows like it)" if len(long) > 1 else ""

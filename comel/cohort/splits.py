@@ -95,7 +95,7 @@ def assign_folds(rows: Sequence[ManifestRow], *, folds: int = 5, seed: int = 0) 
             )
     most = max(count.values(), default=0)
     if most < folds:
-        raise ComelError(f"{folds} folds of at most {most} patients a class", f"give at most {most} folds")
+        raise ComelError(f"{folds} folds of at most {most} patients per class", f"give at most {most} folds")
     of_case = [(index, label) for index, group in enumerate(groups) for label in sorted(group.cases.elements())]
     members, labels = np.array([index for index, _ in of_case]), [_named(label) for _, label in of_case]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

@@ -63,7 +63,7 @@ def read_content(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row a slide")
+            raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row per slide")
         return read_bytes(path)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a table, such as CSV") from None

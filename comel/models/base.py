@@ -7,7 +7,8 @@ loss. Its classes grow by heads: ``add_head`` appends columns and never moves th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -27,9 +28,14 @@ MAX_WIDTH = 65536
 
 
 class ModelOptions(BaseModel):
-    """Settings that every model has."""
+    """Settings that every model has.
+
+    Attributes:
+        earlier: for each setting that came later, the value that leaves a model as it was before.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    earlier: ClassVar[Mapping[str, Any]] = {}
 
     loss_over: Over = Field("seen", description="columns the cross-entropy runs over")
 
@@ -153,7 +159,18 @@ class MILModel(nn.Module, ABC):
         return {}
 
     def end_task(self, bags: Iterable[tuple[BagBatch, int]]) -> None:
-        """Called in evaluation mode once a stage is learned, with its training bags (B = 1) and the columns of their labels."""
+        """Called in evaluation mode once a stage is learned, with its training bags (B = 1) and the columns of their labels.
+
+        ``bags`` may be gone through several times.
+        """
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Within it the model answers from what gradients train alone, and nothing that was fitted to a task's bags beside it.
+
+        For strategies that distil the network, or ask what its weights are worth.
+        """
+        yield
 
     def probabilities(self, output: BagOutput, head: int | None = None) -> Tensor:
         """Class probabilities (B, C); with ``head`` given, within that head and 0 elsewhere."""
@@ -166,7 +183,7 @@ class MILModel(nn.Module, ABC):
         return result
 
     def temper(self, head: int, temperature: float) -> None:
-        """Told the temperature that a head's logits are divided by where they become probabilities."""
+        """Set the temperature that divides a head's logits before the softmax."""
         self.temperature[head] = temperature
 
     def calibrate(self, head: int, threshold: float) -> float:

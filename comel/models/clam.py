@@ -1,6 +1,6 @@
 """What both forms of CLAM share (Lu et al., Nature Biomedical Engineering 2021): clustering of instances by their attention.
 
-The B most and the B least attended instances of a bag get pseudo-labels, and a classifier of two logits a class, over the
+The B most and the B least attended instances of a bag get pseudo-labels, and a classifier of two logits per class, over the
 instance features, learns them:
 
     the bag's own class         the B most attended are 1, the B least attended are 0
@@ -44,7 +44,7 @@ class CLAMOptions(EmbeddingOptions):
 
 
 class CLAMHead(nn.Module):
-    """A task's part: bag weights a class, an instance classifier of two logits a class, and attention branches if any.
+    """A task's part: bag weights per class, an instance classifier of two logits per class, and attention branches if any.
 
     Args:
         dim: width of the instances.

@@ -5,6 +5,9 @@ Equations and the published code's defects: ``docs/method.md``. What goes beyond
 - ``instance="classifier"``: an instance classifier trained by BPPL and the bag's label, beside the attention, whose score
   means the same on every slide; ``attention`` keeps the published scaled attention. ``neighbourhood`` draws its logits
   towards those of the tiles around, and with ``bag_evidence`` its strongest instances speak for the bag.
+- ``context``: once a task is learned, what its tiles show together and where (:mod:`comel.nn.context`) speaks for bag and
+  instances in place of both; ``linear`` keeps of this the linear classifier of tiles alone, which is the simplest baseline. A
+  head that has learned from a second task goes on without it.
 - ``recognition="statistics"``: heads are combined by :mod:`comel.nn.recognition`; ``none`` concatenates their logits.
 - ``loss_over="task"``: cross-entropy over the columns of the bag's own task; ``seen`` runs over all heads, as published.
 """
@@ -12,9 +15,10 @@ Equations and the published code's defects: ``docs/method.md``. What goes beyond
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,9 +30,11 @@ from comel.cohort.classes import Head
 from comel.models.base import MAX_WIDTH, AttentionOptions, BagBatch, BagOutput, MILModel, Over, as_batch, cross_entropy
 from comel.models.heads import initialise
 from comel.nn.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
+from comel.nn.context import RADII, Context, ContextEvidence, PlacedBag
 from comel.nn.evidence import BagEvidence
 from comel.nn.gdat import GDATBlock
 from comel.nn.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
+from comel.nn.places import Places
 from comel.nn.pooling import AttentionPooling
 from comel.nn.recognition import TaskRecognition
 
@@ -41,6 +47,8 @@ _ROUNDING = 2.0**-21
 
 class CoMELOptions(AttentionOptions):
     """Settings of the model; the defaults are CoMEL's default."""
+
+    earlier: ClassVar[Mapping[str, Any]] = {"context": "none"}
 
     blocks: int = Field(2, ge=1, le=64, description="GDAT blocks")
     mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of a block's MLP over dim")
@@ -57,6 +65,10 @@ class CoMELOptions(AttentionOptions):
     evidence_share: float = Field(0.03, gt=0, le=1, description="share of a bag's instances that speak for the bag")
     bag_evidence: bool = Field(True, description="let the strongest instances speak for the bag, beside the pooled head")
     pooled_share: float = Field(0.1, ge=0, description="weight of the pooled head beside them")
+    context: Context = Field(
+        "full",
+        description="what speaks for the bags and tiles of a task once it is learned; linear: its linear classifier alone",
+    )
     head_norm: bool = Field(True, description="normalise the bag feature before the heads")
     head_lr: float = Field(2.0, gt=0, description="learning rate of the heads over trainer.lr")
     recognition: Literal["statistics", "none"] = Field("statistics", description="how the heads of tasks are combined")
@@ -128,11 +140,12 @@ class CoMEL(MILModel):
         self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None
         both = self.options.instance == "classifier" and self.options.bag_evidence
         self.evidence_of_bag = BagEvidence(self.options.pooled_share) if both else None
+        self.context = ContextEvidence(dimension, self.options.context) if self.options.context != "none" else None
         self.register_buffer("tau2", torch.tensor(self.options.bppl_tau, dtype=torch.float64))
         self.register_buffer("instance_shift", torch.zeros(0))  # (C,)
         self.register_buffer("epochs", torch.zeros(0, dtype=torch.int64))  # (heads,) since each was added
         self.trunk.apply(initialise)
-        self._epoch = _EpochRecord()
+        self._epoch, self._alone = _EpochRecord(), False
         for head in heads:
             self.add_head(head)
 
@@ -150,6 +163,8 @@ class CoMEL(MILModel):
         self.epochs = torch.cat([self.epochs, self.epochs.new_zeros(1)])
         if self.evidence_of_bag is not None:
             self.evidence_of_bag.add_head(len(head.labels))
+        if self.context is not None:
+            self.context.add_head(len(head.labels))
         if self.recognition is not None:
             self.recognition.add_classes(len(head.labels))
         super().add_head(head)
@@ -172,6 +187,8 @@ class CoMEL(MILModel):
         instance_logits = self._instance_logits(bags) if len(self.instance_heads) else None  # (B, M, C)
         if self.evidence_of_bag is not None and instance_logits is not None:
             head_logits = self.evidence_of_bag(head_logits, self._strongest(instance_logits, bags.mask))  # (B, C)
+        if not (self.training or self._alone):
+            head_logits, instance_logits = self._in_context(bags, head_logits, instance_logits)
         logits = self._combine(bags, head_logits)  # (B, C)
         return BagOutput(
             logits=logits,
@@ -195,6 +212,39 @@ class CoMEL(MILModel):
         if bags.coords is None or not self.options.neighbourhood:
             return logits
         return with_surroundings(logits, bags.coords, self.options.neighbourhood, bags.mask)
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Within it no head's context speaks."""
+        before, self._alone = self._alone, True
+        try:
+            yield
+        finally:
+            self._alone = before
+
+    def _in_context(self, bags: BagBatch, head_logits: Tensor, instance_logits: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Both with the columns of heads whose context is known as the context has them."""
+        known = [i for i in range(len(self.classes.heads)) if self.context is not None and self.context.knows(i)]
+        if self.context is None or not known:
+            return head_logits, instance_logits
+        head_logits = head_logits.clone()
+        if instance_logits is not None:
+            instance_logits = instance_logits.clone()
+        for b, (features, coords) in enumerate(_bags_of(bags)):
+            if not len(features):
+                continue
+            places = None if coords is None else Places(coords, RADII)
+            for head in known:
+                columns = self.classes.columns(head)
+                if (said := self.context(head, features, places)) is None:
+                    continue
+                evidence, tiles = said  # (labels,), (M, labels)
+                # Odds of one finding against the rest, where no negative label has the rest, are probabilities to be shared.
+                lone = self.classes.heads[head].negative is None
+                head_logits[b, columns] = F.logsigmoid(evidence) if lone else evidence
+                if instance_logits is not None:
+                    instance_logits[b, slice(None) if bags.mask is None else bags.mask[b], columns] = tiles
+        return head_logits, instance_logits
 
     def distance(self, bags: BagBatch, head: int | None = None) -> Tensor | None:
         """From the statistics of task recognition; None without them."""
@@ -335,9 +385,10 @@ class CoMEL(MILModel):
 
     def end_task(self, bags: Iterable[tuple[BagBatch, int]]) -> None:
         """Store what bags of this task are recognised by later, and settle how its heads weigh pooled head and instances."""
-        pooled, evidence, labels = [], [], []
+        pooled, evidence, labels, seen = [], [], [], set()
         with torch.inference_mode():
             for bag, column in bags:
+                seen.add(column)
                 if self.recognition is not None and bag.features.shape[1]:
                     self.recognition.observe(bag.features[0], column)
                 if self.evidence_of_bag is not None:
@@ -346,12 +397,37 @@ class CoMEL(MILModel):
                     labels.append(column)
         if self.recognition is not None:
             self.recognition.fit()
+        if self.context is not None:
+            with torch.inference_mode():
+                for head in sorted({self.classes.head_of(column) for column in seen}):
+                    findings = [column - self.classes.columns(head).start for column in self._findings(head)]
+                    self.context.fit(head, _OfHead(bags, self.classes.columns(head)), findings)
         if self.evidence_of_bag is not None and labels:
             columns = torch.tensor(labels, device=self.tau2.device)  # (bags,)
             for head in sorted({self.classes.head_of(column) for column in labels}):
                 own = self.classes.columns(head)
                 mine = (columns >= own.start) & (columns < own.stop)  # (bags,)
                 self.evidence_of_bag.settle(own, torch.cat(pooled)[mine], torch.cat(evidence)[mine], columns[mine])
+
+
+class _OfHead:
+    """The bags of a head among others, with the place of each label in the head."""
+
+    def __init__(self, bags: Iterable[tuple[BagBatch, int]], columns: slice) -> None:
+        self._bags, self._columns = bags, columns
+
+    def __iter__(self) -> Iterator[tuple[PlacedBag, int]]:
+        for bag, column in self._bags:
+            if self._columns.start <= column < self._columns.stop and bag.features.shape[1]:
+                (own,) = _bags_of(bag)
+                yield own, column - self._columns.start
+
+
+def _bags_of(bags: BagBatch) -> Iterator[PlacedBag]:
+    """Each bag of a batch without its padding."""
+    for b in range(len(bags.features)):
+        rows = slice(None) if bags.mask is None else bags.mask[b]
+        yield bags.features[b, rows], None if bags.coords is None else bags.coords[b, rows]
 
 
 class _EpochRecord:

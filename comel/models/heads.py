@@ -1,4 +1,4 @@
-"""Models with a trunk that all tasks share and one module a task on top of it."""
+"""Models with a trunk that all tasks share and one module per task on top of it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class PooledTrunk(nn.Module):
 
 
 class HeadedModel(MILModel):
-    """A trunk and one module a task; as it stands, a linear layer over the bag feature.
+    """A trunk and one module per task; as it stands, a linear layer over the bag feature.
 
     A model says what its trunk is, ``trunk(features, coords, mask) -> (instances (B, M, dim), bag feature (B, dim),
     attention (B, M))``, and where its heads are more than linear, what they are and how they are used.
@@ -94,7 +94,7 @@ class HeadedModel(MILModel):
         """The part that all tasks share."""
 
     def make_head(self, labels: int) -> nn.Module:
-        """The part that belongs to one task of so many labels."""
+        """The module of one task with ``labels`` labels."""
         return nn.Linear(self.options.dim, labels)  # type: ignore[attr-defined]
 
     def add_head(self, head: Head) -> None:

@@ -5,9 +5,9 @@
 
 The tile list fills a square row by row, and the square is cut into ``regions`` x ``regions`` squares.
 
-R-MSA: self-attention within each region. EPEG convolves its logits along the queries, one kernel a head:
+R-MSA: self-attention within each region. EPEG convolves its logits along the queries, one kernel per head:
 softmax(L + conv(L)) V with L = Q K^T / sqrt d. Since L is linear in Q, this is attention with the queries Q + conv(Q), a plain
-scaled dot product that stores no logits; the published bias of the convolution is one constant a head, which a softmax does
+scaled dot product that stores no logits; the published bias of the convolution is one constant per head, which a softmax does
 not see.
 
 CR-MSA: k representatives of each region attend to those of the other regions, and are handed back:
@@ -77,7 +77,7 @@ class RegionAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (R, n, dim), mask (R, n) True where there is a token, at least one a sequence -> (R, n, dim)."""
+        """x (R, n, dim), mask (R, n) True where there is a token, at least one per sequence -> (R, n, dim)."""
         q, k, v = (split_heads(linear(x), self.num_heads) for linear in (self.q, self.k, self.v))  # (R, heads, n, d)
         if self.positions is not None:
             q = q if mask is None else q * mask[:, None, :, None]
@@ -103,7 +103,7 @@ class CrossRegionAttention(nn.Module):
         self.attention = RegionAttention(dim, num_heads, dropout=dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (R, n, dim), mask (R, n) True where there is a token, at least one a region -> (R, n, dim)."""
+        """x (R, n, dim), mask (R, n) True where there is a token, at least one per region -> (R, n, dim)."""
         logits = self.phi(x)  # (R, n, k)
         representatives = torch.einsum("rnk,rnd->krd", masked_softmax(logits, mask), x)
         representatives = self.attention(representatives)  # (k, R, dim)

@@ -92,7 +92,7 @@ class TaskRecognition(nn.Module):
         return log_task.to(features.dtype)
 
     def distance(self, features: Tensor, mask: Tensor | None, columns: slice) -> Tensor | None:
-        """How far each bag lies from the nearest class, (B,), in standard deviations a feature.
+        """How far each bag lies from the nearest class, (B,), in standard deviations per feature.
 
         The Mahalanobis distance of the mean bag feature to a class's mean under the shared covariance, over the root of D.
 

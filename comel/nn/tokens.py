@@ -19,7 +19,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class TokenConvolution(nn.Module):
-    """A convolution along the tokens, one kernel a head for all its channels; beyond the ends there are zeros.
+    """A convolution along the tokens, one kernel per head for all its channels; beyond the ends there are zeros.
 
     Args:
         num_heads: attention heads.

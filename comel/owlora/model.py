@@ -50,7 +50,7 @@ class OWLoraModel(BaseTuner):
         """Hand over the protected input bases (in, k) by layer name.
 
         Args:
-            bases: one orthonormal basis a layer.
+            bases: one orthonormal basis per layer.
             adapter_name: draw this adapter anew outside them.
 
         Raises:

@@ -1,7 +1,7 @@
 """What the model says about one slide: the class with its probability, and a score for every tile.
 
 A :class:`Prediction` is plain data. It is saved as JSON and read back whole (:func:`read_prediction`), and a cohort's
-predictions become one table with a row a slide (:func:`prediction_row`, :func:`write_table`). Nothing here imports torch.
+predictions become one table with one row per slide (:func:`prediction_row`, :func:`write_table`). Nothing here imports torch.
 """
 
 from __future__ import annotations

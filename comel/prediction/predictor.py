@@ -146,7 +146,7 @@ class Predictor:
 
         Args:
             name: the case.
-            bags: one a slide.
+            bags: one per slide.
             task: see :meth:`predict`.
 
         Returns:

@@ -46,7 +46,7 @@ class TrainerConfig(Section):
 
     epochs: int = Field(100, ge=1, le=1_000_000, description="passes over a task's training bags")
     early_stopping: int | None = Field(
-        None, ge=1, description="end a stage after so many epochs without a lower validation loss, with its best weights"
+        None, ge=1, description="end a stage after this many epochs without a lower validation loss, with its best weights"
     )
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate at the start of a task; cosine to zero at its end")
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")

@@ -79,10 +79,10 @@ class RunDirectory:
         return sorted(int(path.name) for path in found if _VERSION.fullmatch(path.name) and path.is_dir())
 
     def runs_inside(self) -> str | None:
-        """What to do where this holds the runs of ``--folds`` or ``--orders`` and is none itself; None where it does not."""
+        """What to do if this holds the runs of ``--folds`` or ``--orders`` and is not a run itself; None if it does not."""
         for kind in ("fold", "order"):
             if (self.path / f"{kind}s.json").is_file() or (self.path / f"{kind}-0").is_dir():
-                return f"it holds a run a {kind}: name one or several of them, such as {self.path / f'{kind}-0'}"
+                return f"it holds one run per {kind}: name one or several of them, such as {self.path / f'{kind}-0'}"
         return None
 
     def version_folder(self, version: int | None = None) -> Path:

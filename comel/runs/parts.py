@@ -43,7 +43,8 @@ def resolved(config: RunConfig, trust: Trust | None = None, *, from_run: bool = 
         kind = _class_of(section, find, trust, note_unchecked=from_run)
         if not (isinstance(kind, type) and issubclass(kind, contract)):
             raise ConfigError(f"{where}: '{name}' is no {where}", f"derive it from {contract.__module__}.{contract.__name__}")
-        chosen = parse_section(kind.Options, without_name(section), where)  # type: ignore[attr-defined]
+        earlier = getattr(kind.Options, "earlier", {}) if from_run else {}  # type: ignore[attr-defined]
+        chosen = parse_section(kind.Options, {**earlier, **without_name(section)}, where)  # type: ignore[attr-defined]
         named: dict[str, Any] = {"name": name}
         if is_user_code(name) and not from_run:
             file, attribute = split_user_code(name)

@@ -63,7 +63,7 @@ def build_model(model: Mapping[str, Any], trust: Trust | None = None) -> MILMode
     if not (isinstance(kind, type) and issubclass(kind, MILModel)):
         raise RunError(f"'{name}' is no model", _REMEDY)
     try:
-        options = kind.Options.model_validate(model["options"])
+        options = kind.Options.model_validate({**kind.Options.earlier, **model["options"]})
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number a head that makes probabilities as sure as they are right."""
+"""Temperature scaling: one number per head that makes probabilities as sure as they are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Free-response ROC: how many lesions are found at so many false alarms a slide.
+"""Free-response ROC: how many lesions are found at a given number of false alarms per slide.
 
 A lesion is a connected group of positive tiles; a detection is a connected group of tiles whose score reaches a threshold, at
 the place and with the score of its strongest tile. Tiles are connected with the eight around them. The six rates of false
@@ -22,7 +22,7 @@ FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 def froc(
     scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], coords: Sequence[np.ndarray], *, threshold: float
 ) -> dict[float, float] | None:
-    """The share of lesions found at no more than each number of false positive detections a slide.
+    """The share of lesions found at no more than each number of false positive detections per slide.
 
     Several detections of one lesion count once, with the strongest. A detection on a tile of unknown label counts nowhere.
     Between two points of the curve the lower one is taken, where the challenge's script interpolates.
@@ -34,7 +34,7 @@ def froc(
         threshold: score from which on tiles make up detections.
 
     Returns:
-        ``{false positives a slide: sensitivity}`` at 1/4, 1/2, 1, 2, 4 and 8, or None where there is no lesion.
+        ``{false positives per slide: sensitivity}`` at 1/4, 1/2, 1, 2, 4 and 8, or None where there is no lesion.
     """
     found: list[float] = []
     alarms: list[float] = []

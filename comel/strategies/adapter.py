@@ -1,4 +1,4 @@
-"""What the LoRA strategies share: one adapter a task, trained on a frozen trunk and merged into it when the task is learned.
+"""What the LoRA strategies share: one adapter per task, trained on a frozen trunk and merged into it when the task is learned.
 
 The first task trains the network, as under every strategy here. From the second on each linear layer named by the model's
 ``adapter_targets`` computes ``W x + b + B A x`` (Hu et al. 2022, arXiv 2106.09685, equation 3, with alpha = rank, hence scale

@@ -146,7 +146,7 @@ class RegionStore:
         """A reorganised bag and its column; None where nothing is stored.
 
         Args:
-            instances: end with the region that reaches so many; default an average bag's.
+            instances: end with the region that reaches this number; default an average bag's.
         """
         if not self.regions:
             return None

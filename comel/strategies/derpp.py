@@ -47,7 +47,7 @@ class DERpp(Rehearsal):
         """The heads' logits (C,) of a bag."""
         training = model.training
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), model.network():
             logits: Tensor = model(bag).head_logits[0]
         model.train(training)
         return logits

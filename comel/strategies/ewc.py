@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: a weight moves the less, the more old tasks' losses depend on it.
+"""Elastic weight consolidation: the more the old tasks depend on a weight, the less it may move.
 
 After each task the trunk's weights theta* and the diagonal F of its Fisher information are kept, and the next task adds
 
@@ -101,7 +101,8 @@ def fisher_diagonal(model: MILModel, bags: StageBags) -> dict[str, Tensor]:
         weight.requires_grad_(True)
     try:
         for bag, column in bags:
-            loss, _, _ = cross_entropy(model, model(bag).head_logits[0], column)
+            with model.network():
+                loss, _, _ = cross_entropy(model, model(bag).head_logits[0], column)
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), gradients, strict=True):
                 if gradient is not None:

@@ -48,7 +48,7 @@ class InfLoraOptions(AdapterOptions):
 
 
 class InfLora(MergedAdapter):
-    """See the module. State: one basis of the old inputs a layer, ``memory.safetensors``; no bags."""
+    """See the module. State: one basis of the old inputs per layer, ``memory.safetensors``; no bags."""
 
     Options = InfLoraOptions
     name = "inflora"

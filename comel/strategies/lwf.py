@@ -62,7 +62,7 @@ class LwF(Strategy):
         if self.teacher is None:
             return terms
         self.teacher.to(bags.features.device)
-        with torch.no_grad():
+        with torch.no_grad(), self.teacher.network():
             said = self.teacher(bags).head_logits
         return {**terms, "distillation": self.options.alpha * self._divergence(said, output.head_logits)}
 

@@ -38,13 +38,13 @@ class OWLoraOptions(BaseModel):
     rank: int = Field(16, ge=1, le=MAX_WIDTH, description="new directions a task takes in each layer")
     basis: Literal["features", "weights"] = Field("features", description="what is protected")
     energy: float = Field(0.99, gt=0, le=1, description="share of the old inputs (or of W0) that is protected")
-    tasks: int = Field(8, ge=2, le=1000, description="declared number of tasks; room for so many is kept")
+    tasks: int = Field(8, ge=2, le=1000, description="declared number of tasks, for which room is kept")
     direction_lr: float = Field(5.0, gt=0, description="learning rate of the directions A and B over trainer.lr")
     scale_lr: float = Field(30.0, gt=0, description="learning rate of the weights s over trainer.lr")
 
 
 class OWLora(Strategy):
-    """See the module. State: one input basis a layer (``features``), and the adapters in PEFT's own layout."""
+    """See the module. State: one input basis per layer (``features``), and the adapters in PEFT's own layout."""
 
     Options = OWLoraOptions
     options: OWLoraOptions

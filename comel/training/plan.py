@@ -12,6 +12,7 @@ from comel.runs.events import read_events
 
 __all__ = ["plan_of", "stored_plan"]
 
+_NONE = object()
 _NOT_PART_OF_IT = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data": {"cache_gib"}}
 
 
@@ -20,6 +21,8 @@ def plan_of(config: RunConfig, manifest: Manifest) -> str:
 
     The content of a user's own code is not in it: it is compared by itself, with words of its own.
     """
+    from comel.models.comel import CoMELOptions
+
     values = config.model_dump(mode="json", exclude=_NOT_PART_OF_IT)
     for section in ("model", "strategy"):
         values[section].pop(CODE_SHA256, None)
@@ -28,6 +31,10 @@ def plan_of(config: RunConfig, manifest: Manifest) -> str:
             values["data"][key] = str(Path(values["data"][key]).resolve())
     # As version 0.1.0 spelt it, so that a run that it began is still the same plan.
     values["trainer"]["precision"] = SHORT_PRECISIONS[config.trainer.precision]
+    if values["model"]["name"] == "comel":  # and with the settings that it had
+        values["model"] = {
+            name: value for name, value in values["model"].items() if CoMELOptions.earlier.get(name, _NONE) != value
+        }
     return sha256_of_json([values, manifest.digest])
 
 

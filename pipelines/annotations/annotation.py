@@ -47,7 +47,7 @@ class Annotation(Protocol):
 
 
 def read_annotation(path: Path, geometry: TileGeometry, *, any_class: bool = False) -> Annotation:
-    """Read an annotation; its kind is told by the file's suffix.
+    """Read an annotation; its kind follows from the file's suffix.
 
     - ``.png``, ``.tif``, ``.tiff``: a mask image of the whole level 0 at any scale; every pixel that is neither zero nor
       transparent is marked.

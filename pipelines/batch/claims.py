@@ -47,7 +47,7 @@ class Held:
 
     Attributes:
         token: its own; made up where the file cannot be read.
-        owner: who holds it; None where the file cannot be read.
+        owner: who holds it; None if the file cannot be read.
         touched: its time of modification by the file server's clock.
     """
 
@@ -70,7 +70,7 @@ class Claims:
         self._clock = self._folder / f".clock-{secrets.token_hex(8)}"
 
     def take(self, name: str) -> Claim | None:
-        """Claim a name; None where somebody else works on it.
+        """Claim a name; None if somebody else works on it.
 
         Raises:
             OSError: the folder cannot be written.
@@ -79,7 +79,7 @@ class Claims:
         return claim if self._acquire(self._path(name), claim.token) else None
 
     def touch(self, claim: Claim) -> bool:
-        """Say that the holder is alive; False where the claim is no longer its own."""
+        """Say that the holder is alive; False if the claim is no longer its own."""
         path = self._path(claim.name)
         if not self._is(path, claim.token):
             return False
@@ -96,7 +96,7 @@ class Claims:
             right.unlink(missing_ok=True)
 
     def live(self) -> dict[str, Held]:
-        """The claims that hold now, by name; without those that start with a dot, which are no slides."""
+        """The claims that hold now, by name; without those that start with a dot, which are not slides."""
         found = {}
         for path in self._folder.glob(f"[!.]*{_SUFFIX}"):
             held = self._read(path)
@@ -186,7 +186,7 @@ class Claims:
 
 
 def _link(content: Path, path: Path) -> bool:
-    """Give ``content`` its second name; False where that name is taken."""
+    """Give ``content`` its second name; False if that name is taken."""
     try:
         os.link(content, path)
     except FileExistsError:

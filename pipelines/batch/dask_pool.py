@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from comel.base.cores import THREADS_VARIABLE, available_cores, threads_wanted
-from comel.base.killable import CallKilled, KillableWorker
+from comel.base.killable import KillableWorker
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
 from pipelines.batch.owner import this_process
@@ -254,10 +254,7 @@ def child_environment(own: int, neighbours: int, cores: int, machine: int, envir
 
 
 def _describe(work: SlideWork, neighbours: int) -> Described:
-    try:
-        return describe_in(_station(work, neighbours).worker(), work)
-    except CallKilled as error:
-        raise ConfigError("the run was stopped") from error
+    return describe_in(_station(work, neighbours).worker(), work)
 
 
 def _settle(work: SlideWork, task: SlideTask, neighbours: int) -> Settled:

@@ -1,4 +1,4 @@
-"""Where slides are worked on: in this process, in a pool of this machine, or elsewhere; all behind one small interface."""
+"""Where slides are worked on: by processes of this machine, or elsewhere; behind one small interface."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Protocol
 
 from comel.base.cores import THREADS_VARIABLE, available_cores, threads_wanted
 from comel.base.devices import GPUS_VARIABLE, gpu_names
-from comel.base.killable import CallFailed, CallOutOfMemory, KillableWorker, WorkerCrashed
+from comel.base.killable import Fault, KillableWorker, WorkerFailure
+from comel.base.workers import failure
 from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
 from pipelines.batch.presence import Presence, Present
-from pipelines.batch.supervise import InThisProcess, Settled, SlideTask, Supervisor
+from pipelines.batch.supervise import Settled, SlideTask, Supervisor
 from pipelines.batch.work import Described, SlideWork, describe
 
-__all__ = ["InProcess", "LocalPool", "Pool", "describe_in", "worker_environments"]
+__all__ = ["LocalPool", "Pool", "describe_in", "worker_environments"]
 
 _logger = logging.getLogger(__name__)
 
@@ -56,44 +57,11 @@ class Pool(Protocol):
         """End the workers."""
 
 
-class InProcess:
-    """One slide after another in this process, by an encoder object that lives here."""
-
-    def __init__(self) -> None:
-        self._presence: Presence | None = None
-
-    def describe(self, work: SlideWork) -> Described:
-        """See :class:`Pool`."""
-        return describe(work)
-
-    def work(self, work: SlideWork, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
-        """See :class:`Pool`."""
-        claims = Claims(work.state_dir / "claims", expiry=work.expiry)
-        self._presence = Presence(work.state_dir / "workers", claims, stall_limit=work.stall_limit)
-        try:
-            supervisor = Supervisor(work, InThisProcess(), claims, self._presence, threading.Event())
-            for task in tasks:
-                yield supervisor.settle(task)
-        finally:
-            self._presence.close()
-            claims.close()
-
-    def present(self) -> list[Present]:
-        """See :class:`Pool`."""
-        return [self._presence.present()] if self._presence is not None else []
-
-    def stop(self) -> None:
-        """Nothing goes on in the background."""
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
 class LocalPool:
     """Threads of this process, each looking after a killable child process of its own that keeps its encoder loaded.
 
     Args:
-        workers: how many slides are worked on at once; default one a CUDA device that the encoder may
+        workers: how many slides are worked on at once; default one per CUDA device that the encoder may
             be put on, else one for every eight cores.
     """
 
@@ -189,16 +157,19 @@ def describe_in(worker: KillableWorker, work: SlideWork) -> Described:
     """:func:`pipelines.batch.work.describe` in a worker.
 
     Raises:
-        ConfigError: the encoder or the device cannot be used, or loading the encoder breaks the worker.
+        ConfigError: the encoder or the device cannot be used, or loading the encoder breaks the worker; or it was stopped.
     """
     try:
         described: Described = worker.call(describe, work)
-    except CallOutOfMemory as error:
-        raise ConfigError(f"{work.settings.encoder}: cannot be loaded ({error})", "raise --worker-memory") from None
-    except (CallFailed, WorkerCrashed) as error:
-        if isinstance(error, CallFailed):
+    except WorkerFailure as error:
+        if error.trace:
             _logger.warning("%s", error.trace)
-        raise ConfigError(f"{work.settings.encoder}: cannot be loaded ({error})", "see the worker's log") from None
+        what = f"{work.settings.encoder}: cannot be loaded"
+        logged, limited = (
+            ConfigError(f"{what} ({error})", remedy) for remedy in ("see the worker's log", "raise --worker-memory")
+        )
+        said = {Fault.DEFECT: logged, Fault.LIMIT: limited, Fault.STOPPED: ConfigError("the run was stopped")}
+        raise failure(error, what, said) from None
     return described
 
 
@@ -207,7 +178,7 @@ def worker_environments(
 ) -> list[dict[str, str]]:
     """The variables that each worker has beside those of this process.
 
-    The cores are shared out, so that two workers do not start two threads a core, nor one as many threads as the machine has
+    The cores are shared out, so that two workers do not start two threads per core, nor one as many threads as the machine has
     cores where it may use fewer. Of several CUDA devices each worker sees one, in turn; the first sees all, since it uses the
     first device anyway.
 

@@ -100,7 +100,7 @@ class Presence:
             )
 
     def close(self) -> None:
-        """Stop saying so."""
+        """Withdraw this process's presence file."""
         self._ended.set()
         self._thread.join()
         self._path.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ class Failure:
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """The rows of a ``failures.csv``; none where there is no such file or it is none of ours."""
+    """The rows of a ``failures.csv``; none if there is no such file or it is none of ours."""
     if not path.is_file():
         return []
     with open(path, encoding="utf-8", errors="replace", newline="") as stream:

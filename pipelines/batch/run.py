@@ -17,24 +17,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from comel.base.text import listed
-from comel.cohort.manifest import ManifestRow, read_manifest
+from comel.cohort.manifest import ManifestRow
 from pipelines.batch.claims import EXPIRY_SECONDS, Claims
 from pipelines.batch.interrupts import interruptible
 from pipelines.batch.plan import plan_slides
-from pipelines.batch.pool import InProcess, LocalPool, Pool
+from pipelines.batch.pool import Pool
 from pipelines.batch.presence import read_present, remove_absent
 from pipelines.batch.record import Failure, read_failures, write_record
 from pipelines.batch.runs import RunMarker, remove_old_markers
 from pipelines.batch.slide_records import Ledger
 from pipelines.batch.status import Status, running_slides, seconds_left
 from pipelines.batch.supervise import Settled, SlideTask
-from pipelines.batch.work import STALL_SECONDS, Described, SlideWork
+from pipelines.batch.work import STALL_SECONDS, Described, EncoderLoader, SlideWork
 from pipelines.extraction.regions import absent_class, named_classes
 from pipelines.extraction.settings import ExtractSettings
-from pipelines.patch_encoders import PatchEncoder
+from pipelines.patch_encoders import load_encoder
 from pipelines.tissue.own import unclaimed_tissue
 
-__all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "extract_cohort", "read_failures"]
+__all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "read_failures"]
 
 RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit", "worker_memory"}
 """What a user says about a run, beside where it works and :class:`ExtractSettings`."""
@@ -77,7 +77,7 @@ class CohortReport:
         seconds: time this run took.
         failures: the slides that failed.
         elsewhere: slides that another run on the same folder extracted meanwhile.
-        left: slides that another run works on, where this one was told not to wait.
+        left: slides that another run works on, if this one does not wait.
     """
 
     done: int
@@ -88,45 +88,6 @@ class CohortReport:
     failures: tuple[Failure, ...] = ()
     elsewhere: int = 0
     left: int = 0
-
-
-def extract_cohort(
-    manifest: Path,
-    out: Path,
-    settings: ExtractSettings,
-    *,
-    root: Path | None = None,
-    workers: int | None = None,
-    encoder: PatchEncoder | None = None,
-    progress: Callable[[SlideOutcome], None] | None = None,
-    **options: Any,
-) -> CohortReport:
-    """Extract every slide of a manifest to ``out``, on this machine.
-
-    Writes ``<slide_id>.h5``, ``overlays/<slide_id>.png``, ``failures.csv`` (slide, stage, reason, remedy) and
-    ``extract.json``. A slide that fails stands in ``failures.csv`` and the next one follows; once it succeeds it
-    leaves that file.
-
-    Args:
-        manifest: the cohort, see :func:`comel.cohort.manifest.read_manifest`.
-        out: the folder of the bags.
-        settings: see :class:`ExtractSettings`.
-        root: folder that relative paths of the manifest start from.
-        workers: see :class:`pipelines.batch.pool.LocalPool`.
-        encoder: an encoder that is loaded already, in place of ``settings.encoder``; the work is then done in this
-            process, where no time limit holds and a crash is the end.
-        progress: told the outcome of each slide.
-        options: see :class:`CohortRun`.
-
-    Raises:
-        ManifestError: the manifest cannot be used.
-        ConfigError: the encoder or the device cannot be used.
-        OutputFull: ``out`` takes no more; what is there is whole.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; what is there is whole.
-    """
-    rows = read_manifest(manifest, root=root).rows
-    pool: Pool = InProcess() if encoder is not None else LocalPool(workers)
-    return CohortRun(rows, out, settings, pool, encoder=encoder, **options).run(progress)
 
 
 class CohortRun:
@@ -146,7 +107,7 @@ class CohortRun:
         stall_limit: most seconds that a slide may take without a sign of progress.
         worker_memory: most GiB that the process of a worker may use (Linux); a slide that needs more fails.
         expiry: see :class:`pipelines.batch.claims.Claims`.
-        encoder: see :func:`extract_cohort`.
+        encoder_loader: see :class:`pipelines.batch.work.SlideWork`.
     """
 
     def __init__(
@@ -165,7 +126,7 @@ class CohortRun:
         stall_limit: float = STALL_SECONDS,
         worker_memory: float | None = None,
         expiry: float = EXPIRY_SECONDS,
-        encoder: PatchEncoder | None = None,
+        encoder_loader: EncoderLoader = load_encoder,
     ) -> None:
         self._rows, self._pool = rows, pool
         self._work = SlideWork(
@@ -178,7 +139,7 @@ class CohortRun:
             stall_limit=stall_limit,
             worker_memory=worker_memory,
             expiry=expiry,
-            encoder=encoder,
+            encoder_loader=encoder_loader,
         )
         self._verify, self._retry_failed, self._wait = verify, retry_failed, wait
         self._ledger = Ledger(self._work.state_dir / "outcomes")
@@ -187,7 +148,20 @@ class CohortRun:
         self._awaited: Claims | None = None
 
     def run(self, progress: Callable[[SlideOutcome], None] | None = None) -> CohortReport:
-        """Do it; raises as :func:`extract_cohort`."""
+        """Do it.
+
+        Writes ``<slide_id>.h5``, ``overlays/<slide_id>.png``, ``failures.csv`` (slide, stage, reason, remedy) and
+        ``extract.json``. A slide that fails stands in ``failures.csv`` and the next one follows; once it succeeds it
+        leaves that file.
+
+        Args:
+            progress: called with the outcome of each slide.
+
+        Raises:
+            ConfigError: the encoder or the device cannot be used.
+            OutputFull: ``out`` takes no more; what is there is whole.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; what is there is whole.
+        """
         started = time.monotonic()
         state_dir = self._work.state_dir
         claims = Claims(state_dir / "claims", expiry=self._work.expiry)
@@ -312,7 +286,7 @@ class CohortRun:
 
 
 def _as_outcome(settled: Settled) -> SlideOutcome | None:
-    """What the user hears of it; None where there is nothing to hear yet."""
+    """What the user hears of it; None if there is nothing to hear yet."""
     recorded, slide_id = settled.outcome, settled.task.row.slide_id
     if recorded is None:
         return None

@@ -37,7 +37,7 @@ class SlideRecord:
         state: ``done`` or ``failed``.
         key: of its run, less what did not matter for this slide, see :func:`slide_key`.
         inputs: name, size and time of the slide and its annotation, see :func:`inputs_stamp`.
-        files: size and time of the bag and the overlay; empty where it failed.
+        files: size and time of the bag and the overlay; empty if it failed.
         tiles: rows of the bag.
         notes: what a user should know about the slide.
         stage: where it failed.
@@ -98,7 +98,7 @@ class Ledger:
         self._folder = Path(folder)
 
     def read(self, slide_id: str) -> SlideRecord | None:
-        """The slide's outcome; None where there is none that can be read, and the slide is worked on again."""
+        """The slide's outcome; None if there is none that can be read, and the slide is worked on again."""
         return _read(self._folder / f"{slide_id}.json")
 
     def write(self, outcome: SlideRecord) -> None:

@@ -52,7 +52,7 @@ class Status:
         running: the slides that are worked on, on all hosts.
         tiles: tiles of the slides that are done.
         tiles_per_second: tiles encoded lately, all hosts together.
-        seconds_left: time until nothing remains, None where nothing is known to tell from.
+        seconds_left: time until nothing remains, None if nothing is known to tell from.
     """
 
     slides: int
@@ -111,7 +111,7 @@ def running_slides(present: Iterable[Present]) -> tuple[RunningSlide, ...]:
 def seconds_left(
     remaining: int, done: int, tiles: int, running: Sequence[RunningSlide], tiles_per_second: float
 ) -> float | None:
-    """Time for the remaining slides, if they have as many tiles as those that are done; None where nothing is known yet."""
+    """Time for the remaining slides, if they have as many tiles as those that are done; None if nothing is known yet."""
     if remaining == 0:
         return 0.0
     known = [slide.tiles for slide in running if slide.tiles]

@@ -6,11 +6,11 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-from comel.base.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed
+from comel.base.killable import Fault, KillableWorker, WorkerFailure
+from comel.base.workers import failure
 from comel.cohort.manifest import ManifestRow
 from comel.errors import ComelError, SlideError
 from pipelines.batch.claims import Claims
@@ -20,7 +20,7 @@ from pipelines.batch.runs import TakenOver, check_folder
 from pipelines.batch.slide_records import Ledger, SlideRecord, files_stamp, inputs_stamp, slide_key
 from pipelines.batch.work import OutputFull, SlideWork, Worked, is_full, load, output_full, work_on
 
-__all__ = ["InThisProcess", "Settled", "SlideTask", "SlideWorker", "State", "Supervisor"]
+__all__ = ["Settled", "SlideTask", "State", "Supervisor"]
 
 State = Literal["done", "skipped", "failed", "elsewhere", "busy", "stopped"]
 """What came of a task: done now; skipped, because it was complete; failed; elsewhere, settled by somebody else since it was
@@ -29,54 +29,16 @@ planned; busy, claimed by somebody else; stopped, to be done by the next run."""
 _logger = logging.getLogger(__name__)
 
 _TERM_SECONDS = 2.0
-_DEFECT_REMEDY = "run again with the log on; if it stays, leave the slide out of the manifest"
-_CRASH_REMEDY = "check the file with another viewer; a copy may be damaged. Leave the slide out, or convert it"
 _MEMORY_REMEDY = "most often the machine ran out of memory: use fewer workers or a smaller --batch-size"
-_LIMIT_REMEDY = "raise --worker-memory, or use a smaller --batch-size; where neither helps, leave the slide out"
-_LATE_REMEDY = "check the file and its disk; where the slide is merely large, raise --time-limit"
-_STALL_REMEDY = "check the file and its disk; where a single batch takes that long, use a smaller --batch-size"
-
-
-class SlideWorker(Protocol):
-    """Where functions run: a :class:`comel.base.killable.KillableWorker`, or this process."""
-
-    def call(
-        self,
-        function: Callable[..., Any],
-        *arguments: Any,
-        timeout: float | None = None,
-        tell: Callable[[Any], None] | None = None,
-    ) -> Any: ...
-
-    def kill(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class InThisProcess:
-    """For an encoder that lives in this process: nothing is protected against a crash, and no time limit holds."""
-
-    def call(
-        self,
-        function: Callable[..., Any],
-        *arguments: Any,
-        timeout: float | None = None,
-        tell: Callable[[Any], None] | None = None,
-    ) -> Any:
-        """Call the function here."""
-        try:
-            return function(*arguments, *([tell] if tell is not None else []))
-        except ComelError:
-            raise
-        except Exception as error:  # as the other kind of worker, which hands on what any function raises
-            _logger.warning("%s", error, exc_info=error)
-            raise CallFailed(type(error).__name__, " ".join(str(error).split())[:300], "") from error
-
-    def kill(self) -> None:
-        """Nothing can be killed here but all."""
-
-    def close(self) -> None:
-        """Nothing to end."""
+_REMEDIES = {
+    Fault.DIED: "check the file with another viewer; a copy may be damaged. Leave the slide out, or convert it",
+    Fault.KILLED: _MEMORY_REMEDY,
+    Fault.MEMORY: _MEMORY_REMEDY,
+    Fault.LIMIT: "raise --worker-memory, or use a smaller --batch-size; where neither helps, leave the slide out",
+    Fault.LATE: "check the file and its disk; where the slide is merely large, raise --time-limit",
+    Fault.STOPPED: "check the file and its disk; where a single batch takes that long, use a smaller --batch-size",
+    Fault.DEFECT: "run again with the log on; if it stays, leave the slide out of the manifest",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +56,7 @@ class Settled:
     Attributes:
         task: the task.
         state: see :data:`State`.
-        outcome: as it was recorded; None where the slide is busy or was stopped.
+        outcome: as it was recorded; None if the slide is busy or was stopped.
     """
 
     task: SlideTask
@@ -113,7 +75,9 @@ class Supervisor:
         stop: set when no slide may be begun and the worker is being killed.
     """
 
-    def __init__(self, work: SlideWork, worker: SlideWorker, claims: Claims, presence: Presence, stop: threading.Event) -> None:
+    def __init__(
+        self, work: SlideWork, worker: KillableWorker, claims: Claims, presence: Presence, stop: threading.Event
+    ) -> None:
         self._work, self._worker, self._claims, self._presence, self._stop = work, worker, claims, presence, stop
         self._ledger = Ledger(work.state_dir / "outcomes")
 
@@ -121,6 +85,7 @@ class Supervisor:
         """Claim, work, record, release.
 
         Raises:
+            ComelError: no worker process can be started.
             TakenOver: another run with other settings has taken the folder over.
             OutputFull: nothing more can be stored.
             OSError: claims or outcomes cannot be written for another reason.
@@ -165,11 +130,16 @@ class Supervisor:
             worked: Worked = self._worker.call(work_on, self._work, row, timeout=self._work.time_limit, tell=watched.hear)
         except (OutputFull, TakenOver):
             raise
-        except (ComelError, CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, WorkerCrashed) as error:
+        except WorkerFailure as error:
             if self._was_stopped(error, watched):
                 return "stopped", None
-            stage, reason, remedy = self._blame(error, watched.running.stage)
-            outcome = replace(blank, stage=stage, reason=reason, remedy=remedy)
+            told = self._told(error)
+            if error.fault is Fault.START:  # nor can one for the next slide
+                raise told from None
+            outcome = replace(blank, stage=watched.running.stage, reason=told.what, remedy=told.remedy)
+        except ComelError as error:
+            stage = error.stage if isinstance(error, SlideError) else watched.running.stage
+            outcome = replace(blank, stage=stage, reason=error.what, remedy=error.remedy)
         else:
             state = worked.state
             files = files_stamp(self._work.out, row.slide_id)
@@ -177,12 +147,12 @@ class Supervisor:
             outcome = replace(blank, state="done", key=key, files=files, tiles=worked.tiles, notes=worked.notes)
         return state, replace(outcome, ended=time.time(), seconds=round(time.monotonic() - started, 3))
 
-    def _was_stopped(self, error: Exception, watched: Watched) -> bool:
-        if isinstance(error, CallKilled):
+    def _was_stopped(self, error: WorkerFailure, watched: Watched) -> bool:
+        if error.fault is Fault.STOPPED:
             return not watched.has_stalled
         # A cluster ends a job by SIGTERM to all its processes, and the worker may be gone before this one has noticed.
-        terminated = isinstance(error, WorkerCrashed) and error.exit_code == -signal.SIGTERM
-        return isinstance(error, WorkerCrashed) and self._stop.wait(_TERM_SECONDS if terminated else 0)
+        patience = _TERM_SECONDS if error.exit_code == -signal.SIGTERM else 0
+        return error.fault in (Fault.DIED, Fault.KILLED) and self._stop.wait(patience)
 
     def _settled_elsewhere(self, task: SlideTask) -> Settled | None:
         now = self._ledger.read(task.row.slide_id)
@@ -190,23 +160,13 @@ class Supervisor:
             return None
         return Settled(task, "elsewhere", now)
 
-    def _blame(self, error: Exception, stage: str) -> tuple[str, str, str]:
-        """Stage, reason and remedy of a failure."""
-        match error:
-            case SlideError():
-                return error.stage, error.what, error.remedy
-            case ComelError():
-                return stage, error.what, error.remedy
-            case WorkerCrashed():
-                return stage, str(error), _MEMORY_REMEDY if error.exit_code == -signal.SIGKILL else _CRASH_REMEDY
-            case CallOutOfMemory():
-                return stage, f"{error}; it was stopped", _LIMIT_REMEDY
-            case CallTimedOut():
-                return stage, f"{error}; it was stopped", _LATE_REMEDY
-            case CallKilled():
-                return stage, f"no sign of progress for {self._work.stall_limit:g} s; it was stopped", _STALL_REMEDY
-            case CallFailed(kind="MemoryError" | "OutOfMemoryError"):
-                return stage, str(error), _MEMORY_REMEDY
-        if isinstance(error, CallFailed) and error.trace:
+    def _told(self, error: WorkerFailure) -> ComelError:
+        """What the record of a slide says of its failure."""
+        if error.fault is Fault.DEFECT and error.trace:
             _logger.warning("%s", error.trace)
-        return stage, str(error), _DEFECT_REMEDY
+        what = str(error)
+        if error.fault is Fault.STOPPED:
+            what = f"no sign of progress for {self._work.stall_limit:g} s"
+        if error.fault in (Fault.LIMIT, Fault.LATE, Fault.STOPPED):
+            what = f"{what}; it was stopped"
+        return failure(error, "the worker", {fault: ComelError(what, remedy) for fault, remedy in _REMEDIES.items()})

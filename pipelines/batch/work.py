@@ -9,12 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from comel.bags.bag import Bag, read_bag, read_bag_header, write_bag
 from comel.base.files import atomic_path, sha256_of_json
+from comel.base.units import Precision
 from comel.cohort.manifest import ManifestRow
 from comel.errors import BagError, ComelError, ConfigError, SlideError
 from pipelines.batch.claims import EXPIRY_SECONDS
@@ -31,6 +32,7 @@ __all__ = [
     "SLIDE_GONE",
     "STALL_SECONDS",
     "Described",
+    "EncoderLoader",
     "OutputFull",
     "SlideWork",
     "Tell",
@@ -43,7 +45,9 @@ __all__ = [
 ]
 
 Tell = Callable[[tuple[str, int, int]], None]
-"""Told (stage, tiles done, tiles in all)."""
+"""Called with (stage, tiles done, tiles in all)."""
+
+EncoderLoader = Callable[[str, str, Precision], PatchEncoder]
 
 STALL_SECONDS = 900.0
 
@@ -52,7 +56,7 @@ SLIDE_GONE = "its slide is not there any more"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-_encoders: dict[tuple[str, str, str], PatchEncoder] = {}
+_encoders: dict[tuple[EncoderLoader, str, str, Precision], PatchEncoder] = {}
 
 
 class OutputFull(ComelError):
@@ -74,7 +78,7 @@ class SlideWork:
         stall_limit: most seconds without a sign of progress.
         worker_memory: most GiB that the process of a worker may use, None for any.
         expiry: seconds after which a claim without a sign of life is stale.
-        encoder: one that is loaded already, for work in this very process.
+        encoder_loader: loads the encoder; given (name, device, precision).
     """
 
     out: Path
@@ -87,7 +91,7 @@ class SlideWork:
     stall_limit: float = STALL_SECONDS
     worker_memory: float | None = None
     expiry: float = EXPIRY_SECONDS
-    encoder: PatchEncoder | None = field(default=None, compare=False, repr=False)
+    encoder_loader: EncoderLoader = load_encoder
 
     @property
     def worker_bytes(self) -> int | None:
@@ -269,18 +273,17 @@ def output_full(out: Path, error: OSError) -> OutputFull:
 
 
 def _encoder(work: SlideWork) -> PatchEncoder:
-    if work.encoder is not None:
-        return work.encoder
-    key = (work.settings.encoder, work.device, work.settings.precision)
+    said = (work.settings.encoder, work.device, work.settings.precision)
+    key = (work.encoder_loader, *said)
     if key not in _encoders:
         _be_the_first_to_go()
         _encoders.clear()
-        _encoders[key] = load_encoder(*key)
+        _encoders[key] = work.encoder_loader(*said)
     return _encoders[key]
 
 
 def _be_the_first_to_go() -> None:
-    """Where memory runs out, Linux is to end this process, which costs one slide, and not the one that looks after it."""
+    """Let the OOM killer choose this process (one slide lost), not its supervisor."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -63,7 +63,7 @@ class ContractReader:
     def extract(
         self, path: Path, *, slide_id: str, mpp: float | None = None, progress: Progress | None = None
     ) -> ExtractedSlide:
-        """One slide; ``mpp`` overrides what the slide says, ``progress`` is told the stage and the tiles done.
+        """One slide; ``mpp`` overrides what the slide says, ``progress`` receives the stage and the tiles done.
 
         Raises:
             ConfigError: see :meth:`settings`; or the contract names an encoder that is not at hand.
@@ -128,7 +128,7 @@ class ContractReader:
         """What decides a slide's features beside the contract, as JSON values; nothing is extracted.
 
         Returns:
-            Equal values where :meth:`extract` gives equal features. None where the contract does not have the hash of its
+            Equal values where :meth:`extract` gives equal features. None if the contract does not have the hash of its
             encoder's weights, so that others may be at hand today.
 
         Raises:

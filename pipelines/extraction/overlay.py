@@ -47,8 +47,8 @@ def draw_overlay(
         slide: the open slide.
         tissue: its tissue mask.
         plan: its tiles.
-        labels: (N,) instance labels, where there is an annotation.
-        blur: (N,) blur of each tile, where it was measured.
+        labels: (N,) instance labels, if there is an annotation.
+        blur: (N,) blur of each tile, if it was measured.
 
     Returns:
         RGB without a colour profile; the slide's longer side is at most :data:`MAX_SIDE` pixels, the legend comes below.

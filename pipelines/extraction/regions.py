@@ -38,7 +38,7 @@ def within_regions(plan: TilePlan, annotation: Annotation | None, settings: Extr
 
     Args:
         plan: the tiles on tissue.
-        annotation: the slide's annotation, where it has one.
+        annotation: the slide's annotation, if it has one.
         settings: ``regions_only``, ``regions``, ``exclude_regions`` and ``annotation_overlap``.
         slide: the slide's file, for messages.
 

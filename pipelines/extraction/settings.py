@@ -1,4 +1,4 @@
-"""What an extraction is told, and what identifies its result."""
+"""The settings of an extraction, and what identifies its result."""
 
 from __future__ import annotations
 

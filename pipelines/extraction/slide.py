@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["ExtractedSlide", "Progress", "extract_slide"]
 
 Progress = Callable[[str, int, int], None]
-"""Told (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation, stain and encode."""
+"""Called with (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation, stain and encode."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def extract_slide(
         settings: see :class:`ExtractSettings`.
         mpp: micrometres per pixel of level 0 in place of what the slide says.
         annotation: see :func:`pipelines.annotations.read_annotation`.
-        progress: told the stage and the tiles done.
+        progress: called with the stage and the tiles done.
 
     Raises:
         SlideError: the slide or its annotation cannot be used; ``stage`` says where it failed.
@@ -166,7 +166,7 @@ def _encode(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The features of one scale's tiles as ``appearance`` shows them, and what is measured on their pixels meanwhile.
 
-    ``advance`` is told how many were encoded more.
+    ``advance`` receives how many were encoded more.
     """
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
     quality = {name: np.zeros(len(plan.coords), np.float32) for name in MEASURED}

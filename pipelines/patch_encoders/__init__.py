@@ -78,7 +78,7 @@ def load_stated_encoder(name: str, trust: Trust, device: str = "auto") -> PatchE
         device: see :func:`load_encoder`.
 
     Raises:
-        ConfigError: it is no such name; or see :func:`load_encoder`.
+        ConfigError: there is no such name; or see :func:`load_encoder`.
     """
     if name in _KNOWN or name in {point.name for point in entry_points(group=_GROUP)} or trust.allows_hub(name):
         return load_encoder(name, device)

@@ -26,9 +26,9 @@ class PatchEncoder(ABC):
             the features.
         input_size: side in pixels of the network's input.
         device: the torch device it runs on.
-        mpp: micrometres per pixel of the tiles it is meant for; empty where it has no scale of its own.
+        mpp: micrometres per pixel of the tiles it is meant for; empty if it has no scale of its own.
         precision: type of number that it computes in; "own" where that is the encoder's own affair.
-        code_sha256: of the file of code that it is, where it is a user's own.
+        code_sha256: of the file of code that it is, if it is a user's own.
         concurrent: whether :meth:`encode` may run in several threads at once, and does best with one thread each.
     """
 
@@ -50,7 +50,7 @@ class PatchEncoder(ABC):
     def start(self, tiles: np.ndarray) -> Callable[[], np.ndarray]:
         """Begin to :meth:`encode`; what is returned waits for the features and gives them.
 
-        A device of its own computes meanwhile, where there is one; else all is done before this returns.
+        A device of its own computes meanwhile, if there is one; else all is done before this returns.
         """
         features = self.encode(tiles)
         return lambda: features

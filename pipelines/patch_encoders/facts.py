@@ -31,7 +31,7 @@ class EncoderFacts:
         features: what of the network's output makes the vector.
         licence: of the weights.
         gated: the hub gives the weights only to those who asked.
-        preprocessing: of the tiles; None where the folder's own preprocessor_config.json says it.
+        preprocessing: of the tiles; None if the folder's own preprocessor_config.json says it.
         files: names the weights may have in the folder, the first found is taken.
     """
 

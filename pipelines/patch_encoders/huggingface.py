@@ -47,7 +47,7 @@ class HuggingFaceEncoder(TorchEncoder):
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:
-        ConfigError: the model cannot be found, is no image model, or its file lacks weights that the features need.
+        ConfigError: the model cannot be found, is not an image model, or its file lacks weights that the features need.
     """
 
     def __init__(self, source: str, device: str = "auto", precision: Precision = "auto") -> None:

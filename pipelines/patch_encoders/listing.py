@@ -38,7 +38,7 @@ def list_encoders(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def obtain(name: str) -> list[str]:
-    """How a named encoder's weights are had, one step a line; none where they are here already by themselves."""
+    """Steps to obtain an encoder's weights, one per line; empty if the package includes them."""
     facts = ENCODER_FACTS.get(name)
     if facts is None:
         return []

@@ -21,7 +21,7 @@ class NamedTransformersEncoder(HuggingFaceEncoder):
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:
-        ConfigError: the model cannot be had, or the folder holds another one.
+        ConfigError: the model cannot be obtained, or the folder holds another one.
     """
 
     def __init__(

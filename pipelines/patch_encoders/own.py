@@ -29,7 +29,7 @@ class OwnEncoder(PatchEncoder):
         make: the user's class.
         device: see :func:`comel.base.devices.resolve_device`.
         taken: names that belong to other encoders.
-        code_sha256: of the file that the class comes from; None where that is an installed package.
+        code_sha256: of the file that the class comes from; None if that is an installed package.
 
     Raises:
         ConfigError: the class cannot be made, lacks a part of the contract, or does not encode two tiles as it says.
@@ -96,7 +96,7 @@ class OwnEncoder(PatchEncoder):
         if not isinstance(features, np.ndarray):
             self._refuse(f"a {type(features).__name__}", "return a numpy array: tensor.cpu().numpy()")
         if features.shape != expected:
-            self._refuse(f"features of shape {features.shape}, not {expected}", "one row a tile, 'dimension' values each")
+            self._refuse(f"features of shape {features.shape}, not {expected}", "one row per tile, 'dimension' values each")
         if features.dtype != np.float32:
             self._refuse(f"features of type {features.dtype}, not float32", "return features.astype(numpy.float32)")
         if not np.isfinite(features).all():

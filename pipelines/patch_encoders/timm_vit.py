@@ -32,7 +32,7 @@ class TimmEncoder(TorchEncoder):
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:
-        ConfigError: timm is not installed, or the weights cannot be had or do not fit.
+        ConfigError: timm is not installed, or the weights cannot be obtained or do not fit.
     """
 
     def __init__(

@@ -149,7 +149,7 @@ class _TiffTiles:
 
     @classmethod
     def of(cls, slide: Slide, grid: NativeLevel) -> _TiffTiles | None:
-        """The page that holds a level, or None where it is stored in a way that is OpenSlide's to read."""
+        """The page that holds a level, or None if it is stored in a way that is OpenSlide's to read."""
         page = slide.level_pages[grid.level]
         if page is None or page.tile != (grid.tile_width, grid.tile_height) or not _readable(page):
             return None
@@ -164,12 +164,12 @@ class _TiffTiles:
         os.close(self._descriptor)
 
     def read(self, column: int, row: int) -> np.ndarray | None:
-        """The whole tile; None where it is absent or does not decode cleanly."""
+        """The whole tile; None if it is absent or does not decode cleanly."""
         import imagecodecs
 
         index = row * self._columns + column
         length = self._lengths[index]
-        # More than the bare pixels is no compressed tile.
+        # More than the bare pixels is not a compressed tile.
         if not 0 < length <= self._shape[0] * self._shape[1] * 4:
             return None
         data = os.pread(self._descriptor, length, self._offsets[index])

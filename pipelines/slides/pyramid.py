@@ -89,11 +89,11 @@ def _settled(full: Stored, level: Stored) -> Level:
         power = math.log2(stated).is_integer()
         if _fits(whole, size, stated) or (power and _fits_filled(whole, size, stated, level.tile)):
             return _level(whole, level, stated)
-        # A resolution that is no power of two may be rounded, and sides that are no whole tiles are not filled up.
+        # A resolution that is not a power of two may be rounded, and sides that are no whole tiles are not filled up.
         rounded = ratio is not None and not whole_tiles and abs(ratio / stated - 1) < _SAME
         if not rounded and level.mpp is not None and max(level.mpp) <= _COARSEST_MPP:
             return _unread(level)
-    # The sides of a square slide agree also if both were filled up, but on a ratio that is no whole number.
+    # The sides of a square slide agree also if both were filled up, but on a ratio that is not whole.
     if ratio is None or (whole_tiles and not _fits(whole, size, max(1.0, round(ratio)))):
         return _unread(level)
     return Level(size, ratio, (float(size[0]), float(size[1])))

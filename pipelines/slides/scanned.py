@@ -1,4 +1,4 @@
-"""What of a slide's canvas was scanned, and in which pieces a picture of that is read.
+"""The scanned regions of a slide's canvas, and the pieces in which an overview of them is read.
 
 A slide may lie on a canvas many times the size of what was scanned, and OpenSlide takes its time to paint nothing.
 """

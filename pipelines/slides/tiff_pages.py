@@ -66,7 +66,7 @@ class TiffPage:
         """A page of tifffile's, whose values are those of the file, of whatever type.
 
         Raises:
-            TypeError, ValueError: a value is no number.
+            TypeError, ValueError: a value is not a number.
         """
         kind, tile = int(page.subfiletype or 0), (int(page.tilewidth or 0), int(page.tilelength or 0))
         return cls(

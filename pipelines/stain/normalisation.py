@@ -20,7 +20,7 @@ from pipelines.stain.staining import MacenkoStaining, Method, ReinhardStaining
 __all__ = ["measure_staining", "normaliser", "read_reference"]
 
 MIN_STAINED_PIXELS = 10_000
-"""Fewer stained pixels than this are no measure of a slide: a sixth of a tile of 256 px."""
+"""Fewer stained pixels than this do not measure a slide: a sixth of a tile of 256 px."""
 
 _LIGHT = 240.0  # what torchstain takes for the light that no tissue absorbs
 _STAINED = 0.15  # optical density (natural logarithm) from which a pixel counts as stained, as torchstain has it

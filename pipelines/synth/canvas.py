@@ -69,7 +69,7 @@ class Canvas:
         return points if keep >= 1 else points[self.rng.random(len(points)) < keep]
 
     def spots(self, count: int, mask: np.ndarray) -> np.ndarray:
-        """``count`` random points (N, 2) where a coarse mask holds; none where it is empty."""
+        """``count`` random points (N, 2) where a coarse mask holds; none if it is empty."""
         rows, columns = np.nonzero(mask)
         if not len(rows):
             return np.zeros((0, 2))

@@ -42,7 +42,7 @@ def generate_cohort(out: Path, *, settings: SynthSettings, progress: Callable[[i
     whole and made from the same settings, are kept.
 
     Args:
-        out: the folder; made where it does not exist.
+        out: the folder; created if missing.
         settings: what to draw.
         progress: called as (slides done, slides in all, slide id) after each slide.
 
@@ -108,7 +108,7 @@ def _rows(organ: str, slides: int) -> list[dict[str, Any]]:
 
 
 def _splits(patients: int) -> list[str]:
-    """A split for each patient: the shares rounded by largest remainder, and none empty where there are three patients."""
+    """A split for each patient: the shares rounded by largest remainder, and none empty if there are three patients."""
     counts = {name: int(share * patients) for name, share in _SHARES.items()}
     # Ties go to the test set, whose size decides how much a result means.
     order = sorted(_SHARES, key=lambda name: (-round(_SHARES[name] * patients - counts[name], 9), name != "test"))

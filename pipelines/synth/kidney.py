@@ -28,7 +28,7 @@ def paint(canvas: Canvas) -> None:
     seeds = canvas.scatter(49, jitter=0.3)
     lining: list[np.ndarray] = [np.zeros((0, 2))]
     malignant_seeds = canvas.in_tumour(seeds)
-    # Benign tubules may be clear as well, so a pale cytoplasm alone is no tumour.
+    # Benign tubules may be clear as well, so a pale cytoplasm alone is not a tumour.
     pale = smooth_noise(rng, len(canvas.tissue), 160 * px / COARSE) > rng.uniform(0.8, 2.2)
     vacuolated = canvas.coarse(pale, seeds) & (rng.random(len(seeds)) < 0.8)
     for index, outline in canvas.cells(seeds, shrink=0.93):

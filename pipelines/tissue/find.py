@@ -43,7 +43,7 @@ def find_tissue(
 
     Args:
         slide: an open slide.
-        method: a name in :data:`TISSUE_METHODS`; not used where there is a file.
+        method: a name in :data:`TISSUE_METHODS`; not used if there is a file.
         file: the user's own tissue (:mod:`pipelines.tissue.own`), taken as it is, also under ink.
         ink_colours: the inks to look for, of :data:`pipelines.tissue.ink.INK_COLOURS`.
 

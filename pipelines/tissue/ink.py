@@ -111,7 +111,7 @@ def _neutral(density: np.ndarray, least: float, most_spread: float) -> np.ndarra
 
 
 def _larger_than(mask: np.ndarray, pixels: float) -> np.ndarray:
-    """The connected parts of a mask with more than so many pixels."""
+    """The connected parts of a mask with more than ``pixels`` pixels."""
     import cv2
 
     _, parts, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)

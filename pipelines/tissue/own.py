@@ -30,14 +30,14 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
     """The user's own file of a slide's tissue.
 
     Args:
-        folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file a slide; the
+        folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file per slide; the
             suffix in any case of letters.
         slide_id: the slide.
         method: ``mask`` or ``geojson`` want a file of that kind for every slide; with any other method a slide without a file
             is left to it.
 
     Returns:
-        The file; None where there is none and none is wanted.
+        The file; None if there is none and none is wanted.
 
     Raises:
         SlideError: the slide has no file and wants one, or has several, or the folder cannot be read (stage "tissue").

@@ -23,7 +23,7 @@ def stain_density(thumbnail: Thumbnail, clear: np.ndarray) -> np.ndarray:
     The median of five by five pixels brings the noise of the glass down and leaves the border of the tissue where it is. The
     densities are resolved into the three stains, each not below zero, and added. The threshold lies six robust standard
     deviations above the glass, between 0.03 and 0.06 units; so it does not depend on how much of the slide is tissue or on its
-    strongest stain, as Otsu's does. Grey is no stain: what absorbs all colours alike does not count.
+    strongest stain, as Otsu's does. Grey is not a stain: what absorbs all colours alike does not count.
 
     Args:
         thumbnail: the slide.

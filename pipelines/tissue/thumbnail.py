@@ -46,7 +46,7 @@ class Thumbnail:
 
     @cached_property
     def white(self) -> np.ndarray:
-        """(h, w, 3) float32 in 0..1, lightly smoothed, empty glass made white, so that a tinted lamp is no stain."""
+        """(h, w, 3) float32 in 0..1, lightly smoothed, empty glass made white, so that a tinted lamp is not a stain."""
         import cv2
 
         smooth = cv2.medianBlur(self.pixels, 3).astype(np.float32) / 255

@@ -92,7 +92,7 @@ class Gate:
             self._tokens.fetch()
 
     def admit(self, presented: str | None, scope: Scope, request: Request, cost: float = 1.0) -> str | None:
-        """The name of the request's key, None where the gate is open. ``cost`` is how many requests it counts as.
+        """The name of the request's key, None if the gate is open. ``cost`` is how many requests it counts as.
 
         Raises:
             HTTPException: 401 without a valid key, 403 where its scope does not reach or a page of another

@@ -111,7 +111,7 @@ class KeyStore:
         return [key for key in self.all() if key.revoked is None]
 
     def add(self, name: str, scope: str, *, record: Callable[[], None] = lambda: None) -> str:
-        """Make a key and return it; it cannot be had again. ``record`` is called before the key counts.
+        """Make a key and return it; it cannot be obtained again. ``record`` is called before the key counts.
 
         Raises:
             ConfigError: the name or the scope cannot be used, or a key of this name exists (revoked or not: a name means

@@ -1,4 +1,4 @@
-"""How many requests a key may make: one token bucket a key, in memory."""
+"""How many requests per key may make: one token bucket per key, in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def wait(self, name: str, cost: float = 1.0) -> int:
-        """Take ``cost`` tokens: 0 where there were so many, else the whole seconds until there are, and none is taken."""
+        """Take ``cost`` tokens and return 0; if there are too few, take none and return the seconds until there are enough."""
         rate = self.per_minute / 60
         with self._lock:
             now = self._clock()

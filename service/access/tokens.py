@@ -119,7 +119,7 @@ class TokenVerifier:
                 self._tried = time.monotonic()
 
     def identify(self, token: str) -> Bearer | None:
-        """Who the token is of, None where it does not count. Never waits.
+        """Who the token is of, None if it does not count. Never waits.
 
         Raises:
             ProviderUnreachable: as said.
@@ -155,7 +155,7 @@ class TokenVerifier:
         return Bearer(_name(claims["sub"]), self._scope(claims))
 
     def _signed_with(self, token: str) -> str | None:
-        """The id of the key that a token says it is signed with, empty where it names none; None where it cannot count."""
+        """The id of the key that a token says it is signed with, empty if it names none; None if it cannot count."""
         with suppress(Exception):
             header = self._jwt.get_unverified_header(token)
             if header["alg"] in _ALGORITHMS:

@@ -41,7 +41,7 @@ def upgrade(database: Database, to: str | None = None) -> None:
 
 
 def revision(database: Database) -> str | None:
-    """The version of the database's tables, None where it has none."""
+    """The version of the database's tables, None if it has none."""
     database.check()
     with database.reading() as session:
         return _current(session.connection())

@@ -77,7 +77,7 @@ class FileAnswer(FileResponse):
 
 
 def _range(header: str, size: int) -> str | None:
-    """The part that ``Range`` names, empty where there is none of it; None where it is to be ignored.
+    """The part that ``Range`` names, empty if there is none of it; None if it is to be ignored.
 
     That is so where it is not valid, and where it names several parts: those come as the whole file.
     """

@@ -32,7 +32,7 @@ class Progress(BaseModel):
 
     stage: str | None = Field(description="open, tissue, tiles, encode or predict; null at the start", examples=["encode"])
     done: int = Field(description="tiles done", examples=[512])
-    total: int = Field(description="tiles in all; 0 where they are not counted yet", examples=[1907])
+    total: int = Field(description="tiles in all; 0 if they are not counted yet", examples=[1907])
 
 
 class JobModel(BaseModel):
@@ -110,7 +110,7 @@ class UploadAnswer(BaseModel):
     part_size: int = Field(description="longest part that is taken, in bytes", examples=[16777216])
     complete: bool = Field(description="whether it is whole and can be predicted", examples=[False])
     kind: Literal["bag", "slide"] | None = Field(description="by its content; null before it is whole", examples=[None])
-    slide: str | None = Field(description="id of the slide, null where it is none", examples=[None])
+    slide: str | None = Field(description="id of the slide, null if it is none", examples=[None])
     expires: datetime = Field(description="when it is deleted if nothing more arrives", examples=[EXAMPLE_TIME])
 
 

@@ -22,7 +22,7 @@ def backend_of(request: Request) -> Backend:
 
 
 def key_of(request: Request) -> str | None:
-    """The name of the key or token that asks; None where the service asks for none."""
+    """The name of the key or token that asks; None if the service asks for none."""
     return getattr(request.state, "key", None)
 
 
@@ -31,7 +31,7 @@ def check_maker(request: Request, maker: str | None, what: str) -> None:
 
     Args:
         request: who asks.
-        maker: name of the key that made it; None where nobody's key did, or none was kept.
+        maker: name of the key that made it; None if nobody's key did, or none was kept.
         what: "prediction", "job" or "upload".
 
     Raises:

@@ -51,7 +51,7 @@ class PredictionBody(BaseModel):
     slide_id: str = Field(examples=["slide-1"])
     mode: str = Field(description="class-incremental, task-incremental or domain-incremental", examples=["class-incremental"])
     task: str | None = Field(description="the predicted or given task", examples=["breast"])
-    label: str | None = Field(description="the predicted label; null where there is no tissue", examples=["tumour"])
+    label: str | None = Field(description="the predicted label; null if there is no tissue", examples=["tumour"])
     positive: bool = Field(description="whether the label is another than the task's negative class")
     confidence: float | None = Field(description="probability of the predicted class", examples=[0.91])
     probabilities: dict[str, float] | None = Field(
@@ -59,7 +59,7 @@ class PredictionBody(BaseModel):
     )
     threshold: float = Field(description="instance score from which a tile counts as positive", examples=[0.5])
     out_of_distribution: OutOfDistributionBody | None = Field(
-        description="how far the slide lies from what the model has learned; null where the model cannot tell"
+        description="how far the slide lies from what the model has learned; null if the model cannot tell"
     )
     model: dict[str, Any] = Field(description="which model said so", examples=[{"run": "demo", "version": 2}])
     notes: list[str] = Field(description="remarks, such as 'no tissue'", examples=[[]])
@@ -71,7 +71,7 @@ class InstancesBody(BaseModel):
     count: int = Field(description="tiles of the slide", examples=[1907])
     positive: int = Field(description="tiles that reach the threshold", examples=[332])
     returned: int = Field(
-        description="tiles listed here: the first ones; fewer than count where the list was cut", examples=[1907]
+        description="tiles listed here: the first ones; fewer than count if the list was cut", examples=[1907]
     )
     scores: list[float] = Field(
         description="evidence for the task's positive classes, 0 to 1, the same scale on every slide", examples=[[0.12, 0.93]]
@@ -104,7 +104,7 @@ class PredictionAnswer(BaseModel):
 
     id: str = Field(description="name of the prediction", examples=[EXAMPLE_ID])
     created: datetime = Field(examples=[EXAMPLE_TIME])
-    slide: str | None = Field(description="id of its slide, null where the service cannot show it", examples=[None])
+    slide: str | None = Field(description="id of its slide, null if the service cannot show it", examples=[None])
     prediction: PredictionBody
     instances: InstancesBody
     links: Links
@@ -116,8 +116,8 @@ class PredictionEntry(BaseModel):
 
     id: str = Field(examples=[EXAMPLE_ID])
     slide_id: str = Field(description="the slide's name", examples=["slide-1"])
-    slide: str | None = Field(description="id of its slide, null where the service cannot show it", examples=[None])
-    label: str | None = Field(description="the predicted class; null where there is no tissue", examples=["breast/tumour"])
+    slide: str | None = Field(description="id of its slide, null if the service cannot show it", examples=[None])
+    label: str | None = Field(description="the predicted class; null if there is no tissue", examples=["breast/tumour"])
     confidence: float | None = Field(description="probability of the predicted class", examples=[0.91])
     model: str = Field(description="name of the model", examples=["default"])
     version: int = Field(description="its version", examples=[2])
@@ -144,7 +144,7 @@ class TileBody(BaseModel):
     width: float | None = Field(description="in level-0 pixels", examples=[512.0])
     height: float | None = Field(description="in level-0 pixels", examples=[512.0])
     image: str | None = Field(
-        description="its picture; null where the prediction was made from a bag alone",
+        description="its picture; null if the prediction was made from a bag alone",
         examples=[f"/v1/predictions/{EXAMPLE_ID}/tiles/1.jpg"],
     )
 
@@ -176,9 +176,9 @@ class TaskBody(BaseModel):
 
 
 class RefusedVersion(BaseModel):
-    """A version that should answer and cannot; the one before it goes on, where there is one."""
+    """A version that should answer and cannot; the one before it goes on, if there is one."""
 
-    version: int | None = Field(description="null where the run does not say which one should", examples=[3])
+    version: int | None = Field(description="null if the run does not say which one should", examples=[3])
     reason: str = Field(examples=["versions/003/model.safetensors: missing or changed since it was written"])
     remedy: str = Field(examples=["restore the version from a copy"])
 
@@ -226,7 +226,7 @@ class ModelVersion(BaseModel):
         description="the adapters merged into its weights, as their folders are called", examples=[["002-colon"]]
     )
     metrics: dict[str, dict[str, dict[str, dict[str, float | None]]]] = Field(
-        description="scores on each task's test slides, null where it was not scored: kind, mode, score, task",
+        description="scores on each task's test slides, null if it was not scored: kind, mode, score, task",
         examples=[{"bag": {"class_incremental": {"accuracy": {"breast": 0.94}}}}],
     )
     answers: bool = Field(description="whether it is the one that answers")

@@ -39,7 +39,7 @@ class SlideAnswer(BaseModel):
     name: str = Field(examples=["slide-1.svs"])
     width: int = Field(examples=[46_000])
     height: int = Field(examples=[32_914])
-    mpp_x: float | None = Field(description="micrometres per pixel; null where the slide states none", examples=[0.499])
+    mpp_x: float | None = Field(description="micrometres per pixel; null if the slide states none", examples=[0.499])
     mpp_y: float | None = Field(examples=[0.499])
     bounds: tuple[int, int, int, int] | None = Field(
         description="x, y, width and height of the part that was scanned; null for all of it", examples=[None]

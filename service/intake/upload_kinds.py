@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comel.base.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
+from comel.base.killable import Fault, WorkerFailure
+from comel.base.workers import WorkerPool, failure
 from comel.errors import ComelError
+from service.errors import no_worker
 from service.intake.file_kinds import instances_of, kind_of
 from service.intake.tiff_check import check_tiff
 from service.settings import ServiceSettings
-from service.turns import Turns
 
 __all__ = ["FileInspector"]
 
@@ -28,8 +29,7 @@ class FileInspector:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._uploads = _Looking(_UPLOAD_SECONDS)
-        self._bags = _Looking(min(_BAG_SECONDS, settings.sync_timeout_seconds))
+        self._uploads, self._bags = (WorkerPool(memory_bytes=_MEMORY_BYTES) for _ in range(2))
 
     def kind(self, path: Path) -> str:
         """``bag`` or ``slide``.
@@ -40,7 +40,8 @@ class FileInspector:
             ComelError: one of them, but damaged or hostile.
         """
         check_tiff(path)
-        return str(self._uploads(kind_of, path, self._settings.max_slide_bytes, self._settings.max_instances))
+        limits = self._settings.max_slide_bytes, self._settings.max_instances
+        return str(_look(self._uploads, _UPLOAD_SECONDS, kind_of, path, *limits))
 
     def instances(self, path: Path) -> int:
         """How many tiles a bag that came with its request has; 0 where it is none, which reading it says better.
@@ -49,7 +50,9 @@ class FileInspector:
             BusyError: too many are before it.
             ComelError: it is damaged, hostile, or larger than the service takes.
         """
-        return int(self._bags(instances_of, path, self._settings.max_upload_bytes, self._settings.max_instances))
+        seconds = min(_BAG_SECONDS, self._settings.sync_timeout_seconds)
+        limits = self._settings.max_upload_bytes, self._settings.max_instances
+        return int(_look(self._bags, seconds, instances_of, path, *limits))
 
     def close(self) -> None:
         """End the processes."""
@@ -57,22 +60,13 @@ class FileInspector:
         self._bags.close()
 
 
-class _Looking:
-    """One child process that is given ``seconds`` for a file."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._child = seconds, KillableWorker(memory_bytes=_MEMORY_BYTES)
-        self._turns = Turns(self._child)
-
-    def __call__(self, function: Callable[..., Any], path: Path, *limits: int) -> Any:
-        with self._turns.turn(2 * self._seconds, remedy="send it again later"):
-            try:
-                return self._child.call(function, path, *limits, timeout=self._seconds)
-            except CallTimedOut:
-                said = f"{path}: looking at it took longer than {self._seconds:g} s"
-                raise ComelError(said, "send it again; if that does not help, check the file") from None
-            except (CallFailed, WorkerCrashed):
-                raise ComelError(f"{path}: cannot be read as a slide or a bag", "check the file") from None
-
-    def close(self) -> None:
-        self._turns.close()
+def _look(pool: WorkerPool, seconds: float, function: Callable[..., Any], path: Path, *limits: int) -> Any:
+    try:
+        return pool.call(function, path, *limits, timeout=seconds, wait=2 * seconds)
+    except WorkerFailure as error:
+        late = f"{path}: looking at it took longer than {seconds:g} s"
+        said = no_worker("send it again later") | {
+            Fault.LATE: ComelError(late, "send it again; if that does not help, check the file"),
+            Fault.DEFECT: ComelError(f"{path}: cannot be read as a slide or a bag", "check the file"),
+        }
+        raise failure(error, str(path), said) from None

@@ -1,4 +1,4 @@
-"""Predictions that a client waits for: made by a process beside those of the jobs, so that no job is before them."""
+"""Synchronous predictions, in a process of their own, so that they never queue behind jobs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import threading
 import time
 from concurrent.futures import Future
 
-from comel.base.killable import CallFailed, CallTimedOut, WorkerCrashed
+from comel.base.killable import Fault, WorkerFailure
+from comel.base.workers import failure
 from comel.errors import ComelError, RunError
-from service.errors import NotReadyError, TooLargeError
-from service.jobs.executors import Executor, ran_out_of_memory
+from service.errors import NotReadyError, TooLargeError, no_worker
+from service.jobs.executors import Executor
 from service.predictions.work import Made, Work
 from service.settings import ServiceSettings
-from service.turns import Turns
 
 __all__ = ["AtOnce"]
 
@@ -31,7 +31,6 @@ class AtOnce:
 
     def __init__(self, executor: Executor, settings: ServiceSettings) -> None:
         self._executor, self._settings = executor, settings
-        self._turns = Turns(executor)
         self._guard = threading.Lock()
         self._pid: int | None = None
         self._ready: set[tuple[str, int | None]] = set()
@@ -59,23 +58,23 @@ class AtOnce:
         # A process that was just started, also after one that died, has no model yet.
         self._await_load(work.model, work.version, seconds)
         left = max(0.0, deadline - time.monotonic())
-        with self._turns.turn(left, remedy=_AS_JOB, retry_after=self._settings.retry_seconds):
-            try:
-                return self._executor.perform(work, lambda stage, done, total: None, timeout=seconds)
-            except WorkerCrashed:
-                what = "the process that read the bag died of it"
-                raise ComelError(what, "check the file; it may be damaged, or need more memory than a worker has") from None
-            except CallTimedOut:
-                raise ComelError(f"it took longer than {seconds:g} s", _AS_JOB) from None
-            except CallFailed as failure:
-                if ran_out_of_memory(failure):
-                    remedy = "ask the service's operator for more worker_memory_bytes"
-                    raise TooLargeError("it needs more memory than a worker has", remedy) from None
+        try:
+            return self._executor.perform(work, lambda stage, done, total: None, timeout=seconds, wait=left)
+        except WorkerFailure as error:
+            if error.fault is Fault.DEFECT:
                 raise
+            damaged = "check the file; it may be damaged, or need more memory than a worker has"
+            larger = "ask the service's operator for more worker_memory_bytes"
+            said = no_worker(_AS_JOB, retry_after=self._settings.retry_seconds) | {
+                Fault.DIED: ComelError("the process that read the bag died of it", damaged),
+                Fault.MEMORY: TooLargeError("it needs more memory than a worker has", larger),
+                Fault.LATE: ComelError(f"it took longer than {seconds:g} s", _AS_JOB),
+            }
+            raise failure(error, "the prediction", said) from None
 
     def close(self) -> None:
         """End the process; what is under way or waits ends with it."""
-        self._turns.close()
+        self._executor.close()
 
     def _await_load(self, model: str, version: int | None, seconds: float) -> None:
         """Wait until the process has a version. Loading goes on where that takes longer, in a thread of its own.
@@ -99,12 +98,11 @@ class AtOnce:
     def _load_for(self, wanted: tuple[str, int | None], future: Future[None]) -> None:
         failed: BaseException | None = None
         try:
-            with self._turns.turn(LOAD_SECONDS, remedy=_AS_JOB):
-                self._load(*wanted)
-                with self._guard:
-                    if self._executor.pid != self._pid:
-                        self._pid, self._ready = self._executor.pid, set()
-                    self._ready.add(wanted)
+            pid = self._load(*wanted)
+            with self._guard:
+                if pid != self._pid:
+                    self._pid, self._ready = pid, set()
+                self._ready.add(wanted)
         except BaseException as error:  # whoever waits for it is told
             failed = error
         with self._guard:
@@ -114,14 +112,18 @@ class AtOnce:
         else:
             future.set_exception(failed)
 
-    def _load(self, model: str, version: int | None) -> None:
+    def _load(self, model: str, version: int | None) -> int:
         try:
-            self._executor.prepare(model, version, timeout=LOAD_SECONDS)
+            return self._executor.prepare(model, version, timeout=LOAD_SECONDS, wait=LOAD_SECONDS)
         except RunError as error:
             raise NotReadyError(f"the model cannot be loaded: {error.what}", error.remedy) from None
-        except (WorkerCrashed, CallTimedOut) as error:
-            raise NotReadyError(f"the model cannot be loaded ({error})", "ask the service's operator") from None
-        except CallFailed as failure:
-            if ran_out_of_memory(failure):
-                raise NotReadyError("the model needs more memory than a worker has", "raise worker_memory_bytes") from None
-            raise
+        except WorkerFailure as error:
+            if error.fault is Fault.DEFECT:
+                raise
+            unloadable = NotReadyError(f"the model cannot be loaded ({error})", "ask the service's operator")
+            said = no_worker(_AS_JOB) | {
+                Fault.DIED: unloadable,
+                Fault.LATE: unloadable,
+                Fault.MEMORY: NotReadyError("the model needs more memory than a worker has", "raise worker_memory_bytes"),
+            }
+            raise failure(error, "the model cannot be loaded", said) from None

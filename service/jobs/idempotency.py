@@ -42,7 +42,7 @@ class Reservations:
         self._database = database
 
     def made(self, wanted: Reservation) -> tuple[Kind, str] | None:
-        """What an earlier request with this key made: its kind and id; None where this is the first.
+        """What an earlier request with this key made: its kind and id; None if this is the first.
 
         Raises:
             ConflictError: that request had another body.

@@ -13,10 +13,10 @@ from service.jobs.queue import JobQueue
 from service.jobs.worker import Ended, Worker
 from service.settings import ServiceSettings
 
-__all__ = ["WorkerPool"]
+__all__ = ["JobWorkers"]
 
 
-class WorkerPool:
+class JobWorkers:
     """One :class:`Worker` an executor; the arguments are the worker's."""
 
     def __init__(

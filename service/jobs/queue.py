@@ -52,7 +52,7 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job, and how many wait before it: None where it does not wait."""
+    """A job, and how many wait before it: None if it does not wait."""
 
     job: Job
     place: int | None
@@ -65,7 +65,7 @@ class JobQueue:
         self.database, self.settings = database, settings
 
     def submit(self, new: NewJob, session: Session | None = None) -> Job:
-        """Accept a job. It is kept once this returns, or once ``session`` is committed where one is given.
+        """Accept a job. It is kept once this returns, or once ``session`` is committed if one is given.
 
         Raises:
             BusyError: as many jobs wait as may.
@@ -99,7 +99,7 @@ class JobQueue:
         return job
 
     def claim(self, owner: str, *, given_up: Callable[[Job], None] = lambda job: None) -> Job | None:
-        """The oldest job that waits, or whose worker has gone silent, now leased to ``owner``; None where there is none.
+        """The oldest job that waits, or whose worker has gone silent, now leased to ``owner``; None if there is none.
 
         A job whose worker went silent at its last attempt fails here, and ``given_up`` is told of it.
         """

@@ -103,7 +103,7 @@ class SourceRequest(BaseModel):
         default=None, max_length=256, description="tell apart the classes of this task only", examples=["breast"]
     )
     assume_encoder: str | None = Field(
-        default=None, max_length=256, description="the encoder that made an uploaded bag's features, where it does not say"
+        default=None, max_length=256, description="the encoder that made an uploaded bag's features, if it does not say"
     )
     webhook: str | None = Field(
         default=None, max_length=2000, description="URL that is called when the job has ended", examples=[None]

@@ -20,7 +20,7 @@ from service.intake.upload_kinds import FileInspector
 from service.intake.uploads import UploadStore
 from service.jobs.at_once import AtOnce
 from service.jobs.idempotency import Reservation, Reservations
-from service.jobs.pool import WorkerPool
+from service.jobs.pool import JobWorkers
 from service.jobs.queue import Accepted, JobQueue, NewJob
 from service.jobs.sources import Inbox, SourceRequest
 from service.paths import remove_folder
@@ -40,7 +40,7 @@ Record = Callable[[Made | NewJob], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client wants beside the bag or the slide; None where it did not say.
+    """What a client wants beside the bag or the slide; None if it did not say.
 
     Attributes:
         key: name of its API key.
@@ -78,7 +78,7 @@ class Submissions:
         at_once: AtOnce,
         store: PredictionStore,
         queue: JobQueue,
-        pool: WorkerPool,
+        pool: JobWorkers,
         uploads: UploadStore,
         slides: SlideFiles,
     ) -> None:
@@ -205,7 +205,7 @@ class Submissions:
         return Reservation(asked.key or "", asked.idempotency_key, sha256_of_json(said))
 
     def _made(self, reservation: Reservation | None) -> Stored | Accepted | None:
-        """What an earlier request with the same key came to; None where this is the first, or the result was deleted."""
+        """What an earlier request with the same key came to; None if this is the first, or the result was deleted."""
         made = None if reservation is None else self._reservations.made(reservation)
         if reservation is None or made is None:
             return None

@@ -1,4 +1,4 @@
-"""One worker: claims a job, has it done, says how it ended; again and again until it is told to stop."""
+"""One worker: claims a job, has it done, says how it ended; again and again until it is stopped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from comel.base.killable import CallFailed, CallKilled, CallTimedOut, WorkerCrashed
+from comel.base.killable import Fault, WorkerFailure
+from comel.base.workers import failure
 from comel.errors import ComelError
 from service.db.tables import Job
 from service.ids import new_id
-from service.jobs.executors import Executor, ran_out_of_memory
+from service.jobs.executors import Executor
 from service.jobs.queue import JobQueue, LeaseLost
 from service.jobs.sources import Inbox
 from service.logs import describe_defect
@@ -30,7 +31,7 @@ from service.settings import ServiceSettings
 __all__ = ["Ended", "Worker"]
 
 Ended = Callable[[Job, str, Made | None, float], None]
-"""Told (job, outcome, what was made, seconds) before a prediction counts, and after a job came to nothing."""
+"""Called with (job, outcome, what was made, seconds) before a prediction counts, and after a job came to nothing."""
 
 _POLL_SECONDS = 1.0
 _BEAT_SECONDS = 1.0
@@ -43,7 +44,7 @@ class Worker(threading.Thread):
     Args:
         queue: where the jobs are.
         executor: what does the work.
-        ended: told of each attempt that ends the job; where it raises a ComelError, a prediction does not count.
+        ended: told of each attempt that ends the job; if it raises a ComelError, a prediction does not count.
         settings: the service's.
         log: structlog's.
         hidden: folders whose paths are cut from the errors that clients see.
@@ -67,7 +68,6 @@ class Worker(threading.Thread):
         self._inbox = Inbox(settings.state_dir)
         self._log, self._hidden, self._woken = log, tuple(hidden), woken
         self._stopping = threading.Event()
-        self._current: Job | None = None
 
     def stop(self) -> None:
         """Claim no further job; the one under way goes on."""
@@ -78,12 +78,7 @@ class Worker(threading.Thread):
         """End the work under way too; its job goes back to the queue, and the attempt does not count."""
         self.stop()
         while self.is_alive():
-            if not self._executor.kill():
-                # It goes on in vain: what it makes is dropped when it finds that the job is not its own any more.
-                if (job := self._current) is not None:
-                    with suppress(LeaseLost):
-                        self._queue.put_back(job.id, self.owner, counted=False)
-                return
+            self._executor.kill()
             self.join(_REPEAT_SECONDS)
 
     def run(self) -> None:
@@ -107,7 +102,7 @@ class Worker(threading.Thread):
             self._executor.close()
 
     def _do(self, job: Job) -> None:
-        started, outcome, self._current = time.monotonic(), "lost", job
+        started, outcome = time.monotonic(), "lost"
         try:
             outcome = self._attempt(job, started)
         except LeaseLost:
@@ -115,40 +110,24 @@ class Worker(threading.Thread):
         except SQLAlchemyError as error:
             # The lease runs out, and the job is done again; the prediction's folder is there then.
             self._log.error("the end of a job could not be written down", job=job.id, **describe_defect(error))
-        self._current = None
         about = {"job": job.id, "kind": job.kind, "attempt": job.attempts, "outcome": outcome}
         self._log.info("job", seconds=round(time.monotonic() - started, 2), **about)
 
     def _attempt(self, job: Job, started: float) -> str:
         """Do the job once and write down its end; says what that was."""
-        error, outcome = ComelError(""), "failed"
+        error, outcome = ComelError("the service failed at this job", f"ask its operator about job {job.id}"), "failed"
         beat = _Beat(self._queue, job.id, self.owner, self._executor, self._log)
         try:
             with beat:
                 made = self._executor.perform(self._work(job), beat.tell, timeout=self._settings.job_timeout_seconds)
-        except CallKilled:
-            self._queue.put_back(job.id, self.owner, counted=False)
-            return "put back"
-        except WorkerCrashed as crash:
-            self._log.warning("a worker process died", job=job.id, exit_code=crash.exit_code)
-            if job.attempts < self._settings.max_attempts:
-                self._queue.put_back(job.id, self.owner, counted=True)
+        except WorkerFailure as failed:
+            if self._put_back(job, failed):
                 return "put back"
-            said = f"the worker process died at each of {job.attempts} attempts"
-            error = ComelError(said, "the file may be damaged, or need more memory than a worker has")
-        except CallTimedOut:
-            said = f"it took longer than {self._settings.job_timeout_seconds:g} s"
-            error = ComelError(said, "ask the service's operator for a longer job_timeout_seconds")
-        except CallFailed as failure:
-            self._log.error("a job failed", job=job.id, **describe_defect(failure))
-            error = ComelError("the service failed at this job", f"ask its operator about job {job.id}")
-            if ran_out_of_memory(failure):
-                error = ComelError("it needs more memory than a worker has", "ask the operator for more worker_memory_bytes")
+            error = failure(failed, "the job", self._said(job) | {Fault.DEFECT: error})
         except ComelError as refused:
             error, outcome = refused, "refused"
         except Exception as defect:
             self._log.error("a job failed", job=job.id, **describe_defect(defect))
-            error = ComelError("the service failed at this job", f"ask its operator about job {job.id}")
         else:
             try:
                 row = row_of(made, job.model, job.source, job.key)
@@ -165,6 +144,34 @@ class Worker(threading.Thread):
         with suppress(ComelError):
             self._ended(job, outcome, None, time.monotonic() - started)
         return outcome
+
+    def _put_back(self, job: Job, failed: WorkerFailure) -> bool:
+        """Put a job back that is not to blame, or not yet; False if it has to end."""
+        if failed.fault in (Fault.STOPPED, Fault.START):
+            self._queue.put_back(job.id, self.owner, counted=False)
+            if failed.fault is Fault.START:
+                self._log.error("no worker process can be started", job=job.id, **describe_defect(failed))
+                self._stopping.wait(_POLL_SECONDS)
+            return True
+        if failed.fault in (Fault.DIED, Fault.KILLED):
+            self._log.warning("a worker process died", job=job.id, exit_code=failed.exit_code)
+            if job.attempts < self._settings.max_attempts:
+                self._queue.put_back(job.id, self.owner, counted=True)
+                return True
+        elif failed.fault is not Fault.LATE:
+            self._log.error("a job failed", job=job.id, **describe_defect(failed))
+        return False
+
+    def _said(self, job: Job) -> dict[Fault, ComelError]:
+        """What is said of a job that came to nothing in its worker process."""
+        died = f"the worker process died at each of {job.attempts} attempts"
+        late = f"it took longer than {self._settings.job_timeout_seconds:g} s"
+        large = "it needs more memory than a worker has"
+        return {
+            Fault.DIED: ComelError(died, "the file may be damaged, or need more memory than a worker has"),
+            Fault.LATE: ComelError(late, "ask the service's operator for a longer job_timeout_seconds"),
+            Fault.MEMORY: ComelError(large, "ask the operator for more worker_memory_bytes"),
+        }
 
     def _work(self, job: Job) -> Work:
         kind, options = job.kind, job.options
@@ -200,7 +207,7 @@ class Worker(threading.Thread):
 
 
 class _Beat:
-    """While the block runs: says once a second that the worker is there and how far; ends the work of a job that was taken."""
+    """Heartbeat: renews the lease and reports progress every second; kills the work if the lease is lost."""
 
     def __init__(self, queue: JobQueue, job: str, owner: str, executor: Executor, log: Any) -> None:
         self._queue, self._job, self._owner, self._executor, self._log = queue, job, owner, executor, log

@@ -7,7 +7,7 @@
 ``bag.h5``
     the bag that it was made from.
 ``thumbnail.png``, ``tiles/01.jpg`` ...
-    where it was made from a slide: the slide as a small picture, and its strongest tiles.
+    if it was made from a slide: the slide as a small picture, and its strongest tiles.
 ``origin.json``
     what only the service's list says of it otherwise: the model's name, whence it was made, and which API key asked.
 ``map.png``

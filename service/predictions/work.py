@@ -1,6 +1,6 @@
 """The work itself: a bag or a slide in, a prediction's folder out. Knows models and files, no HTTP and no database.
 
-Done in worker processes; in the service's own only for a model made there (:class:`service.served.registry.FixedModel`).
+Done in worker processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOP_TILES = 12
 _OPEN_READERS = 2
 
 Tell = Callable[[str, int, int], None]
-"""Told (stage, done, total) while the work goes on; of the stage ``encode`` in tiles."""
+"""Called with (stage, done, total) while the work goes on; of the stage ``encode`` in tiles."""
 OpenModel = Callable[[str, int | None], PredictorLike]
 
 
@@ -52,7 +52,7 @@ class Work:
         path: the bag or the slide.
         slide_id: the slide's name; of a bag only where the bag does not say.
         model, version: what to predict with.
-        task, mpp, assume_encoder: as the client said; None where it did not.
+        task, mpp, assume_encoder: as the client said; None if it did not.
         origin: what is kept beside the prediction of where it came from.
     """
 

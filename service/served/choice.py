@@ -13,7 +13,7 @@ __all__ = ["Choice", "ModelChoices"]
 
 
 class Choice(BaseModel):
-    """Of one model: the version that somebody pinned, and the version that answered last; None where there is none."""
+    """Of one model: the version that somebody pinned, and the version that answered last; None if there is none."""
 
     model_config = ConfigDict(extra="forbid")
 

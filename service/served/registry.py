@@ -15,7 +15,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +28,7 @@ from service.errors import NotFoundError, NotReadyError, needing_room
 from service.served.choice import ModelChoices
 from service.settings import ServiceSettings
 
-__all__ = ["FixedModel", "ModelRegistry", "ModelState", "PredictorLike", "Refusal"]
+__all__ = ["ModelRegistry", "ModelState", "PredictorLike", "Refusal"]
 
 SPARE_VERSIONS = 2
 """Versions kept loaded beside those that answer: for jobs that were accepted under an older one."""
@@ -57,7 +56,7 @@ class PredictorLike(Protocol):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A version that should answer and cannot, and why. It is None where the run does not even say which should."""
+    """A version that should answer and cannot, and why. It is None if the run does not even say which should."""
 
     version: int | None
     what: str
@@ -71,7 +70,7 @@ class ModelState:
     Attributes:
         name: as in the settings.
         default: whether it answers requests that name no model.
-        version: of the run, which answers; None where none can be used.
+        version: of the run, which answers; None if none can be used.
         pinned: whether that version was chosen, whatever the run's ``current`` says.
         refusal: the version that should answer and cannot, or None.
     """
@@ -333,27 +332,6 @@ class ModelRegistry:
         except OSError:
             return None
         return [(file, about.st_mtime_ns, about.st_size) for file, about in files]
-
-
-class FixedModel(ModelRegistry):
-    """One predictor, made elsewhere, under the name of the settings' first run. It never changes."""
-
-    def __init__(self, settings: ServiceSettings, predictor: PredictorLike) -> None:
-        super().__init__(settings)
-        self._predictor = predictor
-        self._runs = {self.names[0]: self._runs[self.names[0]]} if self._runs else {"model": RunDirectory(Path("model"))}
-        self._answering = {self.names[0]: predictor.version}
-
-    def _wanted(self, name: str) -> int:
-        return self._predictor.version
-
-    def _check(self, name: str, version: int) -> None:
-        if version != self._predictor.version:
-            raise RunError(f"model '{name}' has no version {version}", f"it has {self._predictor.version}")
-
-    def _open(self, name: str, version: int) -> PredictorLike:
-        self._check(name, version)
-        return self._predictor
 
 
 def _try(predictor: PredictorLike) -> None:

@@ -31,7 +31,7 @@ class SlideFiles:
         return self.folders.find(id_or_path)
 
     def id_of(self, source: dict[str, Any]) -> str | None:
-        """The id of the slide that ``source`` (of a job or a prediction) names; None where it cannot be shown."""
+        """The id of the slide that ``source`` (of a job or a prediction) names; None if it cannot be shown."""
         if "upload" in source:
             return source["upload"] if self._uploaded(source["upload"]) is not None else None
         if "path" in source and (path := Path(source["path"])).exists():

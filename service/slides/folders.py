@@ -83,7 +83,7 @@ class SlideFolders:
         return self._path_of(id_or_path) if is_slide_id(id_or_path) else self._resolve(id_or_path)
 
     def id_of(self, path: Path) -> str | None:
-        """The id of a slide, None where it lies in no slide folder; of a DICOM file it is its folder's."""
+        """The id of a slide, None if it lies in no slide folder; of a DICOM file it is its folder's."""
         if path.suffix.lower() == DICOM and path.is_file():
             path = path.parent
         for number, root in enumerate(self.roots):

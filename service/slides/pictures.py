@@ -13,19 +13,18 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import queue
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comel.base.killable import CallFailed, CallTimedOut, KillableWorker, WorkerCrashed
+from comel.base.killable import Fault, WorkerFailure
+from comel.base.workers import WorkerPool, failure
 from comel.errors import SlideError
 from pipelines.slides.slide_files import slide_files
 from pipelines.slides.unreadable import CONVERT, COPY_OR_CONVERT
-from service.errors import NotFoundError, NotReadyError
+from service.errors import NotFoundError, NotReadyError, no_worker
 
 if TYPE_CHECKING:
     from pipelines.slides.slide import Slide
@@ -49,7 +48,7 @@ class SlideFacts:
 
     Attributes:
         width, height: of level 0 in pixels.
-        mpp_x, mpp_y: micrometres per pixel of level 0, None where the slide states none.
+        mpp_x, mpp_y: micrometres per pixel of level 0, None if the slide states none.
         bounds: (x, y, width, height) of the part that was scanned, in level-0 pixels, or None for all of it.
         min_level, max_level: DeepZoom levels that are served; coarser ones would take too many pixels to make.
     """
@@ -82,7 +81,7 @@ class TileGrid:
         return math.ceil(self.width / self.scale), math.ceil(self.height / self.scale)
 
     def box(self, column: int, row: int) -> tuple[int, int, int, int] | None:
-        """(left, top, right, bottom) of a tile in the level's pixels, None where there is none."""
+        """(left, top, right, bottom) of a tile in the level's pixels, None if there is none."""
         width, height = self.size
         left, top = column * TILE_SIZE, row * TILE_SIZE
         if not (0 <= left < width and 0 <= top < height):
@@ -100,16 +99,11 @@ class SlidePictures:
 
     def __init__(self, processes: int = 2) -> None:
         self.processes = processes
-        self._workers = [KillableWorker(memory_bytes=MEMORY_BYTES) for _ in range(processes)]
-        # The last one back is the first one out: what it has open is likely what is asked for next.
-        self._free: queue.LifoQueue[KillableWorker] = queue.LifoQueue()
-        for worker in self._workers:
-            self._free.put(worker)
+        self._pool = WorkerPool(processes, memory_bytes=MEMORY_BYTES)
 
     def close(self) -> None:
         """End the processes."""
-        for worker in self._workers:
-            worker.close()
+        self._pool.close()
 
     def facts(self, path: Path) -> SlideFacts:
         """What the slide is like.
@@ -143,31 +137,19 @@ class SlidePictures:
         return content
 
     def _call(self, function: Callable[..., Any], path: Path, *arguments: Any) -> Any:
-        with self._worker() as worker:
-            try:
-                return worker.call(function, path, *arguments, timeout=CALL_SECONDS)
-            except SlideError as error:
-                # Where it lies is not for the answer.
-                raise SlideError(error.what.replace(str(path), path.name), error.remedy, stage=error.stage) from None
-            except CallTimedOut:
-                said = f"{path.name}: takes longer than {CALL_SECONDS:g} s to decode"
-                raise SlideError(said, CONVERT) from None
-            except WorkerCrashed:
-                raise SlideError(f"{path.name}: breaks the decoder", COPY_OR_CONVERT) from None
-            except CallFailed as error:
-                said = f"{path.name}: cannot be decoded ({error.kind})"
-                raise SlideError(said, CONVERT) from None
-
-    @contextmanager
-    def _worker(self) -> Iterator[KillableWorker]:
         try:
-            worker = self._free.get(timeout=WAIT_SECONDS)
-        except queue.Empty:
-            raise NotReadyError("all decoders are busy", "ask again in a minute") from None
-        try:
-            yield worker
-        finally:
-            self._free.put(worker)
+            return self._pool.call(function, path, *arguments, timeout=CALL_SECONDS, wait=WAIT_SECONDS)
+        except SlideError as error:
+            # Where it lies is not for the answer.
+            raise SlideError(error.what.replace(str(path), path.name), error.remedy, stage=error.stage) from None
+        except WorkerFailure as error:
+            said = no_worker("") | {
+                Fault.BUSY: NotReadyError("all decoders are busy", "ask again in a minute"),
+                Fault.LATE: SlideError(f"{path.name}: takes longer than {CALL_SECONDS:g} s to decode", CONVERT),
+                Fault.DIED: SlideError(f"{path.name}: breaks the decoder", COPY_OR_CONVERT),
+                Fault.DEFECT: SlideError(f"{path.name}: cannot be decoded ({error.kind})", CONVERT),
+            }
+            raise failure(error, path.name, said) from None
 
 
 def version_of(path: Path) -> str:

@@ -64,7 +64,7 @@ class Outbox(threading.Thread):
                 self._stopping.wait(_POLL_SECONDS)
 
     def send_one(self) -> bool:
-        """Send the call that is due for longest; False where none is."""
+        """Send the call that is due for longest; False if none is."""
         with self._database.writing() as session:
             now = self._database.now(session)
             # One that is due later than any wait takes was written before the clock was set back.

@@ -21,7 +21,7 @@ HEADS = [Head("a", ("normal", "tumour"), "normal"), Head("b", ("x", "y"), None)]
 def model() -> CoMEL:
     torch.manual_seed(0)
     made = CoMEL(48, CoMELOptions(dim=32, num_heads=4, attention_hidden=16), heads=HEADS)
-    made.end_task((BagBatch(torch.randn(1, 9, 48) + column), column) for column in (0, 1, 2, 3) for _ in range(3))
+    made.end_task([(BagBatch(torch.randn(1, 9, 48) + column), column) for column in (0, 1, 2, 3) for _ in range(3)])
     return made.eval()
 
 

@@ -16,9 +16,9 @@ from comel.bags.bag import Bag, TileGeometry
 from comel.bags.contract import FeatureContract
 from comel.errors import ComelError, FeatureMismatch
 from comel.prediction.prediction import Prediction
-from service.app import create_app
 from service.settings import ServiceSettings
 from tests.service.answers import bag_bytes
+from tests.service.in_process import app_with
 
 CONTRACT = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 64)
 
@@ -103,7 +103,7 @@ def predictor() -> FakePredictor:
 
 @pytest.fixture
 def client(settings: ServiceSettings, predictor: FakePredictor) -> Iterator[TestClient]:
-    with TestClient(create_app(settings, predictor=predictor)) as opened:
+    with TestClient(app_with(settings, predictor)) as opened:
         yield opened
 
 

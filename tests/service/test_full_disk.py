@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from comel.app.commands import keys as commands
 from comel.errors import ConfigError
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.backend import open_database
 from service.db.database import Database
 from service.errors import NoRoomError
@@ -30,6 +29,7 @@ from service.intake import bodies
 from service.predictions import folder as prediction_folder
 from service.settings import ServiceSettings
 from tests.service.answers import bag_bytes, ended
+from tests.service.in_process import app_with
 
 NO_ROOM = "there is no room on the service's disk"
 
@@ -70,7 +70,7 @@ def fill(disk: Path) -> None:
 
 def test_everything_goes_on_that_needs_no_room(disk: Path, settings: ServiceSettings, predictor: Any, content: bytes) -> None:
     small = settings.model_copy(update={"max_upload_bytes": 4 << 20})
-    with TestClient(create_app(small, predictor=predictor)) as client:
+    with TestClient(app_with(small, predictor)) as client:
         clean(client.app.state.backend.database, small, client.app.state.audit)  # type: ignore[attr-defined]
         files = {"bag": ("a.h5", content)}
         first, second = (client.post("/v1/predictions", files=files).json()["links"] for _ in range(2))
@@ -107,7 +107,7 @@ def test_everything_goes_on_that_needs_no_room(disk: Path, settings: ServiceSett
 
 def test_a_disk_that_was_full_before_the_service_starts_is_said(disk: Path, settings: ServiceSettings, predictor: Any) -> None:
     fill(disk)
-    with pytest.raises((ConfigError, NoRoomError)), TestClient(create_app(settings, predictor=predictor)):
+    with pytest.raises((ConfigError, NoRoomError)), TestClient(app_with(settings, predictor)):
         pass
     with pytest.raises(ConfigError):
         open_database(settings)

@@ -18,13 +18,13 @@ from sqlalchemy.exc import OperationalError
 
 from comel.base.settings import parse_section
 from comel.errors import ConfigError
-from service.app import create_app
 from service.http.middleware import SECURITY_HEADERS
 from service.http.routes import documentation
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from service.vendor import vendored
 from tests.places import ROOT
+from tests.service.in_process import app_with
 
 DOCS = ROOT / "docs"
 
@@ -170,7 +170,7 @@ def test_other_origins_are_let_in_by_name_only(client: TestClient, settings: Ser
     asked = {"Origin": "https://viewer.example", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in client.options("/v1/predictions", headers=asked).headers
     opened = settings.model_copy(update={"cors_origins": ("https://viewer.example",)})
-    with TestClient(create_app(opened, predictor=predictor)) as other:
+    with TestClient(app_with(opened, predictor)) as other:
         answer = other.options("/v1/predictions", headers=asked)
         assert answer.headers["access-control-allow-origin"] == "https://viewer.example"
         assert "access-control-allow-credentials" not in answer.headers
@@ -257,7 +257,7 @@ def test_the_documents_name_every_metric_and_header(client: TestClient) -> None:
 def test_the_log_line_of_the_documents_has_the_fields_of_a_real_one(
     client: TestClient, capsys: pytest.CaptureFixture[str], settings: ServiceSettings, predictor: Any
 ) -> None:
-    with TestClient(create_app(settings, predictor=predictor)) as other:
+    with TestClient(app_with(settings, predictor)) as other:
         other.get("/healthz")
     real = json.loads(capsys.readouterr().err.splitlines()[-1])
     text = (DOCS / "operations.md").read_text(encoding="utf-8")

@@ -19,11 +19,11 @@ from comel.bags.contract import FeatureContract
 from comel.errors import ConfigError
 from service.access.audit import AuditLog
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.errors import NotReadyError
 from service.logs import make_log, route_library_logs
 from service.settings import ServiceSettings
 from tests.service.answers import ended
+from tests.service.in_process import app_with
 from tests.service.slides.test_slides import FakeEncoder
 
 PATIENT = "DOE_JANE_1950"
@@ -47,7 +47,7 @@ def test_the_audit_log_says_who_predicted_what_with_which_model(
     (settings.state_dir / "audit.jsonl").unlink()
     key = KeyStore(settings.state_dir).add("ward-7", "predict")
     headers = {"Authorization": f"Bearer {key}", "X-Request-ID": "asked-1"}
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         made = client.post("/v1/predictions", files={"bag": (f"{PATIENT}.h5", content)}, headers=headers).json()
         client.post("/v1/predictions", files={"bag": (f"{PATIENT}.h5", content[:900])}, headers=headers)
         for link in made["links"].values():
@@ -128,7 +128,7 @@ def test_the_log_names_requests_and_no_files(settings: ServiceSettings, predicto
     key = KeyStore(settings.state_dir).add("ward-7", "admin")
     headers = {"X-API-Key": key}
     stream = io.StringIO()
-    with TestClient(create_app(settings, predictor=predictor, log=make_log(stream))) as client:
+    with TestClient(app_with(settings, predictor, log=make_log(stream))) as client:
         client.post("/v1/predictions", files={"bag": (f"{PATIENT}.h5", content)}, headers=headers)
         client.post("/v1/predictions", files={"bag": (f"{PATIENT}.h5", content[:500])}, headers=headers)
         client.post("/v1/predictions", json={"slide": f"{PATIENT}.svs"}, headers=headers)
@@ -217,7 +217,7 @@ def test_label_macro_and_patient_of_a_slide_are_never_served(
         assert set(slide.associated_images) >= {"label", "macro"}
         assert PATIENT in str(dict(slide.properties))
     stream = io.StringIO()
-    with TestClient(create_app(settings, predictor=predictor, log=make_log(stream))) as client:
+    with TestClient(app_with(settings, predictor, log=make_log(stream))) as client:
         job = ended(client, client.post("/v1/predictions", json={"slide": "case-1.svs"}))
         assert job["state"] == "done", job
         answer = client.get(job["links"]["prediction"])

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from comel.app.benchmark.composite import CompositeSettings, make_composite
+from comel.app.benchmark.context import ContextSettings, make_context
 from comel.app.benchmark.crchisto import CrchistoSettings, make_crchisto
 from comel.app.benchmark.features import FeatureSettings, make_features
 from comel.app.benchmark.rows import load_benchmark
@@ -28,6 +29,7 @@ __all__ = ["run_continual"]
 
 _SETTINGS: dict[str, type[BaseModel]] = {
     "features": FeatureSettings,
+    "context": ContextSettings,
     "composite": CompositeSettings,
     "crchisto": CrchistoSettings,
 }
@@ -50,7 +52,7 @@ def run_continual(
     """Run a suite; what is finished under ``out/SUITE`` is kept.
 
     Args:
-        suite: features, composite or crchisto.
+        suite: features, context, composite or crchisto.
         out: folder; a suite has its own in it.
         seeds: of the streams.
         rows: names of rows or groups; default all.
@@ -144,6 +146,8 @@ class _Source:
         """Make the stream of a seed; real slides are extracted first, those that are not yet."""
         if self.suite == "features":
             make_features(stream, settings)
+        elif self.suite == "context":
+            make_context(stream, settings)
         elif self.suite == "composite":
             assert self.slides is not None
             self._extract(self.slides)

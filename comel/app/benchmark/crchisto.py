@@ -92,7 +92,7 @@ def _read(archive: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
             raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 (N, height, width, 3)")
         if patients.shape != (len(images),) or positive.shape != (len(images),) or not np.isin(positive, (0, 1)).all():
-            raise ValueError("patient_id and is_cancerous, 0 or 1, are not one a cell")
+            raise ValueError("patient_id and is_cancerous, 0 or 1, are not one per cell")
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{archive}: not the cells' archive ({error})", "give the .npz of CRCHistoPhenotypes cells") from None
     return images, patients, positive.astype(np.int8)

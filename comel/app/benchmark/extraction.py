@@ -49,7 +49,7 @@ def measure_extraction(
         slides: to read.
         encoder: see :func:`pipelines.patch_encoders.load_encoder`.
         settings: as for an extraction.
-        workers: threads, and as many processes of the DataLoader; default one a core, up to 8.
+        workers: threads, and as many processes of the DataLoader; default one per core, up to 8.
         repeats: of all four.
         progress: told each way as it ends.
 

@@ -97,7 +97,7 @@ def load_benchmark(
     """Read a suite's settings and the rows, all of them or those named by row or group.
 
     Args:
-        suite: features, composite or crchisto.
+        suite: features, context, composite or crchisto.
         rows: names of rows or groups; default every row.
         config: in place of the one shipped.
         overrides: ``SECTION.KEY=VALUE`` for the suite's sections; values are read as YAML.

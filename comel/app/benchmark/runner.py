@@ -7,17 +7,17 @@ again, or get more rows and seeds later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comel.app.benchmark.rows import Benchmark, Row
 from comel.base.files import read_json
+from comel.base.killable import Fault, WorkerFailure
 from comel.base.progress import progress_bar
 from comel.base.units import Mode
+from comel.base.workers import WorkerPool, failure
 from comel.errors import CapacityError, ComelError, ConfigError, RunError
 
 __all__ = ["MEASURES", "RowResult", "run_benchmark"]
@@ -30,17 +30,19 @@ MEASURES = {
     "dice": ("instance", "dice", "final_average"),
     "dice_forgetting": ("instance", "dice", "forgetting"),
 }
+_TASK_MEASURES = {("bag", "accuracy"): "accuracy", ("bag", "auc"): "auc", ("instance", "auc"): "instance_auc"}
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row gave with one seed: measures by name, or why there is none."""
+    """What a row gave with one seed: measures by name, or why there is none; scores of each task by name, the task given."""
 
     row: str
     group: str
     seed: int
     measures: dict[str, float | None]
     refused: str | None = None
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def run_benchmark(
@@ -60,13 +62,13 @@ def run_benchmark(
         make: from a seed to the ``data`` settings of its stream, made if they are not there yet.
         seeds: of the streams; a row's weights are drawn from the same seed.
         out: folder of the runs: ``seed-N/runs/ROW``.
-        folds: cross-validate every row over so many folds; measures are then means over folds, and ``pooled_auc`` is the bag
+        folds: cross-validate every row over this many folds; measures are then means over folds, and ``pooled_auc`` is the bag
             AUC of the test cases of all folds together, task by task, with its interval by bootstrap over patients.
         jobs: trainings at once, each in a process of its own.
         quiet: no progress.
 
     Returns:
-        a result a row and seed, in their order. A row that its strategy or model refuses carries the reason.
+        one result per row and seed, in their order. A row that its strategy or model refuses carries the reason.
 
     Raises:
         ComelError: a folder of the runs holds something else, or a training was killed. What is finished is kept.
@@ -80,19 +82,25 @@ def run_benchmark(
     results: dict[int, RowResult] = {}
     with (
         progress_bar(len(work), f"bench {benchmark.suite}", quiet=quiet) as advance,
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+        WorkerPool(jobs) as workers,
+        ThreadPoolExecutor(jobs) as threads,
     ):
-        futures = {pool.submit(_train, run, settings, folds): i for i, (_, _, run, settings) in enumerate(work)}
+        futures = {
+            threads.submit(workers.call, _train, run, settings, folds): i for i, (_, _, run, settings) in enumerate(work)
+        }
         try:
             for future in as_completed(futures):
                 i = futures[future]
                 row, seed, run, _ = work[i]
                 refused = _outcome(future, f"row '{row.name}', seed {seed}")
                 measures = dict.fromkeys(MEASURES) if refused else _measures(run, folds)
-                results[i] = RowResult(row.name, row.group, seed, measures, refused)
+                tasks = {} if refused or folds is not None else _of_tasks(run)
+                results[i] = RowResult(row.name, row.group, seed, measures, refused, tasks)
                 advance(1, text=f"seed {seed} {row.name}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            threads.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):  # Ctrl-C, which the processes do not see
+                workers.close()
             raise
     return [results[i] for i in range(len(work))]
 
@@ -108,11 +116,14 @@ def _outcome(future: Future[str | None], where: str) -> str | None:
         return future.result()
     except ComelError as error:
         raise RunError(f"{where}: {error}") from error
-    except BrokenProcessPool:
+    except WorkerFailure as error:
+        if error.fault is Fault.DEFECT:
+            defect = RuntimeError(f"{where}: {error}")
+            defect.add_note(error.trace)
+            raise defect from None
         remedy = "give the same command again, with --jobs 1; finished rows are kept"
-        raise RunError("a training was killed, maybe for want of memory", remedy) from None
-    except Exception as error:
-        raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
+        killed = RunError("a training was killed, maybe for want of memory", remedy)
+        raise failure(error, where, {Fault.DIED: killed, Fault.MEMORY: RunError(f"{where}: {error}", remedy)}) from None
 
 
 def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None:
@@ -154,6 +165,19 @@ def _measures(run: Path, folds: int | None) -> dict[str, float | None]:
     means["pooled_auc"] = pooled["mean"][mode]["bag"].get("auc")
     means["pooled_auc_low"], means["pooled_auc_high"] = pooled["intervals"]["bag"][mode]["auc"]["mean"] or (None, None)
     return means
+
+
+def _of_tasks(run: Path) -> dict[str, dict[str, float]]:
+    """After the last stage, with the task given: each task's bag accuracy and AUC, and the AUC of its instances."""
+    from comel.runs.metrics import read_metrics
+    from comel.scoring.continual import ScoreTable
+
+    found: dict[str, dict[str, float]] = {}
+    for row in ScoreTable.of_run(read_metrics(run / "metrics.json")).last_rows:
+        name = _TASK_MEASURES.get((row.kind, row.name))
+        if row.mode == Mode.TASK and row.task is not None and name and row.value is not None:
+            found.setdefault(row.task, {})[name] = row.value
+    return found
 
 
 def _of_run(run: Path) -> dict[str, float | None]:

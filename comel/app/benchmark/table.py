@@ -11,7 +11,7 @@ import numpy as np
 from comel.app.benchmark.runner import RowResult
 from comel.base.files import atomic_path, write_json, write_text
 
-__all__ = ["markdown", "summarise", "write_tables"]
+__all__ = ["by_task", "markdown", "summarise", "tables", "write_tables"]
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -50,6 +50,7 @@ def summarise(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
             values = [value for r in mine if (value := r.measures.get(measure)) is not None]
             entry["mean"][measure] = float(np.mean(values)) if values else None
             entry["std"][measure] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        entry["tasks"] = _tasks(mine)
         summary[name] = entry
     return summary
 
@@ -68,8 +69,38 @@ def markdown(summary: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
+def _tasks(results: Sequence[RowResult]) -> dict[str, dict[str, float]]:
+    """By task the mean of each of its scores over seeds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        for task, scores in result.tasks.items():
+            for measure, value in scores.items():
+                found.setdefault(task, {}).setdefault(measure, []).append(value)
+    return {task: {measure: float(np.mean(values)) for measure, values in scores.items()} for task, scores in found.items()}
+
+
+def by_task(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line per row, a column per task: accuracy (bag AUC, instance AUC) in percent, the task given, the mean over seeds."""
+    tasks = list(dict.fromkeys(task for entry in summary.values() for task in entry["tasks"]))
+    lines = ["| accuracy (AUC, instance AUC) | " + " | ".join(tasks) + " |", "|---" + "|---:" * len(tasks) + "|"]
+    for name, entry in summary.items():
+        cells = [_scores(entry["tasks"].get(task, {})) for task in tasks]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if tasks else ""
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    values = [f"{100 * scores[name]:.0f}" if name in scores else "-" for name in ("accuracy", "auc", "instance_auc")]
+    return f"{values[0]} ({values[1]}, {values[2]})"
+
+
+def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of rows, and below it that of tasks."""
+    return "\n".join(part for part in (markdown(summary), by_task(summary)) if part)
+
+
 def write_tables(out: Path, suite: str, settings: Mapping[str, Any], results: Sequence[RowResult]) -> dict[str, Any]:
-    """``results.json`` (settings, every seed, the summary), ``results.csv`` (a line a row and seed) and ``table.md``."""
+    """``results.json`` (settings, every seed, the summary), ``results.csv`` (one line per row and seed) and ``table.md``."""
     import pandas
 
     summary = summarise(results)
@@ -78,11 +109,12 @@ def write_tables(out: Path, suite: str, settings: Mapping[str, Any], results: Se
         "settings": dict(settings),
         "rows": summary,
         "results": [{"row": r.row, "seed": r.seed, "refused": r.refused, **r.measures} for r in results],
+        "tasks": [{"row": r.row, "seed": r.seed, **r.tasks} for r in results],
     }
     write_json(out / "results.json", content)
     with atomic_path(out / "results.csv") as path:
         pandas.DataFrame(content["results"]).to_csv(path, index=False)
-    write_text(out / "table.md", markdown(summary))
+    write_text(out / "table.md", tables(summary))
     return content
 
 

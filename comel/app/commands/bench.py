@@ -25,7 +25,7 @@ def _bench() -> None:
 
 @app.command(epilog="Example: comel bench continual --suite features --seeds 1 --rows comel,finetune --out bench")
 def continual(
-    suite: Annotated[str, typer.Option(help="features, composite or crchisto.")] = "features",
+    suite: Annotated[str, typer.Option(help="features, context, composite or crchisto.")] = "features",
     out: Annotated[Path, typer.Option(help="Folder for streams, runs and tables; what is finished there is kept.")] = Path(
         "bench"
     ),
@@ -43,7 +43,7 @@ def continual(
 ) -> None:
     """Strategies and models on a stream of tasks that anyone can make again; --set make.difficulty=0.8 changes the stream."""
     from comel.app.benchmark.continual import run_continual
-    from comel.app.benchmark.table import markdown
+    from comel.app.benchmark.table import tables
 
     tell_notes(slides, quiet=quiet or as_json)
     result = run_continual(
@@ -62,7 +62,7 @@ def continual(
     if as_json:
         print_json(result)
     else:
-        typer.echo(markdown(result["rows"]))
+        typer.echo(tables(result["rows"]))
         typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")
 
 
@@ -77,7 +77,7 @@ def continual(
 def extract(
     given: Given[ExtractOptions],
     slides: Annotated[list[Path] | None, typer.Argument(help="Slides; default a synthetic one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one a core, up to 8.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one per core, up to 8.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of every measurement; the median is printed.")] = 3,
     size: Annotated[int, typer.Option(help="Side of the synthetic slide in pixels.")] = 4096,
     as_json: Json = False,

@@ -17,7 +17,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the synthetic cohort.")] = 0,
     slides: Annotated[int | None, typer.Option(help="Slides an organ.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of a slide in level-0 pixels.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs a task.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs per task.")] = None,
     as_json: Json = False,
 ) -> None:
     """The whole way on a synthetic cohort: synth, extract, train, evaluate, predict with maps."""

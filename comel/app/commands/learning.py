@@ -47,14 +47,16 @@ _SECTIONS = "YAML with sections data, model, strategy, trainer; options and --se
 def train(
     out: Annotated[Path, typer.Option(help="Run directory; the same command goes on with an unfinished run.")],
     given: Given[RunConfig],
-    folds: Annotated[int | None, typer.Option(help="Cross-validate: a run a fold, in OUT/fold-0 and on.")] = None,
-    orders: Annotated[int | None, typer.Option(help="So many orders of the tasks: a run each, in OUT/order-0 and on.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validate: one run per fold, in OUT/fold-0, OUT/fold-1, ...")] = None,
+    orders: Annotated[
+        int | None, typer.Option(help="Train this many task orders, one run each, in OUT/order-0, OUT/order-1, ...")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run's own settings.")] = False,
     trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train over a stream of tasks, one version a task."""
+    """Train over a stream of tasks, one version per task."""
     if (folds is not None) + (orders is not None) + resume > 1:
         raise ComelError(
             "--folds, --orders and --resume do not go together", "give one; the same --folds or --orders command goes on"

@@ -51,7 +51,7 @@ def print_json(value: Any) -> None:
 
 
 def tell_notes(manifest: Path | None, *, quiet: bool) -> None:
-    """Say on standard error what in a manifest is not used, or may be meant otherwise; once per command that reads one."""
+    """Warn on standard error, once per command, about what is unused or probably a mistake in a manifest."""
     if manifest is None or quiet:
         return
     from comel.cohort.notes import manifest_notes

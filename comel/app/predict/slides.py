@@ -78,7 +78,7 @@ def predict_cohort(
 
     The slides of a manifest's case are predicted as one bag: each gets the case's label and probabilities, and the scores of
     its own tiles. Where one of them cannot be used, none of the case is predicted. A slide whose files are in ``out`` and were
-    made by the same version, from the same content and with the same words is kept as it is.
+    made by this version from the same inputs and options is kept.
 
     Args:
         run: the run directory.

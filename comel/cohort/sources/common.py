@@ -65,7 +65,7 @@ class Cohort:
     """The slides of a cohort, and what its sources do not agree on.
 
     Attributes:
-        rows: one a slide; paths are absolute.
+        rows: one per slide; paths are absolute.
         warnings: one line each.
         left_out: how many files of the folder are no slides and no annotations, by suffix.
     """
@@ -249,7 +249,7 @@ def check_labels(rows: Sequence[ManifestRow]) -> Iterator[str]:
         labels[row.task].add(row.label)
     for task, found in labels.items():
         if len(found) == 1:
-            yield f"task '{task}' has the label '{next(iter(found))}' only; training needs two labels a task"
+            yield f"task '{task}' has the label '{next(iter(found))}' only; training needs two labels per task"
         yield from alike(f"task '{task}'", "labels", sorted(found))
     yield from alike("folders", "tasks", sorted(labels))
     yield from alike("files", "slides", sorted(row.slide_id for row in rows))

@@ -43,14 +43,14 @@ class RasterAnswer(BaseModel):
     y: float = Field(description="top edge", examples=[811.8])
     width: float = Field(examples=[30_720.0])
     height: float = Field(examples=[25_600.0])
-    columns: int = Field(description="pixels of the picture across; 0 where there is no tile", examples=[120])
+    columns: int = Field(description="pixels of the picture across; 0 if there is no tile", examples=[120])
     rows: int = Field(examples=[100])
     threshold: float = Field(description="score from which a tile counts as positive", examples=[0.5])
-    classes: list[str] = Field(description="what `class` takes; none where scores by class are not kept", examples=[[]])
+    classes: list[str] = Field(description="what `class` takes; none if scores by class are not kept", examples=[[]])
     level0: bool = Field(description="whether lengths are level-0 pixels; else they are in the bag's own unit")
     level0_width: float = Field(description="width of the slide, or of the tiles' extent where it is not known")
     level0_height: float
-    mpp_x: float | None = Field(description="micrometres per pixel; null where the bag states none", examples=[0.25])
+    mpp_x: float | None = Field(description="micrometres per pixel; null if the bag states none", examples=[0.25])
     mpp_y: float | None = Field(examples=[0.25])
 
 

@@ -60,7 +60,7 @@ def part(request: Request, name: str) -> Response:
 
 
 def viewer_file(name: str) -> Path | None:
-    """Where a part of the page lies, None where there is none of this name."""
+    """Where a part of the page lies, None if there is none of this name."""
     own = next((path for path in _PAGE.iterdir() if path.name == name and path.suffix in _KINDS), None)
     return own or (vendored(name) if Path(name).suffix in _KINDS else None)
 

@@ -281,7 +281,7 @@ def test_a_folder_of_folds_names_its_runs(tmp_path: Path, toy_stream: Stream, co
         ("train", "--resume", "--out", folds),
     ):
         said = one_line(*comel_cli(*words)[::2])
-        assert f"it holds a run a fold: name one or several of them, such as {folds / 'fold-0'}" in said
+        assert f"it holds one run per fold: name one or several of them, such as {folds / 'fold-0'}" in said
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ def instead(name: str, make: Callable[[Path], Any], *, signed: bool = False) -> 
     return apply
 
 
-def without(name: str) -> Mutation:
-    """Take a file of the version out, and sign the others."""
+def removed(name: str) -> Mutation:
+    """Take a file of the version away."""
 
     def apply(run: Path) -> None:
         next(version(run).rglob(name)).unlink()
@@ -145,15 +145,10 @@ def without(name: str) -> Mutation:
     return apply
 
 
-def linked(name: str) -> Mutation:
-    """Move a file elsewhere, and leave a link to it."""
-
-    def apply(run: Path) -> None:
-        elsewhere = run.parent / "elsewhere"
-        shutil.move(run / name, elsewhere)
-        (run / name).symlink_to(elsewhere)
-
-    return apply
+def linked(run: Path) -> None:
+    """Put a link in the place of the weights."""
+    shutil.move(run / WEIGHTS, run.parent / "elsewhere")
+    (run / WEIGHTS).symlink_to(run.parent / "elsewhere")
 
 
 def yaml_text(change: Callable[[str], str]) -> Mutation:
@@ -199,7 +194,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a hash that is none": model(lambda content: content["model"].update(code_sha256="nope")),
     # Heads and tasks.
     "no head": model(lambda content: content["model"].update(heads=[])),
-    "a million heads": model(lambda content: content["model"].update(heads=content["model"]["heads"] * 500_000)),
+    "twenty thousand heads": model(lambda content: content["model"].update(heads=content["model"]["heads"] * 10_000)),
     "a head of a million labels": model(
         lambda content: content["model"]["heads"][0].update(labels=[f"l{i}" for i in range(10**6)])
     ),
@@ -299,7 +294,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a checksum that differs": checksums(lambda content: content | {"model.safetensors": "0" * 64}),
     "a file too many": lambda run: (version(run) / "more.bin").write_bytes(b"more"),
     # What is no file.
-    "weights that are a link": linked(WEIGHTS),
+    "weights that are a link": linked,
     "a description that is a link to a device": instead(MODEL, lambda path: path.symlink_to("/dev/zero")),
     "a description that is a pipe": instead(MODEL, os.mkfifo),
     "weights that are a pipe": instead(WEIGHTS, os.mkfifo),
@@ -350,14 +345,14 @@ MUTATIONS: dict[str, Mutation] = {
     "an add-task that is nonsense": lambda run: (run / "add-task.json").write_text("[]"),
     "an add-task that is a pipe": lambda run: os.mkfifo(run / "add-task.json"),
     # What strategies keep.
-    "an adapter that is missing": without("adapter_model.safetensors"),
+    "an adapter that is missing": removed("adapter_model.safetensors"),
     "an adapter of another shape": tensors(
         lambda content: content.update({first(content): torch.zeros(3, 5, 7)}), "adapter_model.safetensors"
     ),
     "an adapter that is NaN": tensors(set_all(float("nan")), "adapter_model.safetensors"),
     "a strategy's state that is a list": text("versions/002/strategy.json", lambda said: "[]"),
     "a strategy's state that nests": text("versions/002/strategy.json", lambda said: DEEP),
-    "base weights that are missing": without("base.safetensors"),
+    "base weights that are missing": removed("base.safetensors"),
 }  # fmt: skip
 """Each changes a run of two versions in one way."""
 

@@ -79,8 +79,8 @@ def test_options_that_do_not_fit_are_refused_before_any_work(
     for words, said in [
         ([*slides, "--task", "nope"], "the model knows no task 'nope'; it knows colon, kidney"),
         ([*slides, "--width", 100], "a map of 100 px has no room for its caption; give a width of at least 256"),
-        ([*slides, "--mpp", 0], "--mpp 0: no slide has so many micrometres per pixel (0.05 to 20); correct --mpp"),
-        ([slides[0], "--mpp", 250], "--mpp 250: no slide has so many micrometres per pixel (0.05 to 20); correct --mpp"),
+        ([*slides, "--mpp", 0], "--mpp 0: no slide has such a resolution (0.05 to 20); correct --mpp"),
+        ([slides[0], "--mpp", 250], "--mpp 250: no slide has such a resolution (0.05 to 20); correct --mpp"),
         ([bag, "--mpp", 2], f"--mpp is of slides, and has no effect on {bag}; leave it out: a bag has its own"),
         (
             [toy_stream.manifest, "--mpp", 2],

@@ -20,8 +20,9 @@ import psutil
 import pytest
 
 from comel.base import killable
-from comel.base.killable import CallFailed, CallKilled, CallOutOfMemory, CallTimedOut, KillableWorker, WorkerCrashed
+from comel.base.killable import Fault, KillableWorker
 from comel.errors import SlideError
+from tests.failing import failing
 from tests.places import ROOT
 
 
@@ -110,7 +111,7 @@ def test_a_child_that_others_ended_while_it_waited_is_replaced(worker: KillableW
 
 def test_a_call_that_a_waiting_child_dies_of_is_not_made_again(worker: KillableWorker, tmp_path: Path) -> None:
     worker.call(pid_and, 0)
-    with pytest.raises(WorkerCrashed):
+    with failing(Fault.DIED):
         worker.call(note_and_die, tmp_path / "calls")
     assert (tmp_path / "calls").read_text() == "once "
 
@@ -144,10 +145,10 @@ def test_a_users_mistake_arrives_whole(worker: KillableWorker) -> None:
 
 
 def test_a_defect_arrives_with_its_trace(worker: KillableWorker) -> None:
-    with pytest.raises(CallFailed, match="ValueError: two lines") as caught:
+    with failing(Fault.DEFECT, match="ValueError: two lines") as caught:
         worker.call(stumble)
     assert "stumble" in caught.value.trace
-    with pytest.raises(CallFailed, match="pickle"):
+    with failing(Fault.DEFECT, match="pickle"):
         worker.call(unsendable)
     assert worker.call(pid_and, 3)[1] == 3
 
@@ -157,13 +158,13 @@ def test_a_crash_is_told_and_the_next_call_has_a_new_process(
     worker: KillableWorker, function: Callable[[int], None], argument: int, said: str
 ) -> None:
     before = worker.call(pid_and, 0)[0]
-    with pytest.raises(WorkerCrashed, match=said):
+    with failing(Fault.DIED, match=said):
         worker.call(function, int(argument))
     assert worker.call(pid_and, 0)[0] != before
 
 
 def test_a_child_that_only_hangs_up_is_not_said_to_have_died_of_our_signal(worker: KillableWorker) -> None:
-    with pytest.raises(WorkerCrashed, match=r"^the process no longer answered and was ended$") as caught:
+    with failing(Fault.DIED, match=r"^the process no longer answered and was ended$") as caught:
         worker.call(hang_up)
     assert caught.value.exit_code is None
     assert worker.call(pid_and, 1)[1] == 1
@@ -171,21 +172,21 @@ def test_a_child_that_only_hangs_up_is_not_said_to_have_died_of_our_signal(worke
 
 def test_a_function_that_exits_is_told_and_the_process_stays(worker: KillableWorker) -> None:
     before = worker.call(pid_and, 0)[0]
-    with pytest.raises(CallFailed, match=r"^SystemExit: no licence$"):
+    with failing(Fault.DEFECT, match=r"^SystemExit: no licence$"):
         worker.call(sys.exit, "no licence")
     assert worker.call(pid_and, 0)[0] == before
 
 
 def test_a_hanging_call_is_cut(worker: KillableWorker) -> None:
     pid = worker.call(pid_and, 0)[0]
-    with pytest.raises(CallTimedOut):
+    with failing(Fault.LATE):
         worker.call(time.sleep, 600, timeout=0.3)
     assert not psutil.pid_exists(pid)
     assert worker.call(pid_and, 5)[1] == 5
 
 
 def test_a_frozen_call_is_cut(worker: KillableWorker) -> None:
-    with pytest.raises(CallTimedOut):
+    with failing(Fault.LATE):
         worker.call(freeze, timeout=0.3)
     assert worker.call(pid_and, 5)[1] == 5
 
@@ -193,7 +194,7 @@ def test_a_frozen_call_is_cut(worker: KillableWorker) -> None:
 def test_a_child_that_freezes_while_it_answers_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(killable, "_FROZEN_SECONDS", 1.0)
     with KillableWorker() as worker:
-        with pytest.raises(WorkerCrashed, match="no longer answered"):
+        with failing(Fault.DIED, match="no longer answered"):
             worker.call(freeze_in_the_middle_of_an_answer, timeout=60)
         assert worker.call(pid_and, 5)[1] == 5
 
@@ -212,7 +213,7 @@ def test_another_thread_kills(worker: KillableWorker) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(CallKilled):
+    with failing(Fault.STOPPED):
         worker.call(say_and_hang, tell=lambda _: begun.set())
     killer.join()
 
@@ -226,7 +227,7 @@ def test_messages_come_in_order_before_the_result(worker: KillableWorker) -> Non
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts everything on Linux only")
 def test_memory_has_a_limit() -> None:
     with KillableWorker(memory_bytes=256 << 20) as small:
-        with pytest.raises(CallFailed, match="MemoryError"):
+        with failing(Fault.MEMORY):
             small.call(allocate, 1 << 30)
         assert small.call(allocate, 1 << 20) == 1 << 20
 
@@ -250,20 +251,20 @@ def test_a_call_that_uses_too_much_memory_is_ended() -> None:
     with KillableWorker(used_bytes=128 << 20) as small:
         child = small.call(os.getpid)
         assert small.call(hoard, 8 << 20, tell=lambda _: None) is None
-        with pytest.raises(CallOutOfMemory, match=r"^it used more than 0\.125 GiB of memory$"):
+        with failing(Fault.LIMIT, match=r"^it used more than 0\.125 GiB of memory$"):
             small.call(hoard, 2 << 30, tell=lambda _: None)
         assert small.call(os.getpid) != child
 
 
 def test_every_kind_of_memory_error_is_told_as_one(worker: KillableWorker) -> None:
     """NumPy's is a class of its own."""
-    with pytest.raises(CallFailed, match="Unable to allocate") as caught:
+    with failing(Fault.MEMORY, match="Unable to allocate") as caught:
         worker.call(np.ones, 1 << 50)
     assert caught.value.kind == "MemoryError"
 
 
 def test_a_call_that_keeps_talking_is_timed_out(worker: KillableWorker) -> None:
-    with pytest.raises(CallTimedOut):
+    with failing(Fault.LATE):
         worker.call(tell_for_ever, timeout=1, tell=lambda _: None)
 
 

@@ -54,7 +54,7 @@ def taught(*heads: Head, **options: Any) -> CoMEL:
         model.add_head(head)
         columns = model.classes.columns(len(model.classes.heads) - 1)
         seen = [bag for column in range(columns.start, columns.stop) for bag in bags_of(column)]
-        model.double().end_task((BagBatch(x.double().unsqueeze(0), line_of(len(x))), column) for x, column in seen)
+        model.double().end_task([(BagBatch(x.double().unsqueeze(0), line_of(len(x))), column) for x, column in seen])
     return model.double().eval()
 
 
@@ -169,8 +169,8 @@ def test_heads_are_combined_as_task_times_class() -> None:
 
 def test_a_bag_is_judged_by_its_strongest_instances_and_the_pooled_head_on_one_scale() -> None:
     bags, sizes = batch(5, 1, 12), (5, 1, 12)
-    plain = taught(BREAST, COLON, bag_evidence=False, evidence_share=0.25)
-    both = taught(BREAST, COLON, bag_evidence=True, evidence_share=0.25, pooled_share=0.5)
+    plain = taught(BREAST, COLON, bag_evidence=False, evidence_share=0.25, context="none")
+    both = taught(BREAST, COLON, bag_evidence=True, evidence_share=0.25, pooled_share=0.5, context="none")
     both.load_state_dict(plain.state_dict(), strict=False)
     both.evidence_of_bag.settled.zero_()  # type: ignore[union-attr]
     torch.testing.assert_close(both(bags).head_logits, plain(bags).head_logits, rtol=0, atol=1e-12)  # nothing settled yet
@@ -191,7 +191,7 @@ def test_a_bag_is_judged_by_its_strongest_instances_and_the_pooled_head_on_one_s
 
 
 def test_the_instance_classifier_sees_one_tile_at_a_time() -> None:
-    model, x = taught(BREAST, LUNG), torch.randn(1, 8, FEATURES, dtype=torch.float64)
+    model, x = taught(BREAST, LUNG, context="none"), torch.randn(1, 8, FEATURES, dtype=torch.float64)
     together = model(x).instance_logits
     alone = torch.cat([model(x[:, m : m + 1]).instance_logits for m in range(8)], dim=1)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
@@ -200,7 +200,7 @@ def test_the_instance_classifier_sees_one_tile_at_a_time() -> None:
 
 
 def test_under_attention_a_bag_that_is_surely_normal_stays_dark() -> None:
-    model, x = taught(BREAST, COLON, instance="attention"), torch.randn(2, 9, FEATURES, dtype=torch.float64)
+    model, x = taught(BREAST, COLON, instance="attention", context="none"), torch.randn(2, 9, FEATURES, dtype=torch.float64)
     with torch.no_grad():
         linear(model.bag_heads[0]).weight.zero_()
         linear(model.bag_heads[0]).bias.copy_(torch.tensor([40.0, 0.0]))

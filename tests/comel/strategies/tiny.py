@@ -40,8 +40,18 @@ def bags_of(task: int, number: int = 6) -> list[tuple[BagBatch, int]]:
 
 
 def new_model(heads: int = 0, **options: Any) -> CoMEL:
+    """Without context, which no strategy trains."""
     torch.manual_seed(0)
-    settings = {"dim": 16, "blocks": 1, "num_heads": 2, "attention_hidden": 8, "region_size": 3, "mlp_ratio": 1, **options}
+    settings = {
+        "context": "none",
+        "dim": 16,
+        "blocks": 1,
+        "num_heads": 2,
+        "attention_hidden": 8,
+        "region_size": 3,
+        "mlp_ratio": 1,
+        **options,
+    }
     return CoMEL(FEATURES, CoMELOptions(**settings), HEADS[:heads])
 
 

@@ -303,7 +303,7 @@ def test_the_command_trains_folds_and_orders(stream: Stream, tmp_path: Path, com
     told = command("train", *words, "--out", tmp_path / "folds", "--folds", 2, "-q")
     assert told.exit_code == 0, told.output
     assert told.output.startswith(f"2 runs: {tmp_path / 'folds' / 'folds.json'}\n")
-    assert "class_incremental accuracy 0." in told.output
+    assert "class_incremental accuracy " in told.output
     assert " ± 0." in told.output
     told = command("train", *words, "--out", tmp_path / "orders", "--orders", 2, "--json")
     assert told.exit_code == 0, told.output

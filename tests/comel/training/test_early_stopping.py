@@ -144,7 +144,7 @@ def test_a_damaged_state_is_said_in_one_line(tmp_path: Path) -> None:
 def test_a_stage_ends_early_with_the_weights_of_its_best_epoch(
     stream: Stream, tmp_path: Path, strategy: dict[str, Any]
 ) -> None:
-    plain = {**MODEL, "bag_evidence": False}  # settled once a stage is trained, which moves the logits
+    plain = {**MODEL, "bag_evidence": False, "context": "none"}  # settled once a stage is trained, which moves the logits
     run = comel.train({**stream.settings(strategy, **SHORT), "model": plain}, tmp_path / "run", quiet=True)
     for told in epochs(run).values():
         losses = [event["validation_ce"] for event in told]

@@ -21,6 +21,7 @@ from comel.cohort.manifest import read_manifest
 from pipelines.batch.pool import LocalPool
 from pipelines.batch.run import CohortReport, CohortRun
 from pipelines.extraction.settings import ExtractSettings
+from tests.pipelines.in_process import Given
 from tests.pipelines.small_slides import GLASS, MeanColour, write_manifest, write_slide
 from tests.places import ROOT
 
@@ -71,7 +72,7 @@ def write_cohort(folder: Path, count: int, **stains: tuple[int, int, int]) -> Pa
 def extract(manifest: Path, out: Path, *, workers: int = 1, pause: float = 0.0, **options: Any) -> CohortReport:
     """Extract in child processes, which have the encoder from here and need not import torch."""
     rows = read_manifest(manifest).rows
-    return CohortRun(rows, out, SETTINGS, LocalPool(workers), encoder=Trapped(pause), **options).run()
+    return CohortRun(rows, out, SETTINGS, LocalPool(workers), encoder_loader=Given(Trapped(pause)), **options).run()
 
 
 def main() -> None:

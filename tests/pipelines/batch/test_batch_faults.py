@@ -20,15 +20,18 @@ import psutil
 import pytest
 
 from comel.bags.bag import Bag
+from comel.base.killable import KillableWorker
 from comel.cohort.manifest import read_manifest
+from comel.errors import ComelError
 from pipelines.batch.claims import Claims
 from pipelines.batch.owner import HOST_VARIABLE
 from pipelines.batch.pool import LocalPool
 from pipelines.batch.presence import Presence
-from pipelines.batch.run import CohortRun, extract_cohort, read_failures
+from pipelines.batch.run import CohortRun, read_failures
 from pipelines.batch.slide_records import Ledger
-from pipelines.batch.supervise import InThisProcess, SlideTask, Supervisor
+from pipelines.batch.supervise import SlideTask, Supervisor
 from pipelines.batch.work import SlideWork
+from tests.calls_here import InThisProcess
 from tests.pipelines.batch.small_cohort import (
     CRASHES,
     EATS,
@@ -44,6 +47,7 @@ from tests.pipelines.batch.small_cohort import (
     wait_for,
     write_cohort,
 )
+from tests.pipelines.in_process import Given, extract_cohort
 from tests.pipelines.small_slides import write_manifest
 from tests.places import ROOT
 
@@ -125,12 +129,32 @@ def test_only_the_work_on_a_slide_has_its_time_limit(tmp_path: Path) -> None:
             limits[function.__name__] = timeout
             return super().call(function, *arguments, timeout=timeout, tell=tell)
 
-    work = SlideWork(tmp_path / "bags", SETTINGS, "cpu", "run", key="key", time_limit=12, encoder=Trapped())
+    work = SlideWork(tmp_path / "bags", SETTINGS, "cpu", "run", key="key", time_limit=12, encoder_loader=Given(Trapped()))
     claims = Claims(work.state_dir / "claims")
     presence = Presence(work.state_dir / "workers", claims, stall_limit=60)
     settled = Supervisor(work, Recording(), claims, presence, threading.Event()).settle(SlideTask(row, None))
     presence.close()
     assert (settled.state, limits) == ("done", {"load": None, "work_on": 12})
+
+
+def test_a_run_ends_where_no_worker_process_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No slide is to blame, and none that follows would fare better; the same command goes on later."""
+    manifest, out = write_cohort(tmp_path, 2), tmp_path / "bags"
+    row = read_manifest(manifest).rows[0]
+    work = SlideWork(out, SETTINGS, "cpu", "run", key="key", encoder_loader=Given(Trapped()))
+    claims = Claims(work.state_dir / "claims")
+    presence = Presence(work.state_dir / "workers", claims, stall_limit=60)
+    with monkeypatch.context() as patch, KillableWorker() as worker:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(ComelError, match=r"cannot be loaded: no process can be started .*; close other programs"):
+            extract(manifest, out)
+        with pytest.raises(ComelError, match=r"no process can be started .*; close other programs"):
+            Supervisor(work, worker, claims, presence, threading.Event()).settle(SlideTask(row, None))
+    presence.close()
+    assert claims.live() == {}
+    claims.close()
+    assert Ledger(work.state_dir / "outcomes").all() == {}
+    assert extract(manifest, out).done == 2
 
 
 @pytest.mark.slow

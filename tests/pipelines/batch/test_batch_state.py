@@ -23,6 +23,7 @@ from pipelines.batch.slide_records import Ledger, SlideRecord, bag_path, files_s
 from pipelines.batch.status import RunningSlide, folder_status, seconds_left
 from pipelines.batch.work import SlideWork
 from pipelines.extraction.settings import ExtractSettings
+from tests.pipelines.in_process import Given
 from tests.pipelines.small_slides import MeanColour
 
 
@@ -278,7 +279,7 @@ def test_workers_of_a_machine_with_three_devices(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     encoder = MeanColour()
     encoder.device = device
-    LocalPool(wanted).describe(SlideWork(tmp_path, ExtractSettings(), device, "run", encoder=encoder))
+    LocalPool(wanted).describe(SlideWork(tmp_path, ExtractSettings(), device, "run", encoder_loader=Given(encoder)))
     assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in started] == expected
 
 

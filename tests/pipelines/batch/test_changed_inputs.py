@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from comel.cohort.manifest import read_manifest
-from pipelines.batch.pool import InProcess
-from pipelines.batch.run import CohortRun, read_failures
+from pipelines.batch.run import read_failures
 from pipelines.batch.status import folder_status
 from pipelines.extraction.settings import ExtractSettings
 from tests.pipelines.batch.small_cohort import SETTINGS, Trapped, bags, draw_slide, write_cohort
+from tests.pipelines.in_process import extract_cohort
 from tests.pipelines.small_slides import GLASS, tissue_picture, write_manifest, write_slide
 
 
@@ -27,7 +27,7 @@ def notes(out: Path) -> dict[str, list[str]]:
 
 def counts(manifest: Path, out: Path, settings: ExtractSettings = SETTINGS, **options: Any) -> tuple[int, int, int]:
     """Slides that were done, skipped and failed. What is looked at here is the same with and without worker processes."""
-    report = CohortRun(read_manifest(manifest).rows, out, settings, InProcess(), encoder=Trapped(), **options).run()
+    report = extract_cohort(manifest, out, settings, encoder=Trapped(), **options)
     return report.done, report.skipped, report.failed
 
 

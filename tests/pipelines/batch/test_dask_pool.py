@@ -16,7 +16,7 @@ from comel.errors import ConfigError
 from pipelines.batch.claims import Claims
 from pipelines.batch.dask_pool import DaskPool, child_environment
 from pipelines.batch.presence import Present, read_present
-from pipelines.batch.run import CohortReport, CohortRun, extract_cohort, read_failures
+from pipelines.batch.run import CohortReport, CohortRun, read_failures
 from tests.pipelines.batch.small_cohort import (
     CRASHES,
     EATS,
@@ -28,6 +28,7 @@ from tests.pipelines.batch.small_cohort import (
     wait_for,
     write_cohort,
 )
+from tests.pipelines.in_process import Given, extract_cohort
 
 
 def test_the_same_files_and_failures_as_without_dask(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_the_same_files_and_failures_as_without_dask(tmp_path: Path) -> None:
     assert extract_cohort(alone, tmp_path / "alone" / "bags", SETTINGS, encoder=Trapped()).done == 2
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         pool = DaskPool(cluster.scheduler_address)
-        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, pool, encoder=Trapped(), worker_memory=0.5)
+        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, pool, encoder_loader=Given(Trapped()), worker_memory=0.5)
         report = run.run()
     assert (report.done, report.failed) == (2, 2)
     assert {failure.slide: failure.reason for failure in report.failures} == {
@@ -59,7 +60,7 @@ def test_a_dask_worker_is_killed_in_the_middle_of_a_slide(tmp_path: Path) -> Non
     reports: list[CohortReport] = []
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         pool = DaskPool(cluster.scheduler_address)
-        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, pool, encoder=Trapped(0.4))
+        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, pool, encoder_loader=Given(Trapped(0.4)))
         thread = threading.Thread(target=lambda: reports.append(run.run()))
         thread.start()
         claims = Claims(out / ".extract" / "claims")
@@ -85,7 +86,8 @@ def test_a_run_on_dask_is_interrupted(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     manifest, out = write_cohort(tmp_path, 4), tmp_path / "bags"
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, DaskPool(cluster.scheduler_address), encoder=Trapped(60))
+        rows, pool = read_manifest(manifest).rows, DaskPool(cluster.scheduler_address)
+        run = CohortRun(rows, out, SETTINGS, pool, encoder_loader=Given(Trapped(60)))
 
         def interrupt() -> None:
             wait_for(lambda: len(list((out / ".extract" / "claims").glob("*.claim"))) == 2)

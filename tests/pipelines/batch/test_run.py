@@ -18,9 +18,10 @@ from PIL import Image
 from comel.bags.bag import read_bag
 from pipelines.batch import run as cohort
 from pipelines.batch.claims import Claims
-from pipelines.batch.run import SlideOutcome, extract_cohort, read_failures
+from pipelines.batch.run import SlideOutcome, read_failures
 from pipelines.batch.work import OutputFull
 from pipelines.extraction.settings import ExtractSettings
+from tests.pipelines.in_process import extract_cohort
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 from tests.places import ROOT
 
@@ -174,7 +175,7 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 from tests.pipelines.small_slides import MeanColour
 from comel.errors import ComelError
-from pipelines.batch.run import extract_cohort
+from tests.pipelines.in_process import extract_cohort
 from pipelines.extraction.settings import ExtractSettings
 
 class Slow(MeanColour):

@@ -23,7 +23,9 @@ from pipelines.batch.run import CohortRun
 from pipelines.batch.runs import RunMarker, TakenOver, marker_path
 from pipelines.batch.supervise import SlideTask, Supervisor
 from pipelines.batch.work import SlideWork
+from tests.calls_here import InThisProcess
 from tests.pipelines.batch.small_cohort import SETTINGS, Trapped, bags, leftovers, write_cohort
+from tests.pipelines.in_process import Given
 
 ELSEWHERE = Owner("elsewhere", "another boot", 1, 0.0)
 
@@ -54,15 +56,15 @@ def test_a_run_keeps_one_with_other_settings_out_while_it_is_at_no_slide(tmp_pat
 
     def begin(_: object) -> None:
         with pytest.raises(ConfigError, match="works there with other settings; give another --out") as error:
-            CohortRun(rows, out, other, LocalPool(1), encoder=Trapped()).run()
+            CohortRun(rows, out, other, LocalPool(1), encoder_loader=Given(Trapped())).run()
         refused.append(str(error.value))
 
-    assert CohortRun(rows, out, SETTINGS, LocalPool(1), encoder=Trapped()).run(begin).done == 1
+    assert CohortRun(rows, out, SETTINGS, LocalPool(1), encoder_loader=Given(Trapped())).run(begin).done == 1
     assert len(refused) == 1
     assert str(os.getpid()) in refused[0]
     assert [bag.features.dtype for bag in bags(out).values()] == ["float16"]
     assert not leftovers(out)
-    report = CohortRun(rows, out, other, LocalPool(1), encoder=Trapped()).run()
+    report = CohortRun(rows, out, other, LocalPool(1), encoder_loader=Given(Trapped())).run()
     assert report.done + report.skipped == 1
     assert [bag.features.dtype for bag in bags(out).values()] == [other.dtype]
 
@@ -129,21 +131,17 @@ def test_a_marker_gives_signs_of_life(tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_run_whose_folder_was_taken_over_writes_nothing(tmp_path: Path, when: str) -> None:
     row = read_manifest(write_cohort(tmp_path, 1)).rows[0]
-    work = SlideWork(tmp_path / "bags", SETTINGS, "cpu", "mine", key="mine", encoder=Trapped())
+    work = SlideWork(tmp_path / "bags", SETTINGS, "cpu", "mine", key="mine", encoder_loader=Given(Trapped()))
     write_json(work.state_dir / "run.json", {"key": "theirs" if when == "before" else "mine"})
     called: list[str] = []
 
-    class TakenMeanwhile:
+    class TakenMeanwhile(InThisProcess):
         """A worker of this process, in whose call the folder changes hands."""
 
         def call(self, function: Any, *arguments: Any, timeout: float | None = None, tell: Any = None) -> Any:
             called.append(function.__name__)
             write_json(work.state_dir / "run.json", {"key": "theirs"})
-            return function(*arguments, *([tell] if tell is not None else []))
-
-        def kill(self) -> None: ...
-
-        def close(self) -> None: ...
+            return super().call(function, *arguments, timeout=timeout, tell=tell)
 
     claims = Claims(work.state_dir / "claims")
     presence = Presence(work.state_dir / "workers", claims, stall_limit=60)

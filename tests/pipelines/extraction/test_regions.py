@@ -18,7 +18,7 @@ from comel.bags.contract import FeatureContract
 from comel.bags.scales import join_scales
 from comel.errors import ConfigError, FeatureMismatch, SlideError
 from pipelines.annotations import read_annotation
-from pipelines.batch.run import SlideOutcome, extract_cohort
+from pipelines.batch.run import SlideOutcome
 from pipelines.extraction.contract import ContractReader
 from pipelines.extraction.regions import within_regions
 from pipelines.extraction.settings import ExtractSettings
@@ -27,6 +27,7 @@ from pipelines.slides.slide import open_slide
 from pipelines.tiles.plan import plan_tiles
 from pipelines.tissue import TissueMask
 from tests.pipelines.annotation_files import asap, qupath, square
+from tests.pipelines.in_process import extract_cohort
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 
 EVERYWHERE = TissueMask(np.ones((1, 1), bool), 1e6, 1e6, 0.0)

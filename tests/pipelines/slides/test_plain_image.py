@@ -17,11 +17,11 @@ from PIL import Image
 
 from comel.bags.bag import read_bag
 from comel.errors import SlideError
-from pipelines.batch.run import extract_cohort
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import extract_slide
 from pipelines.slides.plain_image import MAX_IMAGE_PIXELS
 from pipelines.slides.slide import open_slide
+from tests.pipelines.in_process import extract_cohort
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_manifest
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)

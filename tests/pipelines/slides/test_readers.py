@@ -11,10 +11,10 @@ import pytest
 
 from comel.bags.bag import read_bag
 from comel.errors import SlideError
-from pipelines.batch.run import extract_cohort
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import extract_slide
 from pipelines.slides.slide import open_slide
+from tests.pipelines.in_process import extract_cohort
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 from tests.pipelines.vendor_slides import (
     levels_of,

@@ -17,10 +17,10 @@ from comel.errors import SlideError
 from comel.prediction.picture import draw_map
 from comel.prediction.prediction import Prediction
 from pipelines.annotations import read_annotation
-from pipelines.batch.run import extract_cohort
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.extraction.slide import extract_slide
 from pipelines.slides.slide import open_slide
+from tests.pipelines.in_process import extract_cohort
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 from tests.pipelines.vendor_slides import write_dicom, write_mirax
 

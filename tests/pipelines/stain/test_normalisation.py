@@ -20,7 +20,6 @@ from comel.bags.contract import FeatureContract
 from comel.base.files import sha256_of_file
 from comel.cohort.bags import check_contract
 from comel.errors import ConfigError, FeatureMismatch, SlideError
-from pipelines.batch.run import extract_cohort
 from pipelines.extraction.appearance import tile_appearance
 from pipelines.extraction.contract import ContractReader
 from pipelines.extraction.settings import ExtractSettings
@@ -32,6 +31,7 @@ from pipelines.stain.staining import STAINS, MacenkoStaining
 from pipelines.tiles.decode import decoded_batches
 from pipelines.tiles.plan import plan_tiles
 from pipelines.tissue import find_tissue
+from tests.pipelines.in_process import extract_cohort
 from tests.pipelines.small_slides import GLASS, MeanColour, read_tile, write_manifest, write_slide
 from tests.places import ROOT
 

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from comel.bags.bag import read_bag
 from comel.bags.contract import FeatureContract
 from comel.errors import ConfigError, SlideError
-from pipelines.batch.run import extract_cohort
 from pipelines.batch.work import SlideWork, describe
 from pipelines.extraction.contract import ContractReader
 from pipelines.extraction.settings import ExtractSettings
@@ -22,6 +21,7 @@ from pipelines.extraction.slide import extract_slide
 from pipelines.slides.slide import open_slide
 from pipelines.tissue import find_tissue, own_tissue
 from tests.pipelines.annotation_files import asap, imagescope, qupath
+from tests.pipelines.in_process import Given, extract_cohort
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_manifest, write_slide
 
 SQUARE: list[Any] = [[200, 100], [900, 100], [900, 800], [200, 800], [200, 100]]
@@ -168,7 +168,8 @@ def test_a_relative_folder_means_the_same_in_a_worker_elsewhere(tmp_path: Path, 
     (tmp_path / "here" / "drawn").mkdir(parents=True)
     write_outline(tmp_path / "here" / "drawn" / "s.geojson", SQUARE)
     monkeypatch.chdir(tmp_path / "here")
-    sent = pickle.dumps(SlideWork(tmp_path, ExtractSettings(tissue_folder=Path("drawn")), "cpu", "run", encoder=MeanColour()))
+    drawn = ExtractSettings(tissue_folder=Path("drawn"))
+    sent = pickle.dumps(SlideWork(tmp_path, drawn, "cpu", "run", encoder_loader=Given(MeanColour())))
     monkeypatch.chdir(tmp_path)
     job = pickle.loads(sent)
     assert own_tissue(job.settings.tissue_folder, "s", "hsv-otsu") == tmp_path / "here" / "drawn" / "s.geojson"

@@ -25,9 +25,10 @@ from service import app as application
 from service.access.gate import Gate
 from service.access.keys import SCOPES, KeyStore, is_loopback, private_files, private_folder
 from service.access.rate import RateLimiter
-from service.app import create_app, serve
+from service.app import serve
 from service.settings import ServiceSettings
 from tests.service.answers import bag_bytes
+from tests.service.in_process import app_with
 
 NEEDED = [
     ("GET", "/v1/models", "read"),
@@ -74,7 +75,7 @@ def held(store: KeyStore) -> dict[str, str]:
 
 @pytest.fixture
 def guarded(held: dict[str, str], settings: ServiceSettings, predictor: Any) -> Iterator[TestClient]:
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         yield client
 
 
@@ -213,7 +214,7 @@ def test_a_service_that_had_keys_starts_closed_without_them(
     store.path.unlink()
     assert not Gate(settings).open
     content = bag_bytes(tmp_path, make_bag([0.5]))
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         for path in ("/v1/models", "/v1/predictions", "/v1/jobs", "/v1/slides", "/metrics"):
             assert client.get(path).status_code == 401
         assert client.post("/v1/predictions", files={"bag": ("a.h5", content)}).status_code == 401
@@ -289,7 +290,7 @@ def test_what_a_service_writes_is_its_owners_alone(
     settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
 ) -> None:
     content = bag_bytes(tmp_path, make_bag([0.2, 0.9]))
-    with private_files(), TestClient(create_app(settings, predictor=predictor)) as client:
+    with private_files(), TestClient(app_with(settings, predictor)) as client:
         made = client.post("/v1/predictions", files={"bag": ("a.h5", content)}).json()
         assert client.get(made["links"]["map"]).status_code == 200
         client.post("/v1/uploads", json={"filename": "a", "size": 9})
@@ -317,13 +318,13 @@ def test_a_page_of_another_origin_gets_nothing_from_an_open_service(
     own = {"host": "localhost:8000", "origin": "http://localhost:8000"}
     assert client.get("/v1/predictions", headers=own).status_code == 200
     opened = settings.model_copy(update={"cors_origins": ("https://viewer.example",)})
-    with TestClient(create_app(opened, predictor=predictor)) as other:
+    with TestClient(app_with(opened, predictor)) as other:
         assert other.get("/v1/models", headers={"origin": "https://viewer.example"}).status_code == 200
 
 
 def test_a_key_that_asks_too_often_waits_and_others_do_not(held: Any, settings: ServiceSettings, predictor: Any) -> None:
     limited = settings.model_copy(update={"requests_per_minute": 3})
-    with TestClient(create_app(limited, predictor=predictor)) as client:
+    with TestClient(app_with(limited, predictor)) as client:
         answers = [client.get("/v1/models", headers=bearer(held["read"])) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         assert answers[-1].headers["content-type"] == "application/problem+json"
@@ -414,7 +415,7 @@ def test_that_no_key_is_needed_is_said_at_start(
 def test_an_application_for_others_is_closed_even_without_keys(settings: ServiceSettings, predictor: Any) -> None:
     outside = settings.model_copy(update={"host": "0.0.0.0"})
     assert not Gate(outside).open
-    with TestClient(create_app(outside, predictor=predictor)) as client:
+    with TestClient(app_with(outside, predictor)) as client:
         assert client.get("/v1/models").status_code == 401
 
 

@@ -12,11 +12,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from service.access.keys import SCOPES, KeyStore
-from service.app import create_app
 from service.db.tables import PredictionRow
 from service.jobs.queue import JobQueue
 from service.settings import ServiceSettings
 from tests.service.answers import bag_bytes
+from tests.service.in_process import app_with
 
 NAMES = {"first": "predict", "second": "predict", "reader": "read", "manager": "manage", "boss": "admin"}
 
@@ -36,7 +36,7 @@ def keys(settings: ServiceSettings) -> dict[str, dict[str, str]]:
 @pytest.fixture
 def client(keys: Any, settings: ServiceSettings, predictor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setattr(JobQueue, "claim", lambda self, owner, given_up: None)  # jobs stay as they are
-    with TestClient(create_app(settings, predictor=predictor)) as opened:
+    with TestClient(app_with(settings, predictor)) as opened:
         yield opened
 
 
@@ -98,7 +98,7 @@ def test_what_nobodys_key_made_needs_a_manager(client: TestClient, keys: dict[st
 
 
 def test_an_open_service_lets_everyone_delete(settings: ServiceSettings, predictor: Any, content: bytes) -> None:
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         made = client.post("/v1/predictions", files={"bag": ("a.h5", content)}).json()["links"]["self"]
         assert client.delete(made).status_code == 204
 
@@ -128,7 +128,7 @@ def test_a_key_that_uses_up_its_quota_leaves_the_others_theirs(
 ) -> None:
     size = len(content)
     limited = settings.model_copy(update={"max_key_bytes": 6 * size})
-    with TestClient(create_app(limited, predictor=predictor)) as client:
+    with TestClient(app_with(limited, predictor)) as client:
         files = {"bag": ("a.h5", content)}
 
         def begin(who: str, bytes_: int) -> Any:
@@ -156,7 +156,7 @@ def test_the_bags_of_jobs_that_wait_count_too(
     client: TestClient, keys: dict[str, dict[str, str]], settings: ServiceSettings, predictor: Any, content: bytes
 ) -> None:
     limited = settings.model_copy(update={"max_key_bytes": 2 * len(content) + 1})
-    with TestClient(create_app(limited, predictor=predictor)) as small:
+    with TestClient(app_with(limited, predictor)) as small:
         asked = {**keys["first"], "Prefer": "respond-async"}
         answers = [small.post("/v1/predictions", files={"bag": ("a.h5", content)}, headers=asked) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [202, 202, 413]
@@ -166,7 +166,7 @@ def test_uploads_that_are_begun_and_left_are_counted(
     keys: dict[str, dict[str, str]], settings: ServiceSettings, predictor: Any
 ) -> None:
     limited = settings.model_copy(update={"max_key_uploads": 3})
-    with TestClient(create_app(limited, predictor=predictor)) as client:
+    with TestClient(app_with(limited, predictor)) as client:
         begun = [client.post("/v1/uploads", json={"filename": "a", "size": 9}, headers=keys["first"]) for _ in range(4)]
         assert [answer.status_code for answer in begun] == [201, 201, 201, 429]
         assert "complete or delete" in begun[-1].json()["remedy"]

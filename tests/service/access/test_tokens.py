@@ -22,8 +22,8 @@ from comel.errors import ConfigError
 from service.access import tokens
 from service.access.gate import Gate
 from service.access.tokens import Bearer, ProviderUnreachable, TokenVerifier
-from service.app import create_app
 from service.settings import ServiceSettings
+from tests.service.in_process import app_with
 
 SCOPES = {"comel:read": "read", "comel:predict": "predict", "Pathology": "predict", "comel:admin": "admin"}
 
@@ -376,7 +376,7 @@ def test_keys_come_over_a_protected_connection_only(issuer: str) -> None:
 def test_the_service_takes_tokens_beside_keys(provider: Provider, settings: ServiceSettings, predictor: Any) -> None:
     settings = settings.model_copy(update={"oidc_issuer": provider.issuer, "requests_per_minute": 6})
     assert not Gate(settings).open
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
 
         def ask(path: str, **claims: Any) -> Any:
             return client.get(path, headers={"Authorization": f"Bearer {provider.token(**claims)}"})
@@ -393,7 +393,7 @@ def test_the_service_takes_tokens_beside_keys(provider: Provider, settings: Serv
     assert not Gate(settings.model_copy(update={"host": "0.0.0.0"})).open
     Gate(settings.model_copy(update={"host": "0.0.0.0"})).check_exposure()  # tokens are a way in, so there need be no key
     provider.up = False
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         away = client.get("/v1/models", headers={"Authorization": f"Bearer {provider.token()}"})
         assert (away.status_code, away.headers["retry-after"]) == (503, "10")
         for wrong in ("a.b.c", f"{part({'alg': 'RS256'})}..", f"{part([])}.{part({})}.x", "é.b.c", "a" * 20_000):
@@ -415,7 +415,7 @@ def test_a_provider_that_is_away_holds_up_no_one_else(
     provider.answer = hang  # type: ignore[method-assign]
     settings = settings.model_copy(update={"oidc_issuer": provider.issuer, "requests_per_minute": 10_000})
     token = {"Authorization": f"Bearer {provider.token()}"}
-    with TestClient(create_app(settings, predictor=predictor)) as client, ThreadPoolExecutor(80) as pool:
+    with TestClient(app_with(settings, predictor)) as client, ThreadPoolExecutor(80) as pool:
         key = {"X-API-Key": client.app.state.gate.keys.add("viewer", "read")}  # type: ignore[attr-defined]
         waiting = [pool.submit(client.get, "/v1/models", headers=token) for _ in range(80)]
         eventually(lambda: len(provider.fetched) == 1)

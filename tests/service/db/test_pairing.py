@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from comel.app.commands import db as commands
 from comel.errors import ConfigError
 from service.access.audit import AuditLog
-from service.app import create_app
 from service.backend import open_database
 from service.db.backup import backup, restore
 from service.db.database import Database, WrongDatabase
@@ -28,6 +27,7 @@ from service.db.tables import Installation, PredictionRow
 from service.housekeeping import clean
 from service.settings import ServiceSettings
 from tests.service.databases import database, other_url, postgres, url  # noqa: F401
+from tests.service.in_process import app_with
 
 ID = "1" * 32
 
@@ -206,7 +206,7 @@ def test_a_service_does_not_start_with_another_database(
         name.unlink()
     with pytest.raises(ConfigError, match="not that of the state folder"):
         open_database(settings)
-    with pytest.raises(ConfigError, match="comel db pair"), TestClient(create_app(settings, predictor=predictor)):
+    with pytest.raises(ConfigError, match="comel db pair"), TestClient(app_with(settings, predictor)):
         pass
 
 
@@ -225,7 +225,7 @@ def test_an_operator_takes_the_predictions_of_a_folder_into_a_new_database(
     assert "2 predictions taken in, 2 other folders set aside" in said.output
     assert (settings.state_dir / "set-aside" / "predictions" / damaged / "bag.h5").is_file()
     assert (settings.state_dir / "set-aside" / "uploads" / upload / "a.bin").is_file()
-    with TestClient(create_app(settings, predictor=predictor)) as again:
+    with TestClient(app_with(settings, predictor)) as again:
         listed = again.get("/v1/predictions").json()["items"]
         assert {entry["id"] for entry in listed} == {one["id"] for one in made}
         assert {(entry["model"], entry["label"]) for entry in listed} == {("breast", "breast/tumour")}

@@ -22,12 +22,12 @@ from PIL import Image
 
 from comel.bags.contract import FeatureContract
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.settings import ServiceSettings
 from service.webhooks.signature import sign
 from tests.places import ROOT
 from tests.service.answers import bag_bytes, ended
 from tests.service.generated import listening
+from tests.service.in_process import app_with
 from tests.service.slides.test_slides import FakeEncoder
 
 GUIDE = ROOT / "docs" / "api.md"
@@ -76,7 +76,7 @@ def address(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEY", KeyStore(settings.state_dir).add("lims", "predict"))
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 64)
-    with listening(create_app(settings, predictor=predictor)) as place:
+    with listening(app_with(settings, predictor)) as place:
         monkeypatch.setenv("COMEL", place)
         yield place
 
@@ -103,7 +103,7 @@ def test_the_guide_goes_on_after_a_break_and_waits_when_told(
     slept: list[float] = []
     troubles = iter([None, "busy", "answer lost", None])
     in_parts = settings.model_copy(update={"upload_part_bytes": (tmp_path / "sent.h5").stat().st_size // 3 + 1})
-    with TestClient(create_app(in_parts, predictor=predictor)) as client:
+    with TestClient(app_with(in_parts, predictor)) as client:
         asked = client.request
 
         def request(method: str, place: str, **content: Any) -> Any:

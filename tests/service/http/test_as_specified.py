@@ -14,11 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
 
-from service.app import create_app
 from service.http.conditional import is_current
 from service.settings import ServiceSettings
 from service.slides.pictures import version_of
 from tests.service.answers import bag_bytes, place_of
+from tests.service.in_process import app_with
 from tests.service.slides.test_pictures import write_ramp
 
 PROBLEM = "application/problem+json"
@@ -231,7 +231,7 @@ ORIGIN = "https://viewer.example"
 @pytest.fixture
 def shared(settings: ServiceSettings, predictor: Any) -> Iterator[TestClient]:
     opened = settings.model_copy(update={"cors_origins": (ORIGIN,)})
-    with TestClient(create_app(opened, predictor=predictor), raise_server_exceptions=False) as client:
+    with TestClient(app_with(opened, predictor), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -294,7 +294,7 @@ def test_a_service_below_a_prefix(cut: bool, settings: ServiceSettings, predicto
     content = bag_bytes(tmp_path, make_bag([0.5]))
     bag: dict[str, Any] = {"files": {"bag": ("a.h5", content)}}
     later: dict[str, Any] = {"headers": {"Prefer": "respond-async"}}
-    with TestClient(create_app(below, predictor=predictor)) as client:
+    with TestClient(app_with(below, predictor)) as client:
 
         def ask(method: str, place: str, **more: Any) -> Any:
             """As the proxy passes a request of its own address on."""

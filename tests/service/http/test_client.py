@@ -16,10 +16,10 @@ import pytest
 
 from comel.bags.bag import write_bag
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.settings import ServiceSettings
 from tests.places import ROOT
 from tests.service.generated import listening
+from tests.service.in_process import app_with
 
 ASKING = """
 import sys
@@ -67,7 +67,7 @@ def test_a_generated_client_works(
 ) -> None:
     key = KeyStore(settings.state_dir).add("lims", "predict")
     write_bag(tmp_path / "a.h5", make_bag([0.2, 0.8, 0.6]))
-    app = create_app(settings, predictor=predictor)
+    app = app_with(settings, predictor)
     (tmp_path / "openapi.json").write_text(json.dumps(app.openapi()))
     guide = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     (tmp_path / "config.yaml").write_text(dedent(re.findall(r"client\.yaml <<END\n(.*?)    END\n", guide, re.DOTALL)[0]))

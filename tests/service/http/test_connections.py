@@ -20,12 +20,12 @@ from starlette.exceptions import HTTPException
 
 from comel.errors import ConfigError
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.http import connections, middleware
 from service.http.connections import Server, check_descriptors, protocol_of
 from service.http.middleware import BodyLimits
 from service.settings import ServiceSettings
 from tests.service.answers import bag_bytes
+from tests.service.in_process import app_with
 
 HEAD = b"POST /v1/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
@@ -74,7 +74,7 @@ def is_problem(found: tuple[int, str, bytes], status: int) -> bool:
 
 @contextmanager
 def listening(settings: ServiceSettings, predictor: Any) -> Iterator[Listening]:
-    app = create_app(settings, predictor=predictor)
+    app = app_with(settings, predictor)
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, http=protocol_of(settings), ws="none", log_config=None, access_log=False)

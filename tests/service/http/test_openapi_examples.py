@@ -16,11 +16,11 @@ from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator, FormatChecker
 
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.db.tables import Job
 from service.settings import ServiceSettings
 from service.webhooks.outbox import body_of
 from tests.service.answers import bag_bytes, place_of
+from tests.service.in_process import app_with
 
 BINARY = {"image/png", "image/jpeg", "application/x-hdf5", "application/octet-stream"}
 PROBLEM = "application/problem+json"
@@ -28,7 +28,7 @@ PROBLEM = "application/problem+json"
 
 @pytest.fixture
 def document(settings: ServiceSettings, predictor: Any) -> dict[str, Any]:
-    described: dict[str, Any] = copy.deepcopy(create_app(settings, predictor=predictor).openapi())
+    described: dict[str, Any] = copy.deepcopy(app_with(settings, predictor).openapi())
     return described
 
 
@@ -198,7 +198,7 @@ def test_the_requests_of_the_examples_are_taken(
     case.mkdir()
     (case / "slide-1.svs").write_bytes(b"x")
     predictor.version = 1
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         content = bag_bytes(tmp_path, make_bag([0.2]))
         for body in examples_of(document, "create_upload"):
             assert client.post("/v1/uploads", json=body).status_code == 201
@@ -269,7 +269,7 @@ def test_the_refusals_of_keys_are_what_the_service_says(
     document: dict[str, Any], settings: ServiceSettings, predictor: Any
 ) -> None:
     key = KeyStore(settings.state_dir).add("reader", "read")
-    with TestClient(create_app(settings.model_copy(update={"requests_per_minute": 3}), predictor=predictor)) as client:
+    with TestClient(app_with(settings.model_copy(update={"requests_per_minute": 3}), predictor)) as client:
         readers = {"Authorization": f"Bearer {key}"}
         answers = [client.get("/v1/jobs"), client.get("/v1/jobs", headers={"X-API-Key": "comel_no"})]
         answers += [client.post("/v1/uploads", headers=readers, json={}) for _ in range(8)]

@@ -9,9 +9,9 @@ import pytest
 import requests
 
 from service.access.keys import KeyStore
-from service.app import create_app
 from service.settings import ServiceSettings
 from tests.service.generated import ask_everything, listening
+from tests.service.in_process import app_with
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def unlimited(settings: ServiceSettings) -> ServiceSettings:
 def asked_with_and_without_a_key(settings: ServiceSettings, predictor: Any, bag: bytes, examples: int) -> int:
     key = KeyStore(settings.state_dir).add("tester", "admin")
     headers = {"Authorization": f"Bearer {key}"}
-    with listening(create_app(settings, predictor=predictor)) as address:
+    with listening(app_with(settings, predictor)) as address:
         made = requests.post(f"{address}/v1/predictions", files={"bag": ("a.h5", bag)}, headers=headers, timeout=60)
         assert made.status_code == 201
         known = {"identifier": made.json()["id"], "name": "breast"}
@@ -46,7 +46,7 @@ def test_every_answer_fits_the_document(unlimited: ServiceSettings, predictor: A
 def test_five_thousand_answers_fit_the_document(
     unlimited: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
 ) -> None:
-    operations = sum(len(methods) for methods in create_app(unlimited, predictor=predictor).openapi()["paths"].values())
+    operations = sum(len(methods) for methods in app_with(unlimited, predictor).openapi()["paths"].values())
     # Few operations without parameters have so many different cases, hence the surplus.
     examples = 3 * 5000 // (2 * operations)
     assert asked_with_and_without_a_key(unlimited, predictor, a_sent_bag(tmp_path, make_bag), examples) >= 5000

@@ -15,13 +15,13 @@ from starlette.requests import Request
 
 from comel.bags.bag import write_bag
 from comel.errors import ComelError
-from service.app import create_app
 from service.errors import TooLargeError
 from service.intake.bodies import limited
 from service.intake.hdf5_check import check_hdf5
 from service.intake.tiff_check import check_tiff
 from service.settings import ServiceSettings
 from tests.service.hostile import SLIDES, UPLOADS
+from tests.service.in_process import app_with
 
 
 def test_the_corpus_is_as_large_as_it_claims() -> None:
@@ -33,7 +33,7 @@ def test_hostile_slides_are_refused_and_the_service_goes_on(settings: ServiceSet
     """All in one service: what one of them does to the process that looks at it must not reach the next."""
     folder = tmp_path / "sender"
     folder.mkdir()
-    with TestClient(create_app(settings, predictor=predictor), raise_server_exceptions=False) as client:
+    with TestClient(app_with(settings, predictor), raise_server_exceptions=False) as client:
         for name, build in SLIDES.items():
             content = build(folder)
             begun = client.post("/v1/uploads", json={"filename": "slide.tif", "size": len(content)})
@@ -55,7 +55,7 @@ def test_a_hostile_upload_is_refused(name: str, settings: ServiceSettings, predi
     folder = tmp_path / "sender"
     folder.mkdir()
     arguments = UPLOADS[name](folder)
-    with TestClient(create_app(settings, predictor=predictor), raise_server_exceptions=False) as client:
+    with TestClient(app_with(settings, predictor), raise_server_exceptions=False) as client:
         answer = client.post("/v1/predictions", **arguments)
     if answer.status_code < 400:
         assert name.startswith("fuzzed")  # random changes may leave a bag that can be read
@@ -158,7 +158,7 @@ def test_a_body_is_refused_as_soon_as_it_is_too_long(settings: ServiceSettings, 
     async def send(message: MutableMapping[str, Any]) -> None:
         said.append(message)
 
-    app = create_app(settings, predictor=predictor)
+    app = app_with(settings, predictor)
     headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"host", b"127.0.0.1")]
     scope = {"type": "http", "method": "POST", "path": "/v1/predictions", "query_string": b"", "headers": headers}
 

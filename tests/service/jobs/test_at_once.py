@@ -15,15 +15,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from comel.bags.bag import write_bag
-from comel.base.killable import CallFailed, KillableWorker
+from comel.base.killable import Fault
 from comel.errors import ComelError
 from service.app import create_app
 from service.errors import BusyError, NotReadyError, TooLargeError
 from service.jobs.at_once import LOAD_SECONDS, AtOnce
-from service.jobs.executors import ChildExecutor
+from service.jobs.executors import Executor
 from service.predictions.work import Work
 from service.served.registry import ModelRegistry
 from service.settings import ServiceSettings
+from tests.failing import failing
 from tests.service.runs import a_bag, a_run
 
 
@@ -59,15 +60,15 @@ def test_the_process_that_answers_opens_no_bag(settings: ServiceSettings, bag: P
         assert client.get(f"/v1/predictions/{answer.json()['id']}").json()["instances"]["count"] == 9
 
 
-class Doing(ChildExecutor):
+class Doing(Executor):
     """Its child calls another function first."""
 
     first: tuple[Callable[..., Any], Any] | None = None
 
-    def perform(self, work: Work, tell: Any, *, timeout: float) -> Any:
+    def perform(self, work: Work, tell: Any, *, timeout: float, wait: float | None = None) -> Any:
         if self.first is not None:
-            self._child.call(*self.first, timeout=timeout)
-        return super().perform(work, tell, timeout=timeout)
+            self._pool.call(*self.first, timeout=timeout, wait=wait)
+        return super().perform(work, tell, timeout=timeout, wait=wait)
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_bag_that_ends_the_process_costs_its_own_request_only(
     with pytest.raises(TooLargeError, match="more memory"):
         opened.perform(work)
     executor.first = int, "no number"
-    with pytest.raises(CallFailed, match="ValueError"):
+    with failing(Fault.DEFECT, "ValueError"):
         opened.perform(work)
     executor.first = None
     assert opened.perform(work).instances == 9
@@ -133,9 +134,9 @@ def test_a_service_that_stops_does_not_wait_for_a_bag(at_once: tuple[AtOnce, Doi
 
 
 def test_who_waits_too_long_for_a_turn_is_told_to_come_back(at_once: tuple[AtOnce, Doing], bag: Path) -> None:
-    opened, _ = at_once
+    opened, executor = at_once
     opened.prepare("colon", 1)
-    with opened._turns.turn(1, remedy=""), pytest.raises(BusyError, match="before this request") as busy:
+    with executor._pool._one(1), pytest.raises(BusyError, match="before this request") as busy:
         opened.perform(Work("0" * 32, "bag", bag, "a", "colon", 1))
     assert "respond-async" in busy.value.remedy
 
@@ -158,13 +159,13 @@ def test_who_comes_while_a_model_is_loaded_is_told_so_and_loading_goes_on(at_onc
     loaded, begun = threading.Event(), threading.Event()
     asked: list[float] = []
 
-    def load(model: str, version: int | None, *, timeout: float) -> None:
+    def load(model: str, version: int | None, *, timeout: float, wait: float | None = None) -> int:
         asked.append(timeout)
         begun.set()
         assert loaded.wait(60)
+        return 0
 
     executor.prepare = load  # type: ignore[method-assign]
-    executor.perform = lambda work, tell, *, timeout: work.id  # type: ignore[method-assign]
     for _ in range(3):
         with pytest.raises(NotReadyError, match="is being loaded"):
             opened.perform(Work("0" * 32, "bag", bag, "a", "colon", 1))
@@ -177,7 +178,7 @@ def test_who_comes_while_a_model_is_loaded_is_told_so_and_loading_goes_on(at_onc
 @pytest.mark.slow
 def test_after_a_process_died_the_next_one_loads_the_model(settings: ServiceSettings, bag: Path) -> None:
     settings.state_dir.mkdir()
-    executor = ChildExecutor(settings)
+    executor = Executor(settings)
     opened = AtOnce(executor, settings)
     for number in range(2):
         assert opened.perform(Work(f"{number:032x}", "bag", bag, "a", "colon", 1)).instances == 9
@@ -203,9 +204,8 @@ def test_a_model_is_loaded_ahead(at_once: tuple[AtOnce, Doing], settings: Servic
 
 def test_a_process_with_little_memory_refuses_a_large_bag(settings: ServiceSettings, bag: Path) -> None:
     """The limit of the settings reaches the process."""
-    executor = ChildExecutor(settings.model_copy(update={"worker_memory_bytes": 3 << 30}))
-    child: KillableWorker = executor._child
-    with pytest.raises(CallFailed, match="MemoryError"):
-        child.call(bytearray, 4 << 30, timeout=120)
-    assert child.call(len, b"abc", timeout=120) == 3
+    executor = Executor(settings.model_copy(update={"worker_memory_bytes": 3 << 30}))
+    with failing(Fault.MEMORY):
+        executor._pool.call(bytearray, 4 << 30, timeout=120)
+    assert executor._pool.call(len, b"abc", timeout=120) == 3
     executor.close()

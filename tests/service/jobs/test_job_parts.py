@@ -25,7 +25,6 @@ from pydantic import SecretStr
 from sqlalchemy import update
 
 from comel.errors import ComelError
-from service.app import create_app
 from service.backend import Backend, open_database
 from service.db.tables import Delivery, IdempotencyKey, Job, PredictionRow, Upload
 from service.errors import ConflictError
@@ -40,6 +39,7 @@ from service.webhooks.addresses import check_url, resolve
 from service.webhooks.outbox import Outbox, wait_before
 from service.webhooks.signature import sign, verify
 from tests.service.answers import bag_bytes, ended, place_of
+from tests.service.in_process import app_with
 
 
 def backend_of(client: TestClient) -> Backend:
@@ -97,7 +97,7 @@ def test_a_whole_upload_that_is_nothing_is_removed(
 
 def test_what_there_is_no_room_for_is_refused(settings: ServiceSettings, predictor: Any) -> None:
     small = settings.model_copy(update={"max_state_bytes": 1000, "max_slide_bytes": 2000})
-    with TestClient(create_app(small, predictor=predictor)) as client:
+    with TestClient(app_with(small, predictor)) as client:
         first, second = (client.post("/v1/uploads", json={"filename": "a", "size": 900}).json()["id"] for _ in range(2))
         assert client.put(f"/v1/uploads/{first}", params={"offset": 0}, content=bytes(800)).status_code == 200
         refused = client.put(f"/v1/uploads/{second}", params={"offset": 0}, content=bytes(300))
@@ -225,7 +225,7 @@ def test_what_is_announced_takes_no_room_from_others(
     """Nobody's prediction goes because somebody says that a large file will come."""
     small = settings.model_copy(update={"max_state_bytes": 200_000})
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1] * 200)))}
-    with TestClient(create_app(small, predictor=predictor)) as client:
+    with TestClient(app_with(small, predictor)) as client:
         made = client.post("/v1/predictions", files=files).json()["id"]
         for _ in range(3):
             place = place_of(client.post("/v1/uploads", json={"filename": "a", "size": 199_000}))
@@ -285,7 +285,7 @@ def test_a_larger_bag_becomes_a_job_and_a_full_queue_says_when_to_come_again(
     predictor.go_on.clear()
     limited = settings.model_copy(update={"sync_max_instances": 2, "max_queued_jobs": 1, "grace_seconds": 0.0})
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1, 0.9, 0.2])))}
-    with TestClient(create_app(limited, predictor=predictor)) as client:
+    with TestClient(app_with(limited, predictor)) as client:
         running = client.post("/v1/predictions", files=files)
         assert predictor.started.wait(60)
         waiting = client.post("/v1/predictions", files=files)
@@ -382,7 +382,7 @@ def test_the_end_of_a_job_is_told_signed_and_again_until_it_is_taken(
     statuses.append(500)
     chosen = settings.model_copy(update={**HOSTS, "webhook_private": True})
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1, 0.9])))}
-    with TestClient(create_app(chosen, predictor=predictor)) as client:
+    with TestClient(app_with(chosen, predictor)) as client:
         refused = client.post("/v1/predictions", files=files, data={"webhook": "http://other.example/"})
         assert refused.status_code == 422
         job = ended(client, client.post("/v1/predictions", files=files, data={"webhook": target}))
@@ -444,7 +444,7 @@ def test_the_bag_of_a_job_that_is_cancelled_while_it_waits_goes_with_it(
 ) -> None:
     monkeypatch.setattr(JobQueue, "claim", lambda self, owner, given_up: None)
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1])))}
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         job = client.post("/v1/predictions", files=files, headers={"Prefer": "respond-async"}).json()
         assert len(list((settings.state_dir / "inbox").iterdir())) == 1
         assert client.post(job["links"]["cancel"]).json()["state"] == "cancelled"
@@ -455,7 +455,7 @@ def test_a_pool_that_drains_begins_nothing_more(
     settings: ServiceSettings, predictor: Any, make_bag: Any, tmp_path: Path
 ) -> None:
     files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag([0.1])))}
-    with TestClient(create_app(settings, predictor=predictor)) as client:
+    with TestClient(app_with(settings, predictor)) as client:
         ended(client, client.post("/v1/predictions", files=files, headers={"Prefer": "respond-async"}))
         backend_of(client).pool.drain()
         job = client.post("/v1/predictions", files=files, headers={"Prefer": "respond-async"}).json()

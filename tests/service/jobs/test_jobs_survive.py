@@ -168,7 +168,8 @@ def kill_again_and_again(server: Server, folder: Path, *, kills: int, bags: int)
         wanted = predictor.predict(read_bag(path))
         np.testing.assert_allclose(np.array(told["scores"], np.float32), wanted.instance_scores, atol=1e-5)
     assert {path.name for path in (server.state / "predictions").iterdir() if not path.name.startswith(".")} == set(accepted)
-    assert not list((server.state / "inbox").iterdir())
+    # What a job that was killed between its end and this has left is housekeeping's: every job has ended.
+    assert {path.name for path in (server.state / "inbox").iterdir()} <= set(accepted)
 
 
 def jobs(server: Server) -> list[Any]:

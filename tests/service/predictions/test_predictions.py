@@ -18,10 +18,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from comel.prediction.picture import draw_map
-from service.app import create_app
 from service.predictions import store as prediction_store
 from service.settings import ServiceSettings
 from tests.service.answers import place_of
+from tests.service.in_process import app_with
 
 SCORES = [0.1, 0.9, 0.6, 0.2]
 
@@ -99,7 +99,7 @@ def test_the_state_folder_holds_whole_predictions_and_outlives_the_service(
     names = {path.name for path in settings.state_dir.iterdir() if not path.name.startswith("comel.db")}
     assert names == {"predictions", "audit.jsonl", "pseudonym.key", "reserve", "state.id", "uploads"}
     assert not list((settings.state_dir / "uploads").iterdir())
-    with TestClient(create_app(settings, predictor=predictor)) as again:
+    with TestClient(app_with(settings, predictor)) as again:
         assert again.get(body["links"]["self"]).json() == body
 
 
@@ -215,7 +215,7 @@ def test_too_many_bytes_or_instances(
 ) -> None:
     assert is_problem(send(make_bag(np.zeros(50_001), columns=300)), 413, "50001 instances")
     limited = settings.model_copy(update={"max_upload_bytes": 40_000})
-    with TestClient(create_app(limited, predictor=predictor)) as client:
+    with TestClient(app_with(limited, predictor)) as client:
         content = bytes(100_000)
 
         def chunks() -> Any:
@@ -321,7 +321,7 @@ def test_a_defect_is_a_500_without_details(
         raise RuntimeError("secret in /tmp/here")
 
     predictor.predict = fail
-    with TestClient(create_app(settings, predictor=predictor), raise_server_exceptions=False) as client:
+    with TestClient(app_with(settings, predictor), raise_server_exceptions=False) as client:
         answer = client.post("/v1/predictions", files={"bag": ("a.h5", (tmp_path / "sent.h5").read_bytes())})
     assert is_problem(answer, 500)
     assert "secret" not in json.dumps(answer.json())

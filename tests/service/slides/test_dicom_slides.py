@@ -15,12 +15,12 @@ from PIL import Image
 
 from comel.bags.contract import FeatureContract
 from comel.errors import ComelError
-from service.app import create_app
 from service.logs import make_log
 from service.settings import ServiceSettings
 from service.slides.folders import resolve_slide
 from tests.pipelines.vendor_slides import levels_of, write_dicom
 from tests.service.answers import ended
+from tests.service.in_process import app_with
 from tests.service.slides.test_slides import FakeEncoder
 
 PATIENT = b"a-patient-by-name"
@@ -55,7 +55,7 @@ def client(
 ) -> Iterator[TestClient]:
     monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: FakeEncoder())
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 128)
-    with TestClient(create_app(settings, predictor=predictor, log=make_log(log))) as opened:
+    with TestClient(app_with(settings, predictor, log=make_log(log))) as opened:
         yield opened
 
 

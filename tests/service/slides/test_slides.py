@@ -15,12 +15,12 @@ from PIL import Image
 from comel.bags.contract import FeatureContract
 from comel.errors import ComelError
 from pipelines.patch_encoders.base import PatchEncoder
-from service.app import create_app
 from service.errors import NotFoundError
 from service.settings import ServiceSettings
 from service.slides.folders import resolve_slide
 from tests.places import REAL_DATA
 from tests.service.answers import ended
+from tests.service.in_process import app_with
 
 REAL_SLIDE = REAL_DATA / "wsi" / "CMU-1-Small-Region.svs"
 
@@ -82,7 +82,7 @@ def test_links_that_lead_outside_are_refused_and_inside_are_not(tmp_path: Path) 
 def test_a_missing_slide_is_404_and_no_folder_is_said(client: TestClient, settings: ServiceSettings, predictor: Any) -> None:
     answer = ask(client, "case/missing.svs")
     assert (answer.status_code, answer.json()["detail"]) == (404, "case/missing.svs: no such slide")
-    with TestClient(create_app(settings.model_copy(update={"slide_roots": ()}), predictor=predictor)) as without:
+    with TestClient(app_with(settings.model_copy(update={"slide_roots": ()}), predictor)) as without:
         answer = ask(without, "a.svs")
         assert (answer.status_code, answer.json()["detail"]) == (422, "this service has no slide folder")
 
@@ -129,9 +129,7 @@ def test_a_real_slide_is_extracted_predicted_and_mapped(
 ) -> None:
     monkeypatch.setattr("pipelines.extraction.contract.load_stated_encoder", lambda name, trust, device: FakeEncoder())
     predictor.contract = FeatureContract("fake-encoder", "a" * 64, 8, 0.5, 128)
-    with TestClient(
-        create_app(settings.model_copy(update={"slide_roots": (REAL_SLIDE.parent,)}), predictor=predictor)
-    ) as client:
+    with TestClient(app_with(settings.model_copy(update={"slide_roots": (REAL_SLIDE.parent,)}), predictor)) as client:
         job = ended(client, ask(client, REAL_SLIDE.name))
         assert job["state"] == "done", job
         body = client.get(job["links"]["prediction"]).json()

@@ -18,8 +18,8 @@ from comel.bags.bag import Bag
 from comel.bags.contract import FeatureContract
 from comel.prediction.prediction import Prediction
 from pipelines.patch_encoders.base import PatchEncoder
-from service.app import create_app
 from service.settings import ServiceSettings
+from tests.service.in_process import app_with
 from tests.service.viewer.known_slides import TILE, KnownSlide
 
 CONTRACT = FeatureContract("darkness", "a" * 64, 8, 0.5, TILE)
@@ -93,7 +93,7 @@ def listening(folder: Path, slides: Mapping[str, KnownSlide]) -> Iterator[Server
         runs={"breast": folder / "run"}, slide_roots=(slides["plain"].path.parent,), state_dir=folder / "state"
     )
     here = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings, predictor=DarkIsTumour()), log_level="error", access_log=False)
+    config = uvicorn.Config(app_with(settings, DarkIsTumour()), log_level="error", access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [here]}, daemon=True)
     thread.start()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +21,13 @@ from comel.app.benchmark.continual import run_continual
 from comel.app.benchmark.runner import RowResult, _outcome
 from comel.app.benchmark.table import markdown, summarise
 from comel.base.files import read_json
+from comel.base.killable import Fault
+from comel.base.workers import WorkerPool
 from comel.errors import ConfigError, RunError
-from tests.comel.app.benchmark.tiny_benchmark import CUT, Stub, Threads, cohort, write_config
+from tests.calls_here import PoolInThisProcess
+from tests.comel.app.benchmark.tiny_benchmark import CUT, Stub, cohort, write_config
 from tests.comel.toys import scores_of
+from tests.failing import failing
 
 ROWS = ["mean", "mine", "no-targets", "no-room"]
 Cli = Callable[..., tuple[int, str, str]]
@@ -32,7 +36,7 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module", autouse=True)
 def _threads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("comel.app.benchmark.runner.ProcessPoolExecutor", Threads)
+        patch.setattr("comel.app.benchmark.runner.WorkerPool", PoolInThisProcess)
         yield
 
 
@@ -223,7 +227,9 @@ def test_a_defect_names_its_row(copied: tuple[Path, Path]) -> None:
 
 def test_a_training_that_is_killed_says_what_to_do() -> None:
     killed: Future[str | None] = Future()
-    killed.set_exception(BrokenProcessPool("terminated abruptly"))
+    with WorkerPool() as pool, failing(Fault.DIED) as caught:
+        pool.call(os._exit, 9)
+    killed.set_exception(caught.value)
     with pytest.raises(RunError, match="a training was killed, maybe for want of memory; give the same command again"):
         _outcome(killed, "row 'mean', seed 0")
 

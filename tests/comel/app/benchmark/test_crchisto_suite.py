@@ -105,7 +105,7 @@ def test_a_seed_draws_domains_and_folds_again(tmp_path: Path, archive: Path) -> 
     [
         ({"images": None}, "images"),
         ({"images": np.zeros((4, 27, 27), np.uint8)}, "images are uint8 (4, 27, 27), not uint8 (N, height, width, 3)"),
-        ({"is_cancerous": np.zeros(3, int)}, "are not one a cell"),
+        ({"is_cancerous": np.zeros(3, int)}, "are not one per cell"),
         ({"patient_id": np.array([{"pickled": 1}] * 70, dtype=object)}, "allow_pickle"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +73,6 @@ def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
     path = folder / "my.yaml"
     path.write_text(yaml.safe_dump({"suites": suites, "rows": rows}, sort_keys=False))
     return path
-
-
-class Threads(ThreadPoolExecutor):
-    """In place of the runner's processes: one thread, so that torch is imported once."""
-
-    def __init__(self, jobs: int, mp_context: object = None) -> None:
-        super().__init__(1)
 
 
 class Stub:

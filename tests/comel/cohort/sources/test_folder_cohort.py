@@ -124,7 +124,7 @@ def test_patients_by_a_regular_expression(tmp_path: Path) -> None:
 
 def test_a_single_label_is_warned_about(tmp_path: Path) -> None:
     touch(tmp_path, "t/tumour/a.svs")
-    assert build(tmp_path).warnings == ["task 't' has the label 'tumour' only; training needs two labels a task"]
+    assert build(tmp_path).warnings == ["task 't' has the label 'tumour' only; training needs two labels per task"]
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:

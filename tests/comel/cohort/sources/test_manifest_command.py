@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from comel.app.commands.manifest import app
 from comel.bags.bag import read_bag
-from pipelines.batch.run import extract_cohort
 from pipelines.extraction.settings import ExtractSettings
 from pipelines.patch_encoders.base import PatchEncoder
 from tests.comel.cohort.sources.trees import manifest_command, touch, write
+from tests.pipelines.in_process import extract_cohort
 
 COHORTS = ("camelyon16", "paip", "tcga", "folder")
 

@@ -97,7 +97,7 @@ def test_what_sources_do_not_agree_on(tmp_path: Path) -> None:
 def test_challenge_slides_alone_make_no_task(tmp_path: Path) -> None:
     touch(tmp_path, "liver/a.svs", "liver/b.svs")
     listed = manifest_command("paip", tmp_path, "--no-annotations")
-    assert listed.warnings == ["task 'liver' has the label 'tumor' only; training needs two labels a task"]
+    assert listed.warnings == ["task 'liver' has the label 'tumor' only; training needs two labels per task"]
 
 
 def test_what_cannot_be_listed(tmp_path: Path) -> None:

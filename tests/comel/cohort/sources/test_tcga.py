@@ -83,7 +83,7 @@ def test_manifest_says_which_slides_and_disagrees_with_the_disk(tmp_path: Path) 
     assert cohort.warnings == [
         f"1 of 3 listed slides are not on disk: {absent}",
         f"1 slides on disk are not listed and are left out: {surplus}",
-        "task 'NSCLC' has the label 'LUAD' only; training needs two labels a task",
+        "task 'NSCLC' has the label 'LUAD' only; training needs two labels per task",
     ]
 
 
