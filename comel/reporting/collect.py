@@ -136,7 +136,7 @@ def collect_run(path: Path, name: str) -> Report:
     try:
         config = load_yaml(run.config, RunConfig, relative=False)
     except ComelError as error:
-        raise RunError.damaged(run.config, error.what) from None
+        raise RunError.damaged(run.config, error.what.removeprefix(f"{run.config}: ")) from None
     if not config:
         raise RunError.damaged(run.config, "not settings")
     text = run.config.read_text(encoding="utf-8")

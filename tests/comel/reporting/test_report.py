@@ -335,7 +335,7 @@ def put_nan(run: Path) -> None:
         (rename_a_class, "damaged (no 'p:colon/normal')"),
         (put_nan, "damaged (a probability is not a number)"),
         (lambda run: (run / "config.yaml").write_text("a: ["), "config.yaml: damaged"),
-        (lambda run: (run / "config.yaml").write_text("- 1"), "config.yaml: damaged (not settings)"),
+        (lambda run: (run / "config.yaml").write_text("- 1"), "config.yaml: damaged (holds no settings"),
         (lambda run: (run / "config.yaml").unlink(), "holds no run"),
         (lambda run: (run / "versions/002/model.json").write_text("{}"), "model.json: damaged"),
         (lambda run: (run / "versions/002/checksums.json").write_text("[]"), "checksums.json: damaged"),
