@@ -9,7 +9,8 @@ from pathlib import Path
 Cli = Callable[..., tuple[int, str, str]]
 MAKE = ("patterns=[presence,adjacency]", "train=8", "val=4", "test=4", "tiles=[60,80]", "dimension=12")
 MODEL = ("dim=16", "attention_hidden=8", "num_heads=2")
-SMALL = [*(f"make.{one}" for one in MAKE), *(f"model.{one}" for one in MODEL), "trainer.epochs=1", "strategy.rank=2"]
+SMALL = [*(f"make.{one}" for one in MAKE), *(f"model.{one}" for one in MODEL), "trainer.epochs=1"]
+SMALL += ["strategy.rank=2", "strategy.tasks=2"]
 
 
 def test_every_row_has_a_score_for_every_pattern(comel_cli: Cli, tmp_path: Path) -> None:
