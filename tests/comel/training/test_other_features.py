@@ -60,6 +60,16 @@ def stop(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, *, after: int 
     monkeypatch.setattr(target, name, stopping)
 
 
+def killed(stream: Stream, run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], Path]:
+    """The settings of a run that was killed once its first checkpoint was written, and what that says of itself."""
+    settings = stream.settings(FINETUNE, epochs=2, checkpoint_seconds=0)
+    with monkeypatch.context() as patch:
+        stop(patch, checkpoint, "write")
+        with pytest.raises(KeyboardInterrupt):
+            comel.train(settings, run, quiet=True)
+    return settings, run / "checkpoint" / "progress.json"
+
+
 def refused(work: Callable[[], object], said: str) -> None:
     with pytest.raises(FeatureMismatch) as error:
         work()
@@ -143,12 +153,7 @@ def test_a_checkpoint_of_before_contracts_were_kept_goes_on(
     stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As version 0.1.0 left it: of another dimension it is told by the weights."""
-    settings = stream.settings(FINETUNE, epochs=2, checkpoint_seconds=0)
-    with monkeypatch.context() as patch:
-        stop(patch, checkpoint, "write")
-        with pytest.raises(KeyboardInterrupt):
-            comel.train(settings, tmp_path / "run", quiet=True)
-    progress = tmp_path / "run" / "checkpoint" / "progress.json"
+    settings, progress = killed(stream, tmp_path / "run", monkeypatch)
     content = json.loads(progress.read_text())
     del content["contract"]
     progress.write_text(json.dumps(content))
@@ -175,12 +180,7 @@ def test_a_checkpoint_of_before_contracts_were_kept_goes_on(
 def test_a_damaged_checkpoint_says_what_to_remove(
     change: dict[str, Any], stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = stream.settings(FINETUNE, epochs=2, checkpoint_seconds=0)
-    with monkeypatch.context() as patch:
-        stop(patch, checkpoint, "write")
-        with pytest.raises(KeyboardInterrupt):
-            comel.train(settings, tmp_path / "run", quiet=True)
-    progress = tmp_path / "run" / "checkpoint" / "progress.json"
+    settings, progress = killed(stream, tmp_path / "run", monkeypatch)
     progress.write_text(json.dumps(json.loads(progress.read_text()) | change))
     with pytest.raises(
         RunError, match=r"progress\.json: damaged.*; remove the folder .*/run/checkpoint: the stage begins anew"
