@@ -105,12 +105,13 @@ class MILModel(nn.Module, ABC):
     Attributes:
         Options: its pydantic settings; their defaults are the model's defaults.
         trunk: the part shared by all tasks, called as ``trunk(features, coords, mask)``, which adapters may wrap;
-            ``adapter_targets`` names its linear layers.
+            ``adapter_targets`` names its linear layers, by the
+            end of their names.
         head_lr_scale: learning rate of heads over the trunk's.
     """
 
     Options: ClassVar[type[ModelOptions]] = ModelOptions
-    adapter_targets: ClassVar[tuple[str, ...]] = ()
+    adapter_targets: tuple[str, ...] = ()
     head_lr_scale: Any = 1.0
     options: ModelOptions
     trunk: nn.Module

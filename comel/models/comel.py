@@ -23,17 +23,21 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
+from comel.base.settings import comma_separated
 from comel.cohort.classes import Head
 from comel.models.base import MAX_WIDTH, AttentionOptions, BagBatch, BagOutput, MILModel, Over, as_batch, cross_entropy
 from comel.models.heads import initialise
+from comel.nn.block import make_block
 from comel.nn.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
 from comel.nn.context import RADII, Context, ContextEvidence, PlacedBag
 from comel.nn.evidence import BagEvidence
-from comel.nn.gdat import GDATBlock
 from comel.nn.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
+from comel.nn.layout.layout import Layout
+from comel.nn.mixers import make_mixer
+from comel.nn.mixers.base import Mixer, Width
 from comel.nn.places import Places
 from comel.nn.pooling import AttentionPooling
 from comel.nn.recognition import TaskRecognition
@@ -48,9 +52,13 @@ _ROUNDING = 2.0**-21
 class CoMELOptions(AttentionOptions):
     """Settings of the model; the defaults are CoMEL's default."""
 
-    earlier: ClassVar[Mapping[str, Any]] = {"context": "none"}
+    earlier: ClassVar[Mapping[str, Any]] = {"context": "none", "mixer": ["gdat"], "mixer_options": {}}
 
-    blocks: int = Field(2, ge=1, le=64, description="GDAT blocks")
+    blocks: int = Field(2, ge=1, le=64, description="blocks")
+    mixer: tuple[str, ...] = Field(
+        ("gdat",), description="how the instances of a block look at each other: one name, or one per block"
+    )
+    mixer_options: dict[str, dict[str, Any]] = Field({}, description="settings of mixers, by the mixer's name")
     mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of a block's MLP over dim")
     attention_hidden: int = Field(256, ge=1, le=MAX_WIDTH, description="hidden width of the attention pooling")
     region_size: int = Field(16, ge=1, le=256, description="side of a region or of a spatial group, in tiles")
@@ -86,6 +94,33 @@ class CoMELOptions(AttentionOptions):
             raise ValueError("'published' belongs to the groupings strided and region")
         return pad
 
+    def make_mixers(self) -> list[Mixer]:
+        """A mixer for each block."""
+        names = self.mixer * self.blocks if len(self.mixer) == 1 else self.mixer
+        width = Width(self.dim, self.num_heads, self.mlp_ratio, self.dropout)
+        return [make_mixer(name, width, self._options_of(name)) for name in names]
+
+    def _options_of(self, mixer: str) -> dict[str, Any]:
+        own = {"region_size": self.region_size, "grouping": self.grouping, "pad": self.pad} if mixer == "gdat" else {}
+        return own | self.mixer_options.get(mixer, {})
+
+    @field_validator("mixer", mode="before")
+    @classmethod
+    def _one_name_or_several(cls, value: Any) -> Any:
+        return comma_separated(value)
+
+    @model_validator(mode="after")
+    def _mixers_fit(self) -> CoMELOptions:
+        if len(self.mixer) not in (1, self.blocks):
+            raise ValueError(f"mixer names {len(self.mixer)} for {self.blocks} blocks; give one name, or one per block")
+        unused = [name for name in self.mixer_options if name not in self.mixer]
+        if unused:
+            raise ValueError(f"mixer_options are given for '{unused[0]}', and mixer names {', '.join(self.mixer)}")
+        if self.mixer != ("gdat",):
+            with torch.device("meta"):  # shapes are checked before memory is asked for
+                self.make_mixers()
+        return self
+
 
 class Trunk(nn.Module):
     """What all tasks share: features (B, M, D) -> instance features (B, M, dim), bag feature (B, dim), attention (B, M)."""
@@ -94,18 +129,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.embed = nn.Linear(dimension, options.dim)
         self.dropout = nn.Dropout(options.embed_dropout)
-        self.blocks = nn.ModuleList(
-            GDATBlock(
-                options.dim,
-                options.num_heads,
-                options.region_size,
-                options.grouping,
-                options.pad,
-                options.mlp_ratio,
-                options.dropout,
-            )
-            for _ in range(options.blocks)
-        )
+        self.blocks = nn.ModuleList(make_block(mixer) for mixer in options.make_mixers())
         self.pool = AttentionPooling(options.dim, options.attention_hidden)
 
     def forward(
@@ -113,8 +137,9 @@ class Trunk(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         h = self.dropout(F.relu(self.embed(features)))  # (B, M, dim)
+        layout = Layout.of(h, coords, mask)
         for block in self.blocks:
-            h = block(h, coords, mask)  # (B, M, dim)
+            h = block(h, layout)  # (B, M, dim)
         z, attention = self.pool(h, mask)  # (B, dim), (B, M)
         return h, z, attention
 
@@ -129,12 +154,15 @@ class CoMEL(MILModel):
     """
 
     Options = CoMELOptions
-    adapter_targets = ("embed", "q", "k", "v", "proj", "fc1", "fc2")
+    adapter_targets: tuple[str, ...] = ("embed", "q", "k", "v", "proj", "fc1", "fc2")
 
     def __init__(self, dimension: int, options: CoMELOptions | None = None, heads: Iterable[Head] = ()) -> None:
         super().__init__(dimension)
         self.options: CoMELOptions = options or CoMELOptions()
         self.trunk = Trunk(dimension, self.options)
+        if self.options.mixer != ("gdat",):
+            linears = [name for name, part in self.trunk.blocks.named_modules() if isinstance(part, nn.Linear)]
+            self.adapter_targets = ("embed", *(f"blocks.{name}" for name in linears), "pool.v")
         self.bag_heads = nn.ModuleList()
         self.instance_heads = nn.ModuleList()
         self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None

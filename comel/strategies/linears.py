@@ -49,7 +49,7 @@ def adapted_linears(model: MILModel) -> dict[str, nn.Linear]:
     """The trunk's linear layers that adapters go to, by their plain names; wrapped ones by their wrapper."""
     found = {}
     for name, module in model.trunk.named_modules():
-        wanted = name.rpartition(".")[2] in model.adapter_targets
+        wanted = any(f".{name}".endswith(f".{target}") for target in model.adapter_targets)
         if wanted and hasattr(module, "in_features"):
             found[name] = module
     return found

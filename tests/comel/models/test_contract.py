@@ -239,7 +239,7 @@ def test_adapters_find_the_same_whatever_slices_a_bag_is_computed_in(name: str, 
     model, bags = make(name, BREAST), [(BagBatch(bag(9)), 0), (BagBatch(bag(13, 1)), 1)]
     layers = adapted_linears(model)
     whole = input_grams(model, layers, bags)
-    monkeypatch.setattr("comel.nn.gdat._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("comel.nn.block._ROWS_AT_ONCE", 4)
     for layer, gram in input_grams(model, layers, bags).items():
         torch.testing.assert_close(gram, whole[layer], rtol=1e-5, atol=1e-6)
 

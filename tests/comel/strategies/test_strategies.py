@@ -241,7 +241,7 @@ def test_a_bag_weighs_the_same_in_grams_however_many_slices_it_takes(monkeypatch
     layers = adapted_linears(model)
     assert any(name.endswith("fc1") for name in layers)
     whole = input_grams(model, layers, bags)
-    monkeypatch.setattr("comel.nn.gdat._ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("comel.nn.block._ROWS_AT_ONCE", 5)
     for name, gram in input_grams(model, layers, bags).items():
         torch.testing.assert_close(gram, whole[name], rtol=1e-5, atol=1e-5)
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from comel.errors import BagError
-from comel.nn import gdat
-from comel.nn.gdat import GDATBlock, GroupedDoubleAttention, list_positions, spatial_groups
+from comel.nn.layout.layout import Layout
+from comel.nn.mixers import gdat
+from comel.nn.mixers.base import Width
+from comel.nn.mixers.gdat import GroupedDoubleAttention, GroupedDoubleAttentionOptions, list_positions
 
 SIZES = (1, 2, 3, 9, 10, 16, 17, 256, 257, 300)
 LIST_GROUPINGS = ("strided", "region")
@@ -22,7 +24,8 @@ DIM, HEADS = 12, 3
 
 def attention(grouping: str, region_size: int = 16, **kwargs: object) -> GroupedDoubleAttention:
     torch.manual_seed(1)
-    module = GroupedDoubleAttention(DIM, HEADS, region_size, grouping, **kwargs)  # type: ignore[arg-type]
+    options = GroupedDoubleAttentionOptions(region_size=region_size, grouping=grouping, **kwargs)
+    module = GroupedDoubleAttention(Width(DIM, HEADS), options)
     torch.nn.init.normal_(module.proj.bias)
     return module.double().eval()
 
@@ -89,8 +92,13 @@ def tokens_one_by_one(grouping: str, x: np.ndarray, places: np.ndarray, region_s
 def run(module: GroupedDoubleAttention, x: np.ndarray, coords: np.ndarray | None = None) -> np.ndarray:
     place = None if coords is None else torch.from_numpy(coords).unsqueeze(0)
     with torch.no_grad():
-        computed: np.ndarray = module(torch.from_numpy(x).unsqueeze(0), place)[0].numpy()
+        computed: np.ndarray = mixed(module, torch.from_numpy(x).unsqueeze(0), place)[0].numpy()
         return computed
+
+
+def mixed(module: GroupedDoubleAttention, x: Tensor, coords: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    out: Tensor = module(x, Layout.of(x, coords, mask))
+    return out
 
 
 @pytest.mark.parametrize("grouping", ["strided", "region", "spatial"])
@@ -142,7 +150,7 @@ def test_a_padded_batch_equals_its_single_bags(grouping: str) -> None:
         x[b, rows], mask[b, rows] = torch.from_numpy(instances(count, b)), True
         coords[b, rows] = torch.from_numpy(tissue(count, b)) * 512
     x.requires_grad_(True)
-    out = module(x, coords, mask)
+    out = mixed(module, x, coords, mask)
     for b, count in enumerate(sizes):
         np.testing.assert_allclose(
             out[b, mask[b]].detach(), run(module, instances(count, b), tissue(count, b) * 512), rtol=0, atol=1e-12
@@ -158,7 +166,7 @@ def test_a_padded_batch_equals_its_single_bags(grouping: str) -> None:
 def test_a_bag_without_instances_gives_zeros() -> None:
     module = attention("strided")
     mask = torch.tensor([[True, True], [False, False]])
-    out = module(torch.from_numpy(np.stack([instances(2), instances(2, 1)])), None, mask)
+    out = mixed(module, torch.from_numpy(np.stack([instances(2), instances(2, 1)])), None, mask)
     assert (out[1] == 0).all()
     assert torch.isfinite(out).all()
 
@@ -168,14 +176,14 @@ def test_a_bag_without_instances_gives_zeros() -> None:
 def test_gradients_are_finite(grouping: str, count: int) -> None:
     module = attention(grouping)
     x = torch.from_numpy(instances(count)).unsqueeze(0).requires_grad_(True)
-    module(x, torch.from_numpy(tissue(count)).unsqueeze(0)).sum().backward()
+    mixed(module, x, torch.from_numpy(tissue(count)).unsqueeze(0)).sum().backward()
     grads = [x.grad, *(p.grad for p in module.parameters())]
     assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
 
 
 def test_bags_of_a_batch_do_not_see_each_other() -> None:
     module, bags = attention("strided", 3), [instances(20, seed) for seed in range(3)]
-    together = module(torch.from_numpy(np.stack(bags))).detach()
+    together = mixed(module, torch.from_numpy(np.stack(bags))).detach()
     for b, bag in enumerate(bags):
         np.testing.assert_allclose(together[b], run(module, bag), rtol=0, atol=1e-12)
 
@@ -202,6 +210,11 @@ def test_spatial_groups_know_no_unit_and_no_origin(count: int, side: int, unit: 
     assert same_partition(spatial_groups(places, side), spatial_groups(moved, side))
 
 
+def spatial_groups(places: Tensor, side: int) -> Tensor:
+    groups: Tensor = Layout((1, len(places)), places.unsqueeze(0)).squares(side).of
+    return groups
+
+
 def same_partition(one: Tensor, other: Tensor) -> bool:
     pairs = set(zip(one.tolist(), other.tolist(), strict=True))
     return len(pairs) == len(one.unique()) == len(other.unique())
@@ -224,49 +237,13 @@ def test_a_bag_of_one_attends_to_itself() -> None:
 
 
 def test_arguments_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="multiple of num_heads 5"):
-        GroupedDoubleAttention(12, 5)
-    with pytest.raises(ValueError, match="region_size is 0"):
-        GroupedDoubleAttention(12, 3, 0)
-    with pytest.raises(ValueError, match="grouping is 'rings'"):
-        GroupedDoubleAttention(12, 3, grouping="rings")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="pad is 'zeros'"):
-        GroupedDoubleAttention(12, 3, pad="zeros")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="list-based groupings"):
-        GroupedDoubleAttention(12, 3, grouping="spatial", pad="published")
+    with pytest.raises(ValueError, match="multiple of 5 heads"):
+        GroupedDoubleAttention(Width(12, 5))
+    with pytest.raises(ValueError, match="region_size"):
+        GroupedDoubleAttentionOptions(region_size=0)
+    with pytest.raises(ValueError, match="grouping"):
+        GroupedDoubleAttentionOptions(grouping="rings")
+    with pytest.raises(ValueError, match="groupings strided and region"):
+        GroupedDoubleAttentionOptions(grouping="spatial", pad="published")
     with pytest.raises(BagError, match=r"model\.grouping"):
-        attention("spatial")(torch.zeros(1, 3, DIM, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("rows_at_once", [16_384, 7])
-def test_block_without_gradients_equals_block_with(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
-    monkeypatch.setattr(gdat, "_ROWS_AT_ONCE", rows_at_once)
-    torch.manual_seed(0)
-    block = GDATBlock(DIM, HEADS, 3).double().eval()
-    x, mask = torch.from_numpy(np.stack([instances(20), instances(20, 1)])), torch.ones(2, 20, dtype=torch.bool)
-    mask[1, 15:] = False
-    for given_mask in (None, mask):
-        before = x.clone()
-        with torch.no_grad():
-            inferred = block(x, mask=given_mask)
-        torch.testing.assert_close(block(x, mask=given_mask).detach(), inferred, rtol=0, atol=1e-12)
-        assert torch.equal(x, before)
-    # another memory layout must come out the same too
-    with torch.no_grad():
-        turned = block(x.transpose(1, 2).contiguous().transpose(1, 2), mask=mask)
-    torch.testing.assert_close(turned, inferred, rtol=0, atol=1e-12)
-
-
-def test_block_is_two_residuals_of_normalised_rows() -> None:
-    torch.manual_seed(0)
-    block = GDATBlock(DIM, HEADS, 3).double().eval()
-    x = torch.from_numpy(instances(20)).unsqueeze(0)
-
-    def normalised(rows: Tensor) -> Tensor:
-        centred = rows - rows.mean(dim=-1, keepdim=True)
-        return centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
-
-    middle = x + block.attention(normalised(x))
-    hidden = normalised(middle) @ block.fc1.weight.T + block.fc1.bias
-    gelu = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    torch.testing.assert_close(block(x), middle + gelu @ block.fc2.weight.T + block.fc2.bias, rtol=0, atol=1e-10)
+        mixed(attention("spatial"), torch.zeros(1, 3, DIM, dtype=torch.float64))
