@@ -211,6 +211,21 @@ def encoders(name: str | None = None) -> list[dict[str, Any]]:
     return entries if name is None else [{**entries[0], "obtain": obtain(name)}]
 
 
+def mixers(name: str | None = None) -> list[dict[str, Any]]:
+    """The card of every mixer, or of one with its options; see :mod:`comel.nn.mixers`."""
+    from comel.nn.mixers import MIXERS, mixer_class
+
+    entries = []
+    for each in [name] if name is not None else MIXERS:
+        kind = mixer_class(each)
+        entry: dict[str, Any] = {"name": each, **asdict(kind.card), "block": kind.whole}
+        if name is not None:
+            fields = kind.Options.model_fields.items()
+            entry["options"] = [{"name": key, "default": f.default, "description": f.description} for key, f in fields]
+        entries.append(entry)
+    return entries
+
+
 def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Read feature files whole, checksums included; one entry a file with what it holds or what is wrong."""
     from comel.bags.foreign import feature_files, read_any_bag

@@ -23,6 +23,7 @@ from comel.app.commands import (
     keys,
     learning,
     manifest,
+    mixers,
     report,
     scales,
     slides,
@@ -81,6 +82,7 @@ app.command(cls=LazyCommand, epilog="Example: comel synth cohort --organs colon,
 app.add_typer(manifest.app, name="manifest")
 app.command(cls=LazyCommand, epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(extract.extract)
 app.command(epilog="Example: comel encoders uni")(encoders.encoders)
+app.command(epilog="Example: comel mixers hilo")(mixers.mixers)
 app.command(cls=LazyCommand, epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
 app.add_typer(bags_app, name="bags")
 bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)

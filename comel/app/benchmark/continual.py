@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from comel.app.benchmark.composite import CompositeSettings, make_composite
 from comel.app.benchmark.context import ContextSettings, make_context
 from comel.app.benchmark.crchisto import CrchistoSettings, make_crchisto
 from comel.app.benchmark.features import FeatureSettings, make_features
-from comel.app.benchmark.rows import load_benchmark
+from comel.app.benchmark.rows import Row, load_benchmark
 from comel.app.benchmark.runner import run_benchmark
 from comel.app.benchmark.table import write_tables
 from comel.base.files import read_json, sha256_of_file, write_json
@@ -40,7 +40,7 @@ def run_continual(
     out: Path,
     *,
     seeds: Iterable[int],
-    rows: Sequence[str] | None = None,
+    rows: Sequence[str] | Callable[[dict[str, Any]], Sequence[Row]] | None = None,
     slides: Path | None = None,
     root: Path | None = None,
     archive: Path | None = None,
@@ -55,7 +55,7 @@ def run_continual(
         suite: features, context, composite or crchisto.
         out: folder; a suite has its own in it.
         seeds: of the streams.
-        rows: names of rows or groups; default all.
+        rows: names of rows or groups, default all; or what makes rows of its own from the suite's model settings.
         slides: composite: manifest of real slides, which are extracted first.
         root: composite: folder that the manifest's relative paths start from.
         archive: crchisto: the cells.
@@ -72,7 +72,9 @@ def run_continual(
     """
     if suite not in _SETTINGS:
         raise ConfigError(f"no suite '{suite}'", nearest(suite, list(_SETTINGS)))
-    benchmark = load_benchmark(suite, rows, config, overrides)
+    benchmark = load_benchmark(suite, None if callable(rows) else rows, config, overrides)
+    if callable(rows):
+        benchmark = replace(benchmark, rows=tuple(rows(benchmark.model)))
     chosen: BaseModel = parse_section(_SETTINGS[suite], benchmark.make, f"{suite}: make")
     benchmark.check()
     folder = Path(out) / suite

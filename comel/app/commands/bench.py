@@ -66,6 +66,53 @@ def continual(
         typer.echo(f"tables: {out / suite}/table.md, results.csv, results.json")
 
 
+@app.command(epilog="Example: comel bench mixers --mixers gdat,hilo,attention,mlp --max-tiles 65536 --out bench")
+def mixers(
+    out: Annotated[Path, typer.Option(help="Folder for all that is measured; what is finished is kept.")] = Path(
+        "bench-mixers"
+    ),
+    only: Annotated[str | None, typer.Option("--mixers", help="Mixers, comma-separated; default all (comel mixers).")] = None,
+    parts: Annotated[str, typer.Option(help="Of checks, cost, quality; comma-separated.")] = "checks,cost,quality",
+    suites: Annotated[str, typer.Option(help="For quality: features, context, composite.")] = "features,context",
+    max_tiles: Annotated[int, typer.Option(help="Largest bag whose cost is measured.")] = 1 << 17,
+    limit: Annotated[float, typer.Option(min=0.1, help="Seconds; a longer pass is not measured.")] = 20.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    slides: Annotated[Path | None, typer.Option(help="composite: manifest of real slides, task = organ.")] = None,
+    root: Annotated[Path | None, typer.Option(help="composite: folder that its paths start from.")] = None,
+    settings: Set = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that costs are measured with.")] = None,
+    device: Annotated[str, typer.Option(help="Device that costs are measured on.")] = "cpu",
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mixers side by side: what each keeps to, what a layer costs over the length of the bag, and what it gives."""
+    from comel.app.benchmark.mixers.run import run_mixers
+    from comel.base.settings import comma_separated
+
+    result = run_mixers(
+        out,
+        mixers=comma_separated(only),
+        parts=comma_separated(parts),
+        suites=comma_separated(suites),
+        max_tiles=max_tiles,
+        limit=limit,
+        seeds=range(seeds),
+        slides=slides,
+        root=root,
+        overrides=settings or [],
+        threads=threads,
+        device=device,
+        jobs=jobs,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo((out / "mixers.md").read_text(encoding="utf-8"))
+        typer.echo(f"tables and plots: {out}/mixers.md, mixers.json, cost.png, quality.png")
+
+
 @app.command(cls=LazyCommand, epilog="Example: comel bench extract slide.svs --encoder efficientnet-lite0 --repeats 3")
 @options_of(
     "comel.app.schemas:ExtractOptions",
