@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import nn
 
 from comel.models.base import MAX_WIDTH
-from comel.models.gated import GatedAttention
 from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, PooledTrunk
-from comel.nn.pooling import AttentionPooling
+from comel.nn.poolings.attention import AttentionPooling
+from comel.nn.poolings.gated import GatedAttention
 
 __all__ = ["ABMIL", "ABMILOptions"]
 

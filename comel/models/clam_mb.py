@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from comel.models.base import BagBatch, BagOutput, as_batch
 from comel.models.clam import CLAM, CLAMHead, CLAMOptions
-from comel.models.gated import GatedUnits
-from comel.models.heads import UNSCORED, Embedding, masked_softmax
+from comel.models.heads import UNSCORED, Embedding
 from comel.models.scores import shown_by_attention
+from comel.nn.masked import masked_softmax
+from comel.nn.poolings.gated import GatedUnits
 
 __all__ = ["BranchOutput", "CLAMMultiBranch"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from comel.models.base import BagOutput
 from comel.models.clam import CLAM, CLAMHead
-from comel.models.gated import GatedAttention
 from comel.models.heads import Embedding, PooledTrunk
+from comel.nn.poolings.gated import GatedAttention
 
 __all__ = ["CLAMSingleBranch"]
 

@@ -39,7 +39,7 @@ from comel.nn.layout.layout import Layout
 from comel.nn.mixers import make_mixer
 from comel.nn.mixers.base import Mixer, Width
 from comel.nn.places import Places
-from comel.nn.pooling import AttentionPooling
+from comel.nn.poolings import make_pooling
 from comel.nn.recognition import TaskRecognition
 
 __all__ = ["CoMEL", "CoMELOptions", "Trunk"]
@@ -52,13 +52,23 @@ _ROUNDING = 2.0**-21
 class CoMELOptions(AttentionOptions):
     """Settings of the model; the defaults are CoMEL's default."""
 
-    earlier: ClassVar[Mapping[str, Any]] = {"context": "none", "mixer": ["gdat"], "mixer_options": {}}
+    earlier: ClassVar[Mapping[str, Any]] = {
+        "context": "none",
+        "mixer": ["gdat"],
+        "mixer_options": {},
+        "mlp": "gelu",
+        "pooling": "attention",
+        "pooling_options": {},
+    }
 
     blocks: int = Field(2, ge=1, le=64, description="blocks")
     mixer: tuple[str, ...] = Field(
         ("gdat",), description="how the instances of a block look at each other: one name, or one per block"
     )
     mixer_options: dict[str, dict[str, Any]] = Field({}, description="settings of mixers, by the mixer's name")
+    mlp: Literal["gelu", "glu", "gdfn"] = Field("gelu", description="feed-forward part of a block")
+    pooling: str = Field("attention", description="how the instances become one vector")
+    pooling_options: dict[str, Any] = Field({}, description="settings of the pooling")
     mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of a block's MLP over dim")
     attention_hidden: int = Field(256, ge=1, le=MAX_WIDTH, description="hidden width of the attention pooling")
     region_size: int = Field(16, ge=1, le=256, description="side of a region or of a spatial group, in tiles")
@@ -100,6 +110,11 @@ class CoMELOptions(AttentionOptions):
         width = Width(self.dim, self.num_heads, self.mlp_ratio, self.dropout)
         return [make_mixer(name, width, self._options_of(name)) for name in names]
 
+    def make_pooling(self) -> nn.Module:
+        """The pooling after the blocks."""
+        options = self.pooling_options
+        return make_pooling(self.pooling, self.dim, heads=self.num_heads, hidden=self.attention_hidden, options=options)
+
     def _options_of(self, mixer: str) -> dict[str, Any]:
         own = {"region_size": self.region_size, "grouping": self.grouping, "pad": self.pad} if mixer == "gdat" else {}
         return own | self.mixer_options.get(mixer, {})
@@ -116,9 +131,12 @@ class CoMELOptions(AttentionOptions):
         unused = [name for name in self.mixer_options if name not in self.mixer]
         if unused:
             raise ValueError(f"mixer_options are given for '{unused[0]}', and mixer names {', '.join(self.mixer)}")
-        if self.mixer != ("gdat",):
-            with torch.device("meta"):  # shapes are checked before memory is asked for
-                self.make_mixers()
+        with torch.device("meta"):  # shapes are checked before memory is asked for
+            if self.mixer != ("gdat",) or self.mlp != "gelu":
+                for mixer in self.make_mixers():
+                    make_block(mixer, self.mlp)
+            if self.pooling != "attention":
+                self.make_pooling()
         return self
 
 
@@ -129,8 +147,8 @@ class Trunk(nn.Module):
         super().__init__()
         self.embed = nn.Linear(dimension, options.dim)
         self.dropout = nn.Dropout(options.embed_dropout)
-        self.blocks = nn.ModuleList(make_block(mixer) for mixer in options.make_mixers())
-        self.pool = AttentionPooling(options.dim, options.attention_hidden)
+        self.blocks = nn.ModuleList(make_block(mixer, options.mlp) for mixer in options.make_mixers())
+        self.pool = options.make_pooling()
 
     def forward(
         self, features: Tensor, coords: Tensor | None = None, mask: Tensor | None = None
@@ -160,9 +178,9 @@ class CoMEL(MILModel):
         super().__init__(dimension)
         self.options: CoMELOptions = options or CoMELOptions()
         self.trunk = Trunk(dimension, self.options)
-        if self.options.mixer != ("gdat",):
-            linears = [name for name, part in self.trunk.blocks.named_modules() if isinstance(part, nn.Linear)]
-            self.adapter_targets = ("embed", *(f"blocks.{name}" for name in linears), "pool.v")
+        if (self.options.mixer, self.options.mlp, self.options.pooling) != (("gdat",), "gelu", "attention"):
+            linears = [(name, part) for name, part in self.trunk.named_modules() if isinstance(part, nn.Linear)]
+            self.adapter_targets = tuple(name for name, part in linears if part.out_features > 1)
         self.bag_heads = nn.ModuleList()
         self.instance_heads = nn.ModuleList()
         self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None

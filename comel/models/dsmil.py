@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from comel.models.base import MAX_WIDTH, BagBatch, BagOutput, Over, as_batch
-from comel.models.heads import UNSCORED, Embedding, EmbeddingOptions, HeadedModel, masked_softmax
+from comel.models.heads import UNSCORED, Embedding, EmbeddingOptions, HeadedModel
+from comel.nn.masked import masked_softmax
 
 __all__ = ["DSMIL", "DSMILOptions", "StreamsOutput"]
 

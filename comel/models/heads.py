@@ -16,7 +16,7 @@ from comel.cohort.classes import Head
 from comel.models.base import MAX_WIDTH, BagBatch, BagOutput, MILModel, ModelOptions, Over, as_batch, cross_entropy
 from comel.models.scores import compose_scores, shown_by_attention, shown_by_labels
 
-__all__ = ["UNSCORED", "Embedding", "EmbeddingOptions", "HeadedModel", "PooledTrunk", "initialise", "masked_softmax"]
+__all__ = ["UNSCORED", "Embedding", "EmbeddingOptions", "HeadedModel", "PooledTrunk", "initialise"]
 
 UNSCORED = torch.empty(0)
 """Instance scores of an output that :meth:`HeadedModel.scored` has not filled in yet."""
@@ -147,19 +147,3 @@ def initialise(module: nn.Module) -> None:
         nn.init.xavier_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the instances; padding gets 0.
-
-    Args:
-        scores: (B, M, C).
-        mask: (B, M) True where there is an instance, or None.
-
-    Returns:
-        (B, M, C); each column of a bag sums to 1.
-    """
-    if mask is None:
-        return torch.softmax(scores, dim=1)
-    real = mask.unsqueeze(-1)
-    return torch.softmax(scores.masked_fill(~real, torch.finfo(scores.dtype).min), dim=1) * real

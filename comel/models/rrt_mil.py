@@ -30,8 +30,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from comel.models.base import MAX_WIDTH, AttentionOptions
-from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel, masked_softmax
-from comel.nn.pooling import AttentionPooling
+from comel.models.heads import Embedding, EmbeddingOptions, HeadedModel
+from comel.nn.masked import masked_softmax
+from comel.nn.poolings.attention import AttentionPooling
 from comel.nn.tokens import TokenConvolution, merge_heads, split_heads
 
 __all__ = ["RRTMIL", "CrossRegionAttention", "RRTMILOptions", "RegionAttention", "region_places"]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comel.nn.pooling import AttentionPooling
+from comel.nn.poolings.attention import AttentionPooling
 
 
 def pooling(dim: int = 6, hidden: int = 4) -> AttentionPooling:

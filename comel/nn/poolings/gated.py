@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from comel.models.heads import masked_softmax
+from comel.nn.masked import masked_softmax
 
 __all__ = ["GatedAttention", "GatedUnits"]
 
