@@ -1,7 +1,7 @@
 """Context: what a bag's tiles show together, and where they lie to each other, as evidence for its label.
 
-Many questions are not answered by any single tile: two findings together, a share above a bound, lymphocytes around the tumour
-or away from it, one cluster or many tiles scattered. With p_m (J,) what tile m shows of J concepts
+Many questions are not answered by any single tile: two findings together, a share above a bound, lymphocytes around the
+tumour or away from it, one cluster or many tiles scattered. With p_m (J,) what tile m shows of J concepts
 (:mod:`comel.nn.concepts`), a bag of M tiles is described by
 
     h_k     = mean_m p_mk                                   shares
@@ -10,15 +10,16 @@ or away from it, one cluster or many tiles scattered. With p_m (J,) what tile m 
     log (c^r_kl + e) / (q_kl + e)                           the same against chance
     log (1 + pieces_k), largest_k / all_k                   into how many pieces a concept falls
 
-(square roots of h, q and c). Every term but the last lets instances look at each other through groups: a concept of the bag, or
-one of the surroundings. A sparse logistic regression on these numbers, for each finding against the rest, is the evidence.
-Sets of concepts and penalties vote, each with a weight exp(-n loss / 2) by its loss on training bags that it was not fitted
-on. Where one tile is enough, no context is needed: the strongest tiles of a linear classifier (:mod:`comel.nn.strongest`) vote
-beside them. How much the two count, and where the midpoint lies, is fitted to the votes on bags held out too, so the evidence
-is a log-odds that means what it says for new bags, and what says nothing of them is left out.
+(square roots of h, q and c). Every term but the last lets instances look at each other through groups: a concept of the bag,
+or one of the surroundings. A sparse logistic regression on these numbers, for each finding against the rest, is the
+evidence. Sets of concepts and penalties vote, each with a weight exp(-n loss / 2) by its loss on training bags that it was
+not fitted on. Where one tile is enough, no context is needed: the strongest tiles of a linear classifier
+(:mod:`comel.nn.strongest`) vote beside them. How much the two count, and where the midpoint lies, is fitted to the votes on
+bags held out too, so the evidence is a log-odds that means what it says for new bags, and what says nothing of them is left
+out.
 
-What rests on a tile is a_m = M sum_k p_mk |d evidence / d p_mk|, in the mean with the tiles around. A tile decides as far as it
-is much and its bag shows the finding. Tiles are scored by this and by the linear classifier (drawn half way to the tiles
+What rests on a tile is a_m = M sum_k p_mk |d evidence / d p_mk|, in the mean with the tiles around. A tile decides as far as
+it is much and its bag shows the finding. Tiles are scored by this and by the linear classifier (drawn half way to the tiles
 around): by the context the more, the more of the evidence is its.
 """
 

@@ -1,9 +1,9 @@
 """A bag's logits from two sources on one scale: the head on the pooled bag feature, and the strongest instances.
 
 With few bags a network fits its training bags whole, and its head's logits are large and say little about new bags; the
-strongest instances' logits are small and say more. A plain sum follows the louder. So when a task is learned, both are measured
-on its training bags: a midpoint for each column (the mean over classes of its class means) and a spread for each head (the root
-mean square of what is left, centred within a bag). From then on
+strongest instances' logits are small and say more. A plain sum follows the louder. So when a task is learned, both are
+measured on its training bags: a midpoint for each column (the mean over classes of its class means) and a spread for each
+head (the root mean square of what is left, centred within a bag). From then on
 
     logits = share (pooled - midpoint) / spread + (evidence - midpoint') / spread'
 

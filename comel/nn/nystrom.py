@@ -4,11 +4,11 @@
     S      = softmax(Q K~^T / sqrt d)  pinv(softmax(Q~ K~^T / sqrt d))  softmax(Q~ K^T / sqrt d)
     out    = S V + convolution of V along the sequence
 
-Multiplied from the right, the first and the last factor are plain scaled dot-product attentions, so nothing larger than (m, m)
-is stored beside the sequence. With as many landmarks as tokens the three factors are one and the same, and S is exact.
+Multiplied from the right, the first and the last factor are plain scaled dot-product attentions, so nothing larger than (m,
+m) is stored beside the sequence. With as many landmarks as tokens the three factors are one and the same, and S is exact.
 
-The published code fills the sequence with zeros up to a multiple of m, and they enter the means and the softmax. Here segments
-differ in length by at most one token and nothing is filled; a sequence no longer than m attends exactly.
+The published code fills the sequence with zeros up to a multiple of m, and they enter the means and the softmax. Here
+segments differ in length by at most one token and nothing is filled; a sequence no longer than m attends exactly.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ covariance gives log p(task | bag), and
 
     log p(class | bag) = log p(task | bag) + log p(class | bag, task).
 
-The encoder is frozen, so the statistics of old bags stay true whatever the network learns later. Bytes kept: 8 (D^2 + 2 C D).
-The same statistics tell how far a bag lies from every class (:mod:`comel.scoring.novelty`).
+The encoder is frozen, so the statistics of old bags stay true whatever the network learns later. Bytes kept: 8 (D^2 + 2 C
+D). The same statistics tell how far a bag lies from every class (:mod:`comel.scoring.novelty`).
 """
 
 from __future__ import annotations

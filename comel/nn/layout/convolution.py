@@ -10,19 +10,20 @@ from comel.nn.layout.layout import Layout
 __all__ = ["SparseDepthwise", "depthwise"]
 
 
-def depthwise(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, layout: Layout, table: Tensor | None = None) -> Tensor:
     """``y_p = sum_o weight_o x_(p + o)`` over the cells around each tile, channel by channel.
 
     Args:
         x: (N, C) packed rows.
         weight: (C, side, side), rows of the slide first; a correlation, as torch's convolutions are.
         layout: whose bags have coordinates.
+        table: (N, side^2) the rows around each, N for none; default all that there are.
 
     Returns:
         (N, C).
     """
     side = weight.shape[-1]
-    table = layout.neighbours(side)  # (N, side^2)
+    table = layout.neighbours(side) if table is None else table
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
     taps = weight.flatten(1)  # (C, side^2)
     out = x * taps[:, side * side // 2]

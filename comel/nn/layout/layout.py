@@ -106,6 +106,16 @@ class Layout:
         """Place of each row in its bag's list, (N,) from 0."""
         return self.within.rank
 
+    def neighbours_in_square(self, side: int, square: PerBag) -> Tensor:
+        """As :meth:`neighbours`, and N too where a neighbour lies in another square of ``square`` x ``square`` cells."""
+
+        def find() -> Tensor:
+            table, of = self.neighbours(side), self.squares(square).of
+            same = torch.cat([of, of.new_full((1,), -1)])[table] == of.unsqueeze(1)
+            return torch.where(same, table, len(self))
+
+        return self._once(("neighbours in square", side, square), find)
+
     def neighbours(self, side: int) -> Tensor:
         """Which rows lie in the ``side`` x ``side`` cells around each tile, (N, side^2).
 
@@ -119,17 +129,17 @@ class Layout:
 
     def squares(self, side: PerBag) -> Segments:
         """Tiles by the square of ``side`` x ``side`` cells they lie in, counted from the smallest cell; row by row."""
-        return self._once(("squares", side), lambda: Segments(self._key(self.cells // self._of_row(side)), self.bag))
+        return self._once(("squares", side), lambda: Segments(self._key(self.cells // self.per_row(side)), self.bag))
 
     def place_in_square(self, side: PerBag) -> Tensor:
         """Place of each tile in its square, row by row, (N,) from 0 to side^2 - 1."""
-        sides = self._of_row(side)
+        sides = self.per_row(side)
         inside = self.cells % sides
         return inside[:, 1] * sides.squeeze(1) + inside[:, 0]
 
     def square_cells(self, side: PerBag) -> Tensor:
         """Column and row of each square among the squares, (G, 2)."""
-        return self._once(("square cells", side), lambda: _first(self.squares(side), self.cells // self._of_row(side)))
+        return self._once(("square cells", side), lambda: _first(self.squares(side), self.cells // self.per_row(side)))
 
     def neighbouring_squares(self, side: PerBag, reach: int = 1) -> Tensor:
         """Which squares lie at most ``reach`` squares away, itself among them, (G, (2 reach + 1)^2); -1 where there is none."""
@@ -143,7 +153,23 @@ class Layout:
 
     def strided(self, step: PerBag) -> Segments:
         """Tiles whose columns and rows leave the same rest when divided by ``step``."""
-        return self._once(("strided", step), lambda: Segments(self._key(self.cells % self._of_row(step)), self.bag))
+        return self._once(("strided", step), lambda: Segments(self._key(self.cells % self.per_row(step)), self.bag))
+
+    def dilated(self, side: int, interval: PerBag) -> Segments:
+        """Tiles ``interval`` cells apart, ``side`` x ``side`` of them, from one square of ``side * interval`` cells."""
+
+        def find() -> Segments:
+            step = self.per_row(interval)
+            squares, phase = self.cells // (side * step), self.cells % step
+            most = int(step.max()) if len(self) else 1
+            return Segments((self._key(squares) * most + phase[:, 1]) * most + phase[:, 0], self.bag)
+
+        return self._once(("dilated", side, interval), find)
+
+    def place_in_dilated(self, side: int, interval: PerBag) -> Tensor:
+        """Row and column of each tile among those of its dilated square, (N, 2) from 0 to side - 1, rows first."""
+        step = self.per_row(interval)
+        return (self.cells % (side * step) // step).flip(1)
 
     def bins(self, columns: int, rows: int) -> Segments:
         """Tiles by which of ``columns`` x ``rows`` bins of their bag's box they lie in: bin = floor(cell * bins / box).
@@ -160,11 +186,11 @@ class Layout:
 
     def runs(self, length: PerBag) -> Segments:
         """Stretches of ``length`` consecutive rows of each bag's list."""
-        return self._once(("runs", length), lambda: self._parts(self.place_in_list // self._of_row(length).squeeze(1)))
+        return self._once(("runs", length), lambda: self._parts(self.place_in_list // self.per_row(length).squeeze(1)))
 
     def strided_runs(self, step: PerBag) -> Segments:
         """Rows of each bag's list whose places leave the same rest when divided by ``step``."""
-        return self._once(("strided runs", step), lambda: self._parts(self.place_in_list % self._of_row(step).squeeze(1)))
+        return self._once(("strided runs", step), lambda: self._parts(self.place_in_list % self.per_row(step).squeeze(1)))
 
     def regions(self, side: PerBag) -> Segments:
         """Squares of ``side`` x ``side`` cells, or without coordinates stretches of side^2 rows of the list."""
@@ -252,7 +278,7 @@ class Layout:
     def _width(self) -> int:
         return int(self.cells.max()) + 1 if len(self) else 1
 
-    def _of_row(self, value: PerBag) -> Tensor:
+    def per_row(self, value: PerBag) -> Tensor:
         """The number of each row's bag, (N, 1)."""
         if isinstance(value, int):
             return self.bag.new_full((1, 1), value).expand(len(self), 1)

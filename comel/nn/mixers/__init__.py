@@ -11,6 +11,13 @@ from comel.nn.mixers.base import Mixer, Width
 __all__ = ["MIXERS", "make_mixer", "mixer_class"]
 
 MIXERS = {
+    "efficientvit": "comel.nn.mixers.efficientvit:EfficientViT",
+    "group-pose": "comel.nn.mixers.group_pose:GroupPose",
+    "crossformer": "comel.nn.mixers.crossformer:CrossFormer",
+    "lrgt": "comel.nn.mixers.lrgt:LRGT",
+    "davit": "comel.nn.mixers.davit:DaViT",
+    "dlgsanet": "comel.nn.mixers.dlgsanet:DLGSANet",
+    "agent": "comel.nn.mixers.agent:AgentAttention",
     "identity": "comel.nn.mixers.identity:Identity",
     "mlp": "comel.nn.mixers.mlp:MLP",
     "attention": "comel.nn.mixers.attention:FullAttention",

@@ -1,7 +1,7 @@
 """HiLo attention (Pan, Cai, Zhuang, "Fast Vision Transformers with HiLo Attention", NeurIPS 2022, arXiv 2205.13213).
 
-The heads are of two kinds. Those of Hi-Fi attend within a window of w x w tiles; those of Lo-Fi attend from every tile to the
-mean of every window with tissue:
+The heads are of two kinds. Those of Hi-Fi attend within a window of w x w tiles; those of Lo-Fi attend from every tile to
+the mean of every window with tissue:
 
     Hi:  softmax(q k^T / sqrt d) v  within each window;        out_hi = W_h [heads] + b_h
     Lo:  q from every tile, k and v from the window means;     out_lo = W_l [heads] + b_l
@@ -11,8 +11,9 @@ Each kind reads all channels and writes its own share of them; the block's feed-
 tiles that there are, 1 to w^2, and a mean runs over these; the published code fills holes with zeros. Without coordinates a
 window is a stretch of w^2 tiles of the list.
 
-Lo-Fi costs M times the number of windows. With ``window_low`` = 0 its windows grow with the bag, so that no bag has more than
-about ``most_means`` of them if tissue fills its windows, and the cost is linear; a number fixes their side, as published.
+Lo-Fi costs M times the number of windows. With ``window_low`` = 0 its windows grow with the bag, so that no bag has more
+than about ``most_means`` of them if tissue fills its windows, and the cost is linear; a number fixes their side, as
+published.
 """
 
 from __future__ import annotations

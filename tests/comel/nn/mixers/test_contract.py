@@ -19,6 +19,12 @@ EVERY = pytest.mark.parametrize("name", sorted(MIXERS))
 DIM, HEADS = 24, 4
 SIZES = (1, 2, 3, 17, 60)
 SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has several of everything
+    "agent": {"bins": 3},
+    "davit": {"window": 3},
+    "crossformer": {"group": 3},
+    "lrgt": {"window": 3, "group_size": 9},
+    "efficientvit": {"window": 3},
+    "group-pose": {"side": 3},
     "gdat": {"region_size": 3},
     "hilo": {"window": 3},
 }

@@ -1,0 +1,1 @@
+"""Where two tiles lie to each other, as a learned part of an attention."""
