@@ -175,9 +175,13 @@ class Layout:
         """Tiles by which of ``columns`` x ``rows`` bins of their bag's box they lie in: bin = floor(cell * bins / box).
 
         ``keys`` modulo ``columns * rows`` are the bins, row by row; bins without a tile are left out.
+        Without coordinates, each list is cut into as many stretches.
         """
 
         def find() -> Segments:
+            if not self.placed:
+                place = self.place_in_list * (columns * rows) // self.counts[self.bag]
+                return Segments(self.bag * (columns * rows) + place, self.bag)
             box = self.box[self.bag]
             column, row = self.cells[:, 0] * columns // box[:, 0], self.cells[:, 1] * rows // box[:, 1]
             return Segments((self.bag * rows + row) * columns + column, self.bag)

@@ -11,6 +11,10 @@ from comel.nn.mixers.base import Mixer, Width
 __all__ = ["MIXERS", "make_mixer", "mixer_class"]
 
 MIXERS = {
+    "dualtoken": "comel.nn.mixers.dualtoken:DualToken",
+    "s2aformer": "comel.nn.mixers.s2aformer:S2AFormer",
+    "fit": "comel.nn.mixers.fit:FIT",
+    "tnt": "comel.nn.mixers.tnt:TNT",
     "efficientvit": "comel.nn.mixers.efficientvit:EfficientViT",
     "group-pose": "comel.nn.mixers.group_pose:GroupPose",
     "crossformer": "comel.nn.mixers.crossformer:CrossFormer",

@@ -25,6 +25,10 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "lrgt": {"window": 3, "group_size": 9},
     "efficientvit": {"window": 3},
     "group-pose": {"side": 3},
+    "fit": {"side": 3},
+    "tnt": {"side": 3},
+    "dualtoken": {"bins": 3},
+    "s2aformer": {"window": 3},
     "gdat": {"region_size": 3},
     "hilo": {"window": 3},
 }
