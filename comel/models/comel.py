@@ -34,6 +34,7 @@ from comel.nn.block import make_block
 from comel.nn.bppl import bppl_loss, next_threshold, pseudo_labels, reachable_threshold, scaled_attention
 from comel.nn.context import RADII, Context, ContextEvidence, PlacedBag
 from comel.nn.evidence import BagEvidence
+from comel.nn.heads.router import HeadRouter
 from comel.nn.instances import InstanceClassifier, instance_loss, strongest_of_bags, with_surroundings
 from comel.nn.layout.layout import Layout
 from comel.nn.mixers import make_mixer
@@ -45,6 +46,8 @@ from comel.nn.recognition import TaskRecognition
 __all__ = ["CoMEL", "CoMELOptions", "Trunk"]
 
 _CERTAIN = 1e-6
+_BALANCE = 0.01
+"""Weight of the balance between routed heads (Jin et al. 2025)."""
 _ROUNDING = 2.0**-21
 """More than a logit in float32 loses, over the logit."""
 
@@ -300,7 +303,7 @@ class CoMEL(MILModel):
         return self.recognition.distance(bags.features, bags.mask, columns)
 
     def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
-        """``ce``, ``bppl`` and, with an instance classifier, ``instance``, each a mean over the bags."""
+        """``ce``, ``bppl``, with an instance classifier ``instance``, and ``balance`` of routed heads, each a mean over the bags."""
         terms: dict[str, list[Tensor]] = {}
         for b, label in enumerate(labels.tolist()):
             ce, logits, start = cross_entropy(self, output.head_logits[b], label, over)  # (), (columns of the loss,)
@@ -308,7 +311,11 @@ class CoMEL(MILModel):
             rows = slice(None) if output.mask is None else output.mask[b]
             for name, value in self._instance_terms(output, b, rows, label, logits, start).items():
                 terms.setdefault(name, []).append(value)
-        return {name: torch.stack(values).mean() for name, values in terms.items()}
+        found = {name: torch.stack(values).mean() for name, values in terms.items()}
+        balances = [part.balance for part in self.trunk.modules() if isinstance(part, HeadRouter) and part.balance is not None]
+        if balances:
+            found["balance"] = _BALANCE * torch.stack(balances).mean()
+        return found
 
     def _instance_terms(
         self, output: BagOutput, b: int, rows: slice | Tensor, label: int, logits: Tensor, start: int

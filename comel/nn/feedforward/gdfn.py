@@ -2,8 +2,8 @@
 
     [a, b] = DW_3(x W_in),   out = (GELU(a) * b) W_out
 
-DW_3 is a depthwise convolution over the 3 x 3 tiles around each; a hole adds nothing. No biases. Without coordinates it is left
-out, and each tile is by itself.
+DW_3 is a depthwise convolution over the 3 x 3 tiles around each; a hole adds nothing. No biases. Without coordinates it is
+left out, and each tile is by itself.
 """
 
 from __future__ import annotations

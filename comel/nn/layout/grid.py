@@ -1,6 +1,7 @@
 """Convolutions over the box around a slide's tiles by Fourier transform, with zeros where there is no tissue.
 
-The kernel may be as large as the slide. Channels are independent, so they pass in slices, and memory is that of a few of them.
+The kernel may be as large as the slide. Channels are independent, so they pass in slices, and memory is that of a few of
+them.
 """
 
 from __future__ import annotations

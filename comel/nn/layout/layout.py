@@ -1,8 +1,8 @@
 """The layout of a batch: which instances are real, to which bag each belongs, and where each lies on its slide.
 
 Instances of all bags lie in one list of N rows without padding (*packed*). Everything that a mixer asks, such as squares,
-neighbours or an order along a curve, is found once and kept, so that all blocks of a network share it. Cells are counted from
-each bag's smallest column and row: a slide that is moved as a whole is the same slide.
+neighbours or an order along a curve, is found once and kept, so that all blocks of a network share it. Cells are counted
+from each bag's smallest column and row: a slide that is moved as a whole is the same slide.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Learned tables over a slide: linear interpolation at a tile's place, and bins that may overlap.
 
-Both follow torch's conventions for pictures, ``interpolate`` (half-pixel centres) and ``adaptive_avg_pool``, of which they are
-the values where the tiles fill a grid.
+Both follow torch's conventions for pictures, ``interpolate`` (half-pixel centres) and ``adaptive_avg_pool``, of which they
+are the values where the tiles fill a grid.
 """
 
 from __future__ import annotations

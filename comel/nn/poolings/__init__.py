@@ -1,7 +1,7 @@
 """The poolings by name: how a bag becomes one vector. Each is one file.
 
-A pooling is called as ``pool(h, mask)`` with instances h (B, M, dim) and mask (B, M), True where there is an instance, or None;
-it gives the bag features (B, dim) and the weight of each instance in them (B, M), whose rows sum to 1.
+A pooling is called as ``pool(h, mask)`` with instances h (B, M, dim) and mask (B, M), True where there is an instance, or
+None; it gives the bag features (B, dim) and the weight of each instance in them (B, M), whose rows sum to 1.
 """
 
 from __future__ import annotations
