@@ -61,7 +61,8 @@ class KernelizedAttention(nn.Module):
     def _features(self, u: Tensor) -> Tensor:
         u = F.normalize(u, dim=-1, eps=1e-6)
         raised = torch.einsum("nhd,hmd->nhm", u, self.omega.to(u.dtype)) - u.square().sum(dim=-1, keepdim=True) / 2
-        return raised.exp() / self.omega.shape[1] ** 0.5
+        made: Tensor = raised.exp() / self.omega.shape[1] ** 0.5
+        return made
 
     def _over_the_slide(self, phi_q: Tensor, phi_k: Tensor, values: Tensor, layout: Layout) -> Tensor:
         outs = []
