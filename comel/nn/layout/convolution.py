@@ -9,6 +9,9 @@ from comel.nn.layout.layout import Layout
 
 __all__ = ["SparseDepthwise", "depthwise"]
 
+_ROWS_AT_ONCE = 512
+"""Rows of one slice without gradients: they stay in the processor's cache over all cells."""
+
 
 def depthwise(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
     """``y_p = sum_o weight_o x_(p + o)`` over the cells around each tile, channel by channel.
@@ -21,15 +24,24 @@ def depthwise(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
     Returns:
         (N, C).
     """
-    side = weight.shape[-1]
-    table = layout.neighbours(side)  # (N, side^2)
+    table = layout.neighbours(weight.shape[-1])  # (N, side^2)
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
-    taps = weight.flatten(1)  # (C, side^2)
-    out = x * taps[:, side * side // 2]
-    for number in range(side * side):
-        if number != side * side // 2:
-            out = out + padded[table[:, number]] * taps[:, number]
-    return out
+    taps = weight.flatten(1).T.contiguous()  # (side^2, C)
+    own = len(taps) // 2
+    if torch.is_grad_enabled():
+        out = x * taps[own]
+        for number in range(len(taps)):
+            if number != own:
+                out = out + padded.index_select(0, table[:, number]) * taps[number]
+        return out
+    outs = []
+    for rows, beside in zip(x.split(_ROWS_AT_ONCE), table.split(_ROWS_AT_ONCE), strict=True):
+        out = rows * taps[own]
+        for number in range(len(taps)):
+            if number != own:
+                out.addcmul_(padded.index_select(0, beside[:, number]), taps[number])
+        outs.append(out)
+    return torch.cat(outs)
 
 
 class SparseDepthwise(nn.Module):
