@@ -15,6 +15,7 @@ MIXERS = {
     "mlp": "comel.nn.mixers.mlp:MLP",
     "attention": "comel.nn.mixers.attention:FullAttention",
     "gdat": "comel.nn.mixers.gdat:GroupedDoubleAttention",
+    "biformer": "comel.nn.mixers.biformer:BiFormer",
     "hilo": "comel.nn.mixers.hilo:HiLo",
 }
 
