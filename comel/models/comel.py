@@ -303,7 +303,7 @@ class CoMEL(MILModel):
         return self.recognition.distance(bags.features, bags.mask, columns)
 
     def loss(self, output: BagOutput, labels: Tensor, *, over: Over | None = None) -> dict[str, Tensor]:
-        """``ce``, ``bppl``, ``instance`` of an instance classifier and ``balance`` of routed heads, each a mean over the bags."""
+        """``ce``, ``bppl``, ``instance`` of an instance classifier and ``balance`` of routed heads, means over the bags."""
         terms: dict[str, list[Tensor]] = {}
         for b, label in enumerate(labels.tolist()):
             ce, logits, start = cross_entropy(self, output.head_logits[b], label, over)  # (), (columns of the loss,)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from comel.nn.layout.segments import Segments, Slots
 
-__all__ = ["Summaries", "attend_between", "attend_segments", "attend_to", "join", "split"]
+__all__ = ["Summaries", "attend_between", "attend_segments", "attend_to", "beyond", "join", "split"]
 
 _PAIRS_AT_ONCE = 1 << 25
 """Logits of one slice over all heads, in case an attention kernel stores them."""
@@ -37,6 +37,22 @@ class Summaries:
     k: Tensor
     v: Tensor
     visible: Callable[[Tensor], Tensor]
+
+
+def beyond(segments: Segments, near: Tensor) -> Callable[[Tensor], Tensor]:
+    """Visibility for :class:`Summaries`, one of each segment: those of the same bag that a segment is not ``near`` to.
+
+    Args:
+        segments: that are summarised.
+        near: (G, K) as :func:`attend_between` takes it; a segment is near to itself.
+    """
+
+    def visible(segment: Tensor) -> Tensor:
+        apart = segments.bag[segment].unsqueeze(1) == segments.bag  # (g, S)
+        beside = torch.where(near[segment] < 0, segment.unsqueeze(1), near[segment])  # (g, K)
+        return apart.scatter(1, beside, torch.zeros_like(beside, dtype=torch.bool))
+
+    return visible
 
 
 def split(x: Tensor, heads: int) -> Tensor:
@@ -106,15 +122,16 @@ def attend_between(
     per_segment = (keys.sizes[near.clamp_min(0)] * (near >= 0)).sum(dim=1)  # (G,)
     outs, rows = [], []
     extra = 0 if summaries is None else len(summaries.k)
-    for slots in _slices(segments, q.shape[1], keys=per_segment + extra):
+    for slots in _slices(segments, q.shape[1], keys=per_segment + extra, apart=summaries is not None):
         key_rows, key_real = keys.rows(near[slots.segment])  # (g, K, n)
         key_rows, key_real = _squeeze(key_rows.flatten(1), key_real.flatten(1))
         ks, vs = k[key_rows], v[key_rows]  # (g, m, heads, d)
         if summaries is not None:
-            number = len(slots.segment)
-            ks = torch.cat([ks, summaries.k.expand(number, *summaries.k.shape)], dim=1)
-            vs = torch.cat([vs, summaries.v.expand(number, *summaries.v.shape)], dim=1)
-            key_real = torch.cat([key_real, summaries.visible(slots.segment)], dim=1)
+            visible = summaries.visible(slots.segment)  # (g, S)
+            some = visible.any(dim=0)  # not those of other bags
+            ks = torch.cat([ks, summaries.k[some].expand(len(visible), -1, -1, -1)], dim=1)
+            vs = torch.cat([vs, summaries.v[some].expand(len(visible), -1, -1, -1)], dim=1)
+            key_real = torch.cat([key_real, visible[:, some]], dim=1)
         out = _sdpa(q[slots.rows], ks, vs, key_real[:, None, None, :], scale)
         outs.append(out[slots.real])
         rows.append(slots.rows[slots.real])
@@ -152,9 +169,11 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | N
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
-def _slices(segments: Segments, heads: int, *, dense: bool = False, keys: Tensor | None = None) -> Iterator[Slots]:
+def _slices(
+    segments: Segments, heads: int, *, dense: bool = False, keys: Tensor | None = None, apart: bool = False
+) -> Iterator[Slots]:
     """Slots in slices; fewer at once where a slice stores logits (``dense``), or each segment has many keys (G,)."""
-    for slots in segments.slots(_SLOTS_AT_ONCE):
+    for slots in segments.slots(_SLOTS_AT_ONCE, apart=apart):
         number, length = slots.rows.shape
         width = length if keys is None else int(keys[slots.segment].max())
         at_once = number

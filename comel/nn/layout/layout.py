@@ -151,6 +151,37 @@ class Layout:
 
         return self._once(("neighbouring squares", side, reach), find)
 
+    def neighbouring_regions(self, side: PerBag, reach: int = 1) -> Tensor:
+        """Which of :meth:`regions` lie at most ``reach`` regions away, itself among them, (G, K); -1 where there is none.
+
+        Squares around a square, or without coordinates the stretches of the list before and after a stretch.
+        """
+        if self.placed:
+            return self.neighbouring_squares(side, reach)
+
+        def find() -> Tensor:
+            runs, device = self.regions(side), self.bag.device
+            own = torch.arange(len(runs), device=device).unsqueeze(1)  # (G, 1)
+            beside = own + torch.arange(-reach, reach + 1, device=device)  # (G, K)
+            there = (beside >= 0) & (beside < len(runs))
+            there &= runs.bag[beside.clamp(0, max(len(runs) - 1, 0))] == runs.bag[own]
+            return torch.where(there, beside, -1)
+
+        return self._once(("neighbouring regions", side, reach), find)
+
+    def crossing_squares(self, side: PerBag) -> Tensor:
+        """Which squares lie in the same row or column of squares, itself once among them, (G, K); -1 where there is none."""
+
+        def find() -> Tensor:
+            cells, bag = self.square_cells(side), self.squares(side).bag
+            width = self._width()
+            row, row_real = _members(Segments(bag * width + cells[:, 1], bag))
+            column, column_real = _members(Segments(bag * width + cells[:, 0], bag))
+            column_real &= column != torch.arange(len(bag), device=bag.device).unsqueeze(1)
+            return torch.cat([torch.where(row_real, row, -1), torch.where(column_real, column, -1)], dim=1)
+
+        return self._once(("crossing squares", side), find)
+
     def strided(self, step: PerBag) -> Segments:
         """Tiles whose columns and rows leave the same rest when divided by ``step``."""
         return self._once(("strided", step), lambda: Segments(self._key(self.cells % self.per_row(step)), self.bag))
@@ -205,14 +236,21 @@ class Layout:
     def sides(self, side: int, most: int) -> PerBag:
         """Sides of squares that grow with the bag: ``side`` doubled until ``most`` full squares hold a bag's instances.
 
-        One number where it is the same for all bags. A bag's own does not depend on the bags beside it.
+        A bag's own does not depend on the bags beside it.
         """
-        grown = []
-        for count in self.counts.tolist():
-            grown.append(side)
-            while grown[-1] ** 2 * most < count:
-                grown[-1] *= 2
-        return grown[0] if len(set(grown)) == 1 else tuple(grown)
+
+        def grown(count: int) -> int:
+            own = side
+            while own**2 * most < count:
+                own *= 2
+            return own
+
+        return self.per_bag(grown)
+
+    def per_bag(self, rule: Callable[[int], int]) -> PerBag:
+        """A number that follows from how many instances a bag has; one number where it is the same for all bags."""
+        found = [rule(count) for count in self.counts.tolist()]
+        return found[0] if len(set(found)) == 1 else tuple(found)
 
     def lines(self, axis: int) -> Segments:
         """Tiles of one row of the slide (``axis`` 0) or of one column (``axis`` 1)."""
@@ -333,3 +371,9 @@ class Layout:
 def _first(segments: Segments, values: Tensor) -> Tensor:
     """The value of each segment's first row, (N, ...) -> (G, ...)."""
     return values[segments.order[segments.starts]]
+
+
+def _members(segments: Segments) -> tuple[Tensor, Tensor]:
+    """All rows of each row's own segment, (N, n), and which of them are real, (N, n)."""
+    rows, real = segments.rows(torch.arange(len(segments), device=segments.of.device))
+    return rows[segments.of], real[segments.of]

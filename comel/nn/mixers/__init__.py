@@ -26,6 +26,8 @@ MIXERS = {
     "mlp": "comel.nn.mixers.mlp:MLP",
     "attention": "comel.nn.mixers.attention:FullAttention",
     "gdat": "comel.nn.mixers.gdat:GroupedDoubleAttention",
+    "biformer": "comel.nn.mixers.biformer:BiFormer",
+    "combiner": "comel.nn.mixers.combiner:Combiner",
     "hilo": "comel.nn.mixers.hilo:HiLo",
 }
 

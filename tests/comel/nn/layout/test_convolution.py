@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from comel.errors import BagError
-from comel.nn.layout import grid
-from comel.nn.layout.convolution import SparseDepthwise
+from comel.nn.layout import convolution, grid
+from comel.nn.layout.convolution import SparseDepthwise, depthwise
 from comel.nn.layout.grid import filter_box
 from comel.nn.layout.layout import Layout
 from tests.comel.nn.mixers.seeds import bag_coords, instances
@@ -49,3 +49,27 @@ def test_a_filter_as_wide_as_the_slide(at_once: int, monkeypatch: pytest.MonkeyP
     padded = F.pad(canvas, (3, 0, 2, 0))
     expected = F.conv2d(padded, kernel.flip(1, 2).unsqueeze(1), groups=6)
     torch.testing.assert_close(filter_box(x, layout, spectrum), expected[:, layout.cells[:, 1], layout.cells[:, 0]].T)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_half_precision_with_weights_in_single(learning: bool) -> None:
+    x, weight = instances(40, 6).bfloat16(), torch.ones(6, 3, 3)
+    layout = Layout.of(x[None], bag_coords(40)[None])
+    with torch.set_grad_enabled(learning):
+        found = depthwise(x, weight, layout)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, depthwise(x.float(), weight, layout))
+
+
+def test_no_tile_at_all() -> None:
+    x = torch.zeros(1, 0, 6)
+    with torch.no_grad():
+        assert depthwise(x[0], torch.ones(6, 3, 3), Layout.of(x, torch.zeros(1, 0, 2, dtype=torch.int64))).shape == (0, 6)
+
+
+@pytest.mark.parametrize("at_once", [1 << 18, 30])
+def test_gradients_are_those_of_a_sum_over_the_cells(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_VALUES_ON_CPU", at_once)
+    layout = Layout((1, 12), bag_coords(12)[None])
+    x, weight = instances(12, 2).requires_grad_(True), instances(2, 9, 1).view(2, 3, 3).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda rows, taps: depthwise(rows, taps, layout), (x, weight))

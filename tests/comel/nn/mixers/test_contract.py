@@ -29,6 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "tnt": {"side": 3},
     "dualtoken": {"bins": 3},
     "s2aformer": {"window": 3},
+    "biformer": {"region_size": 3, "topk": 2},
+    "combiner": {"group_size": 3},
     "gdat": {"region_size": 3},
     "hilo": {"window": 3},
 }
