@@ -9,7 +9,10 @@ __all__ = ["hilbert_index"]
 
 
 def hilbert_index(cells: Tensor) -> Tensor:
-    """Place of each cell along the curve over the smallest square of side 2^n that holds all of them.
+    """Place of each cell along the curve over a square that holds all of them.
+
+    The place depends on the cell alone: the square's side is a power of 4, and the curve through it begins with the curve
+    through a quarter of its side, where a side twice as long would turn that one over.
 
     Args:
         cells: (N, 2) columns and rows, from 0.
@@ -20,7 +23,7 @@ def hilbert_index(cells: Tensor) -> Tensor:
     x, y = cells[:, 0].clone(), cells[:, 1].clone()
     side = 1
     while len(cells) and side <= int(cells.max()):
-        side *= 2
+        side *= 4
     place = torch.zeros_like(x)
     step = side // 2
     while step:

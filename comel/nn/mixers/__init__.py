@@ -29,6 +29,8 @@ MIXERS = {
     "biformer": "comel.nn.mixers.biformer:BiFormer",
     "combiner": "comel.nn.mixers.combiner:Combiner",
     "hilo": "comel.nn.mixers.hilo:HiLo",
+    "mossformer": "comel.nn.mixers.mossformer:MossFormer",
+    "spectformer": "comel.nn.mixers.spectformer:SpectFormer",
 }
 
 

@@ -33,6 +33,8 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "combiner": {"group_size": 3},
     "gdat": {"region_size": 3},
     "hilo": {"window": 3},
+    "mossformer": {"chunk": 8, "key_dim": 8, "kernel": 5},
+    "spectformer": {"rows": 5, "columns": 6},
 }
 
 
