@@ -11,6 +11,7 @@ from comel.nn.mixers.base import Mixer, Width
 __all__ = ["MIXERS", "make_mixer", "mixer_class"]
 
 MIXERS = {
+    "nystrom": "comel.nn.mixers.nystrom:Nystrom",
     "dualtoken": "comel.nn.mixers.dualtoken:DualToken",
     "s2aformer": "comel.nn.mixers.s2aformer:S2AFormer",
     "fit": "comel.nn.mixers.fit:FIT",

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "s2aformer": {"window": 3},
     "biformer": {"region_size": 3, "topk": 2},
     "combiner": {"group_size": 3},
+    "nystrom": {"landmarks": 8},
     "gdat": {"region_size": 3},
     "hilo": {"window": 3},
     "mossformer": {"chunk": 8, "key_dim": 8, "kernel": 5},
