@@ -1,4 +1,10 @@
-"""Encoders that torch computes: mixed precision, several threads on a CPU, and a GPU that need not wait."""
+"""Encoders that torch computes: mixed precision, a few tiles at a time on a CPU, and a GPU that need not wait.
+
+The maps that a network makes of 32 tiles are larger than 32 MiB. For each of that size the C library asks the system for new
+memory, which the system clears: up to half of the time on a CPU. A forward pass there takes as many tiles as 512 x 512
+pixels hold, rounded down to a power of two: four of 224 px. ``benchmarks/encoder_slices.py`` measures other numbers. The number
+depends on the encoder alone, not on the machine and not on time, so that a run which goes on elsewhere makes equal features.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +18,25 @@ from comel.base.devices import resolve_device
 from comel.base.units import Precision
 from pipelines.patch_encoders.base import PatchEncoder, resolve_precision
 
-__all__ = ["TorchEncoder"]
+__all__ = ["TorchEncoder", "tiles_at_once"]
+
+_PIXELS_AT_ONCE = 512 * 512
+
+
+def tiles_at_once(input_size: int) -> int:
+    """How many tiles one forward pass on a CPU takes, for a network's input of this many pixels a side.
+
+    A power of two, 1 at least.
+    """
+    fit = max(1, _PIXELS_AT_ONCE // max(1, input_size) ** 2)
+    return 1 << (fit.bit_length() - 1)
 
 
 class TorchEncoder(PatchEncoder):
     """Puts :meth:`inputs` on the device and :meth:`compute` in the chosen precision.
 
-    On a GPU the copies there and back are of pinned memory and the work is queued: :meth:`start` returns at once.
+    On a GPU the copies there and back are of pinned memory and the work is queued: :meth:`start` returns at once. On a CPU a
+    batch is computed a few tiles at a time, see :func:`tiles_at_once`.
     """
 
     def run_on(self, device: str, precision: Precision) -> None:
@@ -45,6 +63,14 @@ class TorchEncoder(PatchEncoder):
 
     def start(self, tiles: np.ndarray) -> Callable[[], np.ndarray]:
         """Begin to encode; what is returned waits for the features and gives them."""
+        step = tiles_at_once(self.input_size) if torch.device(self.device).type == "cpu" else len(tiles)
+        if len(tiles) <= step:
+            return self.one_pass(tiles)
+        features = np.concatenate([self.one_pass(tiles[first : first + step])() for first in range(0, len(tiles), step)])
+        return lambda: features
+
+    def one_pass(self, tiles: np.ndarray) -> Callable[[], np.ndarray]:
+        """As :meth:`start`, with all tiles in one forward pass whatever the device."""
         kind = torch.device(self.device).type
         with torch.inference_mode():
             inputs = {name: self._there(tensor, kind) for name, tensor in self.inputs(tiles).items()}
