@@ -20,7 +20,7 @@ from comel.nn.layout.layout import Layout
 from comel.nn.mixers import make_mixer
 from comel.nn.mixers.base import Mixer, Width
 
-__all__ = ["Cost", "crossing", "growth", "measure_costs"]
+__all__ = ["Cost", "crossing", "efficiency_length", "growth", "measure_costs"]
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -115,6 +115,28 @@ def crossing(costs: Sequence[Cost], against: Sequence[Cost]) -> float | str | No
     last = max(i for i, (_, ratio) in enumerate(both) if ratio >= 0)
     (m0, r0), (m1, r1) = both[last], both[last + 1]
     return float(math.exp(math.log(m0) + (math.log(m1) - math.log(m0)) * r0 / (r0 - r1)))
+
+
+def efficiency_length(lengths: Sequence[float], exact: Sequence[float], other: Sequence[float], skip: int = 0) -> float | None:
+    """CAB's length from which another attention is cheaper than the exact one (Zhang et al. 2023, section 3.4).
+
+    A parabola is fitted to the exact one's cost and a straight line to the other's; the length is where they cross for the last
+    time. The fit makes the number, so that :func:`crossing` stands beside it.
+
+    Args:
+        lengths: measured.
+        exact, other: cost at each.
+        skip: shortest lengths that the line leaves out; 1 for CAB's times.
+
+    Returns:
+        the larger root; None where the curves do not cross, or the parabola does not open upwards.
+    """
+    a, b, c = np.polyfit(lengths, exact, 2)
+    slope, intercept = np.polyfit(lengths[skip:], other[skip:], 1)
+    inside = (b - slope) ** 2 - 4 * a * (c - intercept)
+    if a <= 0 or inside < 0:
+        return None
+    return float((slope - b + math.sqrt(inside)) / (2 * a))
 
 
 def _foreseen(costs: Sequence[Cost], length: int) -> float | None:

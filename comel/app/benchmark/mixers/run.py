@@ -11,7 +11,7 @@ import torch
 
 from comel.app.benchmark.continual import run_continual
 from comel.app.benchmark.mixers.checks import check_mixer
-from comel.app.benchmark.mixers.cost import Cost, measure_costs
+from comel.app.benchmark.mixers.cost import Cost, efficiency_length, measure_costs
 from comel.app.benchmark.mixers.index import SCORES, indices, reference, reference_of
 from comel.app.benchmark.mixers.page import (
     draw_costs,
@@ -108,6 +108,7 @@ def run_mixers(
             costs, stopped = _costs(names, lengths, setting, out / "cost", quiet)
         result["cost"] = {name: [asdict(cost) for cost in own] for name, own in costs.items()}
         result["stopped"], result["threads"] = stopped, setting["threads"]
+        result["efficiency_length"] = _efficiency(costs)
         pieces += [f"## What a layer costs (dim {dim}, {heads} heads, {device})", table_of_costs(costs, stopped, dim)]
         draw_costs(costs, out / "cost.png")
     if "quality" in parts:
@@ -131,6 +132,19 @@ def run_mixers(
     write_json(out / "mixers.json", result)
     write_text(out / "mixers.md", "\n\n".join(piece.rstrip() for piece in pieces) + "\n")
     return result
+
+
+def _efficiency(costs: dict[str, list[Cost]]) -> dict[str, float | None]:
+    """By mixer, CAB's length against exact attention, over the lengths that both have; None without three of them."""
+    exact = {cost.tiles: cost.forward for cost in costs.get("attention", ())}
+    found: dict[str, float | None] = {}
+    for name, own in costs.items():
+        both = [cost for cost in own if cost.tiles in exact]
+        found[name] = None
+        if len(both) > 3 and name != "attention":
+            lengths = [float(cost.tiles) for cost in both]
+            found[name] = efficiency_length(lengths, [exact[c.tiles] for c in both], [c.forward for c in both], skip=1)
+    return found
 
 
 def _known(given: Sequence[str], known: Sequence[str], option: str) -> None:
