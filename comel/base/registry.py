@@ -24,13 +24,14 @@ __all__ = ["is_user_code", "nearest", "read_user_code", "resolve_name", "resolve
 _MAX_CODE_BYTES = 16 << 20
 
 
-def resolve_name(name: str, known: Mapping[str, str], group: str) -> Any:
+def resolve_name(name: str, known: Mapping[str, str], group: str, *, files: bool = True) -> Any:
     """The class that ``name`` stands for: a built-in, or one that an installed package offers.
 
     Args:
         name: a name in ``known``, or the name of an entry point in ``group``.
         known: our own, name to ``module:Class``; a module is imported only when asked for.
         group: the entry-point group for other packages, such as ``comel.strategies``.
+        files: whether the user may also name ``file.py:Class``, which the message then says.
 
     Raises:
         ConfigError: there is no such thing, with the nearest name.
@@ -43,9 +44,8 @@ def resolve_name(name: str, known: Mapping[str, str], group: str) -> Any:
     installed = {point.name: point for point in entry_points(group=group)}
     if name in installed:
         return installed[name].load()
-    raise ConfigError(
-        f"{group.rpartition('.')[2]}: no '{name}'", nearest(name, [*known, *installed]) + ", or give file.py:Class"
-    )
+    remedy = nearest(name, [*known, *installed]) + (", or give file.py:Class" if files else "")
+    raise ConfigError(f"{group.rpartition('.')[2]}: no '{name}'", remedy)
 
 
 def is_user_code(name: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comel.base.registry import resolve_name
+from comel.base.settings import parse_section
 from comel.nn.mixers.base import Mixer, Width
 
 __all__ = ["MIXERS", "make_mixer", "mixer_class"]
@@ -41,7 +42,7 @@ def mixer_class(name: str) -> type[Mixer]:
     Raises:
         ConfigError: there is no such mixer, with the nearest name.
     """
-    found: type[Mixer] = resolve_name(name, MIXERS, "comel.mixers")
+    found: type[Mixer] = resolve_name(name, MIXERS, "comel.mixers", files=False)
     return found
 
 
@@ -49,9 +50,8 @@ def make_mixer(name: str, width: Width, options: Mapping[str, Any] | None = None
     """A mixer by name, with some of its options.
 
     Raises:
-        ConfigError: there is no such mixer.
-        pydantic.ValidationError: an option that it does not have, or a value that does not fit.
+        ConfigError: there is no such mixer, it does not have an option, or a value does not fit.
         ValueError: width and options do not fit each other.
     """
     found = mixer_class(name)
-    return found(width, found.Options(**(options or {})))
+    return found(width, parse_section(found.Options, options or {}, f"model.mixer_options.{name}"))

@@ -40,7 +40,7 @@ def make_pooling(name: str, dim: int, *, heads: int, hidden: int, options: Mappi
         ConfigError: there is no such pooling.
         ValueError: an option that it does not have, or one that does not fit.
     """
-    kind = resolve_name(name, POOLINGS, "comel.poolings")
+    kind = resolve_name(name, POOLINGS, "comel.poolings", files=False)
     try:
         made: nn.Module = kind(dim, heads if name in _WITH_HEADS else hidden, **(options or {}))
     except TypeError as error:
