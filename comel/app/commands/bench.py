@@ -86,7 +86,7 @@ def mixers(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mixers side by side: what each keeps to, what a layer costs over the length of the bag, and what it gives."""
+    """Mixers side by side: what each keeps to, what a block costs over the length of the bag, and what it gives."""
     from comel.app.benchmark.mixers.run import run_mixers
     from comel.base.settings import comma_separated
 

@@ -1,4 +1,7 @@
-"""What a mixer's layer costs in time and memory, from small bags to large ones, on drawn tissue."""
+"""What a block costs in time and memory by its mixer, from small bags to large ones, on drawn tissue.
+
+A block is measured whole, with its feed-forward part: some mixers are blocks of their own, and have one or several in them.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from comel.app.benchmark.mixers.tissue import draw_tissue
 from comel.errors import ComelError
+from comel.nn.block import make_block
 from comel.nn.layout.layout import Layout
 from comel.nn.mixers import make_mixer
-from comel.nn.mixers.base import Mixer, Width
+from comel.nn.mixers.base import Width
 
 __all__ = ["Cost", "crossing", "efficiency_length", "growth", "measure_costs"]
 
@@ -62,7 +67,7 @@ def measure_costs(
     Args:
         name: of the mixer.
         lengths: tiles of the bags.
-        width: of the layer; it has the parts of a block that are the mixer's own.
+        width: of the block.
         options: of the mixer.
         limit: seconds; a length whose forward pass is foreseen to take longer is left out, and all beyond it.
         backward_up_to: largest length at which forward and backward are measured.
@@ -74,14 +79,14 @@ def measure_costs(
         the measurements, and why there is none beyond the last, or None if all were made.
     """
     torch.manual_seed(0)
-    mixer = make_mixer(name, width, options).to(device).eval()
+    block = make_block(make_mixer(name, width, options)).to(device).eval()
     costs: list[Cost] = []
     for length in lengths:
         expected = _foreseen(costs, length)
         if expected is not None and expected > limit:
             return costs, f"a pass over {length:,} tiles would take about {expected:.0f} s"
         try:
-            cost = _measure(mixer, length, length <= backward_up_to, repeats, torch.device(device))
+            cost = _measure(block, width.dim, length, length <= backward_up_to, repeats, torch.device(device))
         except (ComelError, MemoryError) as error:
             return costs, str(error) or "out of memory"
         costs.append(cost)
@@ -151,16 +156,16 @@ def _foreseen(costs: Sequence[Cost], length: int) -> float | None:
     return float((last.forward + last.layout) * (length / last.tiles) ** slope)
 
 
-def _measure(mixer: Mixer, length: int, backward: bool, repeats: int, device: torch.device) -> Cost:
+def _measure(block: nn.Module, dim: int, length: int, backward: bool, repeats: int, device: torch.device) -> Cost:
     coords = torch.from_numpy(draw_tissue(length)).to(device)[None]
-    x = torch.randn(1, length, mixer.width.dim, device=device, generator=torch.Generator(device).manual_seed(length))
+    x = torch.randn(1, length, dim, device=device, generator=torch.Generator(device).manual_seed(length))
 
     def laid_out() -> Layout:
         return Layout.of(x, coords)
 
     def forward(layout: Layout) -> None:
         with torch.no_grad():
-            mixer(x, layout)
+            block(x, layout)
 
     first, peak = _timed_with_peak(lambda: forward(laid_out()), device)
     known = laid_out()
@@ -172,8 +177,8 @@ def _measure(mixer: Mixer, length: int, backward: bool, repeats: int, device: to
     if backward:
         times: list[float] = []
         while len(times) < repeats and (not times or times[0] < 1):
-            times.append(_timed(lambda: mixer(x.requires_grad_(True), known).sum().backward(), device))
-            mixer.zero_grad(set_to_none=True)
+            times.append(_timed(lambda: block(x.requires_grad_(True), known).sum().backward(), device))
+            block.zero_grad(set_to_none=True)
             x.grad = None
         both = median(times)
     return Cost(length, max(0.0, first - median(seconds)), median(seconds), both, peak)

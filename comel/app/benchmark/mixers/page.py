@@ -129,7 +129,7 @@ def draw_costs(costs: Mapping[str, Sequence[Cost]], path: Path) -> None:
         ends.append((tiles[-1], seconds[-1], name))
     for end, height, name in _spread(ends):
         axes.annotate(name, (end, height), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center")
-    axes.set(xscale="log", yscale="log", xlabel="tiles in the bag", ylabel="seconds, one layer forward")
+    axes.set(xscale="log", yscale="log", xlabel="tiles in the bag", ylabel="seconds, one block forward")
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.25)
     axes.margins(x=0.12)
@@ -155,7 +155,7 @@ def draw_quality(indices: Mapping[str, Mapping[str, float]], costs: Mapping[str,
             seconds, indices[name]["index"], "o", color="black" if name in ("gdat", "attention", "mlp", "identity") else "C0"
         )
         axes.annotate(name, (seconds, indices[name]["index"]), xytext=(4, 3), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel=f"seconds, one layer forward over {length:,} tiles", ylabel="index (0: the average mixer)")
+    axes.set(xscale="log", xlabel=f"seconds, one block forward over {length:,} tiles", ylabel="index (0: the average mixer)")
     axes.grid(alpha=0.25)
     axes.margins(0.1)
     figure.savefig(path, dpi=130)

@@ -66,7 +66,7 @@ def run_mixers(
         parts: of :data:`PARTS`.
         suites: of :data:`SUITES`, for ``quality``; ``composite`` needs ``slides``.
         max_tiles: largest bag that costs are measured on; lengths are the powers of two from 256 on.
-        dim, heads: width of the layer whose cost is measured.
+        dim, heads: width of the block whose cost is measured.
         limit: seconds; a longer pass is not measured.
         seeds: of the suites' streams.
         slides, root: see :func:`comel.app.benchmark.continual.run_continual`.
@@ -109,7 +109,7 @@ def run_mixers(
         result["cost"] = {name: [asdict(cost) for cost in own] for name, own in costs.items()}
         result["stopped"], result["threads"] = stopped, setting["threads"]
         result["efficiency_length"] = _efficiency(costs)
-        pieces += [f"## What a layer costs (dim {dim}, {heads} heads, {device})", table_of_costs(costs, stopped, dim)]
+        pieces += [f"## What a block costs (dim {dim}, {heads} heads, {device})", table_of_costs(costs, stopped, dim)]
         draw_costs(costs, out / "cost.png")
     if "quality" in parts:
         means = {}

@@ -167,7 +167,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 def test_the_command_writes_tables_plots_and_numbers(done: tuple[Path, list[str]]) -> None:
     out, words = done
     text = (out / "mixers.md").read_text()
-    for part in ("## What each keeps to", "## What a layer costs", "## What it gives", "| hilo |"):
+    for part in ("## What each keeps to", "## What a block costs", "## What it gives", "| hilo |"):
         assert part in text
     assert (out / "cost.png").stat().st_size > 10_000
     assert (out / "quality.png").stat().st_size > 5_000
