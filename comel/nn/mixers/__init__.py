@@ -17,6 +17,7 @@ MIXERS = {
     "gdat": "comel.nn.mixers.gdat:GroupedDoubleAttention",
     "biformer": "comel.nn.mixers.biformer:BiFormer",
     "combiner": "comel.nn.mixers.combiner:Combiner",
+    "cca": "comel.nn.mixers.cca:CoreContextAttention",
     "hilo": "comel.nn.mixers.hilo:HiLo",
 }
 

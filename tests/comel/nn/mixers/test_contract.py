@@ -21,6 +21,7 @@ SIZES = (1, 2, 3, 17, 60)
 SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has several of everything
     "biformer": {"region_size": 3, "topk": 2},
     "combiner": {"group_size": 3},
+    "cca": {"group_size": 2},
     "gdat": {"region_size": 3},
     "hilo": {"window": 3},
 }
