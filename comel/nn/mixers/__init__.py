@@ -18,6 +18,7 @@ MIXERS = {
     "biformer": "comel.nn.mixers.biformer:BiFormer",
     "combiner": "comel.nn.mixers.combiner:Combiner",
     "cca": "comel.nn.mixers.cca:CoreContextAttention",
+    "grat": "comel.nn.mixers.grat:GroupedAttention",
     "hilo": "comel.nn.mixers.hilo:HiLo",
 }
 

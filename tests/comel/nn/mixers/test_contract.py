@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "combiner": {"group_size": 3},
     "cca": {"group_size": 2},
     "gdat": {"region_size": 3},
+    "grat": {"block_size": 3},
     "hilo": {"window": 3},
 }
 
