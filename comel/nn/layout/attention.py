@@ -20,6 +20,9 @@ __all__ = ["Summaries", "attend_between", "attend_segments", "attend_to", "beyon
 _PAIRS_AT_ONCE = 1 << 25
 """Logits of one slice over all heads, in case an attention kernel stores them."""
 _SLOTS_AT_ONCE = 32_768
+_KEYS_AT_ONCE = {"cpu": 16_384}
+"""Keys of one slice, by kind of device; on a CPU the memory of a small slice is used again by the next one."""
+_KEYS_AT_ONCE_ELSE = 65_536
 
 Bias = Callable[[Tensor, Tensor], Tensor]
 """Rows of queries (g, n) and of keys (g, m) -> what is added to their logits, (g, heads or 1, n, m)."""
@@ -87,7 +90,7 @@ def attend_segments(
         if bias is not None:
             added = bias(slots.rows, slots.rows)
             seen = added if seen is None else added.masked_fill(~seen, -torch.inf)
-        out = _sdpa(q[slots.rows], k[slots.rows], v[slots.rows], seen, scale)  # (g, n, heads, e)
+        out = _sdpa(*(_take(part, slots.rows) for part in (q, k, v)), seen, scale)  # (g, n, heads, e)
         outs.append(out[slots.real])
         rows.append(slots.rows[slots.real])
     return _scatter(outs, rows, v)
@@ -121,18 +124,20 @@ def attend_between(
     keys = segments if among is None else among
     per_segment = (keys.sizes[near.clamp_min(0)] * (near >= 0)).sum(dim=1)  # (G,)
     outs, rows = [], []
-    extra = 0 if summaries is None else len(summaries.k)
+    extra, first = 0, len(k)
+    if summaries is not None:
+        extra = len(summaries.k)
+        k, v = torch.cat([k, summaries.k]), torch.cat([v, summaries.v])
     for slots in _slices(segments, q.shape[1], keys=per_segment + extra, apart=summaries is not None):
         key_rows, key_real = keys.rows(near[slots.segment])  # (g, K, n)
         key_rows, key_real = _squeeze(key_rows.flatten(1), key_real.flatten(1))
-        ks, vs = k[key_rows], v[key_rows]  # (g, m, heads, d)
         if summaries is not None:
             visible = summaries.visible(slots.segment)  # (g, S)
-            some = visible.any(dim=0)  # not those of other bags
-            ks = torch.cat([ks, summaries.k[some].expand(len(visible), -1, -1, -1)], dim=1)
-            vs = torch.cat([vs, summaries.v[some].expand(len(visible), -1, -1, -1)], dim=1)
+            some = visible.any(dim=0).nonzero().squeeze(1)  # not those of other bags
+            key_rows = torch.cat([key_rows, first + some.expand(len(visible), -1)], dim=1)
             key_real = torch.cat([key_real, visible[:, some]], dim=1)
-        out = _sdpa(q[slots.rows], ks, vs, key_real[:, None, None, :], scale)
+        ks, vs = _take(k, key_rows), _take(v, key_rows)  # (g, m, heads, d)
+        out = _sdpa(_take(q, slots.rows), ks, vs, key_real[:, None, None, :], scale)
         outs.append(out[slots.real])
         rows.append(slots.rows[slots.real])
     return _scatter(outs, rows, v)
@@ -169,6 +174,11 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | N
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    """(N, heads, d), (g, n) -> (g, n, heads, d)."""
+    return x.flatten(1).index_select(0, rows.flatten()).view(*rows.shape, *x.shape[1:])
+
+
 def _slices(
     segments: Segments, heads: int, *, dense: bool = False, keys: Tensor | None = None, apart: bool = False
 ) -> Iterator[Slots]:
@@ -179,7 +189,8 @@ def _slices(
         at_once = number
         if dense or keys is not None:
             at_once = min(number, max(1, _PAIRS_AT_ONCE // max(1, heads * length * width)))
-            at_once = min(at_once, max(1, 2 * _SLOTS_AT_ONCE // max(1, width)))
+            most = _KEYS_AT_ONCE.get(segments.of.device.type, _KEYS_AT_ONCE_ELSE)
+            at_once = min(at_once, max(1, most // max(1, width)))
         for first in range(0, number, at_once):
             part = slice(first, first + at_once)
             yield Slots(slots.segment[part], slots.rows[part], slots.real[part])

@@ -30,6 +30,8 @@ MIXERS = {
     "gdat": "comel.nn.mixers.gdat:GroupedDoubleAttention",
     "biformer": "comel.nn.mixers.biformer:BiFormer",
     "combiner": "comel.nn.mixers.combiner:Combiner",
+    "cca": "comel.nn.mixers.cca:CoreContextAttention",
+    "grat": "comel.nn.mixers.grat:GroupedAttention",
     "hilo": "comel.nn.mixers.hilo:HiLo",
     "mossformer": "comel.nn.mixers.mossformer:MossFormer",
     "spectformer": "comel.nn.mixers.spectformer:SpectFormer",
