@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from comel.base.kinds import Written
 from comel.base.settings import load_yaml
+from comel.base.trust import Trust
 from comel.errors import ConfigError
 
 __all__ = ["JobSettings", "ServiceSettings"]
@@ -146,6 +147,14 @@ class ServiceSettings(JobSettings, BaseSettings):
     device: str = Field(default="auto", description="auto, cpu or cuda, for the model and the patch encoder")
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs an API key")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
+
+    def trust(self) -> Trust:
+        """What runs may load beyond built-ins and installed packages.
+
+        Raises:
+            ConfigError: ``trusted_code`` names something else than a file of code that is there, or a model of a hub.
+        """
+        return Trust(self.trusted_code, setting="trusted_code")
 
     @classmethod
     def settings_customise_sources(

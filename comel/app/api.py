@@ -69,7 +69,7 @@ def extract(manifest: Path, out: Path, *, quiet: bool = False, **settings: Any) 
     from pipelines.batch.run import RUN_OPTIONS, CohortRun, SlideOutcome
 
     options: ExtractOptions = parse_section(ExtractOptions, given(settings), "extract")
-    rows = read_manifest(Path(manifest), root=options.root).rows
+    rows = read_manifest(Path(manifest), root=options.root, names=None).rows
     how = {name: getattr(options, name) for name in RUN_OPTIONS}
     run = CohortRun(rows, Path(out), options.extraction(), _pool(options), **how)
     with watch(run.status, quiet=quiet) as say:
@@ -102,7 +102,7 @@ def extract_status(manifest: Path, out: Path, *, root: Path | None = None) -> St
     from comel.cohort.manifest import read_manifest
     from pipelines.batch.status import folder_status
 
-    return folder_status(read_manifest(Path(manifest), root=root).rows, Path(out))
+    return folder_status(read_manifest(Path(manifest), root=root, names=None).rows, Path(out))
 
 
 @with_keywords(ExtractSettings)

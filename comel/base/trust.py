@@ -27,16 +27,19 @@ class Trust:
 
     Args:
         words: ``FILE.py``, ``FILE.py:Class`` or ``hf:NAME``, each as the user gave it.
+        setting: of the service, where the words stand in its settings; default the command line's options.
 
     Attributes:
         notes: what the user should know of code that was run: where it could not be compared.
+        setting: see above.
 
     Raises:
         ConfigError: a word is none of these, or there is no such file.
     """
 
-    def __init__(self, words: Iterable[str | Path] = ()) -> None:
+    def __init__(self, words: Iterable[str | Path] = (), *, setting: str | None = None) -> None:
         self.notes: list[str] = []
+        self.setting = setting
         self._hub: set[str] = set()
         self._files: list[tuple[Path, str | None]] = []
         self._loaded: dict[tuple[str, str | None], Any] = {}
@@ -53,6 +56,10 @@ class Trust:
     def encoders(self) -> list[str]:
         """The words that may be patch encoders: ``FILE.py:Class``."""
         return [f"{path}:{attribute}" for path, attribute in self._files if attribute is not None]
+
+    def how_to_say(self, word: str, option: str = "--trust") -> str:
+        """How a user gives a word: as this option of the command line, or in the service's setting."""
+        return f"{option} {word}" if self.setting is None else f"{word} in the service's setting {self.setting}"
 
     def allows_hub(self, name: str) -> bool:
         """Whether the user named this model of a hub, ``hf:NAME``."""
@@ -117,7 +124,7 @@ class Trust:
         if not namesakes:
             raise ConfigError(
                 f"'{name}' is code in a file, and a run brings no code",
-                f"if you know that file and trust it, name your copy of it: --trust {recorded.name}",
+                f"if you know that file and trust it, name your copy of it: {self.how_to_say(recorded.name)}",
             )
         if sha256 is not None:
             raise _changed(namesakes[0], contents[namesakes[0]], sha256)

@@ -126,7 +126,7 @@ class Manifest:
 
 
 def read_manifest(
-    path: Path, *, root: Path | None = None, tasks: Sequence[str] | None = None, names: Collection[str] = ()
+    path: Path, *, root: Path | None = None, tasks: Sequence[str] | None = None, names: Collection[str] | None = ()
 ) -> Manifest:
     """Read a cohort and check every row of it.
 
@@ -135,7 +135,8 @@ def read_manifest(
         root: the folder that relative paths start from and that no path may leave; the manifest's own folder by default.
             Paths are compared as they are written, so a link inside the folder may point anywhere.
         tasks: keep the slides of these tasks only, in this order.
-        names: labels and tasks that the user has named, which are names even where they are written like a missing value.
+        names: labels and tasks that the user has named, which are names even where they are written like a missing value;
+            None for who makes nothing of labels and tasks: every word is one.
 
     Raises:
         ManifestError: the file cannot be read or lacks a column, or rows cannot be used: the first few are named, the rest
@@ -170,7 +171,7 @@ def read_cells(path: Path) -> dict[str, list[str]]:
 
 
 def _cells(
-    path: Path, content: bytes, names: Collection[str]
+    path: Path, content: bytes, names: Collection[str] | None
 ) -> tuple[pandas.DataFrame, tuple[str, ...], dict[tuple[int, str], str]]:
     """All known columns as text, None where nothing is known, indexed by the spreadsheet's row; the columns not known; and the
     words that stand for "nothing is known", by row and column."""
@@ -199,7 +200,9 @@ def _cells(
         (number, name): cells[name]
         for number, cells in named
         for name in known
-        if cells.get(name) and is_missing(cells[name]) and not (name in ("label", "task") and cells[name] in names)
+        if cells.get(name)
+        and is_missing(cells[name])
+        and not (name in ("label", "task") and (names is None or cells[name] in names))
     }
     data = {name: [None if (number, name) in words else cells.get(name) or None for number, cells in named] for name in known}
     frame = pandas.DataFrame(data, index=[number for number, _ in records], dtype=object)

@@ -220,7 +220,7 @@ def _data(config: Mapping[str, Any]) -> Data:
         return Data(manifest, bags)
     slides: dict[str, list[tuple[str, str, str, str]]] = {}
     try:
-        for row in read_manifest(manifest, root=root, names=[str(stated.get("negative"))]).rows:
+        for row in read_manifest(manifest, root=root, names=None).rows:
             slides.setdefault(row.task, []).append((row.slide_id, row.case, row.patient, row.label))
     except ComelError:
         slides = {}

@@ -201,7 +201,8 @@ def evaluate(
     learned = {task.name: task for task in info.tasks}
     trusted = Trust(trust)
     judge = Judge.open(directory, info, device, trusted)
-    cohort = read_manifest(manifest, root=root, names=named_in(stored.data))
+    names = named_in(stored.data).union(learned, *(head.labels for head in judge.classes.heads))
+    cohort = read_manifest(manifest, root=root, names=names)
     named = _tasks_to_score(tasks or cohort.tasks, learned, f"{run}: version {info.version}")
     labels = {name: list(judge.classes.heads[learned[name].head].labels) for name in named}
     data = stored.data.model_copy(

@@ -153,7 +153,9 @@ def add_task(
     with directory.locked():
         if not directory.is_finished and not (directory.path / _PENDING).exists():
             raise RunError(f"{run}: the run is not finished", "finish the training first: comel train --resume")
-        cohort, trusted = read_manifest(manifest, root=root, names=named_in(load_config(directory.config).data)), Trust(trust)
+        stated = load_config(directory.config, list(overrides), over=config, options=settings).data
+        names = named_in(stated) | set(tasks or ())
+        cohort, trusted = read_manifest(manifest, root=root, names=names), Trust(trust)
         chosen = settings_for_new_tasks(
             directory, cohort, bags, tasks, root, config=config, overrides=list(overrides), settings=settings, trust=trusted
         )

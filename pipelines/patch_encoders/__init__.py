@@ -88,15 +88,17 @@ def load_stated_encoder(name: str, trust: Trust, device: str = "auto") -> PatchE
             encoder = _own(word, made, device, "auto", code_sha256)
             if encoder.name == name:
                 return encoder
-    raise ConfigError(f"encoders: no '{name}' among those that are installed", _remedy(name))
+    raise ConfigError(f"encoders: no '{name}' among those that are installed", _remedy(name, trust))
 
 
-def _remedy(name: str) -> str:
+def _remedy(name: str, trust: Trust) -> str:
+    own = trust.how_to_say("FILE.py:Class", "--encoder")
     if name.startswith("hf:"):
-        return f"if you know that model and trust it, say --encoder {name}, or --encoder hf:FOLDER"
+        fetched = ", or --encoder hf:FOLDER" if trust.setting is None else ""
+        return f"if you know that model and trust it, say {trust.how_to_say(name, '--encoder')}{fetched}"
     if is_user_code(name) or ":" in name:
-        return "if it is yours, say where it is: --encoder FILE.py:Class"
-    return f"{nearest(name, list(_KNOWN)).removesuffix('?')}; or, where it is your own, say --encoder FILE.py:Class"
+        return f"if it is yours, say where it is: {own}"
+    return f"{nearest(name, list(_KNOWN)).removesuffix('?')}; or, where it is your own, say {own}"
 
 
 def _own(name: str, made: Any, device: str, precision: Precision, code_sha256: str | None = None) -> PatchEncoder:

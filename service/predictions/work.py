@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from comel.bags.bag import Bag, write_bag
 from comel.bags.contract import FeatureContract
 from comel.base.files import canonical_json
-from comel.base.trust import Trust
 from comel.prediction.prediction import Prediction
 from service.errors import TooLargeError, needing_room
 from service.intake.hdf5_check import check_hdf5
@@ -156,7 +155,7 @@ class Workbench:
             self._readers[key] = ContractReader(
                 contract,
                 device=self.settings.device,
-                trust=Trust(self.settings.trusted_code),
+                trust=self.settings.trust(),
                 tissue_folder=self.settings.tissue_folder,
             )
             if len(self._readers) > _OPEN_READERS:

@@ -91,7 +91,7 @@ class ModelRegistry:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._runs = {name: RunDirectory(path) for name, path in settings.runs.items()}
-        self._device, self._trusted_code = settings.device, settings.trusted_code
+        self._device, self._settings = settings.device, settings
         self._choices = ModelChoices(settings.state_dir)
         self._loaded: OrderedDict[tuple[str, int], PredictorLike] = OrderedDict()
         self._answering: dict[str, int] = {}
@@ -312,7 +312,7 @@ class ModelRegistry:
 
         with self._refusing(name, version):
             predictor: PredictorLike = Predictor.open(
-                self._runs[name].path, version=version, device=self._device, trust=self._trusted_code
+                self._runs[name].path, version=version, device=self._device, trust=self._settings.trust()
             )
         try:
             _try(predictor)

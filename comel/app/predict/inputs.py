@@ -116,7 +116,7 @@ def _of_manifest(path: Path, options: PredictOptions) -> Iterator[Input]:
     from comel.bags.foreign import bag_path
     from comel.cohort.manifest import read_manifest
 
-    for row in read_manifest(path, root=options.root).rows:
+    for row in read_manifest(path, root=options.root, names=None).rows:
         bag, problem = None, None
         if options.bags is not None:
             try:

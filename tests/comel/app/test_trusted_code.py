@@ -391,8 +391,9 @@ def test_what_a_trusted_file_holds_must_be_a_model(moved: tuple[Path, Stream]) -
 def test_the_service_trusts_what_its_settings_name(moved: tuple[Path, Stream]) -> None:
     folder, stream = moved
     about: dict[str, Any] = {"runs": {"model": folder / "run"}, "state_dir": folder / "state", "device": "cpu"}
-    with pytest.raises(RunError, match="brings no code"):
+    with pytest.raises(RunError, match=r"brings no code; .* model\.py in the service's setting trusted_code") as refused:
         ModelRegistry(ServiceSettings(**about)).open()
+    assert "--trust" not in str(refused.value)
     settings = ServiceSettings(**about, trusted_code=(str(folder / "model.py"),))
     registry = ModelRegistry(settings)
     registry.open()
@@ -425,6 +426,10 @@ def test_an_encoder_of_the_users_own_reads_slides_on_the_users_word(
         runs={"model": run}, state_dir=tmp_path / "state", device="cpu", trusted_code=(f"{tmp_path}/toy.py:Toy",)
     )
     work = Work("0" * 32, "slide", slide, "slide", "model", None, mpp=0.5)
+    untrusting = settings.model_copy(update={"trusted_code": ()})
+    with pytest.raises(ComelError, match=r"say FILE\.py:Class in the service's setting trusted_code") as refused:
+        Workbench(untrusting, ModelRegistry(untrusting).get).perform(work)
+    assert "--encoder" not in str(refused.value)
     assert Workbench(settings, ModelRegistry(settings).get).perform(work).slide_id == "slide"
     (tmp_path / "toy.py").write_text(ENCODER_FILE + "# a line more\n")
     shutil.rmtree(tmp_path / "out")

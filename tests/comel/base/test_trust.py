@@ -33,6 +33,13 @@ def test_without_a_word_a_name_is_what_is_installed(mine: Path) -> None:
         resolve(Trust(), "os")
 
 
+def test_a_service_names_its_setting(mine: Path) -> None:
+    assert Trust().how_to_say("mine.py") == "--trust mine.py"
+    trust = Trust(setting="trusted_code")
+    with pytest.raises(ConfigError, match=r"name your copy of it: mine\.py in the service's setting trusted_code$"):
+        resolve(trust, f"{mine}:Mine")
+
+
 def test_a_file_is_found_by_its_name_or_its_content(mine: Path, tmp_path: Path) -> None:
     for word in (mine, f"{mine}:Mine"):
         assert resolve(Trust([word]), f"{mine}:Mine") == "Mine"

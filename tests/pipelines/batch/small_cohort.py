@@ -30,11 +30,12 @@ EATS, HANGS, CRASHES, STAIN = (150, 0, 140), (150, 28, 140), (150, 55, 140), (17
 
 
 class Trapped(MeanColour):
-    """An encoder that sleeps at every batch, and on colours of tissue eats memory, hangs or takes its process down."""
+    """An encoder that sleeps at every batch, and on colours of tissue eats memory, hangs or takes its process down. With
+    ``until`` it ends no batch before that file exists."""
 
-    def __init__(self, pause: float = 0.0) -> None:
+    def __init__(self, pause: float = 0.0, until: Path | None = None) -> None:
         super().__init__()
-        self._pause = pause
+        self._pause, self._until = pause, until
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         time.sleep(self._pause)
@@ -48,6 +49,8 @@ class Trapped(MeanColour):
             time.sleep(600)
         elif green < sum((CRASHES[1], STAIN[1])) / 2:
             ctypes.string_at(0)
+        while self._until is not None and not self._until.exists():
+            time.sleep(0.02)
         return super().encode(tiles)
 
 
@@ -101,7 +104,7 @@ def start(
     )
 
 
-def wait_for(condition: Any, seconds: float = 120.0) -> None:
+def wait_for(condition: Any, seconds: float = 600.0) -> None:
     """Until it holds; fails after a time that no machine needs."""
     until = time.monotonic() + seconds
     while not condition():

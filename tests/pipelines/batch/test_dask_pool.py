@@ -55,24 +55,25 @@ def test_a_dask_worker_is_killed_in_the_middle_of_a_slide(tmp_path: Path) -> Non
     """The same bags and the same failures as without Dask; the killed worker's slide is done by another."""
     distributed = pytest.importorskip("distributed")
     manifest, out = write_cohort(tmp_path, 5, crashes=CRASHES), tmp_path / "bags"
-    alone = write_cohort(tmp_path / "alone", 5)
+    alone, go_on = write_cohort(tmp_path / "alone", 5), tmp_path / "go on"
     assert extract_cohort(alone, tmp_path / "alone" / "bags", SETTINGS, encoder=Trapped()).done == 5
     reports: list[CohortReport] = []
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         pool = DaskPool(cluster.scheduler_address)
-        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, pool, encoder_loader=Given(Trapped(0.4)))
+        run = CohortRun(read_manifest(manifest).rows, out, SETTINGS, pool, encoder_loader=Given(Trapped(until=go_on)))
         thread = threading.Thread(target=lambda: reports.append(run.run()))
         thread.start()
         claims = Claims(out / ".extract" / "claims")
 
         def encoding() -> list[Present]:
             present = read_present(out / ".extract" / "workers", claims)
-            return [one for one in present if any(slide.slide_id != "crashes" and slide.done for slide in one.running)]
+            return [one for one in present if any((slide.slide_id, slide.stage) == ("s00", "encode") for slide in one.running)]
 
         wait_for(encoding)
-        claims.close()
         os.kill(encoding()[0].owner.pid, signal.SIGKILL)
-        thread.join(200)
+        claims.close()
+        go_on.touch()
+        thread.join(600)
     assert [(report.done, report.failed) for report in reports] == [(5, 1)]
     assert [(f.slide, f.stage, f.reason) for f in read_failures(out / "failures.csv")] == [
         ("crashes", "encode", "the process died (signal SIGSEGV)")

@@ -47,7 +47,7 @@ def comel(*arguments: object, folder: Path) -> tuple[int, str, str]:
         text=True,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=200,
+        timeout=6000,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -135,11 +135,11 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(under_way: tuple[subproces
     process, out = under_way
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=6000)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "comel: interrupted; the same command goes on where it stopped"
     assert "Traceback" not in errors
-    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert not psutil.wait_procs(children, timeout=600)[1]
     assert not leftovers(out)
     assert not list(out.glob("*.h5"))
     code, output, _ = comel(*RUN, folder=out.parent)
@@ -165,10 +165,10 @@ def test_a_second_ctrl_c_ends_it_at_once(under_way: tuple[subprocess.Popen[str],
     wait_for(is_being_read)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=120) == -signal.SIGINT
+    assert process.wait(timeout=6000) == -signal.SIGINT
     os.close(writers[0])
     endless.unlink()
-    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert not psutil.wait_procs(children, timeout=600)[1]
     assert not list(out.rglob(".partial-*"))
     code, output, _ = comel(*RUN, folder=out.parent)
     assert (code, output.split(";")[0]) == (0, "2 done, 0 kept, 0 failed")

@@ -232,7 +232,7 @@ def test_file_size_limit_of_the_system(manifest: Path, tmp_path: Path) -> None:
     """The operating system itself refuses to write on, as a full disk does; overlays fit below the limit or not."""
     out = tmp_path / "bags"
     process = start(manifest, out, limit=4096)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert output.startswith(f"{out}: File too large; free space there")
     assert not list(out.rglob("*.h5"))
     assert not list(out.rglob("*.png"))
