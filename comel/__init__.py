@@ -3,7 +3,7 @@
 The commands of ``comel`` as functions, their options as keywords: :func:`synth`, :func:`extract`, :func:`inspect`,
 :func:`check_bags`, :func:`bag_statistics`, :func:`export_clam`, :func:`train`, :func:`train_folds`, :func:`train_orders`,
 :func:`add_task`, :func:`evaluate`, :func:`report`, :func:`predict`, :func:`serve`, :func:`demo`, :func:`bench_continual`.
-They are loaded when first used; importing this package imports no torch. ``comel.__version__`` is its version.
+They are loaded on first use; importing this package does not import torch. ``comel.__version__`` is its version.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""What a user can get wrong, said in one line: what, where, and what to do about it.
+"""User errors, each reported in one line: what is wrong, where, and what to do about it.
 
 Every command turns a :class:`ComelError` into one line on standard error and exit code 2; the service turns it into a
-problem+json answer with status 4xx. Anything else is a defect of ours and keeps its traceback.
+problem+json answer with status 4xx. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import unicodedata
 
 
 def _one_line(text: str) -> str:
-    """On one line, with what is no printable character written out: names come from files, and go to terminals."""
+    """``text`` on one line, with unprintable characters escaped: names come from files and go to terminals."""
     line = " ".join(str(text).split())
     if line.isprintable():
         return line
@@ -18,7 +18,7 @@ def _one_line(text: str) -> str:
 
 
 def _is_harmless(sign: str) -> bool:
-    # Cc are control signs, Cs halves of surrogates; the others turn the direction of writing.
+    # Cc: control characters; Cs: lone surrogates; the others change the direction of writing.
     turns = "\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"
     return not turns and unicodedata.category(sign) not in ("Cc", "Cs")
 
@@ -53,7 +53,7 @@ class MissingBag(BagError):
 
 
 class FeatureMismatch(BagError):
-    """A bag whose features were made otherwise than the model's feature contract says."""
+    """A bag whose features were not made as the model's feature contract requires."""
 
 
 class RunError(ComelError):
@@ -61,7 +61,7 @@ class RunError(ComelError):
 
     @classmethod
     def damaged(cls, path: object, why: str) -> RunError:
-        """The error for a file of a run that is not what was written."""
+        """The error for a run's file whose content is not what was written."""
         return cls(f"{path}: damaged ({why})", "restore the run from a copy")
 
 
@@ -70,7 +70,7 @@ class CapacityError(ComelError):
 
 
 class SlideError(ComelError):
-    """A slide that cannot be read or used. ``stage`` names where: open, mpp, tissue, tiles, annotation, stain,
+    """A slide that cannot be read or used. ``stage`` is the step that failed: open, mpp, tissue, tiles, annotation, stain,
     encode, write."""
 
     def __init__(self, what: str, remedy: str = "", *, stage: str = "open") -> None:

@@ -3,7 +3,7 @@
 A bag is ``<slide_id>.h5`` with
 
 ``features`` (N, D)
-    float16 or float32, one row a tile.
+    float16 or float32, one row per tile.
 ``coords`` (N, 2)
     int64, level-0 top-left pixels (x, y), rows in row-major grid order (y, then x).
 ``labels`` (N,)
@@ -13,7 +13,7 @@ A bag is ``<slide_id>.h5`` with
 ``scales/<mpp>/...``
     optional coarser scales of the same slide, each with the arrays above.
 ``parent`` (N,)
-    int64, where there is a coarser scale: for each tile the row of the tile of the next coarser one that holds it.
+    int64, only with a coarser scale: for each tile, the row of the tile in the next coarser scale that contains it.
 
 Attributes on ``coords`` carry the geometry (:class:`TileGeometry`), attributes on the file say what made the features
 (:class:`FeatureContract`), the settings and their hash, and a checksum over the decoded arrays. The formats of other tools
@@ -49,10 +49,10 @@ __all__ = [
 ]
 
 FORMAT = 1
-"""Of a bag's file, its attribute ``format``; a file without it is of format 1."""
+"""The attribute ``format`` of a bag's file; a file without it has format 1."""
 MAX_BAG_BYTES = 16 << 30
 LARGEST_FEATURE = 1e6
-"""Far beyond any encoder, and far below where a model's sums would overflow: memory that was never written holds such."""
+"""Far above any encoder's output and far below what would overflow a model's sums; uninitialised memory exceeds it."""
 LARGEST_COORDINATE = 2**40
 _MAX_NAME_BYTES = 255
 _CHUNK_ROWS = 1024
@@ -66,15 +66,15 @@ class Bag:
     Attributes:
         slide_id: the slide's name in the manifest.
         features: (N, D) float32 or float16.
-        coords: (N, 2) int64 level-0 top-left pixels (x, y), or None where the file has none.
-        geometry: None where the file does not say enough to place a tile on its slide.
+        coords: (N, 2) int64 level-0 top-left pixels (x, y), or None if the file has none.
+        geometry: None if the file does not state enough to place a tile on its slide.
         contract: how the features were made.
-        labels: (N,) int8, 1 positive, 0 negative, -1 unknown; None where there is no annotation.
+        labels: (N,) int8, 1 positive, 0 negative, -1 unknown; None without an annotation.
         quality: per-tile measurements by name, each (N,).
-        settings: what the extraction was told.
-        parent: (N,) int64, the row of the tile of ``scales[0]`` that holds each tile; None where there is no coarser scale.
+        settings: the settings of the extraction.
+        parent: (N,) int64, the row of the tile of ``scales[0]`` that contains each tile; None without a coarser scale.
         scales: the coarser scales of the slide as bags of their own, finest first. Each one's ``parent`` leads to the next.
-        notes: what a user should know about the slide, one line each; no part of the content.
+        notes: what a user should know about the slide, one line each; not part of the content.
     """
 
     slide_id: str
@@ -93,7 +93,7 @@ class Bag:
         return len(self.features)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays as they are named in the file, those of coarser scales too."""
+        """The arrays by their names in the file, including those of coarser scales."""
         named = {"features": self.features, "coords": self.coords, "labels": self.labels, "parent": self.parent}
         named |= {f"quality/{name}": values for name, values in self.quality.items()}
         for scale in self.scales:
@@ -105,10 +105,10 @@ def scale_group(scale: Bag) -> str:
     """The group of a coarser scale in its file, such as ``scales/2/``.
 
     Raises:
-        BagError: the scale does not say its micrometres per pixel.
+        BagError: the scale does not state its micrometres per pixel.
     """
     if scale.geometry is None:
-        raise BagError(f"{scale.slide_id}: a coarser scale is written with its geometry", "give it")
+        raise BagError(f"{scale.slide_id}: a coarser scale has no geometry to write", "give it")
     return f"scales/{scale.geometry.mpp_x:g}/"
 
 
@@ -116,7 +116,7 @@ def write_bag(path: Path, bag: Bag) -> None:
     """Write a bag under a temporary name, read it back, and rename it to ``path``.
 
     Raises:
-        BagError: the bag's arrays do not fit each other or hold NaN or infinity; or what was written does not read back.
+        BagError: the bag's arrays do not match each other or hold NaN or infinity; or the file does not read back as written.
         OSError: the disk is full or not writable; nothing is left under ``path``.
     """
     import io
@@ -124,11 +124,11 @@ def write_bag(path: Path, bag: Bag) -> None:
     import h5py
 
     if bag.coords is None or bag.geometry is None:
-        raise BagError(f"{bag.slide_id}: a bag is written with coords and geometry", "give both")
+        raise BagError(f"{bag.slide_id}: no coords or no geometry to write", "give both")
     check_bag(bag.slide_id, bag)
     arrays = bag.arrays()
     checksum = sha256_of_arrays(arrays)
-    # HDF5 that runs out of disk keeps its file open and takes the process down later: it writes to memory, Python to disk.
+    # HDF5 keeps its file open after a full disk and crashes the process later: so HDF5 writes to memory, Python to disk.
     content = io.BytesIO()
     with atomic_path(path) as temporary:
         with h5py.File(content, "w") as file:
@@ -166,8 +166,8 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
 
     Args:
         path: the HDF5 file.
-        verify: compare the checksum over the decoded arrays.
-        max_bytes: refuse arrays that would take more memory than this, before any is taken.
+        verify: check the checksum over the decoded arrays.
+        max_bytes: refuse arrays that would take more memory than this, before allocating any.
 
     Raises:
         BagError: the file is missing, truncated, not HDF5, holds links or shapes that a bag does not have, NaN features, or
@@ -195,7 +195,7 @@ def read_bag(path: Path, *, verify: bool = False, max_bytes: int = MAX_BAG_BYTES
 
 @dataclass(frozen=True)
 class _Level:
-    """One scale as it stands in a file: where, its arrays by name, and the attributes of its coords."""
+    """One scale of a file: its prefix, its arrays by name, and the attributes of its coords."""
 
     prefix: str
     arrays: dict[str, np.ndarray]
@@ -211,7 +211,7 @@ def _read_level(file: Any, prefix: str, path: Path, max_bytes: int) -> _Level:
     arrays = {name: read_dataset(file, f"{prefix}{name}", path, max_bytes) for name in names}
     coords = arrays["coords"]
     if coords.dtype.kind not in "iu" or (coords.size and max(-int(coords.min()), int(coords.max())) > LARGEST_COORDINATE):
-        raise BagError(f"{path}: '{prefix}coords' are no level-0 pixels of a slide", "extract the slide again")
+        raise BagError(f"{path}: '{prefix}coords' are not level-0 pixels of a slide", "extract the slide again")
     return _Level(prefix, arrays, read_attributes(file[f"{prefix}coords"], path))
 
 
@@ -244,7 +244,7 @@ def read_bag_header(path: Path) -> dict[str, Any]:
     """The file's attributes and the number and dimension of its instances, without reading the features.
 
     Raises:
-        BagError: as :func:`read_bag`.
+        BagError: see :func:`read_bag`.
     """
     with open_hdf5(Path(path)) as file:
         header = read_attributes(file, path)
@@ -259,19 +259,19 @@ def read_bag_header(path: Path) -> dict[str, Any]:
 
 
 def check_bag(where: str, bag: Bag) -> None:
-    """Check that a bag's arrays and those of its coarser scales fit each other, and that no feature is NaN, infinite or absurd.
+    """Check that the arrays of a bag and its coarser scales match, and that no feature is NaN, infinite or absurdly large.
 
     Raises:
-        BagError: they do not; ``where`` begins the message.
+        BagError: the check fails; the message begins with ``where``.
     """
     levels = [bag, *bag.scales]
     for index, level in enumerate(levels):
         _check_level(where if index == 0 else f"{where}: scale {index}", level)
         if index and (level.geometry is None or level.scales or level.contract.dimension != bag.contract.dimension):
-            raise BagError(f"{where}: scale {index} is of another kind than its bag", "extract the slide again")
+            raise BagError(f"{where}: scale {index} differs in kind from its bag", "extract the slide again")
     mpps = [level.geometry.mpp_x for level in levels if level.geometry is not None]
     if bag.scales and (len(mpps) < len(levels) or any(np.diff(mpps) <= 0)):
-        raise BagError(f"{where}: scales of {mpps} um/px are not from fine to coarse", "extract the slide again")
+        raise BagError(f"{where}: scales of {mpps} um/px are not ordered from fine to coarse", "extract the slide again")
     for finer, coarser in zip(levels, [*levels[1:], None], strict=True):
         _check_parent(where, finer, coarser)
 
@@ -279,7 +279,7 @@ def check_bag(where: str, bag: Bag) -> None:
 def _check_level(where: str, bag: Bag) -> None:
     features, dimension = bag.features, bag.contract.dimension
     if not all(text is None or is_text(text) for text in (bag.contract.encoder, bag.contract.weights_hash)):
-        raise BagError(f"{where}: the name of the encoder holds control characters", "extract the slide again")
+        raise BagError(f"{where}: the encoder's name contains control characters", "extract the slide again")
     if features.ndim != 2 or features.dtype.kind != "f" or features.shape[1] != dimension or dimension == 0:
         raise BagError(f"{where}: features have shape {features.shape} and type {features.dtype}", "expected (N, D) floats")
     rows = len(features)
@@ -290,7 +290,7 @@ def _check_level(where: str, bag: Bag) -> None:
         if array is not None and array.shape != (rows,):
             raise BagError(f"{where}: {rows} features but {name} of shape {array.shape}", "extract the slide again")
     if not rows or max(-float(features.min()), float(features.max())) <= LARGEST_FEATURE:
-        return  # NaN is neither smaller nor larger, and goes on
+        return  # NaN compares false both ways, so it does not stop here
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
         raise BagError(f"{where}: {bad} of {rows} instances have NaN or infinite features", "extract the slide again")
@@ -314,10 +314,10 @@ def _check_parent(where: str, finer: Bag, coarser: Bag | None) -> None:
 
 
 def _slide_id(value: Any, path: Path) -> str:
-    """The slide's name, which becomes the name of files."""
+    """The slide's name; files are named after it."""
     name = str(value)
     if not is_text(name) or len(name.encode()) > _MAX_NAME_BYTES or Path(name).name != name or name.startswith("."):
-        raise BagError(f"{path}: the attribute slide_id is no name of a slide", "extract the slide again")
+        raise BagError(f"{path}: the attribute slide_id is not a valid slide name", "extract the slide again")
     return name
 
 

@@ -22,23 +22,23 @@ EXTRACTION_FIELDS = (
     "stain_reference",
     "dtype",
 )
-"""Settings of an extraction that a model needs to read a new slide as those it was trained on were read."""
+"""The extraction settings needed to read a new slide in the same way as the training slides."""
 
 
 @dataclass(frozen=True)
 class FeatureContract:
-    """How features were made; two bags may be mixed only where these agree.
+    """How features were made; two bags may be mixed only if these agree.
 
     Attributes:
-        encoder: the patch encoder's name, or None where the file does not say.
-        weights_hash: SHA-256 of the encoder's weights, or None where the file does not say.
+        encoder: the patch encoder's name, or None if the file does not state it.
+        weights_hash: SHA-256 of the encoder's weights, or None if the file does not state it.
         dimension: length of a feature vector.
-        mpp: micrometres per pixel of the tiles, or None where the file does not say.
-        tile_size: tile side in pixels at ``mpp``, or None where the file does not say.
-        reading: how slides were read, those of :data:`EXTRACTION_FIELDS` that the file states.
-        joined_mpp: micrometres per pixel of the coarser scales whose features follow each tile's own, finest first.
-        code_sha256: SHA-256 of the file of code that the encoder is, or None where it is no user's own, or the bag does not
-            say. It says which file may be run for the model, and decides about no bag.
+        mpp: micrometres per pixel of the tiles as encoded, or None if the file does not state it.
+        tile_size: tile side in pixels at ``mpp``, or None if the file does not state it.
+        reading: how slides were read: the settings in :data:`EXTRACTION_FIELDS` that the file states.
+        joined_mpp: micrometres per pixel of the coarser scales whose features are appended to each tile's own, finest first.
+        code_sha256: SHA-256 of the encoder's own code file, or None if the encoder is built in or the bag does not
+            state it. It says which file may be run for the model; bags are not compared by it.
     """
 
     encoder: str | None
@@ -51,14 +51,14 @@ class FeatureContract:
     code_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        # JSON and HDF5 give it back as a list or an array.
+        # JSON and HDF5 return it as a list or an array.
         object.__setattr__(self, "joined_mpp", tuple(map(float, self.joined_mpp)))
 
     def difference(self, other: FeatureContract) -> str | None:
-        """Say in words where ``other`` differs, or None where both fit.
+        """Describe how ``other`` differs, or None if both match.
 
         Names, joined scales and dimensions must be equal. Hash, mpp, tile size and stain normalisation are compared only
-        where both are known; mpp within 1 %. What else :attr:`reading` holds decides which tiles there are, not what their
+        if both are known; mpp within 1 %. The rest of :attr:`reading` decides which tiles there are, not what their
         features mean.
         """
         if not _same_scales(self.joined_mpp, other.joined_mpp):
@@ -82,7 +82,7 @@ class FeatureContract:
 
 
 def extraction_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of :data:`EXTRACTION_FIELDS` that an extraction's settings hold."""
+    """The settings in :data:`EXTRACTION_FIELDS` that an extraction's settings hold."""
     return {name: settings[name] for name in EXTRACTION_FIELDS if name in settings}
 
 

@@ -1,4 +1,4 @@
-"""Feature files of other tools, read as they are.
+"""Feature files of other tools, read without conversion.
 
 =========  =============================================  =================================================================
 tool       where                                          what
@@ -11,7 +11,7 @@ STAMP      ``<id>.h5``                                    ``feats``, ``coords`` 
 
 None of them states the micrometres per pixel of level 0, and TRIDENT's magnifications are rounded, so such a bag has no
 :class:`~comel.bags.bag.TileGeometry`. What a map needs is in ``settings``: ``patch_size_level0`` (tile side in level-0 pixels),
-or ``coords_unit: um`` with ``tile_size_um`` where coordinates are micrometres.
+or ``coords_unit: um`` with ``tile_size_um`` if coordinates are in micrometres.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _ENCODER_FOLDERS = ("features_*", "*/features_*")
 
 
 def feature_files(paths: Sequence[Path] | Path | str) -> list[Path]:
-    """Feature files as they are given, and those in folders of this project's, TRIDENT's, CLAM's or STAMP's layout.
+    """The given feature files, and the feature files in folders of this project's, TRIDENT's, CLAM's or STAMP's layout.
 
-    Of a folder the first layout counts that has a file: the folder itself, ``h5_files``, ``pt_files``, ``features_*``.
+    In a folder, the first layout with a file is used: the folder itself, ``h5_files``, ``pt_files``, ``features_*``.
 
     Raises:
-        BagError: there is none, or a folder has features of several encoders or resolutions.
+        BagError: there is no feature file, or a folder has features of several encoders or resolutions.
     """
     paths = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     files: list[Path] = []
@@ -67,7 +67,7 @@ def _features_of_one_encoder(folder: Path) -> list[Path]:
 
 
 def _encoder_folder(folder: Path) -> Path | None:
-    """The folder of TRIDENT's features under a job folder or a folder of jobs; None where none has a file.
+    """The folder of TRIDENT's features under a job folder or a folder of jobs; None if none has a file.
 
     Raises:
         BagError: there are several.
@@ -82,7 +82,7 @@ def _encoder_folder(folder: Path) -> Path | None:
 def _has_features(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    with os.scandir(folder) as files:  # to the first one only: this is asked for every slide
+    with os.scandir(folder) as files:  # up to the first file only: this runs for every slide
         return any(file.name.endswith(".h5") and not file.name.startswith(".") for file in files)
 
 
@@ -92,13 +92,13 @@ def bag_path(folder: Path, slide_id: str) -> Path:
     The file's name may be in another Unicode form than the slide's (:func:`comel.base.names.existing`).
 
     Raises:
-        MissingBag: there is no such file; the message says what was looked for.
-        BagError: the folder has features of several encoders, be they of this slide or of others: a cohort's features are
+        MissingBag: there is no such file; the message lists the paths that were tried.
+        BagError: the folder has features of several encoders, for this slide or others: a cohort's features come from
             of one.
     """
     folder = Path(folder)
     if slide_id in ("", ".", "..") or "/" in slide_id or "\\" in slide_id or "\0" in slide_id:
-        raise BagError(f"{slide_id!r} is no slide's name", "give the slide_id of the manifest")
+        raise BagError(f"{slide_id!r} is not a valid slide name", "give the slide_id of the manifest")
     places = [f"{slide_id}.h5", f"h5_files/{slide_id}.h5", f"pt_files/{slide_id}.pt", f"{slide_id}.pt"]
     for place in places:
         if (path := existing(folder / place)).is_file():
@@ -111,7 +111,7 @@ def bag_path(folder: Path, slide_id: str) -> Path:
 
 
 def instance_count(path: Path) -> int | None:
-    """How many instances a feature file holds, from its header alone; None where only the whole file tells.
+    """The number of instances in a feature file, from its header alone; None if only the whole file tells.
 
     Raises:
         BagError: the file is missing or damaged.
@@ -121,7 +121,7 @@ def instance_count(path: Path) -> int | None:
     with open_hdf5(path) as file:
         name = "features" if holds(file, "features", path) else "feats"
         if not holds(file, name, path):
-            return None  # whoever reads the file refuses it
+            return None  # reading the file will fail with an error
         shape = getattr(file[name], "shape", None)
         return int(shape[0]) if shape is not None and len(shape) == 2 else None
 
@@ -131,15 +131,15 @@ def read_any_bag(path: Path, *, assume_encoder: str | None = None, verify: bool 
 
     Args:
         path: the ``.h5`` or ``.pt`` file.
-        assume_encoder: the encoder's name where the file does not say (CLAM and TRIDENT do not).
-        verify: compare the checksum, which only this project's files carry.
+        assume_encoder: the encoder's name if the file does not state it (CLAM's and TRIDENT's do not).
+        verify: check the checksum, which only this project's files carry.
 
     Returns:
-        The bag; ``settings["format"]`` is ``trident``, ``clam``, ``stamp`` or ``pt`` where it is another tool's. ``coords``
+        The bag; ``settings["format"]`` is ``trident``, ``clam``, ``stamp`` or ``pt`` if another tool wrote it. ``coords``
         are level-0 pixels unless ``settings["coords_unit"]`` says otherwise; None for a ``.pt``.
 
     Raises:
-        BagError: the file is missing, damaged or hostile (links, pickled objects, absurd sizes), or of no known layout.
+        BagError: the file is missing, damaged or hostile (links, pickled objects, absurd sizes), or has no known layout.
     """
     path = Path(path)
     if path.suffix in (".pt", ".pth"):
@@ -167,7 +167,7 @@ def _read_pixels(file: Any, path: Path, attributes: Mapping[str, Any], assume_en
         coords = _whole(read_dataset(file, "coords", path, MAX_BAG_BYTES), path)
         about = read_attributes(file["coords"], path)
     settings: dict[str, Any] = {"format": "trident" if "patch_size_level0" in about else "clam"}
-    # TRIDENT writes the word for what it does not know.
+    # TRIDENT writes this word for an unknown value.
     settings |= {name: _size(about[name], name, path) for name in _KEPT if about.get(name, "None") != "None"}
     geometry = geometry_from_attributes(about, path)
     if settings["format"] == "clam" and path.parent.name == "h5_files":
@@ -231,7 +231,7 @@ def _read_torch(path: Path, assume_encoder: str | None) -> Bag:
         raise BagError(f"{path}: cannot be read ({error.strerror})", "check its permissions and those of its folder") from None
     _check_archive(path)
     try:
-        # A file of torch before 1.6 is no zip and cannot be mapped.
+        # A file written by torch before 1.6 is not a zip archive and cannot be mapped.
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         remedy = "save the features as one tensor with torch.save"
@@ -244,7 +244,7 @@ def _read_torch(path: Path, assume_encoder: str | None) -> Bag:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse archives that grow when they are read: torch stores tensors uncompressed."""
+    """Refuse archives that expand when read: torch stores tensors uncompressed."""
     if path.stat().st_size > MAX_BAG_BYTES:
         raise BagError(f"{path}: {path.stat().st_size >> 30} GiB", f"at most {MAX_BAG_BYTES >> 30} GiB is read")
     if not zipfile.is_zipfile(path):
@@ -259,11 +259,11 @@ def _check_archive(path: Path) -> None:
 
 
 def _array(value: Any, path: Path) -> np.ndarray:
-    """A dense tensor on the CPU as an array of its own; views that claim more than they store are refused."""
+    """A dense CPU tensor as a new array; views that declare more values than they store are refused."""
     import torch
 
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-        raise BagError(f"{path}: holds no plain tensor of features", "save the features as one tensor with torch.save")
+        raise BagError(f"{path}: does not hold a plain tensor of features", "save the features as one tensor with torch.save")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise BagError(
             f"{path}: declares {value.numel()} values but stores fewer", "save the features as one contiguous tensor"
@@ -277,7 +277,7 @@ def _array(value: Any, path: Path) -> np.ndarray:
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
-    """A table without the batch axis of one that some tools keep."""
+    """A table without the batch axis of length 1 that some tools keep."""
     return array[0] if array.ndim == 3 and array.shape[0] == 1 else array
 
 
@@ -291,10 +291,10 @@ def _dimension(features: np.ndarray) -> int:
 
 
 def _whole(array: np.ndarray, path: Path) -> np.ndarray:
-    """Coordinates as int64, rounded where the tool wrote floats."""
+    """Coordinates as int64, rounded if the tool wrote floats."""
     coords = _rows(array)
     if not np.isfinite(coords).all() or (np.abs(coords.astype(np.float64)) > LARGEST_COORDINATE).any():
-        raise BagError(f"{path}: coords that lie on no slide", "extract the slide again")
+        raise BagError(f"{path}: coords lie outside any slide", "extract the slide again")
     whole: np.ndarray = np.rint(coords).astype(np.int64)
     return whole
 
@@ -305,7 +305,7 @@ def _checked(bag: Bag, path: Path) -> Bag:
 
 
 def _size(value: Any, name: str, path: Path) -> Any:
-    """A size that a file states (the first where it states one an axis), checked: an integer where it is one."""
+    """A size that a file states (the first if it states one per axis), checked; an integer if it is whole."""
     try:
         size = float(np.ravel(value)[0])
     except (IndexError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Where tiles lie on their slide, and how a feature file says so."""
+"""Where tiles lie on their slide, and how a feature file states it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comel.errors import BagError
 __all__ = ["LARGEST_SIDE", "TileGeometry", "geometry_from_attributes", "tile_cells", "tile_spacing"]
 
 LARGEST_SIDE = 2**24
-"""Level-0 pixels; no slide has more."""
+"""Level-0 pixels along a side; no slide has more."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TileGeometry:
     """Where tiles lie on their slide.
 
     The micrometres per pixel are the truth; the magnifications and ``patch_size_level0`` are there because other tools
-    look for them under these names.
+    look them up under these names.
 
     Attributes:
         patch_size: tile side in pixels at ``mpp_x``/``mpp_y``.
@@ -87,12 +87,12 @@ class TileGeometry:
 
 
 def geometry_from_attributes(attributes: Mapping[str, Any], where: object = "bag") -> TileGeometry | None:
-    """The geometry that ``coords`` carries, or None where the micrometres per pixel are missing.
+    """The geometry in the attributes of ``coords``, or None if the micrometres per pixel are missing.
 
     Magnifications are never used: they are rounded to 40, 20 and 10 in many files.
 
     Raises:
-        BagError: they are no numbers, or such as no slide has; ``where`` begins the message.
+        BagError: the attributes are not numbers, or not possible for a slide; the message begins with ``where``.
     """
     names = {field.name: field for field in dataclasses.fields(TileGeometry)}
     required = [name for name, entry in names.items() if entry.default is dataclasses.MISSING]
@@ -102,7 +102,7 @@ def geometry_from_attributes(attributes: Mapping[str, Any], where: object = "bag
     try:
         known = {name: types[str(names[name].type)](attributes[name]) for name in names if name in attributes}
     except (TypeError, ValueError, OverflowError) as error:
-        raise BagError(f"{where}: the attributes of 'coords' are no numbers ({error})", "extract the slide again") from None
+        raise BagError(f"{where}: the attributes of 'coords' are not numbers ({error})", "extract the slide again") from None
     geometry = TileGeometry(**known)
     sizes = (geometry.patch_size, geometry.mpp_x, geometry.mpp_y, geometry.level0_mpp_x, geometry.level0_mpp_y)
     sides = (geometry.patch_size, geometry.level0_width, geometry.level0_height, geometry.bounds_x, geometry.bounds_y)
@@ -113,10 +113,10 @@ def geometry_from_attributes(attributes: Mapping[str, Any], where: object = "bag
 
 
 def tile_spacing(coords: np.ndarray) -> np.ndarray:
-    """(2,) distance of neighbouring tiles along x and y, in the unit of ``coords``; any length where there are no neighbours.
+    """(2,) distance of neighbouring tiles along x and y, in the unit of ``coords``; arbitrary if there are no neighbours.
 
-    It is looked for inside rows and columns: some tools begin a new grid for each piece of tissue, so that columns of one piece
-    lie between those of another. Positions are rounded to whole pixels one by one, so it is a mean, which does not drift.
+    It is measured within rows and columns: some tools start a new grid for each piece of tissue, so that columns of one piece
+    lie between those of another. Each position is rounded to whole pixels, so the distance is a mean, which does not drift.
 
     Args:
         coords: (N, 2) top-left corners.
@@ -128,14 +128,14 @@ def tile_spacing(coords: np.ndarray) -> np.ndarray:
     every = np.concatenate(gaps)
     if not len(every):
         return np.array([256.0, 256.0])
-    # Of tiles far apart there may be many, of tiles closer than neighbours only a few, where two pieces overlap.
+    # Many tiles may be far apart; only a few are closer than neighbours, where two pieces overlap.
     near = 1.5 * np.quantile(every, 0.05, method="lower")
     means = [own[own < near].mean() if (own < near).any() else None for own in gaps]
     return np.array([means[0] or means[1], means[1] or means[0]])
 
 
 def _gaps(coords: np.ndarray, along: int, across: int) -> np.ndarray:
-    """From each tile to the next one in its row (along x, across y) or column."""
+    """The distance from each tile to the next in its row (along x, across y) or column."""
     ordered = coords[np.lexsort((coords[:, along], coords[:, across]))]
     steps = np.diff(ordered, axis=0)
     beside: np.ndarray = steps[(steps[:, across] == 0) & (steps[:, along] > 0), along]
@@ -143,9 +143,9 @@ def _gaps(coords: np.ndarray, along: int, across: int) -> np.ndarray:
 
 
 def tile_cells(coords: np.ndarray) -> np.ndarray:
-    """Column and row of each tile, whole numbers from 0, (N, 2) int64.
+    """(N, 2) int64: column and row of each tile, from 0.
 
-    Pieces of tissue with grids of their own are moved by up to half a tile onto one grid; inside a piece nothing moves.
+    Pieces of tissue with separate grids are shifted by up to half a tile onto one grid; within a piece nothing moves.
 
     Args:
         coords: (N, 2) top-left corners.
@@ -153,6 +153,6 @@ def tile_cells(coords: np.ndarray) -> np.ndarray:
     coords = np.asarray(coords, dtype=np.float64)
     if not len(coords):
         return np.zeros((0, 2), np.int64)
-    # Not rint: it rounds halves to even numbers, and would tear a piece apart that lies half a tile off.
+    # Not rint: it rounds halves to even numbers, and would split a piece that lies half a tile off the grid.
     cells: np.ndarray = np.floor((coords - coords.min(axis=0)) / tile_spacing(coords) + 0.5).astype(np.int64)
     return cells

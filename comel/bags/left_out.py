@@ -1,4 +1,4 @@
-"""Files in folders of features that no command reads, counted by kind, so that nobody takes a part for the whole."""
+"""Files in feature folders that no command reads, counted by kind, so that nobody takes a part for the whole."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SLIDES = frozenset(".svs .tif .tiff .ndpi .mrxs .scn .svslide .vms .vmu .bif .c
 
 
 def count_left_out(paths: Sequence[Path], used: Iterable[Path]) -> dict[str, int]:
-    """How many files in and below the folders hold features or slides and are not among ``used``, by suffix, most first.
+    """The number of feature and slide files in and below the folders that are not in ``used``, by suffix, most first.
 
     Args:
-        paths: as a command is given them; only folders count.
-        used: the files that it reads. What has the name of one of them, in another layout, is not left out.
+        paths: the paths given to a command; only folders count.
+        used: the files that the command reads. The same name in another layout does not count as left out.
     """
     names = {composed(file.stem) for file in used}
     counts: Counter[str] = Counter()
@@ -41,4 +41,4 @@ def said_left_out(paths: Sequence[Path], used: Iterable[Path]) -> str | None:
     """:func:`count_left_out` as a line, or None if nothing is left out."""
     counts = count_left_out(paths, used)
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    return f"left out of the folders, since they are not read there as bags: {kinds}" if counts else None
+    return f"left out of the folders, not readable there as bags: {kinds}" if counts else None

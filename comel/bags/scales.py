@@ -1,4 +1,4 @@
-"""Bags of several scales: one scale taken out, or each tile's features followed by those of the coarser tiles that hold it.
+"""Bags of several scales: one scale taken out, or each tile's features followed by those of its coarser tiles.
 
 Joining is the feature pyramid of Li et al., "Dual-stream multiple instance learning" (CVPR 2021), section 3.3: a tile keeps
 its place and gains the context of its surroundings.
@@ -23,7 +23,7 @@ __all__ = ["ScaledBags", "join_scales", "take_scale", "write_scaled"]
 
 @dataclass(frozen=True)
 class ScaledBags:
-    """What became of a folder of bags: how many were written, and how many were there already."""
+    """The outcome for a folder of bags: how many were written, and how many existed already."""
 
     written: int
     kept: int
@@ -34,32 +34,32 @@ def take_scale(bag: Bag, mpp: float) -> Bag:
 
     Args:
         bag: a bag, of one scale or several.
-        mpp: micrometres per pixel of the wanted scale, within 1 %; the bag's own is one of them.
+        mpp: micrometres per pixel of the wanted scale, within 1 %; the bag's own scale counts.
 
     Raises:
-        BagError: it holds no such scale.
+        BagError: the bag has no such scale.
     """
     for level in (bag, *bag.scales):
         if level.contract.mpp is not None and abs(level.contract.mpp - mpp) <= 0.01 * mpp:
             return replace(level, parent=None, scales=(), settings={**bag.settings, "scale_taken": level.contract.mpp})
     known = [f"{level.contract.mpp:g}" for level in (bag, *bag.scales) if level.contract.mpp is not None]
     raise BagError(
-        f"{bag.slide_id}: no scale of {mpp:g} um/px (it has {', '.join(known) or 'none that is stated'})",
+        f"{bag.slide_id}: no scale of {mpp:g} um/px (it has {', '.join(known) or 'no stated scale'})",
         f"choose one of these, or extract with --also-mpp {mpp:g}",
     )
 
 
 def join_scales(bag: Bag) -> Bag:
-    """A bag of the finest scale's tiles, each with the features of the coarser tiles that hold it after its own.
+    """A bag of the finest scale's tiles, each tile's features followed by those of the coarser tiles that contain it.
 
-    With S scales of dimension D the features have S * D columns, finest first; the contract's ``joined_mpp`` says of which
-    scales. Coordinates, labels and quality are those of the finest scale.
+    With S scales of dimension D the features have S * D columns, finest first; the contract's ``joined_mpp`` lists the
+    coarser scales. Coordinates, labels and quality are those of the finest scale.
 
     Raises:
-        BagError: the bag has one scale only.
+        BagError: the bag has only one scale.
     """
     if not bag.scales:
-        raise BagError(f"{bag.slide_id}: a bag of one scale", "extract with --also-mpp")
+        raise BagError(f"{bag.slide_id}: the bag has only one scale", "extract with --also-mpp")
     columns, row, finer = [bag.features], np.arange(len(bag)), bag
     for scale in bag.scales:
         assert finer.parent is not None
@@ -79,13 +79,13 @@ def join_scales(bag: Bag) -> Bag:
 
 
 def write_scaled(paths: Sequence[Path], out: Path, change: Callable[[Bag], Bag], *, quiet: bool = False) -> ScaledBags:
-    """Write ``out/<slide_id>.h5`` for each feature file; run again, it goes on where it stopped.
+    """Write ``out/<slide_id>.h5`` for each feature file; a second run continues where the first stopped.
 
     Args:
         paths: feature files, or folders of them.
-        out: the folder to write. A bag that is there already must hold the same, and is left alone.
+        out: the folder to write. An existing bag must have the same content, and is left alone.
         change: :func:`join_scales`, or :func:`take_scale` of one scale.
-        quiet: no progress.
+        quiet: print no progress.
 
     Raises:
         BagError: there is no feature file, or one of them cannot be used.
@@ -109,7 +109,7 @@ def write_scaled(paths: Sequence[Path], out: Path, change: Callable[[Bag], Bag],
 
 
 def _holds(path: Path, bag: Bag) -> bool:
-    """Whether a file is a whole bag with the same arrays and settings."""
+    """Whether a file is a complete bag with the same arrays and settings."""
     header = read_bag_header(path)
     if header.get("settings_hash") != sha256_of_json(bag.settings):
         return False

@@ -1,4 +1,4 @@
-"""What a folder of bags holds: tiles, tissue and positive tiles of each bag and of all together."""
+"""What a folder of bags contains: tiles, tissue and positive tiles, per bag and in total."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comel.errors import BagError
 __all__ = ["BLURRED", "bag_statistics", "statistics_table"]
 
 BLURRED = 0.6
-"""A tile with a blur over this is out of focus; the measure is that of ``pipelines/tiles/quality.py``."""
+"""A tile with more blur than this is out of focus; ``pipelines/tiles/quality.py`` defines the measure."""
 _SPOILT = {"pen_over_tenth": ("pen", 0.1), "fold_over_tenth": ("fold", 0.1), "blurred": ("blur", BLURRED)}
 
 
@@ -29,7 +29,7 @@ def bag_statistics(paths: Sequence[Path]) -> dict[str, Any]:
         ``bags``: for each file ``file, tiles, tissue_mm2, labelled_tiles, positive_tiles, positive_share, encoder, mpp,
         scales`` (the tiles of each coarser scale by its mpp)``, dimension``, or ``file, error``. ``all``: ``bags, unreadable,
         tiles``, the fewest, the median and the most tiles of a bag, sums of the others, and every encoder, mpp and dimension
-        found. A value that the files do not tell is None: tissue of another tool's bags, the positive share where no tile
+        found. A value that the files do not state is None: tissue of another tool's bags, the positive share if no tile
         has a label. Both also hold ``pen_over_tenth``, ``fold_over_tenth`` and ``blurred``: the shares of their tiles that
         have more than a tenth of their area under ink or on folds, and a blur over :data:`BLURRED`.
 
@@ -99,7 +99,7 @@ def _of_bag(bag: Bag) -> dict[str, Any]:
 
 
 def _spoilt(bag: Bag) -> dict[str, float | None]:
-    """Shares of the bag's tiles; None where the bag does not say, or has no tiles."""
+    """Shares of the bag's tiles; None if the bag does not state the measure, or has no tiles."""
     measured = {name: bag.quality.get(quality) for name, (quality, _) in _SPOILT.items()}
     return {
         name: None if values is None or not len(values) else float((values > _SPOILT[name][1]).mean())
@@ -123,7 +123,7 @@ def _tissue(bag: Bag) -> float | None:
 
 
 def _different(entries: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
-    """The values that occur, in order, None last."""
+    """The distinct values in order, None last."""
     return sorted({entry[name] for entry in entries}, key=lambda value: (value is None, 0 if value is None else value))
 
 

@@ -1,1 +1,1 @@
-"""A trained model looks at a bag; the prediction, and its map as raster, picture or GeoJSON."""
+"""A trained model's prediction for a bag, and its map as raster, picture or GeoJSON."""

@@ -22,16 +22,16 @@ def to_geojson(
     origin: Literal["bounds", "level0"] = "bounds",
     merge: bool = False,
 ) -> dict[str, Any]:
-    """Tiles, or the regions that they form, as a FeatureCollection in level-0 pixels that QuPath opens in the right place.
+    """Tiles or merged regions as a FeatureCollection in level-0 pixels that QuPath opens in the right place.
 
-    QuPath crops a slide to its bounds only where the file states all four ``openslide.bounds-*``; there, ``origin="bounds"``
-    counts from the corner of the bounds, and elsewhere both origins are the same.
+    QuPath crops a slide to its bounds only if the file states all four ``openslide.bounds-*``; then ``origin="bounds"``
+    counts from the corner of the bounds; otherwise both origins are the same.
 
     Args:
         prediction: scores with coordinates and geometry.
-        minimum_score: leave out tiles below; None means the prediction's threshold.
-        origin: where (0, 0) lies: "bounds" as QuPath has it, or "level0" as OpenSlide has it.
-        merge: join touching tiles into regions (annotations, with holes) instead of one square a tile.
+        minimum_score: leave out tiles below this score, 0 to 1; None means the prediction's threshold.
+        origin: where (0, 0) lies: "bounds", as in QuPath, or "level0", as in OpenSlide.
+        merge: join touching tiles into regions (annotations, with holes) instead of one rectangle per tile.
 
     Raises:
         ComelError: no coordinates or geometry, or an argument out of range.
@@ -65,7 +65,7 @@ def to_geojson(
 
 
 def _regions(prediction: Prediction, kept: np.ndarray, shift: np.ndarray) -> list[dict[str, Any]]:
-    """Regions of touching tiles. Joined on the grid, where neighbours meet exactly, and then placed on the slide."""
+    """Regions of touching tiles, merged on the grid, where neighbours meet exactly, and then placed on the slide."""
     import shapely
     from shapely.geometry.polygon import orient
 

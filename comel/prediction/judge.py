@@ -1,6 +1,6 @@
-"""A trained model looks at a bag: one forward pass, read with the task unknown or with the task given.
+"""A trained model applied to a bag: one forward pass, read with the task unknown or with the task given.
 
-Validation, evaluation, prediction and the service all look through a :class:`Judge`, so that they cannot differ.
+Validation, evaluation, prediction and the service all use a :class:`Judge`, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["Judge", "Look", "View"]
 
 
 class View:
-    """What a model says of a bag, with the task unknown or given (N instances, C classes).
+    """A model's answer for a bag, with the task unknown or given (N instances, C classes).
 
     Attributes:
-        head: number of the head that the predicted class belongs to; the given one, where the task is given.
+        head: number of the head that the predicted class belongs to; the given head, if the task is given.
         column: the predicted class.
         probabilities: (C,) float64 over all classes; with the task given, within its head and 0 elsewhere.
         scores: (N,) float32 in [0, 1], each instance's evidence for the findings of ``head``.
@@ -49,8 +49,8 @@ class View:
     def distance(self) -> float | None:
         """How far the bag lies from what the model has learned (:mod:`comel.scoring.novelty`); None if the model cannot tell.
 
-        With the task unknown it is the distance from the nearest class of all tasks: is this a slide of any kind that was
-        learned? With the task given it is the distance from the nearest class of that task, because the answer is sought among
+        With the task unknown, it is the distance from the nearest class of all tasks: is this a slide of any kind that was
+        learned? With the task given, it is the distance from the nearest class of that task, because the answer is sought among
         these classes alone: a slide of another organ than the one named lies far away, even if the model knows that organ.
         """
         with torch.inference_mode():
@@ -59,7 +59,7 @@ class View:
 
     @cached_property
     def by_class(self) -> np.ndarray | None:
-        """(N, C) uint8, in 255ths: each instance's evidence for each class; None if the model does not tell classes apart."""
+        """(N, C) uint8, in 255ths: each instance's evidence for each class; None if the model has no scores by class."""
         with torch.inference_mode():
             scores = self._output.instance_scores[0].clamp(0, 1).mul(255).round().byte().cpu().numpy()
         return scores if scores.shape[1] == len(self.probabilities) else None
@@ -69,9 +69,9 @@ class Look:
     """One forward pass over one bag.
 
     Args:
-        model: which looks.
-        batch: the bag.
-        name: of the bag, for messages.
+        model: the model.
+        batch: the bag, as a batch of one.
+        name: the bag's name, for messages.
 
     Attributes:
         logits: (C,) float64, each head's own logits without its temperature.
@@ -86,7 +86,7 @@ class Look:
         """With the task unknown: any class of any task may be predicted.
 
         Raises:
-            BagError: the model's answer is no number.
+            BagError: the model's answer is NaN or infinite.
         """
         return self._finite(View(self._model, self._batch, self._output, None))
 
@@ -95,26 +95,26 @@ class Look:
         """With the task given: one of the classes of head number ``head`` is predicted.
 
         Raises:
-            BagError: the model's answer is no number.
+            BagError: the model's answer is NaN or infinite.
         """
         return self._finite(View(self._model, self._batch, self._output, head))
 
     def _finite(self, view: View) -> View:
         if not np.isfinite(self.logits).all() or not np.isfinite(view.probabilities).all():
             raise BagError(
-                f"{self._name}: the model's answer is no number (NaN or infinity)",
+                f"{self._name}: the model's answer is not a number (NaN or infinity)",
                 "compare its features with those that the run was trained on (comel bags stats)",
             )
         return view
 
 
 class Judge:
-    """A model and the device that it is on.
+    """A model, its feature contract and its device.
 
     Args:
-        model: on ``device``; it may go on training between two looks.
-        contract: what bags must be like.
-        device: where bags are put.
+        model: on ``device``; it may be trained further between two looks.
+        contract: the feature contract that bags must meet.
+        device: the device that bags are moved to.
     """
 
     def __init__(self, model: MILModel, contract: FeatureContract, device: torch.device) -> None:
@@ -122,17 +122,17 @@ class Judge:
 
     @classmethod
     def open(cls, run: RunDirectory, info: VersionInfo, device: str = "auto", trust: Trust | None = None) -> Judge:
-        """Load the weights of a version of a run, after comparing its checksums.
+        """Load the weights of a version of a run, after checking its checksums.
 
         Args:
             run: the run directory.
-            info: of the version.
+            info: the version's ``model.json``.
             device: auto, cpu, cuda or cuda:N.
-            trust: in what code of their own users trust; default in none.
+            trust: the user's own code that may be loaded; by default none.
 
         Raises:
             RunError: the version is damaged.
-            ConfigError: there is no such device here, or the model is code of a file that is not trusted.
+            ConfigError: there is no such device here, or the model's code file is not trusted.
         """
         run.verify(info.version)
         model = load_model(run.version_folder(info.version), info.model, trust=trust)
@@ -141,15 +141,15 @@ class Judge:
 
     @property
     def classes(self) -> ClassSpace:
-        """What the model tells apart."""
+        """The classes that the model distinguishes."""
         return self.model.classes
 
     @torch.inference_mode()
     def look(self, bag: Bag) -> Look | None:
-        """Run the model over a bag once; None for a bag without instances, of which there is nothing to say.
+        """Run the model over a bag once; None for a bag without instances.
 
         Raises:
-            FeatureMismatch: the features were made otherwise than the contract says.
+            FeatureMismatch: the features were not made as the contract requires.
         """
         check_contract(self.contract, bag, bag.slide_id)
         if not len(bag):

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["COLOUR_MAPS", "PNG_EFFORT", "check_width", "colour_table", "draw_map", "map_size"]
 
 COLOUR_MAPS = ("viridis", "magma", "inferno", "cividis", "turbo")
-"""Those that a viewer offers; :func:`draw_map` takes every other that matplotlib knows as well."""
+"""The colour maps that a viewer offers; :func:`draw_map` accepts every other that matplotlib knows as well."""
 PNG_EFFORT = 1
 """zlib's level for map pictures: over tissue, more effort takes four times as long and makes the file no smaller."""
 
 MAX_MAP_PIXELS = 24_000_000
 MAX_MAP_SIDE = 30_000
-"""Pixels; browsers and picture libraries show no more than 32,767."""
+"""Pixels along a side; browsers and picture libraries show no more than 32,767."""
 MIN_MAP_WIDTH = 256
 
 _CANVAS, _FOOTPRINT, _FOOTER, _INK, _FAINT_INK = (
@@ -58,17 +58,17 @@ def draw_map(
     Tiles from the threshold on are outlined; opacity grows with the score, so tissue with low scores stays visible.
 
     Args:
-        prediction: what to draw. Without geometry the map shows the tiles alone, placed by their coordinates' spacing.
+        prediction: the scores to draw. Without geometry the map shows only the tiles, placed by their coordinates' spacing.
         thumbnail: the whole level-0 extent at any size, or None for a light canvas with the tile footprints.
-        width: of the picture in pixels; the height follows the slide's shape, and the caption comes below. A slide that is
-            too high or too wide for it is drawn smaller, as :func:`map_size` says, and the caption says so.
+        width: the picture's width in pixels; the height follows the slide's shape, plus the caption below. A slide that is
+            too tall or too wide is drawn smaller (:func:`map_size`), and the caption says so.
         alpha: opacity of a tile with score 1.
         colormap: a name that matplotlib knows.
-        tallest: most pixels of the picture's height.
-        threshold: where to outline and to mark the colour bar, or None for the prediction's own.
+        tallest: the largest height of the picture in pixels.
+        threshold: the score to outline from and to mark on the colour bar, or None for the prediction's own.
 
     Raises:
-        ComelError: a setting out of range, no coordinates, or a thumbnail of another shape than the slide.
+        ComelError: a setting out of range, no coordinates, or a thumbnail whose shape is not the slide's.
     """
     from PIL import Image as Images
 
@@ -111,10 +111,10 @@ def draw_map(
 
 
 def map_size(prediction: Prediction, width: int) -> tuple[int, int]:
-    """Width and height in pixels of the map of ``width`` pixels without its caption.
+    """Width and height in pixels of a map of ``width`` pixels, without its caption.
 
     If that exceeds :data:`MAX_MAP_PIXELS` or :data:`MAX_MAP_SIDE`, as for a needle biopsy scanned as one strip, it is the
-    largest of the slide's shape that does not.
+    largest size of the slide's shape that does not.
 
     Raises:
         ComelError: no coordinates, or a slide without a size.
@@ -123,7 +123,7 @@ def map_size(prediction: Prediction, width: int) -> tuple[int, int]:
 
 
 def _extent(prediction: Prediction, raster: np.ndarray, place: RasterTransform) -> tuple[float, float, float, float]:
-    """Left, top, width and height of what the map shows: the slide, or the tiles where its size is not known."""
+    """Left, top, width and height, in level-0 pixels, of what the map shows: the slide, or the tiles if its size is unknown."""
     geometry = prediction.geometry
     if geometry is None:
         return place.origin_x, place.origin_y, *_sides(raster, place)
@@ -147,13 +147,13 @@ def _fitting(width: int, extent: tuple[float, float, float, float], tallest: int
 
 
 def check_width(width: int) -> None:
-    """Raise :class:`ComelError` where a map of ``width`` pixels has no room for its caption."""
+    """Raise :class:`ComelError` if a map of ``width`` pixels has no room for its caption."""
     if width < MIN_MAP_WIDTH:
         raise ComelError(f"a map of {width} px has no room for its caption", f"give a width of at least {MIN_MAP_WIDTH}")
 
 
 def _edges(mask: np.ndarray) -> np.ndarray:
-    """The border pixels of a mask, one pixel wide and inside it; the picture's own edge is no border."""
+    """The border pixels of a mask, one pixel wide and inside it; the picture's own edge does not count."""
     inner = mask.copy()
     inner[1:] &= mask[:-1]
     inner[:-1] &= mask[1:]
@@ -212,7 +212,7 @@ def _caption(prediction: Prediction, threshold: float, shrunk: str) -> tuple[str
 
 
 def _shorten(text: str, width: float, font: Any) -> str:
-    """The text, cut with an ellipsis where it is wider than ``width`` pixels."""
+    """The text, cut with an ellipsis if it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -233,7 +233,7 @@ def colour_table(name: str) -> np.ndarray:
     """(256, 3) float32 colours, 0 to 255, of a matplotlib colour map.
 
     Raises:
-        ComelError: there is none of this name.
+        ComelError: there is no colour map of this name.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""What the model says about one slide: the class with its probability, and a score for every tile.
+"""The model's answer for one slide: the class with its probability, and a score for every tile.
 
 A :class:`Prediction` is plain data. It is saved as JSON and read back whole (:func:`read_prediction`), and a cohort's
 predictions become one table with one row per slide (:func:`prediction_row`, :func:`write_table`). Nothing here imports torch.
@@ -49,7 +49,7 @@ class OutOfDistribution:
 
     Attributes:
         score: the distance from the nearest class of all tasks; with the task given, from the nearest class of that task.
-        threshold: the distance from which a slide counts as of another kind, chosen on validation data.
+        threshold: the distance from which a slide counts as a different kind, chosen on validation data.
     """
 
     score: float
@@ -57,7 +57,7 @@ class OutOfDistribution:
 
     @property
     def flag(self) -> bool:
-        """Whether the slide is of a kind that the model has not learned, or not of the given task's kind: its prediction then
+        """Whether the slide is of a kind that the model has not learned, or not of the given task's kind; the prediction then
         means little."""
         return self.score > self.threshold
 
@@ -73,23 +73,23 @@ class Prediction:
     Attributes:
         slide_id: the slide's name.
         mode: class-incremental (any task's class), task-incremental (the task was given) or domain-incremental.
-        task: the predicted or given task, or None where nothing was predicted.
-        label: the predicted label within the task, or None where nothing was predicted.
+        task: the predicted or given task, or None if nothing was predicted.
+        label: the predicted label within the task, or None if nothing was predicted.
         classes: (C,) names, "task/label".
-        probabilities: (C,) in the order of ``classes``, or None where nothing was predicted.
+        probabilities: (C,) in the order of ``classes``, or None if nothing was predicted.
         instance_scores: (N,) float32 in [0, 1]: evidence for the predicted task's positive classes, one scale for all slides.
         threshold: the instance score from which a tile counts as positive, chosen on validation data.
-        positive: whether the predicted label is another than the task's negative class.
-        coords: (N, 2) level-0 top-left pixels (x, y), or None where the bag has none.
-        geometry: tile size and slide extent, or None where the bag does not state them.
-        model: which model said so: ``run``, ``version`` and what else identifies it; JSON values.
+        positive: whether the predicted label is not the task's negative class.
+        coords: (N, 2) level-0 top-left pixels (x, y), or None if the bag has none.
+        geometry: tile size, micrometres per pixel and slide extent, or None if the bag does not state them.
+        model: the model that predicted: ``run``, ``version`` and what else identifies it; JSON values.
         notes: remarks for the reader, such as "no tissue".
-        out_of_distribution: how far the slide lies from what the model has learned, or None where the model cannot tell.
-        class_scores: (N, C) uint8, in 255ths: evidence of each tile for each class, for maps of a class of choice; None
-            where the model was not asked.
+        out_of_distribution: how far the slide lies from what the model has learned, or None if the model cannot tell.
+        class_scores: (N, C) uint8, in 255ths: evidence of each tile for each class, for maps of any class; None
+            if not requested.
 
     Raises:
-        ValueError: the arrays do not fit each other, or a value lies outside [0, 1].
+        ValueError: the arrays do not match each other, or a value lies outside [0, 1].
     """
 
     slide_id: str
@@ -111,7 +111,7 @@ class Prediction:
     def __post_init__(self) -> None:
         count = len(self.instance_scores)
         if self.mode not in MODES:
-            raise ValueError(f"mode {self.mode!r} is none of {MODES}")
+            raise ValueError(f"mode {self.mode!r} is not one of {MODES}")
         if self.instance_scores.shape != (count,) or not _within_unit(self.instance_scores):
             raise ValueError(f"instance scores of shape {self.instance_scores.shape} must be (N,) and within [0, 1]")
         if self.coords is not None and self.coords.shape != (count, 2):
@@ -125,12 +125,12 @@ class Prediction:
         if not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"threshold {self.threshold} is not within [0, 1]")
         if (self.label is None) != (self.probabilities is None):
-            raise ValueError("a label comes with probabilities, and no label with none")
+            raise ValueError("a label needs probabilities, and probabilities need a label")
         if self.probabilities is not None:
             if self.probabilities.shape != (len(self.classes),) or not _within_unit(self.probabilities):
                 raise ValueError(f"{len(self.classes)} classes but probabilities of shape {self.probabilities.shape}")
             if self.predicted_class not in self.classes:
-                raise ValueError(f"predicted class {self.predicted_class!r} is none of {self.classes}")
+                raise ValueError(f"predicted class {self.predicted_class!r} is not one of {self.classes}")
 
     @classmethod
     def nothing(
@@ -163,7 +163,7 @@ class Prediction:
 
     @property
     def predicted_class(self) -> str | None:
-        """The predicted entry of ``classes``, or None. Where tasks share one label set, classes may be bare labels."""
+        """The predicted entry of ``classes``, or None. If tasks share one label set, classes may be bare labels."""
         if self.label is None:
             return None
         full = f"{self.task}/{self.label}"
@@ -171,7 +171,7 @@ class Prediction:
 
     @property
     def confidence(self) -> float | None:
-        """Probability of the predicted class, or None where nothing was predicted."""
+        """Probability of the predicted class, or None if nothing was predicted."""
         if self.probabilities is None or self.predicted_class is None:
             return None
         return float(self.probabilities[self.classes.index(self.predicted_class)])
@@ -185,7 +185,7 @@ class Prediction:
         if name not in self.classes:
             raise ComelError(f"{self.slide_id}: no class {name!r}", f"the classes are: {', '.join(self.classes)}")
         if self.class_scores is None:
-            raise ComelError(f"{self.slide_id}: was predicted without scores by class", "predict the slide again")
+            raise ComelError(f"{self.slide_id}: predicted without scores by class", "predict the slide again")
         return np.asarray(self.class_scores[:, self.classes.index(name)] / np.float32(255), np.float32)
 
     def tiles_from(self, minimum_score: float) -> np.ndarray:
@@ -204,7 +204,7 @@ class Prediction:
         return int(self.tiles_from(self.threshold).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values, free of NaN; :meth:`from_dict` gives the same prediction back."""
+        """All fields as JSON values, without NaN; :meth:`from_dict` restores the same prediction."""
         return {
             "slide_id": self.slide_id,
             "mode": self.mode,
@@ -234,7 +234,7 @@ class Prediction:
         """The prediction that :meth:`to_dict` described.
 
         Raises:
-            KeyError, TypeError, ValueError: the mapping is not one of :meth:`to_dict`.
+            KeyError, TypeError, ValueError: the mapping did not come from :meth:`to_dict`.
         """
         instances = value["instances"]
         probabilities, coords = value["probabilities"], instances["coords"]
@@ -263,7 +263,7 @@ class Prediction:
         )
 
     def save_json(self, path: Path, *, request: str | None = None) -> None:
-        """Write :meth:`to_dict` to ``path`` atomically; with ``request``, a hash of all that was asked, where it is given."""
+        """Write :meth:`to_dict` to ``path`` atomically; with ``request``, a hash of everything requested, if given."""
         write_json(path, self.to_dict() | ({} if request is None else {"request": request}))
 
 
@@ -285,8 +285,8 @@ def prediction_row(prediction: Prediction, *, case_id: str | None = None) -> dic
     """One slide as a row of the table: identity, class and probability, ``p:<class>`` for every class, and tile counts.
 
     Args:
-        prediction: of the slide.
-        case_id: its case, where it is of one.
+        prediction: the slide's prediction.
+        case_id: its case, if it belongs to one.
     """
     row: dict[str, Any] = {
         **_names(prediction.slide_id, case_id),
@@ -326,7 +326,7 @@ def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write rows of :func:`prediction_row` and :func:`failed_row` as CSV or Parquet, by the suffix, atomically.
 
     Columns: identity and class first, ``p:<class>`` in the order in which classes appear, counts, version and error last.
-    ``case_id`` follows ``slide_id`` where a row has it.
+    ``case_id`` follows ``slide_id`` if a row has it.
 
     Raises:
         ComelError: the suffix is neither ``.csv`` nor ``.parquet``.

@@ -26,7 +26,7 @@ __all__ = ["Predictor"]
 
 
 class Predictor:
-    """A model ready to predict, from the merged weights of one version; adapters and PEFT are not needed.
+    """A model ready to predict, with the merged weights of one version; adapters and PEFT are not needed.
 
     Use :meth:`open`.
     """
@@ -40,17 +40,17 @@ class Predictor:
     def open(
         cls, run: Path, *, version: int | None = None, device: str = "auto", trust: Trust | Iterable[str | Path] = ()
     ) -> Predictor:
-        """Load a version of a run, after comparing its checksums.
+        """Load a version of a run, after checking its checksums.
 
         Args:
             run: the run directory.
             version: default the current one.
             device: auto, cpu, cuda or cuda:N.
-            trust: files of code that the run may load (:class:`comel.base.trust.Trust`); a run itself brings none.
+            trust: files of code that the run may load (:class:`comel.base.trust.Trust`); a run cannot grant this itself.
 
         Raises:
             RunError: the run or version does not exist or is damaged.
-            ConfigError: its model is code of a file that is not trusted, or is not installed.
+            ConfigError: its model's code file is not trusted, or the model is not installed.
         """
         from comel.prediction.judge import Judge
 
@@ -61,7 +61,7 @@ class Predictor:
 
     @property
     def contract(self) -> FeatureContract:
-        """What bags must be like."""
+        """The feature contract that bags must meet."""
         return self._info.feature_contract
 
     @property
@@ -87,22 +87,22 @@ class Predictor:
         ]
 
     def check_task(self, task: str | None) -> None:
-        """Raise :class:`ConfigError` where a task is given that the model does not know."""
+        """Raise :class:`ConfigError` if the model does not know the given task."""
         known = [info.name for info in self._info.tasks]
         if task is not None and task not in known:
-            raise ConfigError(f"the model knows no task '{task}'", f"it knows {', '.join(known)}")
+            raise ConfigError(f"the model does not know a task '{task}'", f"it knows {', '.join(known)}")
 
     def predict(self, bag: Bag, *, task: str | None = None) -> Prediction:
         """Predict one bag.
 
         Args:
-            bag: features made as :attr:`contract` says; no instance at all gives a prediction of nothing.
-            task: the task where it is known; probabilities are then within it, the distance is from its classes, and the answer
+            bag: features made as :attr:`contract` requires; without instances, the prediction has no label.
+            task: the task if known; probabilities are then within it, the distance is from its classes, and the prediction
                 says so.
 
         Raises:
-            FeatureMismatch: the features were made otherwise.
-            ConfigError: the model knows no such task.
+            FeatureMismatch: the features were not made as the contract requires.
+            ConfigError: the model does not know the task.
         """
         self.check_task(task)
         classes = self._judge.classes
@@ -142,20 +142,20 @@ class Predictor:
         return replace(prediction, notes=(EQUAL_SCORES,)) if prediction.equal_scores else prediction
 
     def predict_case(self, name: str, bags: Sequence[Bag], *, task: str | None = None) -> list[Prediction]:
-        """Predict the slides of a case as the one bag that they are in training.
+        """Predict the slides of a case as one bag, as in training.
 
         Args:
-            name: the case.
+            name: the case's name.
             bags: one per slide.
             task: see :meth:`predict`.
 
         Returns:
-            A prediction a slide, in the order of ``bags``: label, probabilities and distance are the case's; scores,
+            One prediction per slide, in the order of ``bags``: label, probabilities and distance are the case's; scores,
             coordinates and geometry the slide's own. A note names the other slides.
 
         Raises:
-            FeatureMismatch: the features of a slide were made otherwise.
-            ConfigError: the model knows no such task.
+            FeatureMismatch: the features of a slide were not made as the contract requires.
+            ConfigError: the model does not know the task.
         """
         if len(bags) == 1:
             return [self.predict(bags[0], task=task)]
@@ -182,7 +182,7 @@ class Predictor:
         return None if threshold is None or distance is None else OutOfDistribution(distance, threshold)
 
     def _threshold(self, head: int | None, task: str | None = None) -> float:
-        """The given task's threshold; else that of the newest task with this head, else 0.5."""
+        """The given task's threshold; otherwise the threshold of the newest task with this head, or 0.5."""
         own = [info.threshold for info in self._info.tasks if info.name == task]
         shared = [info.threshold for info in self._info.tasks if head is not None and info.head == head]
         return (own or shared or [0.5])[-1]

@@ -1,6 +1,6 @@
-"""Tile scores as a small image: one cell a tile stride, placed on the slide by a float transform.
+"""Tile scores as a small image: one cell per tile stride, placed on the slide by a float transform.
 
-Built from tile coordinates and geometry, never from a level-0 image, so its cost grows with the number of tiles and not with
+Built from tile coordinates and geometry, never from a level-0 image, so its cost grows with the number of tiles, not with
 the slide's pixels.
 """
 
@@ -26,11 +26,11 @@ _OFF_GRID_SUBDIVISION = 4
 
 @dataclass(frozen=True)
 class RasterTransform:
-    """Where raster cells lie on the slide, in level-0 pixels (or the coordinates' own unit where no geometry is known).
+    """Where raster cells lie on the slide, in level-0 pixels (or the coordinates' own unit if no geometry is known).
 
     Attributes:
         origin_x, origin_y: top-left corner of the cell in row 0, column 0.
-        cell_width, cell_height: size of a cell, not rounded.
+        cell_width, cell_height: size of a cell in the same unit, not rounded.
     """
 
     origin_x: float
@@ -39,11 +39,11 @@ class RasterTransform:
     cell_height: float
 
     def columns(self, x: np.ndarray) -> np.ndarray:
-        """Column of the cell that holds each ``x``; may lie outside the raster."""
+        """Column of the cell that contains each ``x``; may lie outside the raster."""
         return np.floor((x - self.origin_x) / self.cell_width).astype(np.int64)
 
     def rows(self, y: np.ndarray) -> np.ndarray:
-        """Row of the cell that holds each ``y``; may lie outside the raster."""
+        """Row of the cell that contains each ``y``; may lie outside the raster."""
         return np.floor((y - self.origin_y) / self.cell_height).astype(np.int64)
 
 
@@ -59,13 +59,13 @@ class TileGrid:
 
 
 def score_raster(prediction: Prediction, scores: np.ndarray | None = None) -> tuple[np.ndarray, RasterTransform]:
-    """The tile scores as a small image, one cell a tile stride; where tiles overlap, their scores are averaged.
+    """The tile scores as a small image, one cell per tile stride; scores of overlapping tiles are averaged.
 
-    Tiles that lie on no common grid (several regions, each with a grid of its own) get cells of a quarter stride.
+    Tiles without a common grid (several regions, each with its own grid) get cells of a quarter stride.
 
     Args:
         prediction: N scores with coordinates; without geometry the stride is taken from the coordinates' own spacing.
-        scores: (N,) in [0, 1] in place of the prediction's own, such as those of another class.
+        scores: (N,) in [0, 1] instead of the prediction's own, such as another class's.
 
     Returns:
         (rows, columns) float32, NaN where no tile lies, and the raster's place on the slide.
@@ -76,7 +76,7 @@ def score_raster(prediction: Prediction, scores: np.ndarray | None = None) -> tu
     grid = tile_grid(prediction)
     if not len(grid.rows):
         return np.full((0, 0), np.nan, np.float32), grid.transform
-    # A cell belongs to the tiles that hold its centre.
+    # A cell belongs to the tiles that contain its centre.
     across, down = (max(1, int(span + 0.5)) for span in (grid.across, grid.down))
     shape = (int(grid.rows.max()) + down, int(grid.columns.max()) + across)
     flat = grid.rows * shape[1] + grid.columns
@@ -94,13 +94,13 @@ def score_raster(prediction: Prediction, scores: np.ndarray | None = None) -> tu
 def sample_raster(
     raster: np.ndarray, transform: RasterTransform, size: tuple[int, int], extent: tuple[float, float, float, float]
 ) -> np.ndarray:
-    """The raster seen through an image: each image pixel takes the cell under its centre.
+    """The raster resampled to an image: each image pixel takes the cell under its centre.
 
-    Where cells are smaller than image pixels, neighbouring cells are first joined by their maximum, so that a lone positive
+    If cells are smaller than image pixels, neighbouring cells are first joined by their maximum, so that a lone positive
     tile stays visible.
 
     Args:
-        raster, transform: of :func:`score_raster`.
+        raster, transform: from :func:`score_raster`.
         size: image width and height in pixels.
         extent: left, top, width and height of the image in level-0 pixels.
 
@@ -125,9 +125,9 @@ def sample_raster(
 
 
 def raster_picture(raster: np.ndarray) -> Image:
-    """The raster as a grey picture with alpha, a pixel a cell: score 0 to 1 as grey 1 to 255; transparent where no tile lies.
+    """The raster as a grey picture with alpha, one pixel per cell: score 0 to 1 as grey 1 to 255, transparent without a tile.
 
-    A raster without cells becomes one transparent pixel, since no picture has none.
+    A raster without cells becomes one transparent pixel, since a picture needs at least one.
     """
     from PIL import Image as Images
 
@@ -147,7 +147,7 @@ def tile_corners(prediction: Prediction) -> np.ndarray:
 
 
 def tile_grid(prediction: Prediction) -> TileGrid:
-    """Each tile's cell. Stored corners are rounded to whole pixels, so the grid's origin is their mean offset from it."""
+    """Each tile's cell. Stored corners are rounded to whole pixels, so the grid's origin is their mean offset."""
     coords, geometry = tile_corners(prediction).astype(np.float64), prediction.geometry
     if geometry is not None:
         stride, tile = np.array([geometry.stride_x, geometry.stride_y]), np.array([geometry.tile_width, geometry.tile_height])

@@ -1,7 +1,7 @@
-"""What an interrupted training goes on from: model, strategy, optimizer and early stopping after some epoch of some stage.
+"""What an interrupted training resumes from: model, strategy, optimizer and early stopping after an epoch of a stage.
 
-All of it lies in one folder that is put in place whole. A checkpoint belongs to a plan (settings, data and the version it
-started from); another plan does not go on from it.
+All of it lies in one folder, put in place in one step. A checkpoint belongs to a plan (settings, data and the version it
+started from); another plan does not resume from it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def write(
 def read_progress(folder: Path, plan: str) -> tuple[int, int] | None:
     """(stage, epochs done) of a checkpoint that belongs to ``plan``, or None.
 
-    A process killed between the two renames of :func:`write` leaves the new checkpoint under its temporary name: it is
-    complete, and taken.
+    A process killed between the two renames of :func:`write` leaves the new checkpoint under its temporary name; it is
+    complete and is used.
     """
     partial = folder.with_name(f".{folder.name}-new")
     if not folder.exists() and (partial / "progress.json").exists():
@@ -79,17 +79,17 @@ def read_progress(folder: Path, plan: str) -> tuple[int, int] | None:
         return None
     stage, epoch = progress.get("stage"), progress.get("epoch")
     if type(stage) is not int or type(epoch) is not int or stage < 0 or epoch < 0:
-        raise RunError(f"{folder / 'progress.json'}: damaged", f"remove the folder {folder}: the stage begins anew")
+        raise RunError(f"{folder / 'progress.json'}: damaged", f"remove the folder {folder}: the stage then restarts")
     return stage, epoch
 
 
 def read_contract(folder: Path) -> FeatureContract | None:
-    """What the features were like that a checkpoint has learned from; None where there is none or it does not say."""
+    """The feature contract of a checkpoint's training bags; None if there is no checkpoint or it does not state one."""
     contract = _progress(folder).get("contract")
     try:
         return None if contract is None else parse_contract(contract)
     except ValueError as error:
-        remedy = f"remove the folder {folder}: the stage begins anew"
+        remedy = f"remove the folder {folder}: the stage then restarts"
         raise RunError(f"{folder / 'progress.json'}: damaged ({error})", remedy) from None
 
 
@@ -113,7 +113,7 @@ def restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
         index, _, name = key.partition(".")
         place = int(index) if index.isascii() and index.isdigit() else -1
         if not 0 <= place < len(weights) or value.shape not in ((), weights[place].shape):
-            raise RunError(f"{path}: does not fit the model ('{key}')", f"remove the folder {folder}: the stage begins anew")
+            raise RunError(f"{path}: does not fit the model ('{key}')", f"remove the folder {folder}: the stage then restarts")
         state.setdefault(place, {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

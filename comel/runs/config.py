@@ -29,12 +29,12 @@ __all__ = [
 ]
 
 CODE_SHA256 = "code_sha256"
-"""Key of the sections ``model`` and ``strategy`` whose name is ``FILE.py:Class``: the hash of that file's content."""
+"""Key in the sections ``model`` and ``strategy`` if their name is ``FILE.py:Class``: the hash of that file's content."""
 
 _MAX_NAME = 1000
 
 SHORT_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-"""How version 0.1.0 wrote a precision; its settings are still read."""
+"""Precisions as version 0.1.0 wrote them; its settings are still read."""
 
 
 def _spelt_out(value: Any) -> Any:
@@ -50,21 +50,23 @@ class TrainerConfig(Section):
     )
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate at the start of a task; cosine to zero at its end")
     weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay")
-    max_instances: int | None = Field(None, ge=1, description="instances of a bag to train on at most, drawn anew each epoch")
+    max_instances: int | None = Field(
+        None, ge=1, description="train on at most this many instances per bag, redrawn each epoch"
+    )
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient's norm")
     seed: int = Field(2021, ge=0, le=MOST_SEED, description="seed of weights, order, folds and task orders; not of the split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Annotated[Literal["float32", "bfloat16"], BeforeValidator(_spelt_out)] = Field(
-        "float32", description="type of number that the forward pass computes in"
+        "float32", description="number type of the forward pass"
     )
     threads: int | None = Field(
-        None, ge=1, le=4096, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, 16 at most"
+        None, ge=1, le=4096, description="CPU threads; default OMP_NUM_THREADS, else the cores it may use, at most 16"
     )
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, which come after an epoch")
 
 
 class RunConfig(Section):
-    """A whole run; ``model`` and ``strategy`` hold a name and that class's own options."""
+    """A whole run; ``model`` and ``strategy`` hold a name and that class's options."""
 
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     model: dict[str, Any] = Field(default_factory=lambda: {"name": "comel"})
@@ -74,9 +76,9 @@ class RunConfig(Section):
     @field_validator("model", "strategy")
     @classmethod
     def _named(cls, section: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Options alone are those of the default."""
+        """Options without a name belong to the default class."""
         if len(str(section.get("name"))) > _MAX_NAME:
-            raise ValueError(f"name: is longer than {_MAX_NAME} characters")
+            raise ValueError(f"name: longer than {_MAX_NAME} characters")
         return {"name": "comel" if info.field_name == "model" else "owlora", **section}
 
 
@@ -87,15 +89,15 @@ def load_config(
     over: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """The settings of a YAML file, with other settings over them.
+    """The settings of a YAML file, overridden by other settings.
 
-    Relative paths in a file start from its folder. Labels and tasks are what stands there: ``007`` is not 7, ``no`` not false.
+    Relative paths in a file start from its folder. Labels and tasks are read literally: ``007`` is not 7, ``no`` is not false.
 
     Args:
-        path: the file; without one, the defaults.
-        overrides: ``SECTION.KEY=VALUE``, read as in a file.
-        over: a second file, which wins over the first.
-        options: values by ``SECTION.KEY``, which win over the others.
+        path: the file; None for the defaults.
+        overrides: ``SECTION.KEY=VALUE``, parsed as in a file.
+        over: a second file, which overrides the first.
+        options: values by ``SECTION.KEY``, which override all others.
 
     Raises:
         ConfigError: not readable, an unknown key (with the nearest), a value that does not fit.

@@ -1,13 +1,13 @@
-"""The run directory: what a training run leaves, and the only thing that prediction, evaluation and a later task open.
+"""The run directory: everything a training run writes, and all that prediction, evaluation and a later task open.
 
 config.yaml        every setting, resolved
 metrics.json       scores of bags, instances and patients after every stage (comel.runs.metrics)
-events.jsonl       progress, a line an event
-versions/NNN/      one immutable model a stage: model.json, model.safetensors (adapters merged), the strategy's state
+events.jsonl       progress, one line per event
+versions/NNN/      one immutable model per stage: model.json, model.safetensors (adapters merged), the strategy's state
                    (base weights, adapters/<task>/), checksums.json
 current            the version in use; replaced atomically
-evaluations/       per-case predictions on the test sets, a CSV a version
-checkpoint/        what an interrupted run goes on from
+evaluations/       per-case predictions on the test sets, one CSV per version
+checkpoint/        what an interrupted run resumes from
 add-task.json      the plan of an unfinished add-task
 """
 
@@ -73,7 +73,7 @@ class RunDirectory:
         return read_metrics(self.metrics).finished
 
     def versions(self) -> list[int]:
-        """Numbers of the complete versions, ascending."""
+        """The numbers of the complete versions, ascending."""
         folder = self.path / "versions"
         found = folder.iterdir() if folder.is_dir() else ()
         return sorted(int(path.name) for path in found if _VERSION.fullmatch(path.name) and path.is_dir())
@@ -86,7 +86,7 @@ class RunDirectory:
         return None
 
     def version_folder(self, version: int | None = None) -> Path:
-        """The folder of a version; default the current one.
+        """The folder of a version; by default the current one.
 
         Raises:
             RunError: there is no such run or version.
@@ -106,11 +106,11 @@ class RunDirectory:
         return self.path / "versions" / f"{version:03d}"
 
     def check_files(self) -> None:
-        """Look at the kind of what lies in the run: a run's own files are neither links, which may lead anywhere, nor pipes
-        or devices, on which a reader would wait.
+        """Check the kind of every entry in the run: a run's files are neither links, which may lead anywhere, nor pipes
+        or devices, which would block a reader.
 
         Raises:
-            RunError: one of them is.
+            RunError: an entry is one of these.
         """
         for name in _FILES:
             _check_kind(self.path / name, stat.S_ISREG)
@@ -122,17 +122,17 @@ class RunDirectory:
             try:
                 entries = list(os.scandir(folder))
             except FileNotFoundError:
-                continue  # whoever writes here has renamed it
+                continue  # the process that writes here has renamed it
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     _check_kind(Path(entry.path), stat.S_ISREG)
                 elif deeper:
                     waiting.append((Path(entry.path), deeper - 1))
                 else:
-                    raise RunError(f"{entry.path}: no run has folders that deep", "restore the run from a copy")
+                    raise RunError(f"{entry.path}: nested too deep for a run", "restore the run from a copy")
 
     def info(self, version: int | None = None) -> VersionInfo:
-        """What ``model.json`` says; default the current version.
+        """The content of ``model.json``; by default the current version's.
 
         Raises:
             RunError: missing or damaged.
@@ -140,29 +140,29 @@ class RunDirectory:
         path = self.version_folder(version) / "model.json"
         info = read_version(path)
         if info.version != int(path.parent.name):
-            raise RunError.damaged(path, f"says version {info.version}")
+            raise RunError.damaged(path, f"states version {info.version}")
         return info
 
     def verify(self, version: int | None = None) -> None:
-        """Compare every file of a version with its checksum.
+        """Check every file of a version against its checksum.
 
         Raises:
-            RunError: a file is missing, differs, or is there and has no checksum.
+            RunError: a file is missing, differs, or has no checksum.
         """
         folder = self.version_folder(version)
         checksums = self.checksums(version)
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
         for name in sorted(there - checksums.keys() - {_CHECKSUMS}):
-            raise RunError(f"{folder / name}: is none of the version's files ({_CHECKSUMS})", f"{_REMEDY}, or take it out")
+            raise RunError(f"{folder / name}: not one of the version's files ({_CHECKSUMS})", f"{_REMEDY}, or remove it")
         for name in there:
             if (size := (folder / name).lstat().st_size) > _MAX_FILE_BYTES:
-                raise RunError(f"{folder / name}: {size >> 30} GiB are more than any run's file has", _REMEDY)
+                raise RunError(f"{folder / name}: {size >> 30} GiB, larger than any file of a run", _REMEDY)
         for name, checksum in checksums.items():
             if name not in there or sha256_of_file(folder / name) != checksum:
                 raise RunError(f"{folder / name}: missing or changed since it was written", _REMEDY)
 
     def checksums(self, version: int | None = None) -> dict[str, str]:
-        """The SHA-256 (hex) of each file of a version, by its path in the version's folder, as they were written.
+        """The SHA-256 (hex) of each file of a version, by its path in the version's folder, as recorded when it was written.
 
         Raises:
             RunError: the list is missing or damaged, or lacks the model.
@@ -204,10 +204,10 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing; the lock goes with the process. What a killed one left half-written is removed.
+        """Lock the run for writing; the lock ends with the process. Files that a killed process left half-written are removed.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds the lock.
         """
         import fcntl
 
@@ -225,11 +225,11 @@ class RunDirectory:
 
 
 def _check_kind(path: Path, fits: Callable[[int], bool]) -> bool:
-    """Whether there is something of this name, which then must be of the kind; another process may be writing here."""
+    """Whether an entry of this name exists, which must then be of this kind; another process may be writing here."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return False
     if not fits(mode):
-        raise RunError(f"{path}: is none of a run's own files (a link, a folder, a pipe, ...)", "restore the run from a copy")
+        raise RunError(f"{path}: not a run's own file (a link, a folder, a pipe, ...)", "restore the run from a copy")
     return True

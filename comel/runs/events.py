@@ -14,10 +14,10 @@ _MAX_BYTES = 1 << 30
 
 
 def read_events(run: RunDirectory) -> list[dict[str, Any]]:
-    """The lines of ``events.jsonl``; one that a killed process left half-written is passed over.
+    """The events in ``events.jsonl``; a line that a killed process left half-written is skipped.
 
     Raises:
-        RunError: the file is larger than any run's.
+        RunError: the file is larger than any run writes.
     """
     if not run.events.is_file():
         return []

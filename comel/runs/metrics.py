@@ -33,13 +33,13 @@ class ScoreRow(NamedTuple):
     """A score of test cases.
 
     Attributes:
-        stage: the stage of training after which the model was scored, from 0; ``CHANCE`` for the untrained model.
-        task: whose test cases; None for the mean over all tasks learned.
-        kind: what is scored: bag, instance or patient.
-        mode: what the model was asked.
-        name: of the score, such as accuracy.
-        value: None where the score is not defined.
-        low, high: the ends of its 95 % interval; None where there is none.
+        stage: the training stage after which the model was scored, from 0; ``CHANCE`` for the untrained model.
+        task: the task whose test cases were scored; None for the mean over all tasks learned.
+        kind: what was scored: bag, instance or patient.
+        mode: what the model knew: class-, task- or domain-incremental.
+        name: the score's name, such as accuracy.
+        value: None if the score is not defined.
+        low, high: the ends of its 95 % interval; None without one.
     """
 
     stage: int
@@ -63,7 +63,7 @@ class ScoreRow(NamedTuple):
 
 
 class StageAccount(BaseModel):
-    """A stage: the version that it ended in, the tasks it learned, and what it cost."""
+    """A stage: the version it produced, the tasks it learned, and what it cost."""
 
     version: int
     learned: list[str] = []
@@ -73,15 +73,15 @@ class StageAccount(BaseModel):
 
 
 class RunMetrics(BaseModel):
-    """What ``metrics.json`` holds; of a run that has ended no stage yet, everything is empty.
+    """The content of ``metrics.json``; empty before a run's first stage has ended.
 
     Attributes:
-        mode, strategy: of the run.
+        mode, strategy: the run's mode and strategy.
         finished: whether all stages are done.
         tasks: in the order they were learned, then those of a domain-incremental run that are yet to come.
-        stages: what is done so far.
-        thresholds, temperatures: each task's, as chosen on its validation cases.
-        scores: the table.
+        stages: the stages done so far.
+        thresholds, temperatures: one per task, chosen on its validation cases.
+        scores: the table of scores.
     """
 
     mode: Mode | None = None
@@ -97,7 +97,7 @@ class RunMetrics(BaseModel):
     def _rows_have_a_place(self) -> RunMetrics:
         for number, row in enumerate(self.scores):
             if not CHANCE <= row.stage < len(self.stages) or not (row.task is None or row.task in self.tasks):
-                raise ValueError(f"row {number} of scores is of no stage or task of the run")
+                raise ValueError(f"row {number} of scores names a stage or task that the run does not have")
         return self
 
     @property
@@ -136,7 +136,7 @@ def read_metrics(path: Path) -> RunMetrics:
 
 
 def write_metrics(path: Path, metrics: RunMetrics) -> None:
-    """Write ``metrics.json``, each row of the table on a line of its own."""
+    """Write ``metrics.json``, one row of the table per line."""
     about = {"format": _FORMAT, "comel_version": comel_version()}
     values = {**about, **metrics.model_dump(mode="json", exclude={"scores"}), "columns": ScoreRow._fields}
     head = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
@@ -145,7 +145,7 @@ def write_metrics(path: Path, metrics: RunMetrics) -> None:
 
 
 def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same content in format 2. ``continual`` follows from the matrices, but for the average that an interval is of."""
+    """The same content in format 2. ``continual`` follows from the matrices, except the average that has an interval."""
     about = RunMetrics.model_validate({key: value for key, value in content.items() if key != "scores"})
     tasks, stages = about.tasks, about.stages
     intervals, averages = dict(_leaves(content.get("intervals"))), dict(_leaves(content.get("continual")))
@@ -154,7 +154,7 @@ def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
         rows += [(CHANCE, task, *place, value) for task, value in zip(tasks, values, strict=False)]
     for place, matrix in _leaves(content.get("matrices")):
         if len(matrix) != len(stages) or any(len(values) != len(tasks) for values in matrix):
-            raise ValueError(f"the matrix of {' '.join(place)} has not {len(stages)} rows of {len(tasks)}")
+            raise ValueError(f"the matrix of {' '.join(place)} does not have {len(stages)} rows of {len(tasks)}")
         for stage, values in enumerate(matrix):
             rows += [(stage, task, *place, value) for task, value in zip(tasks, values, strict=True)]
     last = len(stages) - 1
@@ -167,7 +167,7 @@ def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(nest: Mapping[str, Any] | None) -> Iterator[tuple[tuple[str, str, str], Any]]:
-    """Kind, mode and score, and what format 1 keeps there."""
+    """Kind, mode and score, and format 1's entry for them."""
     for kind, modes in (nest or {}).items():
         for mode, scores in modes.items():
             for name, entry in scores.items():

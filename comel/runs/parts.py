@@ -1,4 +1,4 @@
-"""The model and the strategy that a run's settings name: their options checked, and new ones made from them."""
+"""The model and the strategy that a run's settings name: their options checked, and new instances made."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["new_model", "new_strategy", "resolved", "strategy_of"]
 
 
 def resolved(config: RunConfig, trust: Trust | None = None, *, from_run: bool = False) -> RunConfig:
-    """The settings with every option of model and strategy spelt out and checked, and the hash of a file of the user's own.
+    """The settings with every option of model and strategy filled in and checked, and the hash of a user's own code file.
 
     Args:
         config: the settings.
-        trust: the code of their own that users trust; default what the settings name, which then must be the user's.
-        from_run: whether the settings were read from a run: names stay as they are, and hashes as they were.
+        trust: the user's own code that may be loaded; by default what the settings name, which must then be the user's.
+        from_run: whether the settings were read from a run; names and hashes then stay unchanged.
 
     Raises:
-        ConfigError: a name or an option does not exist, or a name is of code that is not trusted.
+        ConfigError: a name or an option does not exist, or a name refers to code that is not trusted.
     """
     from comel.models import model_class
     from comel.models.base import MILModel
@@ -42,7 +42,9 @@ def resolved(config: RunConfig, trust: Trust | None = None, *, from_run: bool = 
             raise ConfigError(f"{where}.name is not a name", f"write {where}.name")
         kind = _class_of(section, find, trust, note_unchecked=from_run)
         if not (isinstance(kind, type) and issubclass(kind, contract)):
-            raise ConfigError(f"{where}: '{name}' is no {where}", f"derive it from {contract.__module__}.{contract.__name__}")
+            raise ConfigError(
+                f"{where}: '{name}' is not a {where}", f"derive it from {contract.__module__}.{contract.__name__}"
+            )
         earlier = getattr(kind.Options, "earlier", {}) if from_run else {}  # type: ignore[attr-defined]
         chosen = parse_section(kind.Options, {**earlier, **without_name(section)}, where)  # type: ignore[attr-defined]
         named: dict[str, Any] = {"name": name}
@@ -59,7 +61,7 @@ def resolved(config: RunConfig, trust: Trust | None = None, *, from_run: bool = 
 
 
 def new_model(config: RunConfig, dimension: int, trust: Trust | None = None) -> MILModel:
-    """A model without a head over features of ``dimension`` numbers, its weights drawn from the seed."""
+    """A model without heads for features of length ``dimension``, its weights drawn from the seed."""
     import torch
 
     from comel.models import model_class
@@ -71,7 +73,7 @@ def new_model(config: RunConfig, dimension: int, trust: Trust | None = None) -> 
 
 
 def new_strategy(config: RunConfig, trust: Trust | None = None) -> Strategy:
-    """The strategy, in its first state."""
+    """The strategy, in its initial state."""
     kind = strategy_of(config, trust)
     strategy: Strategy = kind(kind.Options.model_validate(without_name(config.strategy)))
     return strategy
@@ -85,5 +87,5 @@ def strategy_of(config: RunConfig, trust: Trust | None = None) -> Any:
 
 
 def _class_of(section: Mapping[str, Any], find: Any, trust: Trust | None, *, note_unchecked: bool = False) -> Any:
-    """The class that a section of the settings names, from a file only if that file is as it was."""
+    """The class that a section of the settings names; from a file only if that file is unchanged."""
     return find(section["name"], trust, sha256=section.get(CODE_SHA256), note_unchecked=note_unchecked)

@@ -1,4 +1,4 @@
-"""``model.json``: everything about a version that is not a weight. It may come from anyone, so all of it is checked."""
+"""``model.json``: everything about a version except its weights. It may come from anyone, so all of it is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from comel.errors import ComelError, RunError
 __all__ = ["FORMAT", "ModelDescription", "TaskInfo", "VersionInfo", "parse_contract", "read_version", "stored_contract"]
 
 FORMAT = 2
-"""Of ``model.json``. 2 has the patients of each split, and the hash of a user's own code; 1 is read as it is."""
+"""The format of ``model.json``. Format 2 has the patients of each split and the hash of a user's own code; 1 is still read."""
 
 MAX_DIMENSION = 1 << 20
 _MAX_HEADS, _MAX_CLASSES = 1000, 10_000
@@ -33,9 +33,9 @@ _MAX_TEXT = 1000
 
 def _text(value: str) -> str:
     if not is_text(value):
-        raise ValueError("holds control characters")
+        raise ValueError("contains control characters")
     if len(value) > _MAX_TEXT:
-        raise ValueError(f"is longer than {_MAX_TEXT} characters")
+        raise ValueError(f"longer than {_MAX_TEXT} characters")
     return value
 
 
@@ -49,7 +49,7 @@ class _Stored(BaseModel):
 
 class TaskInfo(_Stored):
     """A task that a version has learned: its head, what was chosen on its validation cases (the instance threshold, the
-    temperature, the distance beyond which a bag is of another kind), and which slides, and whose, were in which split, so
+    temperature, the distance beyond which a bag is of another kind), and which slides and patients were in which split, so
     that no later training or evaluation takes a training slide for a test slide or a test slide for a training slide."""
 
     name: Text
@@ -62,7 +62,7 @@ class TaskInfo(_Stored):
     training_cases: int = Field(0, ge=0)
     slides: dict[str, list[Text]] = {}
     patients: dict[str, list[Text]] = {}
-    """Keys that tell patients apart and do not name them, see :func:`comel.cohort.seen.patient_key`; none in format 1."""
+    """Keys that distinguish patients without naming them (:func:`comel.cohort.seen.patient_key`); empty in format 1."""
 
     @field_validator("slides", "patients")
     @classmethod
@@ -86,7 +86,7 @@ class ModelDescription(_Stored):
     options: dict[str, Any]
     heads: list[_StoredHead] = Field(min_length=1, max_length=_MAX_HEADS)
     code_sha256: Sha256 | None = None
-    """Of the file that a model of the user's own comes from; None for others, and in format 1."""
+    """SHA-256 of the file with the user's own model; None for others, and in format 1."""
 
     @model_validator(mode="after")
     def _heads_differ(self) -> ModelDescription:
@@ -111,7 +111,7 @@ class _StoredContract(_Stored):
 
 
 class VersionInfo(_Stored):
-    """``model.json``: everything about a version that is not a weight."""
+    """``model.json``: everything about a version except its weights."""
 
     format: int = FORMAT
     version: int = Field(ge=1)
@@ -130,7 +130,7 @@ class VersionInfo(_Stored):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in get_args(DataConfig.model_fields["mode"].annotation):
-            raise ValueError("is none that is known")
+            raise ValueError("not a known mode")
         return value
 
     @field_validator("model")
@@ -143,7 +143,7 @@ class VersionInfo(_Stored):
     @classmethod
     def _names_a_strategy(cls, value: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(name := value.get("name"), str) or not is_text(name):
-            raise ValueError("names no strategy")
+            raise ValueError("does not name a strategy")
         return value
 
     @field_validator("contract", mode="before")
@@ -157,7 +157,7 @@ class VersionInfo(_Stored):
     def _parts_fit(self) -> VersionInfo:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError(f"the task '{next(name for name in names if names.count(name) > 1)}' stands twice")
+            raise ValueError(f"the task '{next(name for name in names if names.count(name) > 1)}' appears twice")
         for task in self.tasks:
             if task.head >= len(self.model["heads"]):
                 raise ValueError(f"task '{task.name}' has head {task.head} of {len(self.model['heads'])}")
@@ -169,7 +169,7 @@ class VersionInfo(_Stored):
 
     @property
     def classes(self) -> ClassSpace:
-        """What the version tells apart."""
+        """The classes that the version distinguishes."""
         return ClassSpace.of(Head.from_dict(head) for head in self.model["heads"])
 
     @property
@@ -182,21 +182,21 @@ class VersionInfo(_Stored):
 
     @property
     def feature_contract(self) -> FeatureContract:
-        """The contract that bags must fulfil."""
+        """The contract that bags must meet."""
         return FeatureContract(**self.contract)
 
     @property
     def distance_threshold(self) -> float | None:
-        """The distance from which a slide is flagged as unlike all that was learned; None where none was chosen.
+        """The distance from which a slide is flagged as unlike anything learned; None if none was chosen.
 
-        The largest of all tasks: distances mean the same for every task, and a smaller threshold was chosen while less was
-        known of how bags spread.
+        The largest over all tasks: distances mean the same for every task, and a smaller threshold was chosen when less was
+        known about the spread of bags.
         """
         return max((info.distance_threshold for info in self.tasks if info.distance_threshold is not None), default=None)
 
 
 def stored_contract(contract: FeatureContract) -> dict[str, Any]:
-    """A contract as ``model.json`` has it; what it does not state of a user's own code is left out."""
+    """A contract as stored in ``model.json``; the hash of a user's own code is left out if not stated."""
     values = {field.name: getattr(contract, field.name) for field in fields(contract)}
     values |= {"reading": dict(contract.reading), "joined_mpp": list(contract.joined_mpp)}
     return {name: value for name, value in values.items() if name != "code_sha256" or value is not None}
@@ -206,26 +206,26 @@ def parse_contract(value: Any) -> FeatureContract:
     """The inverse of :func:`stored_contract`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a feature contract.
     """
     if not isinstance(value, dict):
-        raise ValueError("no contract of features")
+        raise ValueError("not a feature contract")
     _check(_StoredContract, value)
     return FeatureContract(**value)
 
 
 def read_version(path: Path) -> VersionInfo:
-    """Read ``model.json``. Its format is looked at first: a newer version of comel may have written anything else otherwise.
+    """Read ``model.json``. Its format is checked first: a newer comel may have written everything else differently.
 
     Raises:
-        RunError: it is missing, damaged, or of a newer format.
+        RunError: it is missing, damaged, or in a newer format.
     """
     try:
         if not is_plain(path):
             raise ValueError("no such file" if not path.exists() else "a link, a folder, a pipe or a device")
         content = read_json(path)
         if not isinstance(content, dict):
-            raise ValueError("no description of a model")
+            raise ValueError("not a description of a model")
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
     check_format(path, content.setdefault("format", 1), FORMAT, content.get("comel_version"), RunError)

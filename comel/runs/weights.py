@@ -28,11 +28,11 @@ _KINDS: dict[bool | str, tuple[str, ...]] = {
     "torch.int64": ("I64", "I32"),
     "torch.bool": ("BOOL",),
 }
-"""How safetensors calls the types that a tensor may have in a file, by whether it holds fractions here, or by its type."""
+"""safetensors' names of the types that a tensor may have in a file, by whether it is a float here, or by its type."""
 
 
 def save_state(folder: Path, model: MILModel, strategy: Strategy) -> None:
-    """Write ``model.safetensors``, adapters merged, and beside it what the strategy needs to go on."""
+    """Write ``model.safetensors`` with adapters merged, and beside it what the strategy needs to continue."""
     from safetensors.torch import save_file
 
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("trunk.")}
@@ -47,11 +47,11 @@ def build_model(model: Mapping[str, Any], trust: Trust | None = None) -> MILMode
 
     Args:
         model: the description.
-        trust: in what code of their own users trust; default in none.
+        trust: the user's own code that may be loaded; by default none.
 
     Raises:
-        ConfigError: there is no such model, or it is code of a file that the user did not name.
-        RunError: it is no model, or has no such options.
+        ConfigError: there is no such model, or its code file is not trusted.
+        RunError: it is not a model, or does not have such options.
     """
     from pydantic import ValidationError
 
@@ -61,13 +61,13 @@ def build_model(model: Mapping[str, Any], trust: Trust | None = None) -> MILMode
     name = model["name"]
     kind: Any = model_class(name, trust, sha256=model.get("code_sha256"), note_unchecked=True)
     if not (isinstance(kind, type) and issubclass(kind, MILModel)):
-        raise RunError(f"'{name}' is no model", _REMEDY)
+        raise RunError(f"'{name}' is not a model", _REMEDY)
     try:
         options = kind.Options.model_validate({**kind.Options.earlier, **model["options"]})
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
-        raise RunError(f"no settings of the model '{name}': {what}", _REMEDY) from None
+        raise RunError(f"not settings of the model '{name}': {what}", _REMEDY) from None
     make: Any = kind
     made: MILModel = make(model["dimension"], options, heads=[Head.from_dict(head) for head in model["heads"]])
     return made
@@ -78,12 +78,12 @@ def load_model(
 ) -> MILModel:
     """The model of a version or a checkpoint with its weights, on the CPU.
 
-    The file's own account of its tensors is compared with what the description would make before memory is asked for.
+    The tensors that the file declares are compared with the description before any memory is allocated.
 
     Args:
-        folder: what :func:`save_state` wrote.
+        folder: the folder that :func:`save_state` wrote to.
         model: see :func:`build_model`.
-        strategy: to be given its state too; see :func:`load_state`.
+        strategy: its state is loaded too; see :func:`load_state`.
         trust: see :func:`build_model`.
 
     Raises:
@@ -97,9 +97,9 @@ def load_model(
             expected = build_model(model, trust).state_dict()
     except ComelError as error:
         raise type(error)(f"{folder}: {error.what}", error.remedy) from None
-    except Exception as error:  # a class of the user's own may compute where there is no memory to compute in
+    except Exception as error:  # a user's own class may raise anything
         if not is_user_code(model["name"]):
-            raise RunError(f"{folder}: no model of these settings ({first_line(error)})", _REMEDY) from None
+            raise RunError(f"{folder}: no model can be made from these settings ({first_line(error)})", _REMEDY) from None
     else:
         _check_header(folder / _WEIGHTS, expected)
     made = build_model(model, trust)
@@ -108,7 +108,7 @@ def load_model(
 
 
 def load_state(folder: Path, model: MILModel, strategy: Strategy | None = None) -> None:
-    """Read what :func:`save_state` wrote; without a strategy the merged weights alone, which is all inference needs.
+    """Read what :func:`save_state` wrote; without a strategy, only the merged weights, which is all inference needs.
 
     Raises:
         RunError: the weights or the strategy's state are damaged or do not fit the model.
@@ -130,18 +130,18 @@ def load_state(folder: Path, model: MILModel, strategy: Strategy | None = None) 
         strategy.load(model, folder)
     except (ComelError, OSError):
         raise
-    except Exception as error:  # what a damaged state makes a strategy raise is its own affair, also of a user's
+    except Exception as error:  # a strategy, also a user's own, may raise anything on a damaged state
         raise RunError(
             f"{folder}: the state of strategy '{type(strategy).__name__}' is damaged ({first_line(error)})", _REMEDY
         ) from error
 
 
 def _check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
-    """Compare the names, shapes and kinds of a file's tensors with those that are expected; none is read."""
+    """Compare the names, shapes and types of a file's tensors with the expected ones; no tensor is read."""
     from safetensors import SafetensorError, safe_open
 
     if not is_plain(path):
-        raise RunError(f"{path}: there is no such file", _REMEDY)
+        raise RunError(f"{path}: no such file", _REMEDY)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -150,7 +150,7 @@ def _check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
         raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
     missing, foreign = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or foreign:
-        wrong = f"lacks '{missing[0]}'" if missing else f"has '{foreign[0]}', which the model has not"
+        wrong = f"lacks '{missing[0]}'" if missing else f"has '{foreign[0]}', which the model does not have"
         raise RunError(f"{path}: does not fit the model: {wrong}", _REMEDY)
     for name, tensor in sorted(expected.items()):
         shape, kind = stored[name]
@@ -158,4 +158,4 @@ def _check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
             wrong = f"'{name}' is {shape} and should be {list(tensor.shape)}"
             raise RunError(f"{path}: does not fit the model: {wrong}", _REMEDY)
         if kind not in _KINDS.get(tensor.dtype.is_floating_point or str(tensor.dtype), ()):
-            raise RunError(f"{path}: does not fit the model: '{name}' holds numbers of the type {kind}", _REMEDY)
+            raise RunError(f"{path}: does not fit the model: '{name}' has number type {kind}", _REMEDY)

@@ -120,7 +120,7 @@ def test_a_bag_without_geometry_or_with_unequal_arrays_is_not_written(tmp_path: 
     bag = make_bag("s", FEATURES)
     assert bag.coords is not None
     for wrong, said in [
-        (replace(bag, geometry=None), "with coords and geometry"),
+        (replace(bag, geometry=None), "no coords or no geometry"),
         (replace(bag, coords=bag.coords[:5]), r"12 features but coords of shape \(5, 2\)"),
         (replace(bag, labels=np.zeros(5, np.int8)), "12 features but labels"),
         (replace(bag, features=FEATURES.astype(int)), "expected .* floats"),

@@ -145,8 +145,8 @@ def forget_a_geometry(file: h5py.File) -> None:
         (link_the_scales_outside, "'scales' is a link"),
         (link_a_scale_inside, "'scales/2' is a link"),
         (crowd, "22 scales"),
-        (coarsen_the_finest, "not from fine to coarse"),
-        (forget_a_geometry, "scale 1 is of another kind"),
+        (coarsen_the_finest, "not ordered from fine to coarse"),
+        (forget_a_geometry, "scale 1 differs in kind"),
     ],
 )
 def test_scales_that_do_not_fit_are_refused(tmp_path: Path, change: Callable[[h5py.File], None], said: str) -> None:

@@ -331,7 +331,7 @@ def put_nan(run: Path) -> None:
         (spoil_metrics("[]"), "metrics.json: damaged"),
         (spoil_metrics('{"stages": 3}'), "metrics.json: damaged (stages: "),
         (spoil_metrics('{"format": 9, "comel_version": "7.0"}'), "metrics.json: written by comel 7.0, format 9"),
-        (add_a_row, "metrics.json: damaged (row 0 of scores is of no stage or task of the run)"),
+        (add_a_row, "metrics.json: damaged (row 0 of scores names a stage or task that the run does not have)"),
         (rename_a_class, "damaged (no 'p:colon/normal')"),
         (put_nan, "damaged (a probability is not a number)"),
         (lambda run: (run / "config.yaml").write_text("a: ["), "config.yaml: damaged"),

@@ -110,7 +110,7 @@ def test_every_single_byte_of_the_description_counts(run: Path) -> None:
             Predictor.open(run)
         path.write_bytes(whole)
     path.write_bytes(whole.replace(b'"version": 2', b'"version": 1'))
-    with pytest.raises(RunError, match="says version 1"):
+    with pytest.raises(RunError, match="states version 1"):
         Predictor.open(run)
 
 

@@ -122,8 +122,8 @@ def nest(entry: Any) -> dict[str, Any]:
         ({"format": None}, "damaged (format None)"),
         ({"format": 2}, "damaged (not laid out as comel writes it)"),
         ({"format": 2, "columns": ["stage", "value"]}, "damaged (the columns are not stage, task, kind, mode, name, value, "),
-        ({"matrices": nest([[0.5, None]])}, "damaged (the matrix of bag domain-incremental auc has not 2 rows of 2)"),
-        ({"matrices": nest([[0.5], [0.5]])}, "has not 2 rows of 2)"),
+        ({"matrices": nest([[0.5, None]])}, "damaged (the matrix of bag domain-incremental auc does not have 2 rows of 2)"),
+        ({"matrices": nest([[0.5], [0.5]])}, "does not have 2 rows of 2)"),
         ({"matrices": nest([[0.5, "x"], [0.5, 0.5]])}, "damaged (scores.2.5: Input should be a valid number"),
         ({"matrices": {"bag": {"sideways": {"auc": [[0, 0], [0, 0]]}}}}, "damaged (scores."),
         ({"matrices": {"bag": 3}}, "damaged (not laid out"),
@@ -147,9 +147,12 @@ def test_what_cannot_be_read(tmp_path: Path, changed: dict[str, Any], said: str)
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ([2, "a", "bag", "class-incremental", "auc", 0.5, None, None], "row 0 of scores is of no stage or task of the run"),
-        ([-2, "a", "bag", "class-incremental", "auc", 0.5, None, None], "row 0 of scores is of no stage"),
-        ([0, "z", "bag", "class-incremental", "auc", 0.5, None, None], "row 0 of scores is of no stage or task"),
+        (
+            [2, "a", "bag", "class-incremental", "auc", 0.5, None, None],
+            "row 0 of scores names a stage or task that the run does not have",
+        ),
+        ([-2, "a", "bag", "class-incremental", "auc", 0.5, None, None], "row 0 of scores names a stage"),
+        ([0, "z", "bag", "class-incremental", "auc", 0.5, None, None], "row 0 of scores names a stage or task"),
         ([0, "a", "bag", "class_incremental", "auc", 0.5, None, None], "scores.0.3: Input should be 'class-incremental', "),
         ([0, "a", "bag", "class-incremental", "auc", float("nan"), None, None], "NaN is no number"),
         ([0, "a", "bag", "class-incremental", "auc", 0.5, None, None, 1], "scores.0: NamedTuple should have at most 8 items"),

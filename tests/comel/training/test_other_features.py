@@ -183,6 +183,6 @@ def test_a_damaged_checkpoint_says_what_to_remove(
     settings, progress = killed(stream, tmp_path / "run", monkeypatch)
     progress.write_text(json.dumps(json.loads(progress.read_text()) | change))
     with pytest.raises(
-        RunError, match=r"progress\.json: damaged.*; remove the folder .*/run/checkpoint: the stage begins anew"
+        RunError, match=r"progress\.json: damaged.*; remove the folder .*/run/checkpoint: the stage then restarts"
     ):
         comel.train(settings, tmp_path / "run", quiet=True)

@@ -358,7 +358,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "description: no mapping inside": rewritten("model.json", lambda value: value | {"model": []}),
     "description: a model without heads": rewritten("model.json", lambda value: value | {"model": {"name": "abmil"}}),
     "description: another version": rewritten("model.json", lambda value: value | {"version": 9}),
-    "description: no contract": rewritten("model.json", lambda value: value | {"contract": {"a": 1}}),
+    "description: not a feature contract": rewritten("model.json", lambda value: value | {"contract": {"a": 1}}),
     "description: a contract of other kinds": rewritten(
         "model.json", lambda value: value | {"contract": value["contract"] | {"dimension": "eight"}}
     ),
