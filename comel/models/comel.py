@@ -184,7 +184,9 @@ class CoMEL(MILModel):
         if (self.options.mixer, self.options.mlp, self.options.pooling) != (("gdat",), "gelu", "attention"):
             linears = [(name, part) for name, part in self.trunk.named_modules() if isinstance(part, nn.Linear)]
             least = self.options.dim // 2  # narrower ones, such as those of positions, have no room for adapters
-            self.adapter_targets = tuple(name for name, part in linears if part.in_features >= least and part.out_features > 1)
+            self.adapter_targets = tuple(
+                name for name, part in linears if name == "embed" or (part.in_features >= least and part.out_features > 1)
+            )
         self.bag_heads = nn.ModuleList()
         self.instance_heads = nn.ModuleList()
         self.recognition = TaskRecognition(dimension) if self.options.recognition == "statistics" else None
