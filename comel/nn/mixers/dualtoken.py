@@ -73,6 +73,7 @@ class DualTokenBlock(nn.Module):
         self.local_norm, self.local = nn.LayerNorm(dim, eps=1e-6), FeedForward(dim, hidden, width.dropout)
         self.aggregate, self.broadcast = MultiHead(dim, width.heads), MultiHead(dim, width.heads)
         self.token_norm, self.token_mlp = nn.LayerNorm(dim, eps=1e-6), FeedForward(dim, hidden, width.dropout)
+        self.dropout = nn.Dropout(width.dropout)
         self.ffn, self.gates = FeedForward(dim, hidden, width.dropout), BiDim(dim)
 
     def forward(self, x: Tensor, tokens: Tensor, layout: Layout, bins: Segments, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +83,8 @@ class DualTokenBlock(nn.Module):
         tokens = self.far(local, tokens, bins, slots)
         number = len(tokens) // layout.bags
         bag = torch.arange(len(tokens), device=x.device) // number
-        h = x + local + self.broadcast.to_bags(local, tokens, layout.within, Segments(bag, bag))
+        over = self.broadcast.to_bags(local, tokens, layout.within, Segments(bag, bag))
+        h = x + local + self.dropout(over)
         return h + self.gates(self.ffn(self.norm2(h)), layout.within), tokens
 
     def near(self, x: Tensor, layout: Layout) -> Tensor:

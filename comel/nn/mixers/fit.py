@@ -14,7 +14,7 @@ paper's writing. A tile has a learned code of its place in the region. The paper
 slides differ, so that all regions start from one table, to which sines and cosines of the region's column and row are added.
 Without coordinates regions are stretches of r^2 tiles of the list, and latents have no place.
 
-The cost is linear in the tiles but for the latents of the slide, (latents M / r^2)^2.
+The cost is linear in the tiles but for the latents of the slide, (latents M / r^2)^2, which a million tiles begin to feel.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from comel.nn.layout.layout import Layout
 from comel.nn.layout.segments import Segments
 from comel.nn.mixers.base import Card, Mixer, MixerOptions, Width
 from comel.nn.multihead import MultiHead
+from comel.nn.positions.waves import waves
 from comel.nn.sublayer import FeedForward
 
 __all__ = ["FIT", "FITOptions"]
@@ -54,11 +55,11 @@ class _Layer(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=_EPS), nn.LayerNorm(dim, eps=_EPS)
-        self.attention = MultiHead(dim, heads)
+        self.attention, self.dropout = MultiHead(dim, heads), nn.Dropout(dropout)
         self.mlp = FeedForward(dim, hidden, dropout)
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
-        x = x + self.attention.within(self.norm1(x), segments)
+        x = x + self.dropout(self.attention.within(self.norm1(x), segments))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -89,7 +90,7 @@ class FIT(Mixer):
         title="within regions, and over the slide by a few latents of each",
         sees="grid",
         reach="global",
-        exponent=1.0,
+        exponent=2.0,
         coords="used",
         holes="in no region; regions without a tile have no latents",
         paper="Chen and Li, 2023, arXiv 2305.12689",
@@ -153,6 +154,4 @@ class FIT(Mixer):
 def _waves(cells: Tensor, width: int, like: Tensor) -> Tensor:
     """Sines and cosines of column and row at wavelengths from 2 pi to 2 pi 1000, (n, 2) -> (n, width)."""
     number = -(-width // 4)
-    frequencies = 1e3 ** -(torch.arange(number, device=like.device, dtype=like.dtype) / max(1, number - 1))
-    phases = (cells.to(like.dtype).unsqueeze(-1) * frequencies).flatten(1)
-    return torch.cat([phases.sin(), phases.cos()], dim=1)[:, :width]
+    return waves(cells, 1e3 ** -(torch.arange(number) / max(1, number - 1)), like.dtype)[:, :width]

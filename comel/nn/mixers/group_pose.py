@@ -29,6 +29,7 @@ from comel.nn.layout.attention import attend_segments, join, split
 from comel.nn.layout.layout import Layout, PerBag
 from comel.nn.layout.segments import Segments
 from comel.nn.mixers.base import Card, Mixer, MixerOptions, Width
+from comel.nn.positions.waves import waves
 
 __all__ = ["GroupPose", "GroupPoseOptions"]
 
@@ -151,9 +152,8 @@ class GroupPose(Mixer):
             steps = layout.per_row(side).squeeze(1)
             inside = layout.place_in_list % steps**2
             at = torch.stack([inside % steps, inside // steps], dim=1)
-        frequencies = torch.pi * 0.5 ** torch.arange(_WAVES, device=like.device, dtype=like.dtype)
-        phases = (at.to(like.dtype).unsqueeze(-1) * frequencies).flatten(1)  # (N, 2 waves)
-        out: Tensor = self.place2(F.relu(self.place1(torch.cat([phases.sin(), phases.cos()], dim=1))))
+        code = waves(at, torch.pi * 0.5 ** torch.arange(_WAVES), like.dtype)  # (N, 4 waves)
+        out: Tensor = self.place2(F.relu(self.place1(code)))
         return out
 
 

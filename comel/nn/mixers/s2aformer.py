@@ -6,7 +6,7 @@ SSA: X' = b + sum over the tiles of a window of r x r of w[place] * x, channel b
 tissue; q = x W_q and k = X' W_k are one number per head; v = X' W_v; O = softmax_windows(q k) v.
 
 A query being one number, O is a function of one real number per head, the windows' values tilted by e^(q k). Above ``exact``
-windows it is tabulated at ``points`` values of q from the bag's least to its largest and read by linear interpolation, so
+windows it is tabulated at ``points`` values of q from the bag's least to its largest and read by cubic interpolation, so
 that the cost is linear; below, it is computed for every tile. No code is public: this is rebuilt from descriptions of the
 paper, and the local module, whether windows overlap (they do not here) and that no norm follows them are choices made here.
 A hole adds nothing to a window. Without coordinates windows are stretches of r^2 tiles of the list, and the convolutions are
@@ -41,7 +41,9 @@ class S2AFormerOptions(MixerOptions):
 
 
 def tilted_mean(q: Tensor, k: Tensor, v: Tensor, points: int) -> Tensor:
-    """``sum_j e^(q k_j) v_j / sum_j e^(q k_j)`` for each head, by linear interpolation between ``points`` values of q.
+    """``sum_j e^(q k_j) v_j / sum_j e^(q k_j)`` for each head, by interpolation between ``points`` values of q.
+
+    Cubic, with the slope that the curve has at each point, E[k v] - E[k] E[v] under the weights there.
 
     Args:
         q: (M, heads).
@@ -56,12 +58,18 @@ def tilted_mean(q: Tensor, k: Tensor, v: Tensor, points: int) -> Tensor:
     step = ((high - low) / (points - 1)).clamp_min(torch.finfo(q.dtype).tiny)
     at = low + step * torch.arange(points, device=q.device, dtype=q.dtype).unsqueeze(1)  # (points, heads)
     weights = torch.softmax(at.T.unsqueeze(2) * k.T.unsqueeze(1), dim=-1)  # (heads, points, W)
-    curve = weights @ v.transpose(0, 1)  # (heads, points, d)
+    keys, values = k.T.unsqueeze(-1), v.transpose(0, 1)  # (heads, W, 1), (heads, W, d)
+    curve = weights @ values  # (heads, points, d)
+    slope = (weights @ (keys * values) - (weights @ keys) * curve) * step.view(-1, 1, 1)  # per step
     place = ((q - low) / step).clamp(0, points - 1)  # (M, heads)
     first = place.detach().floor().long().clamp_max(points - 2)
     share = (place - first).unsqueeze(-1)  # (M, heads, 1)
     head = torch.arange(q.shape[1], device=q.device)
-    return curve[head, first] * (1 - share) + curve[head, first + 1] * share
+    before, after = curve[head, first], curve[head, first + 1]
+    left, right = slope[head, first], slope[head, first + 1]
+    rest = 1 - share
+    blend = rest**2 * (1 + 2 * share) * before + share**2 * (3 - 2 * share) * after
+    return blend + share * rest * (rest * left - share * right)
 
 
 class StripAttention(nn.Module):

@@ -29,6 +29,7 @@ from comel.nn.layout.layout import Layout
 from comel.nn.layout.segments import Segments
 from comel.nn.mixers.base import Card, Mixer, MixerOptions, Width
 from comel.nn.multihead import MultiHead
+from comel.nn.positions.waves import waves
 from comel.nn.sublayer import FeedForward
 
 __all__ = ["TNT", "Fold", "TNTBlock", "TNTOptions"]
@@ -93,6 +94,7 @@ class TNTBlock(nn.Module):
         self.outer_norm1, self.outer_norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.outer = MultiHead(dim, width.heads)
         self.outer_mlp = FeedForward(dim, width.hidden, width.dropout)
+        self.dropout = nn.Dropout(width.dropout)
 
     def forward(self, y: Tensor, z: Tensor, place: Tensor, regions: Segments, bags: Segments) -> tuple[Tensor, Tensor]:
         """Words (N, words) and sentences (S, dim) -> both.
@@ -104,11 +106,11 @@ class TNTBlock(nn.Module):
             regions: of the words.
             bags: of the sentences.
         """
-        y = y + self.inner.within(self.inner_norm1(y), regions)
+        y = y + self.dropout(self.inner.within(self.inner_norm1(y), regions))
         y = y + self.inner_mlp(self.inner_norm2(y))
         added = self.fold_norm(self.fold(y, place, regions))
         z = z + torch.cat([added, added.new_zeros(len(z) - len(added), added.shape[1])])
-        z = z + self.outer.within(self.outer_norm1(z), bags)
+        z = z + self.dropout(self.outer.within(self.outer_norm1(z), bags))
         return y, z + self.outer_mlp(self.outer_norm2(z))
 
 
@@ -122,7 +124,7 @@ class TNT(Mixer):
         title="tiles within regions, laid side by side for regions over the slide",
         sees="grid",
         reach="global",
-        exponent=1.0,
+        exponent=2.0,
         coords="used",
         holes="0 in a region's vector, and in no mean; regions without a tile do not exist",
         paper="Han et al., NeurIPS 2021, arXiv 2103.00112",
@@ -150,9 +152,8 @@ class TNT(Mixer):
         y = self.into(self.norm(x)) + self.word_places[place]
         z = self.start_norm(self.start(y, place, regions))
         if layout.placed:
-            frequencies = torch.pi * 0.5 ** torch.arange(_WAVES, device=x.device, dtype=x.dtype)
-            phases = (layout.square_cells(side).to(x.dtype).unsqueeze(-1) * frequencies).flatten(1)
-            z = z + self.cells(torch.cat([phases.sin(), phases.cos()], dim=1))
+            frequencies = torch.pi * 0.5 ** torch.arange(_WAVES)
+            z = z + self.cells(waves(layout.square_cells(side), frequencies, z.dtype))
         bags = Segments(regions.bag, regions.bag)
         for block in self.blocks:
             y, z = block(y, z, place, regions, bags)

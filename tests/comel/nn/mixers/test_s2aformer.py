@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from comel.nn.layout.layout import Layout
@@ -40,7 +41,7 @@ def attention(exact: int) -> StripAttention:
 def test_the_curve_is_near_the_exact_attention() -> None:
     x, layout = instances(60, 12), Layout((1, 60), bag_coords(60)[None])
     exact = attention(1024)(x, layout)
-    torch.testing.assert_close(attention(1)(x, layout), exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(attention(1)(x, layout), exact, rtol=0, atol=1e-7)
     torch.testing.assert_close(
         attention(1)(x[:1], Layout((1, 1), bag_coords(1)[None])), attention(9)(x[:1], Layout((1, 1), bag_coords(1)[None]))
     )
@@ -59,3 +60,25 @@ def test_a_larger_query_leans_to_larger_keys() -> None:
     q = torch.linspace(-3, 3, 40, dtype=torch.float64).unsqueeze(1)
     out = tilted_mean(q, k, k.unsqueeze(-1), 64)[:, 0, 0]
     assert (out.diff() >= 0).all()
+
+
+@pytest.mark.parametrize(("spread", "within"), [(1.0, 1e-7), (3.0, 1e-5), (10.0, 1e-4)])
+def test_the_curve_holds_for_large_queries(spread: float, within: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(n, 2, dtype=torch.float64, generator=generator) for n in (500, 300))
+    v = torch.randn(300, 2, 4, dtype=torch.float64, generator=generator)
+    q = q * spread
+    exact = torch.einsum("hqw,whd->qhd", torch.softmax(torch.einsum("qh,wh->hqw", q, k), dim=-1), v)
+    assert (tilted_mean(q, k, v, 256) - exact).abs().max() < within * exact.abs().max()
+
+
+def test_windows_of_one_tile_are_plain_attention_and_one_window_is_one_answer() -> None:
+    module = StripAttention(Width(12, 3), S2AFormerOptions(window=1)).double()
+    x, layout = instances(20, 12), Layout((1, 20), bag_coords(20)[None])
+    seen = x * module.weight + module.bias
+    q, k, v = module.q(x), module.k(seen), module.v(seen).view(20, 3, 4)
+    weights = torch.softmax(torch.einsum("qh,wh->hqw", q, k), dim=-1)
+    torch.testing.assert_close(module(x, layout), module.proj(torch.einsum("hqw,whd->qhd", weights, v).flatten(1)))
+    module = StripAttention(Width(12, 3), S2AFormerOptions(window=30)).double()
+    out = module(x, layout)
+    torch.testing.assert_close(out, out[:1].expand(20, -1))

@@ -81,3 +81,16 @@ def test_words_see_their_region_alone() -> None:
     assert torch.equal(same, squares.of != squares.of[5])
     moved = (mixed(mixer, other, coords) - mixed(mixer, instances(40, 12), coords)).abs().sum(dim=1)
     assert (moved > 0).all()  # through the sentences
+
+
+def test_a_fold_of_nothing_leaves_the_sentences_as_they_are() -> None:
+    torch.manual_seed(0)
+    block = TNTBlock(Width(12, 3), 4, 4, 2).double()
+    set_weight(block.fold.proj.weight, torch.zeros_like(block.fold.proj.weight))
+    layout = Layout((1, 30), bag_coords(30)[None])
+    squares, z = layout.squares(2), instances(layout.squares(2).number, 12, 3)
+    bags = Segments(squares.bag, squares.bag)
+    found = [block(instances(30, 4, seed), z, layout.place_in_square(2), squares, bags)[1] for seed in (0, 1)]
+    assert torch.equal(found[0], found[1])
+    expected = z + block.outer.within(block.outer_norm1(z), bags)
+    torch.testing.assert_close(found[0], expected + block.outer_mlp(block.outer_norm2(expected)))
