@@ -14,6 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from sklearn.metrics import cohen_kappa_score
 
+from comel.app.benchmark.mixers import checks
 from comel.base.registry import resolve_name
 from comel.cohort.classes import Head
 from comel.errors import SlideError
@@ -44,7 +45,9 @@ def example(title: str) -> dict[str, Any]:
 
 
 def test_every_kind_of_addition_has_an_example_that_is_linted(tmp_path: Path) -> None:
-    assert list(sources()) == ["A model", "A layer", "A strategy", "A patch encoder", "A slide reader", "A route", "A score"]
+    assert list(sources()) == [
+        "A model", "A layer", "A mixer", "A strategy", "A patch encoder", "A slide reader", "A route", "A score",
+    ]  # fmt: skip
     for number, text in enumerate(sources().values()):
         (tmp_path / f"example_{number}.py").write_text(text, encoding="utf-8")
     ruff = Path(sys.executable).with_name("ruff")
@@ -60,10 +63,16 @@ def test_every_kind_of_addition_has_an_example_that_is_linted(tmp_path: Path) ->
 
 def test_a_file_that_an_example_names_goes_where_its_neighbours_are() -> None:
     places = re.findall(r"^```python\n# (\S+\.py)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(places) == 5
+    assert len(places) == 6
     for place in places:
         assert (ROOT / place).parent.is_dir()
         assert not (ROOT / place).exists(), "the guide's example is shipped by now: choose another"
+
+
+def test_the_mixer_keeps_to_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = example("A mixer")["Neighbourly"]
+    monkeypatch.setattr(checks, "make_mixer", lambda name, width, options: kind(width))
+    assert all(checks.check_mixer("neighbourly").values())
 
 
 def test_the_model_is_its_equation_and_keeps_padding_out() -> None:

@@ -36,7 +36,12 @@ __all__ = ["PARTS", "SUITES", "run_mixers"]
 PARTS = ("checks", "cost", "quality")
 SUITES = ("features", "context", "composite")
 _SMALLEST = 1 << 8
-_QUALITY_SETTINGS = ("trainer.epochs=12",)
+_QUALITY_SETTINGS = {
+    "features": ("trainer.epochs=12",),
+    "context": ("make.train=40", "make.val=10", "make.test=40", "make.tiles=[150, 400]", "trainer.epochs=20"),
+    "composite": ("trainer.epochs=12",),
+}
+"""Streams and trainings in small, so that all mixers can be compared in less than an hour."""
 
 
 def run_mixers(
@@ -117,7 +122,7 @@ def run_mixers(
             given = {"slides": slides, "root": root} if suite == "composite" else {}
             found = run_continual(
                 suite, out / "quality", seeds=seeds, rows=lambda model: mixer_rows(names, model["dim"], model["num_heads"], {}),
-                overrides=[*_QUALITY_SETTINGS, *overrides], jobs=jobs, quiet=quiet, **given,
+                overrides=[*_QUALITY_SETTINGS[suite], *overrides], jobs=jobs, quiet=quiet, **given,
             )  # fmt: skip
             means[suite] = {name: {score: entry["mean"][score] for score in SCORES} for name, entry in found["rows"].items()}
         stored = reference()
