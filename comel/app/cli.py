@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 done, but some slides failed; 2 the input cannot be used, 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextvars import ContextVar
 from typing import Annotated
@@ -30,6 +31,7 @@ from comel.app.commands import (
     worker,
 )
 from comel.app.options import LazyCommand
+from comel.base.waiting import waiting_asleep
 from comel.errors import ComelError
 
 __all__ = ["app", "main"]
@@ -104,6 +106,7 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """The entry point: turns what a user can get wrong into one line and exit code 2."""
+    os.environ.update(waiting_asleep(os.environ))
     try:
         app(prog_name="comel")
     except ComelError as error:

