@@ -164,5 +164,5 @@ def test_the_citation_is_one_by_the_schema() -> None:
     if not program.exists():
         pytest.skip("check-jsonschema is not installed")
     command: list[str | Path] = [program, "--builtin-schema", "vendor.citation-file-format", ROOT / "CITATION.cff"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout

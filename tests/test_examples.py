@@ -35,7 +35,7 @@ TRAINER = {"epochs": 8, "lr": 3e-3, "threads": 1, "device": "cpu"}
 
 def run_example(name: str, *arguments: str | Path) -> str:
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -89,7 +89,7 @@ def test_a_bag_is_described(cohort: Path) -> None:
 @pytest.mark.parametrize("name", ["make_bags.py", "read_a_bag.py"])
 def test_an_example_without_its_argument_says_how_it_is_called(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(EXAMPLES / name)], env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith(f"usage: python {name} ")
@@ -220,7 +220,7 @@ import sys, nbclient, nbformat
 
 book = nbformat.read(sys.argv[1], as_version=4)
 assert not [cell for cell in book.cells if cell.get("outputs")], "commit the notebook without outputs"
-client = nbclient.NotebookClient(book, timeout=240)
+client = nbclient.NotebookClient(book, timeout=600)
 client.create_kernel_manager()
 client.km.transport, client.km.ip = "ipc", "kernel"
 client.execute()
@@ -237,7 +237,7 @@ def test_the_notebook_runs() -> None:
             shutil.copy(EXAMPLES / name, folder)
         command = [sys.executable, "-W", "ignore", "-c", RUN_NOTEBOOK, "from_features_to_a_report.ipynb"]
         about = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": folder}
-        subprocess.run(command, cwd=folder, env=about, check=True, timeout=300)
+        subprocess.run(command, cwd=folder, env=about, check=True, timeout=600)
         book = nbformat.read(Path(folder) / "from_features_to_a_report.ipynb", as_version=4)
         (report,) = Path(folder).glob("comel-*/run/report.html")
         assert "kidney" in report.read_text(encoding="utf-8")

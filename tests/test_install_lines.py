@@ -43,7 +43,7 @@ def tracked() -> list[Path]:
     """Every text file of the checkout."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("needs the git checkout")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=600).stdout
     paths = [ROOT / name for name in listed.decode().split("\0") if name]
     paths = [path for path in paths if path not in OF_AN_OLDER_RELEASE]
     return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()[:8192]]

@@ -116,8 +116,22 @@ def read_dataset(file: Any, name: str, path: Path, max_bytes: int) -> np.ndarray
     stored = dataset.id.get_storage_size()
     if declared > max(1 << 20, stored * 1000):
         raise BagError(f"{path}: '{name}' declares {declared} bytes but stores {stored}", _AGAIN)
+    if declared and (unwritten := _unwritten(dataset)):
+        raise BagError(
+            f"{path}: '{name}' was never written to its end: {unwritten} missing",
+            "the program that wrote it was stopped before; extract the slide again",
+        )
     with np.errstate(over="ignore"):  # what is too large for a double becomes infinite, and is found
         return _native(np.asarray(dataset[()]))
+
+
+def _unwritten(dataset: Any) -> str:
+    """Which of a dataset's parts the file reserves and does not hold, "" for none; the library would read them as zeros."""
+    if dataset.chunks is None:
+        return "all of it is" if not dataset.id.get_storage_size() else ""
+    whole = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    there = dataset.id.get_num_chunks()
+    return f"{whole - there} of its {whole} chunks are" if there < whole else ""
 
 
 def group_names(file: Any, name: str, path: Path) -> list[str]:

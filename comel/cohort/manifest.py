@@ -35,6 +35,7 @@ SPLITS = ("train", "val", "test")
 MAX_MANIFEST_BYTES = 256 << 20
 _MAX_NAME_BYTES = 200
 _ERRORS_SHOWN = 3
+_TWO_PATIENTS = "patients are compared by name: if they are two, such as patient 1 of two hospitals, give them two patient_ids"
 
 _Problem = tuple[int, str, str]  # row, column, what is wrong
 
@@ -150,7 +151,8 @@ def read_manifest(
     if problems:
         shown = "; ".join(f"row {row} column {column}: {what}" for row, column, what in problems[:_ERRORS_SHOWN])
         more = f"; {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
-        raise ManifestError(f"{path.name} {shown}{more}")
+        alike = any(what.startswith("patient ") for _, _, what in problems[:_ERRORS_SHOWN])
+        raise ManifestError(f"{path.name} {shown}{more}", _TWO_PATIENTS if alike else "")
     rows = [_row(int(number), cells, folder) for number, cells in zip(frame.index, frame.to_dict("records"), strict=True)]
     return Manifest(path, rows, hashlib.sha256(content).hexdigest(), ignored).of_tasks(tasks)
 

@@ -58,6 +58,20 @@ class Seen:
                     _put(found, row.patient, place)
         return found
 
+    def taken_for(self, patient: str, rows: Iterable[ManifestRow]) -> tuple[str, str]:
+        """By which name one of :meth:`of_patients` is known, as a sentence, and what to do where that is somebody else."""
+        for row in rows:
+            if row.patient != patient:
+                continue
+            for kind, column, name, place in (
+                ("patient", "patient_id", patient, self.patients.get(patient_key(patient))),
+                ("slide", "slide_id", row.slide_id, self.slides.get(row.slide_id)),
+            ):
+                if place is not None:
+                    said = f"{kind}s are compared by name: {kind} {name} is taken for the one of the run's task '{place.task}'"
+                    return said, f"if it is another, give it another {column}, such as {row.task}-{name}"
+        raise KeyError(patient)
+
 
 def patient_key(patient: str) -> str:
     """A key that tells patients apart and does not name them: the beginning of a SHA-256 (hex).
@@ -76,7 +90,8 @@ def following(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None
         tasks: which of them; default all. Other rows tell who a slide's patient is.
 
     Returns:
-        The manifest, and a note on the rows that follow the run.
+        The manifest, and notes on the rows that follow the run. Names are all that is compared, so a patient 1 of another
+        hospital is taken for the run's; one of the notes says so.
 
     Raises:
         ManifestError: a row asks for another split than the run's; or there is no slide of such a task.
@@ -88,17 +103,20 @@ def following(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None
         split, task = places[torn[0].patient]
         whose = f" of patient {torn[0].patient}" if torn[0].patient != torn[0].slide_id else ""
         more = f" ({len(torn) - 1} more rows like it)" if len(torn) > 1 else ""
+        said, otherwise = seen.taken_for(torn[0].patient, manifest.rows)
         raise ManifestError(
             f"{manifest.path.name} row {torn[0].row} column split: slide {torn[0].slide_id}{whose} is {torn[0].split} here and "
-            f"was {split} in the run's task '{task}'{more}",
-            "leave these cells empty, so that the rows follow the run; call other slides and patients by other names",
+            f"was {split} in the run's task '{task}'{more}; {said}",
+            f"leave these cells empty, so that the rows follow the run; {otherwise}",
         )
     split_of = {row.slide_id: places[row.patient].split for row in known if row.split is None}
     if not split_of:
         return manifest, []
     rows = [replace(row, split=split_of.get(row.slide_id, row.split)) for row in manifest.rows]
     counts = ", ".join(f"{count} in {split}" for split in SPLITS if (count := list(split_of.values()).count(split)))
-    return replace(manifest, rows=rows), [f"slides of patients that the run has seen stay in its splits: {counts}"]
+    first = next(row.patient for row in known if row.split is None)
+    notes = [f"slides of patients that the run has seen stay in its splits: {counts}"]
+    return replace(manifest, rows=rows), [*notes, "; ".join(seen.taken_for(first, manifest.rows))]
 
 
 def splits_to_evaluate(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None) -> tuple[dict[str, str], list[str]]:
@@ -111,22 +129,24 @@ def splits_to_evaluate(manifest: Manifest, seen: Seen, tasks: Sequence[str] | No
         tasks: which are evaluated; default all.
 
     Returns:
-        The split by slide, and a note for each group of slides that are not in the split that the manifest says.
+        The split by slide, and a note for each group of slides that are not in the split that the manifest says; then one
+        on the names that this rests on.
     """
     places = seen.of_patients(manifest.rows)
-    split_of, moved = dict[str, str](), dict[tuple[str, str], list[str]]()
+    split_of, moved, first = dict[str, str](), dict[tuple[str, str], list[str]](), ""
     for row in manifest.rows:
         expected = row.split or seen.dealt.get((row.task, row.slide_id)) or "test"
         split = places[row.patient].split if row.patient in places else expected
         split_of[row.slide_id] = split
         if split != expected and (tasks is None or row.task in tasks):
             moved.setdefault((split, expected), []).append(row.slide_id)
+            first = first or row.patient
     notes = [
         f"{len(slides)} slides count as {split} and not as {expected}, because the run has seen them or their patients there: "
         f"{listed(slides)}"
         for (split, expected), slides in sorted(moved.items())
     ]
-    return split_of, notes
+    return split_of, [*notes, *(["; ".join(seen.taken_for(first, manifest.rows))] if moved else [])]
 
 
 def _put(places: dict[str, Place], name: str, place: Place) -> None:

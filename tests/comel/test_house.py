@@ -39,7 +39,7 @@ print(json.dumps({"texts": texts, "loaded": [name for name in sys.argv[1:] if na
 
 def python(code: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

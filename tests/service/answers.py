@@ -19,7 +19,7 @@ def place_of(answer: Any) -> str:
     return str(answer.url.join(answer.headers["location"]))
 
 
-def ended(client: Any, accepted: Any, *, seconds: float = 60) -> dict[str, Any]:
+def ended(client: Any, accepted: Any, *, seconds: float = 600) -> dict[str, Any]:
     """The job of an answer 202, when it has ended."""
     assert accepted.status_code == 202, accepted.text
     place, deadline = place_of(accepted), time.monotonic() + seconds

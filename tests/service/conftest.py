@@ -16,6 +16,7 @@ from comel.bags.bag import Bag, TileGeometry
 from comel.bags.contract import FeatureContract
 from comel.errors import ComelError, FeatureMismatch
 from comel.prediction.prediction import Prediction
+from service.access.rate import RateLimiter
 from service.settings import ServiceSettings
 from tests.service.answers import bag_bytes
 from tests.service.in_process import app_with
@@ -45,7 +46,7 @@ class FakePredictor:
         self.overlapping = max(self.overlapping, self.running)
         self.started.set()
         time.sleep(self.delay)
-        assert self.go_on.wait(240)
+        assert self.go_on.wait(600)
         self.running -= 1
         model = {"run": self.run_id, "version": self.version}
         if not len(bag):
@@ -99,6 +100,14 @@ def settings(tmp_path: Path) -> ServiceSettings:
 @pytest.fixture
 def predictor() -> FakePredictor:
     return FakePredictor()
+
+
+@pytest.fixture
+def no_refill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a key may ask in a minute is not given back, however long a test takes."""
+    defaults = RateLimiter.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "clock", lambda: 0.0)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.run(
             [initialise, "-D", f"{folder}/data", "-U", "comel", "-A", "trust", "--no-sync"],
             check=True,
-            timeout=120,
+            timeout=600,
             **quiet,  # type: ignore[call-overload]
             **as_user,
         )
@@ -56,7 +56,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
         finally:
             running.terminate()
-            running.wait(30)
+            running.wait(600)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -64,7 +64,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _wait(url: str) -> None:
     import psycopg
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while True:
         try:
             psycopg.connect(url.replace("+psycopg", "")).close()

@@ -20,7 +20,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def run(*command: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=280, check=False, cwd=ROOT, **how)
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, **how)
 
 
 def linter(name: str) -> Path:

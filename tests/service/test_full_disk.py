@@ -134,7 +134,7 @@ def test_a_full_database_is_said_in_the_same_words(client: TestClient, content: 
     backend = client.app.state.backend  # type: ignore[attr-defined]
     for thread in backend._others:
         thread.stop()
-        thread.join(10)
+        thread.join(600)
     keep_less(backend.database)
     answers = []
     for number in range(200):

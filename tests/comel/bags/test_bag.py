@@ -265,7 +265,7 @@ except OSError as error:
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "bags" / "s.h5")]
     environment = {"PYTHONPATH": ":".join([str(ROOT), *sys.path])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.returncode == 2, done.stderr
     assert "OSError" in done.stdout
     assert tree(tmp_path) == {}

@@ -114,3 +114,36 @@ def test_numbers_come_in_this_machines_order(tmp_path: Path, kind: str) -> None:
     assert read.dtype.isnative
     assert read.dtype.itemsize <= 8
     np.testing.assert_array_equal(read, values)
+
+
+@pytest.mark.parametrize(
+    ("layout", "written", "said"),
+    [
+        ({"chunks": (4, 3)}, 4, "1 of its 2 chunks are missing"),
+        ({"chunks": (2, 3), "compression": "gzip"}, 2, "3 of its 4 chunks are missing"),
+        ({"chunks": (4, 3)}, 0, "2 of its 2 chunks are missing"),
+        ({}, 0, "all of it is missing"),
+    ],
+)
+def test_what_a_stopped_program_reserved_and_never_wrote_is_not_read_as_zeros(
+    layout: dict[str, Any], written: int, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as file:
+        features = file.create_dataset("features", shape=(7, 3), dtype=np.float32, **layout)
+        if written:
+            features[:written] = 1
+    with open_hdf5(path) as file, pytest.raises(BagError, match=f"'features' was never written to its end: {said}"):
+        read_dataset(file, "features", path, 1 << 20)
+
+
+def test_zeros_that_were_written_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("plain", data=np.zeros((7, 3)))
+        file.create_dataset("chunked", data=np.zeros((7, 3)), chunks=(4, 2), compression="gzip")
+        file.create_dataset("none", shape=(0, 3), maxshape=(None, 3), dtype=np.float32)
+        file.create_dataset("number", data=0.0)
+    with open_hdf5(path) as file:
+        shapes = [read_dataset(file, name, path, 1 << 20).shape for name in ("plain", "chunked", "none", "number")]
+    assert shapes == [(7, 3), (7, 3), (0, 3), ()]

@@ -113,7 +113,9 @@ def test_a_bad_cell_is_named(tmp_path: Path, line: str, column: str, said: str) 
 )
 def test_rows_that_contradict_each_other_are_named(tmp_path: Path, first: str, second: str, said: str) -> None:
     text = message(written(tmp_path, HEADER + ",case_id,patient_id,split,fold", first, second))
-    assert text == f"cohort.csv row 3 {said}" or text.startswith(f"cohort.csv row 3 {said} ")
+    what, _, remedy = text.partition("; ")
+    assert what == f"cohort.csv row 3 {said}" or what.startswith(f"cohort.csv row 3 {said} ")
+    assert remedy.startswith("patients are compared by name: if they are two, ") == (": patient '" in said)
 
 
 def test_many_mistakes_are_one_line(tmp_path: Path) -> None:

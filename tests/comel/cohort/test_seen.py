@@ -55,7 +55,11 @@ def test_rows_without_a_split_follow_the_run() -> None:
     found, notes = following(rows, known)
     assert splits(found) == ["train", "val", "test", "test", None]
     assert found.digest == rows.digest
-    assert notes == ["slides of patients that the run has seen stay in its splits: 1 in train, 1 in val, 2 in test"]
+    assert notes == [
+        "slides of patients that the run has seen stay in its splits: 1 in train, 1 in val, 2 in test",
+        "slides are compared by name: slide p1-a is taken for the one of the run's task 'old'; "
+        "if it is another, give it another slide_id, such as t-p1-a",
+    ]
     assert following(manifest({"slide_id": "stranger"}), known)[1] == []
 
 
@@ -69,7 +73,9 @@ def test_another_split_is_refused() -> None:
     with pytest.raises(
         ManifestError,
         match=r"^m\.csv row 3 column split: slide new of patient p3 is train here and was test in the run's task 'old' "
-        r"\(1 more rows like it\); leave these cells empty",
+        r"\(1 more rows like it\); patients are compared by name: patient p3 is taken for the one of the run's task 'old'; "
+        r"leave these cells empty, so that the rows follow the run; "
+        r"if it is another, give it another patient_id, such as t-p3$",
     ):
         following(rows, known)
     assert splits(following(manifest({"slide_id": "p1-a", "split": "train"}), known)[0]) == ["train"]
@@ -86,6 +92,22 @@ def test_rows_of_other_tasks_tell_whose_a_slide_is_and_are_not_judged() -> None:
         following(rows, known)
 
 
+def test_patients_of_two_cohorts_that_are_called_alike_are_told_apart_by_another_name() -> None:
+    """A hospital's patient 1 is not another hospital's: only the user knows, so the message says what it rests on."""
+    known = Seen()
+    known.add("colon", {"train": ["colon-a"]}, {"train": [patient_key("1")]})
+    alike = manifest({"slide_id": "kidney-a", "patient_id": "1", "task": "kidney"})
+    basis = (
+        "patients are compared by name: patient 1 is taken for the one of the run's task 'colon'; "
+        "if it is another, give it another patient_id, such as kidney-1"
+    )
+    assert following(alike, known)[1][-1] == basis
+    assert splits_to_evaluate(alike, known)[1][-1] == basis
+    other = manifest({"slide_id": "kidney-a", "patient_id": "kidney-1", "task": "kidney"})
+    assert following(other, known) == (other, [])
+    assert splits_to_evaluate(other, known) == ({"kidney-a": "test"}, [])
+
+
 def test_what_was_trained_on_once_is_no_test_case() -> None:
     """A run that has had a slide in two tasks, as runs of version 0.1.0 may."""
     known = seen(test=["p1-a"])
@@ -94,7 +116,9 @@ def test_what_was_trained_on_once_is_no_test_case() -> None:
     found, notes = splits_to_evaluate(rows, known)
     assert found == {"p1-a": "train", "p1-a2": "train"}
     assert notes == [
-        "2 slides count as train and not as test, because the run has seen them or their patients there: p1-a, p1-a2"
+        "2 slides count as train and not as test, because the run has seen them or their patients there: p1-a, p1-a2",
+        "slides are compared by name: slide p1-a is taken for the one of the run's task 'grade'; "
+        "if it is another, give it another slide_id, such as old-p1-a",
     ]
 
 
@@ -111,7 +135,11 @@ def test_splits_of_an_evaluation() -> None:
     )
     found, notes = splits_to_evaluate(rows, known, ["old"])
     assert list(found.values()) == ["train", "test", "val", "val", "train", "test", "val"]
-    assert notes == ["2 slides count as val and not as test, because the run has seen them or their patients there: p2-a, p2-b"]
+    assert notes == [
+        "2 slides count as val and not as test, because the run has seen them or their patients there: p2-a, p2-b",
+        "slides are compared by name: slide p2-a is taken for the one of the run's task 'old'; "
+        "if it is another, give it another slide_id, such as old-p2-a",
+    ]
     own = manifest({"slide_id": "p1-a", "task": "old"}, {"slide_id": "p3-a", "task": "old"})
     assert splits_to_evaluate(own, known) == ({"p1-a": "train", "p3-a": "test"}, [])
 

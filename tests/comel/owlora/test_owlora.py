@@ -233,7 +233,7 @@ def test_adapters_go_through_files(basis: str, tmp_path: Path) -> None:
         save_file({"x": x, "y": y}, tmp_path / "data.safetensors")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", FRESH, str(tmp_path), str(ROOT)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
 
 

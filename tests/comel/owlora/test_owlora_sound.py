@@ -256,7 +256,7 @@ def test_plain_peft_opens_the_adapters_in_a_fresh_process(
     options = json.dumps({key: value for key, value in MODEL.items() if key != "name"})
     environment = {**os.environ, "PYTHONPATH": str(Path(comel.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", FRESH, options, *(str(tmp_path / basis) for basis in learned)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2", "2"]
 

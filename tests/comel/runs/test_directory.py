@@ -191,7 +191,7 @@ print(config.peft_type.value, config.r, sorted({{n.split(".")[-2] for n, _ in mo
     adapter = next((folder / "adapters").iterdir())
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder), str(adapter)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
+        capture_output=True, text=True, timeout=600, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("OWLORA 4 ")

@@ -250,7 +250,7 @@ def test_the_slides_of_a_host_that_dies_are_taken_over(cohort: tuple[Path, dict[
     manifest, whole = cohort
     out = tmp_path / "bags"
     first = start(manifest, out, pause=60, environment={HOST_VARIABLE: "first"})
-    wait_for(lambda: list((out / ".extract" / "claims").glob("*.claim")))
+    wait_for(lambda: list((out / ".extract" / "claims").glob("[!.]*.claim")))
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     claim = out / ".extract" / "claims" / "s00.claim"
@@ -269,7 +269,7 @@ def test_a_signal_stops_a_run_cleanly(cohort: tuple[Path, dict[str, Bag]], tmp_p
     manifest, _ = cohort
     out = tmp_path / "bags"
     process = start(manifest, out, pause=60, workers=2)
-    wait_for(lambda: len(list((out / ".extract" / "claims").glob("*.claim"))) == 2)
+    wait_for(lambda: len(list((out / ".extract" / "claims").glob("[!.]*.claim"))) == 2)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     _, errors = process.communicate(timeout=LONG)

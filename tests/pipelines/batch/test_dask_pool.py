@@ -79,7 +79,7 @@ def test_a_dask_worker_is_killed_in_the_middle_of_a_slide(tmp_path: Path) -> Non
         ("crashes", "encode", "the process died (signal SIGSEGV)")
     ]
     assert_same(bags(out), bags(tmp_path / "alone" / "bags"))
-    assert not list((out / ".extract" / "claims").glob("*.claim"))
+    assert not list((out / ".extract" / "claims").glob("[!.]*.claim"))
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_run_on_dask_is_interrupted(tmp_path: Path) -> None:
         run = CohortRun(rows, out, SETTINGS, pool, encoder_loader=Given(Trapped(60)))
 
         def interrupt() -> None:
-            wait_for(lambda: len(list((out / ".extract" / "claims").glob("*.claim"))) == 2)
+            wait_for(lambda: len(list((out / ".extract" / "claims").glob("[!.]*.claim"))) == 2)
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=interrupt).start()

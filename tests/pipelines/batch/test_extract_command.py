@@ -124,7 +124,7 @@ def under_way(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     )
     out = tmp_path / "bags"
     try:
-        wait_for(lambda: len(list((out / ".extract" / "claims").glob("*.claim"))) == 2)
+        wait_for(lambda: len(list((out / ".extract" / "claims").glob("[!.]*.claim"))) == 2)
         yield process, out
     finally:
         process.kill()

@@ -69,7 +69,7 @@ print(restain(np.full((1, 8, 8, 3), 150, np.uint8), "light").shape)
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         cwd=ROOT,
         env={"NO_ALBUMENTATIONS_UPDATE": "0", "PATH": "", "OMP_NUM_THREADS": "1"},

@@ -322,6 +322,7 @@ def test_a_page_of_another_origin_gets_nothing_from_an_open_service(
         assert other.get("/v1/models", headers={"origin": "https://viewer.example"}).status_code == 200
 
 
+@pytest.mark.usefixtures("no_refill")
 def test_a_key_that_asks_too_often_waits_and_others_do_not(held: Any, settings: ServiceSettings, predictor: Any) -> None:
     limited = settings.model_copy(update={"requests_per_minute": 3})
     with TestClient(app_with(limited, predictor)) as client:

@@ -287,7 +287,7 @@ def test_a_provider_that_hangs_keeps_no_known_token_waiting(
     go_on, answer = threading.Event(), provider.answer
 
     def hang(path: str) -> Any:
-        go_on.wait(240)
+        go_on.wait(600)
         return answer(path)
 
     provider.answer = hang  # type: ignore[method-assign]
@@ -300,7 +300,7 @@ def test_a_provider_that_hangs_keeps_no_known_token_waiting(
         thread.start()
     assert verifier.identify(known) is not None
     for thread in asking:
-        thread.join(60)
+        thread.join(600)
     assert len(provider.fetched) == 3  # one flight for all who waited
     # What could not be had is refused at once, without another try.
     assert not verifier.wants_keys(stranger)
@@ -332,10 +332,10 @@ def test_a_provider_that_drips_is_given_up(where: str, monkeypatch: pytest.Monke
         with pytest.raises(ProviderUnreachable):
             ask(verifier, token)
         assert verifier._flight is not None
-        verifier._flight.join(60)
+        verifier._flight.join(600)
         assert not verifier._flight.is_alive()
         over.set()
-        dripping.join(60)
+        dripping.join(600)
 
 
 def test_an_answer_without_end_is_not_read(provider: Provider, verifier: TokenVerifier) -> None:
@@ -345,11 +345,11 @@ def test_an_answer_without_end_is_not_read(provider: Provider, verifier: TokenVe
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    for _ in range(1200):
+    for _ in range(12_000):
         if holds():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not come about in a minute")
+    raise AssertionError("it did not come about in ten minutes")
 
 
 def test_a_long_subject_fits_the_columns_that_keep_it(provider: Provider, verifier: TokenVerifier) -> None:
@@ -373,6 +373,7 @@ def test_keys_come_over_a_protected_connection_only(issuer: str) -> None:
         TokenVerifier(issuer, "comel", "scope", {})
 
 
+@pytest.mark.usefixtures("no_refill")
 def test_the_service_takes_tokens_beside_keys(provider: Provider, settings: ServiceSettings, predictor: Any) -> None:
     settings = settings.model_copy(update={"oidc_issuer": provider.issuer, "requests_per_minute": 6})
     assert not Gate(settings).open
@@ -405,11 +406,11 @@ def test_a_provider_that_is_away_holds_up_no_one_else(
     provider: Provider, settings: ServiceSettings, predictor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice as many tokens wait as there are threads for everything else."""
-    monkeypatch.setattr(tokens, "_FETCH_SECONDS", 60.0)
+    monkeypatch.setattr(tokens, "_FETCH_SECONDS", 600.0)
     go_on, answer = threading.Event(), provider.answer
 
     def hang(path: str) -> Any:
-        go_on.wait(60)
+        go_on.wait(600)
         return answer(path)
 
     provider.answer = hang  # type: ignore[method-assign]

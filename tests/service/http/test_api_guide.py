@@ -145,7 +145,7 @@ def test_the_guides_curl_asks_a_service(address: str) -> None:
     for command in commands():
         kind = next((kind for kind in ("predictions", "jobs") if f"/v1/{kind}/ID" in command), "uploads")
         program = prelude + command.replace("ID", ids.get(kind, "none yet"))
-        ran = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=120, check=False)
+        ran = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=600, check=False)
         assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
         answer = json.JSONDecoder().raw_decode(ran.stdout)[0] if ran.stdout else {}
         if "id" in answer:

@@ -265,6 +265,7 @@ def test_the_problems_of_the_examples_are_what_the_service_says(
     assert {answer.status_code for _, answer in asked} == {404, 409, 413, 415, 421, 422}
 
 
+@pytest.mark.usefixtures("no_refill")
 def test_the_refusals_of_keys_are_what_the_service_says(
     document: dict[str, Any], settings: ServiceSettings, predictor: Any
 ) -> None:

@@ -23,7 +23,7 @@ def asked_with_and_without_a_key(settings: ServiceSettings, predictor: Any, bag:
     key = KeyStore(settings.state_dir).add("tester", "admin")
     headers = {"Authorization": f"Bearer {key}"}
     with listening(app_with(settings, predictor)) as address:
-        made = requests.post(f"{address}/v1/predictions", files={"bag": ("a.h5", bag)}, headers=headers, timeout=60)
+        made = requests.post(f"{address}/v1/predictions", files={"bag": ("a.h5", bag)}, headers=headers, timeout=600)
         assert made.status_code == 201
         known = {"identifier": made.json()["id"], "name": "breast"}
         with_key = ask_everything(address, examples=examples, headers=headers, known=known)

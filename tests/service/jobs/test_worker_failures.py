@@ -309,7 +309,7 @@ def test_of_a_job(
     executor.does = function
     patient = settings.model_copy(update={"job_timeout_seconds": 0.5 if function is hang else 60.0})
     with Office(patient, database, executor, tmp_path) as office:
-        assert office.ended.wait(60)
+        assert office.ended.wait(600)
     job = office.queue.get(office.job).job
     assert (job.state, job.error) == ("failed", {"what": what, "remedy": remedy.format(job=job.id)})
     assert event in [json.loads(line)["event"] for line in office.log.getvalue().splitlines()]
@@ -323,9 +323,9 @@ def test_of_a_job_while_no_process_can_be_started(
     with Office(settings, database, executor, tmp_path) as office:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", "/nowhere/python")
-            assert office.log.without_process.wait(60)
+            assert office.log.without_process.wait(600)
             assert office.queue.get(office.job).job.error is None
-        assert office.ended.wait(60)
+        assert office.ended.wait(600)
     job = office.queue.get(office.job).job
     assert (job.attempts, job.error is not None and job.error["what"]) == (1, "the service failed at this job")
 
@@ -335,6 +335,6 @@ def test_of_a_job_under_way_as_the_service_stops(
 ) -> None:
     executor.does = say_and_hang
     with Office(settings, database, executor, tmp_path) as office:
-        assert executor.begun.wait(60)
+        assert executor.begun.wait(600)
     job = office.queue.get(office.job).job
     assert (job.state, job.attempts, office.ended.is_set()) == ("queued", 0, False)

@@ -305,7 +305,7 @@ def test_other_requests_are_answered_while_a_prediction_runs(
 
     worker = threading.Thread(target=ask)
     worker.start()
-    assert predictor.started.wait(60)
+    assert predictor.started.wait(600)
     assert client.get("/healthz").json() == {"status": "ok"}
     assert not finished.is_set()
     predictor.go_on.set()

@@ -13,7 +13,7 @@ from tests.service.viewer.known_slides import KnownSlide, write_plain_slide, wri
 from tests.service.viewer.viewer_server import Darkness, Server, listening
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PATIENCE = 60_000
+PATIENCE = 600_000
 """Most milliseconds that the page may take for anything: machines may be slow."""
 
 

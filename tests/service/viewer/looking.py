@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 def stage(page: Any) -> np.ndarray:
     """(height, width, 3) of the slide's part of the page, once it no longer changes."""
     before: np.ndarray | None = None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         picture = Image.open(io.BytesIO(page.locator("#stage").screenshot()))
         now = np.asarray(picture.convert("RGB")).astype(int)
@@ -51,7 +51,7 @@ def map_on_screen(without: np.ndarray, with_map: np.ndarray) -> Box:
 
 def until(page: Any, condition: str) -> None:
     """Wait until an expression of the page is true; Playwright's own waiting evaluates text, which the page forbids."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not page.evaluate(f"Boolean({condition})"):
         assert time.monotonic() < deadline, f"never came true: {condition}"
         page.wait_for_timeout(100)

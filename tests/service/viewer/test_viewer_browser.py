@@ -139,7 +139,7 @@ def test_a_job_is_cancelled(open_page: Any, server: Any, monkeypatch: pytest.Mon
 
     def wait(tiles: np.ndarray) -> np.ndarray:
         begun.set()
-        go_on.wait(60)
+        go_on.wait(600)
         return Darkness().encode(tiles)
 
     monkeypatch.setattr(Darkness, "encode", lambda self, tiles: wait(tiles))
@@ -149,7 +149,7 @@ def test_a_job_is_cancelled(open_page: Any, server: Any, monkeypatch: pytest.Mon
     page.keyboard.press("p")
     page.locator("#submit-send").click()
     page.wait_for_selector("#cancel-job")
-    assert begun.wait(60)
+    assert begun.wait(600)
     page.locator("#cancel-job").click()
     until(page, "document.getElementById('job-state')?.textContent === 'cancelled'")
     go_on.set()

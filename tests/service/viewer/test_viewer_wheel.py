@@ -29,7 +29,7 @@ def test_the_lock_pins_what_is_asked_for_and_names_no_registry() -> None:
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs the git checkout")
 def test_none_of_it_is_in_the_repository() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
     assert "package-lock.json" in listed
     assert not [name for name in listed.splitlines() if Path(name).name in LIBRARIES or "node_modules" in name]
     assert {str(path.relative_to(ROOT)) for path in LIBRARIES.values()} <= set((ROOT / "MANIFEST.in").read_text().split())
@@ -45,7 +45,7 @@ def test_a_built_wheel_carries_the_pages_and_their_libraries(tmp_path: Path) -> 
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, sources / name)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(sources)]
-    subprocess.run(build, check=True, capture_output=True, timeout=280)
+    subprocess.run(build, check=True, capture_output=True, timeout=600)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         templates = {name for name in archive.namelist() if name.startswith("comel/reporting/templates/")}

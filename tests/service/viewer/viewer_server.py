@@ -73,7 +73,7 @@ class Server:
 
     def predicted(self, name: str) -> str:
         """The id of a prediction of one of the slides, made now."""
-        with httpx.Client(base_url=self.url, timeout=60) as client:
+        with httpx.Client(base_url=self.url, timeout=600) as client:
             job = client.post("/v1/predictions", json={"slide": self.slides[name].path.name}).json()
             for _ in range(600):
                 state = client.get(f"/v1/jobs/{job['id']}").json()
@@ -97,7 +97,7 @@ def listening(folder: Path, slides: Mapping[str, KnownSlide]) -> Iterator[Server
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [here]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server.started
@@ -105,4 +105,4 @@ def listening(folder: Path, slides: Mapping[str, KnownSlide]) -> Iterator[Server
         yield Server(f"http://127.0.0.1:{here.getsockname()[1]}", settings, slides)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(600)

@@ -156,7 +156,7 @@ if __name__ == "__main__":
     run_continual("features", Path({str(tmp_path)!r}), **options)
 """
     (tmp_path / "go.py").write_text(code)
-    subprocess.run([sys.executable, tmp_path / "go.py"], check=True, timeout=200)
+    subprocess.run([sys.executable, tmp_path / "go.py"], check=True, timeout=600)
     mine = [entry for entry in without_time(result)["results"] if entry["seed"] == 1 and not entry["refused"]]
     assert without_time(read_json(tmp_path / "features" / "results.json"))["results"] == mine
     here, there = (folder / "features" / "seed-1" / "stream" for folder in (out, tmp_path))

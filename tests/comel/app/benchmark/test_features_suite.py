@@ -49,7 +49,7 @@ from pathlib import Path
 from comel.app.benchmark.features import FeatureSettings, make_features
 make_features(Path({str(tmp_path / "there")!r}), FeatureSettings(seed=5, **{TINY!r}))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env={"PYTHONHASHSEED": "77", "PATH": ""})
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600, env={"PYTHONHASHSEED": "77", "PATH": ""})
     here, there = files(tmp_path / "here"), files(tmp_path / "there")
     assert len(here) == 21  # 20 bags and the manifest
     assert here == there
