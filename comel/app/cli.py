@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from comel.app.commands import (
+    analyse,
     bench,
     db,
     demo,
@@ -85,6 +86,7 @@ app.add_typer(manifest.app, name="manifest")
 app.command(cls=LazyCommand, epilog="Example: comel extract cohort/manifest.csv --out bags --target-mpp 0.5")(extract.extract)
 app.command(epilog="Example: comel encoders uni")(encoders.encoders)
 app.command(epilog="Example: comel mixers hilo")(mixers.mixers)
+app.command(epilog="Example: comel analyse runs/a bags --out analysis --task colon")(analyse.analyse)
 app.command(cls=LazyCommand, epilog="Example: comel inspect slide.svs --overlay tissue.png")(inspect.inspect)
 app.add_typer(bags_app, name="bags")
 bags_app.command("check", epilog="Example: comel bags check bags/")(slides.bags_check)

@@ -235,7 +235,7 @@ class CoMEL(MILModel):
         """See :class:`comel.models.base.BagOutput`."""
         bags = as_batch(bags)
         h, z, attention = self.trunk(bags.features, bags.coords, bags.mask)  # (B, M, dim), (B, dim), (B, M)
-        head_logits = self._pooled(z)  # (B, C)
+        head_logits = self.pooled_logits(z)  # (B, C)
         instance_logits = self._instance_logits(bags) if len(self.instance_heads) else None  # (B, M, C)
         if self.evidence_of_bag is not None and instance_logits is not None:
             head_logits = self.evidence_of_bag(head_logits, self._strongest(instance_logits, bags.mask))  # (B, C)
@@ -253,7 +253,7 @@ class CoMEL(MILModel):
             mask=bags.mask,
         )
 
-    def _pooled(self, z: Tensor) -> Tensor:
+    def pooled_logits(self, z: Tensor) -> Tensor:
         """Logits of the heads on the bag feature, (B, C)."""
         seen = F.layer_norm(z, z.shape[-1:]) if self.options.head_norm else z  # (B, dim)
         return torch.cat([head(seen) for head in self.bag_heads], dim=-1)
@@ -448,7 +448,7 @@ class CoMEL(MILModel):
                 if self.recognition is not None and bag.features.shape[1]:
                     self.recognition.observe(bag.features[0], column)
                 if self.evidence_of_bag is not None:
-                    pooled.append(self._pooled(self.trunk(bag.features, bag.coords, bag.mask)[1]))  # (1, C)
+                    pooled.append(self.pooled_logits(self.trunk(bag.features, bag.coords, bag.mask)[1]))  # (1, C)
                     evidence.append(self._strongest(self._instance_logits(bag), bag.mask))  # (1, C)
                     labels.append(column)
         if self.recognition is not None:

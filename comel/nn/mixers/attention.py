@@ -144,6 +144,28 @@ class FullAttention(Mixer):
         mixed: Tensor = self.dropout(self.proj(join(out)))
         return mixed
 
+    def rows(self, x: Tensor, layout: Layout, queries: Tensor) -> Tensor | None:
+        """The weights before they meet the values; None with ``kernelized-rpe``."""
+        if self.kernelized is not None:
+            return None
+        q, k = split(self.q(x), self.query_heads), split(self.k(x), self.key_heads)
+        k, _ = self._for_queries(k, k, layout)
+        if self.phases is not None:
+            q, k = self.phases(q, k, layout)
+        segments = layout.regions(self.options.window) if self.options.window else layout.within
+        own, everyone = queries.unsqueeze(0), torch.arange(len(x), device=x.device).unsqueeze(0)
+        logits = torch.einsum("nhd,mhd->hnm", q[queries], k) * q.shape[-1] ** -0.5
+        bias, factor = self._by_pair(layout)
+        if bias is not None:
+            logits = logits + bias(own, everyone)[0]
+        seen = segments.of[queries].unsqueeze(1) == segments.of
+        if self.options.normaliser == "softmax":
+            weights = logits.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+        else:
+            weights = torch.sigmoid(logits - seen.sum(dim=1).to(logits.dtype).log().view(1, -1, 1)) * seen
+        found: Tensor = weights if factor is None else weights * factor(own, everyone)[0]
+        return found
+
     def _refuse(self, layout: Layout) -> None:
         largest = int(layout.counts.max())
         if largest > self.options.max_instances and not self.options.window and self.kernelized is None:

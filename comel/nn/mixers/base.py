@@ -119,6 +119,19 @@ class Mixer(nn.Module, ABC):
         rows = layout.pack(x)
         return layout.unpack(self.mix(rows, layout) if len(rows) else rows)
 
+    def rows(self, x: Tensor, layout: Layout, queries: Tensor) -> Tensor | None:
+        """How much each head of some instances looks at every instance of the one bag there is.
+
+        Args:
+            x: (N, dim), as :meth:`mix` got them.
+            layout: of one bag.
+            queries: (n,) rows.
+
+        Returns:
+            (heads, n, N), or None where instances have no such weights.
+        """
+        return None
+
     @abstractmethod
     def mix(self, x: Tensor, layout: Layout) -> Tensor:
         """The same on packed rows: (N, dim) -> (N, dim), N at least 1."""

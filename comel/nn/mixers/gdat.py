@@ -102,6 +102,16 @@ class GroupedDoubleAttention(Mixer):
         mixed: Tensor = self.dropout(self.proj(torch.cat(parts) if len(parts) > 1 else parts[0]))
         return mixed
 
+    def rows(self, x: Tensor, layout: Layout, queries: Tensor) -> Tensor:
+        """Both attentions multiplied, softmax(q K_g^T) softmax(Q_g K^T), without the values' shortcut and without padding."""
+        tokens = Segments(self._groups(layout), layout.bag).mean(x)
+        q, k = self._heads(self.q(x[queries])), self._heads(self.k(x))
+        token_q, token_k = self._heads(self.q(tokens)), self._heads(self.k(tokens))
+        scale = q.shape[-1] ** -0.5
+        to_tokens = torch.softmax(q @ token_k.mT * scale, dim=-1)  # (1, heads, n, m)
+        weights: Tensor = (to_tokens @ torch.softmax(token_q @ k.mT * scale, dim=-1))[0]
+        return weights
+
     def _groups(self, layout: Layout) -> Tensor:
         """Group of each row within its bag, (N,)."""
         side = self.options.region_size
