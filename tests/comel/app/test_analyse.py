@@ -20,7 +20,7 @@ SMALL += ["model.dim=16", "model.num_heads=2", "model.attention_hidden=8", "trai
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of several mixers over one small stream."""
     out = tmp_path_factory.mktemp("bench")
-    words = ["bench", "mixers", "--out", str(out), "--mixers", "attention,hilo,lrgt", "--parts", "quality", "--seeds", "1"]
+    words = ["bench", "mixers", "--out", str(out), "--mixers", "attention,lrgt", "--parts", "quality", "--seeds", "1"]
     words += ["--suites", "features", "--jobs", "1", *(word for one in SMALL for word in ("--set", one))]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     return out / "quality" / "features" / "seed-0"
@@ -55,7 +55,7 @@ def test_heads_distances_patterns_and_pictures(bench: Path, tmp_path: Path) -> N
 
 
 def test_mixers_without_such_heads_say_so(bench: Path, tmp_path: Path) -> None:
-    for mixer in ("hilo", "lrgt"):
+    for mixer in ("lrgt",):
         found = analysed(bench, mixer, tmp_path / mixer)
         assert found["heads"] == found["distances"] == []
         assert all(row["change"] > 0 for row in found["branches"])
