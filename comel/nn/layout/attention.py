@@ -90,7 +90,7 @@ def attend_segments(
         if bias is not None:
             added = bias(slots.rows, slots.rows)
             seen = added if seen is None else added.masked_fill(~seen, -torch.inf)
-        out = _sdpa(*(_take(part, slots.rows) for part in (q, k, v)), seen, scale)  # (g, n, heads, e)
+        out = _sdpa(_take(q, slots.rows), _take(k, slots.rows), _take(v, slots.rows), seen, scale)  # (g, n, heads, e)
         outs.append(out[slots.real])
         rows.append(slots.rows[slots.real])
     return _scatter(outs, rows, v)
