@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from comel.nn.layout.layout import Layout
 
-__all__ = ["SparseDepthwise", "depthwise"]
+__all__ = ["SparseDepthwise", "depthwise", "weigh"]
 
 _ROWS_AT_ONCE = 512
 """Rows of one slice without gradients: they stay in the processor's cache over all cells."""
@@ -24,9 +24,21 @@ def depthwise(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
     Returns:
         (N, C).
     """
-    table = layout.neighbours(weight.shape[-1])  # (N, side^2)
+    return weigh(x, layout.neighbours(weight.shape[-1]), weight.flatten(1).T.contiguous())
+
+
+def weigh(x: Tensor, table: Tensor, taps: Tensor) -> Tensor:
+    """``y_n = sum_o taps_o x_table(n, o)``, channel by channel.
+
+    Args:
+        x: (N, C).
+        table: (N, K) the rows that each row weighs, N for none; K is odd, and the row itself is in the middle.
+        taps: (K, C).
+
+    Returns:
+        (N, C).
+    """
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
-    taps = weight.flatten(1).T.contiguous()  # (side^2, C)
     own = len(taps) // 2
     if torch.is_grad_enabled():
         out = x * taps[own]

@@ -20,6 +20,7 @@ MIXERS = {
     "cca": "comel.nn.mixers.cca:CoreContextAttention",
     "grat": "comel.nn.mixers.grat:GroupedAttention",
     "hilo": "comel.nn.mixers.hilo:HiLo",
+    "region": "comel.nn.mixers.region:RegionReembedding",
 }
 
 

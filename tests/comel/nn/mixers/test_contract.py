@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "gdat": {"region_size": 3},
     "grat": {"block_size": 3},
     "hilo": {"window": 3},
+    "region": {"region_size": 3},
 }
 
 
