@@ -169,6 +169,33 @@ class Layout:
 
         return self._once(("neighbouring regions", side, reach), find)
 
+    def along_regions(self, side: int, span: int) -> Tensor:
+        """The rows up to ``span // 2`` places before and after each row in its region, (N, span); N where there is none.
+
+        The places of a square are its cells, row by row, holes among them; without coordinates they are those of the list. Of
+        several tiles in one cell, the first of the bag stands for them, but each tile for itself.
+
+        Args:
+            side: of the regions.
+            span: odd.
+        """
+
+        def find() -> Tensor:
+            of = self.regions(side).of
+            place = self.place_in_square(side) if self.placed else self.regions(side).rank
+            key = of * side**2 + place
+            ordered, order = torch.sort(key, stable=True)
+            table = key.new_full((len(key), span), len(key))
+            for number in range(span):
+                offset = number - span // 2
+                inside = (place + offset >= 0) & (place + offset < side**2)
+                at = torch.searchsorted(ordered, key + offset).clamp_max(len(key) - 1)
+                table[:, number] = torch.where(inside & (ordered[at] == key + offset), order[at], len(key))
+            table[:, span // 2] = torch.arange(len(key), device=key.device)
+            return table
+
+        return self._once(("along regions", side, span), find)
+
     def crossing_squares(self, side: PerBag) -> Tensor:
         """Which squares lie in the same row or column of squares, itself once among them, (G, K); -1 where there is none."""
 

@@ -36,6 +36,7 @@ MIXERS = {
     "hyena": "comel.nn.mixers.hyena:Hyena",
     "mossformer": "comel.nn.mixers.mossformer:MossFormer",
     "spectformer": "comel.nn.mixers.spectformer:SpectFormer",
+    "region": "comel.nn.mixers.region:RegionReembedding",
 }
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from comel.nn.feedforward.gdfn import GatedConvolution
 from comel.nn.layout.attention import join, split
-from comel.nn.layout.convolution import SparseDepthwise
+from comel.nn.layout.convolution import SparseDepthwise, dynamic_depthwise
 from comel.nn.layout.layout import Layout
 from comel.nn.mixers.base import Card, Mixer, MixerOptions, Width
 
@@ -69,22 +69,16 @@ class DynamicConvolution(nn.Module):
         seen = self.reduce(v)
         if layout.placed:
             seen = self.around(seen, layout)
-            table = layout.neighbours(self.kernel)  # (N, k^2)
-            padded = torch.cat([v, v.new_zeros(1, v.shape[1])])
         outs = []
-        for first in range(0, len(x), _ROWS_AT_ONCE):
-            rows = slice(first, first + _ROWS_AT_ONCE)
-            kernels = self.make(seen[rows]).unflatten(-1, (self.groups, -1))  # (n, groups, k^2)
-            if layout.placed:
-                out = torch.zeros_like(v[rows]).unflatten(-1, (self.groups, -1))
-                for tap in range(self.kernel**2):
-                    around = padded[table[rows, tap]].unflatten(-1, (self.groups, -1))  # (n, groups, channels)
-                    out = out + around * kernels[:, :, tap : tap + 1]
-            else:
-                middle = self.kernel**2 // 2
-                out = v[rows].unflatten(-1, (self.groups, -1)) * kernels[:, :, middle : middle + 1]
-            outs.append(out.flatten(1))
-        mixed: Tensor = self.proj(torch.cat(outs))
+        for rows in seen.split(_ROWS_AT_ONCE):
+            outs.append(self.make(rows).unflatten(-1, (self.groups, -1)))
+        kernels = torch.cat(outs)  # (N, groups, k^2)
+        if layout.placed:
+            out = dynamic_depthwise(v, kernels, layout)
+        else:
+            middle = self.kernel**2 // 2
+            out = (v.unflatten(-1, (self.groups, -1)) * kernels[:, :, middle : middle + 1]).flatten(1)
+        mixed: Tensor = self.proj(out)
         return mixed
 
 

@@ -40,6 +40,16 @@ def test_squares_of_the_same_row_or_column_and_the_same_bag() -> None:
         assert as_sets(bags.crossing_squares(side)) == [row.nonzero().flatten().tolist() for row in crossing]
 
 
+def test_rows_before_and_after_in_a_square_with_holes_and_in_a_stretch() -> None:
+    coords = torch.tensor([[[0, 0], [0, 1], [1, 1], [3, 0], [1, 1], [2, 0]]]) * 256
+    placed = Layout((1, 6), coords)
+    assert placed.along_regions(2, 3).tolist() == [[6, 0, 6], [6, 1, 2], [1, 2, 6], [5, 3, 6], [1, 4, 6], [6, 5, 3]]
+    listed = Layout((1, 6)).along_regions(2, 5)
+    assert listed[0].tolist() == [6, 6, 0, 1, 2]
+    assert listed[3].tolist() == [1, 2, 3, 6, 6]
+    assert listed[4].tolist() == [6, 6, 4, 5, 6]
+
+
 def test_a_number_for_each_bag() -> None:
     bags = layout(60, 1, 30)
     assert bags.per_bag(lambda count: 7) == 7

@@ -39,6 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "hyena": {"reach": 4, "hidden": 8},
     "mossformer": {"chunk": 8, "key_dim": 8, "kernel": 5},
     "spectformer": {"rows": 5, "columns": 6},
+    "region": {"region_size": 3},
 }
 
 
