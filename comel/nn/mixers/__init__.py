@@ -16,6 +16,7 @@ MIXERS = {
     "attention": "comel.nn.mixers.attention:FullAttention",
     "gdat": "comel.nn.mixers.gdat:GroupedDoubleAttention",
     "hilo": "comel.nn.mixers.hilo:HiLo",
+    "deftan2": "comel.nn.mixers.deftan2:DeFTAN2",
     "hyena": "comel.nn.mixers.hyena:Hyena",
     "mossformer": "comel.nn.mixers.mossformer:MossFormer",
     "spectformer": "comel.nn.mixers.spectformer:SpectFormer",
