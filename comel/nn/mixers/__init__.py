@@ -33,6 +33,7 @@ MIXERS = {
     "cca": "comel.nn.mixers.cca:CoreContextAttention",
     "grat": "comel.nn.mixers.grat:GroupedAttention",
     "hilo": "comel.nn.mixers.hilo:HiLo",
+    "deftan2": "comel.nn.mixers.deftan2:DeFTAN2",
     "hyena": "comel.nn.mixers.hyena:Hyena",
     "mossformer": "comel.nn.mixers.mossformer:MossFormer",
     "spectformer": "comel.nn.mixers.spectformer:SpectFormer",

@@ -36,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {  # options by which a bag of 60 tiles has s
     "gdat": {"region_size": 3},
     "grat": {"block_size": 3},
     "hilo": {"window": 3},
+    "deftan2": {"channels": 8, "heads": 2, "head_dim": 4},
     "hyena": {"reach": 4, "hidden": 8},
     "mossformer": {"chunk": 8, "key_dim": 8, "kernel": 5},
     "spectformer": {"rows": 5, "columns": 6},
