@@ -185,7 +185,7 @@ class Layout:
             place = self.place_in_square(side) if self.placed else self.regions(side).rank
             key = of * side**2 + place
             ordered, order = torch.sort(key, stable=True)
-            table = key.new_full((len(key), span), len(key))
+            table: Tensor = key.new_full((len(key), span), len(key))
             for number in range(span):
                 offset = number - span // 2
                 inside = (place + offset >= 0) & (place + offset < side**2)

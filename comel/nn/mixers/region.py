@@ -80,9 +80,8 @@ class _Attention(nn.Module):
         if self.positions is not None and along is not None:
             taps = self.positions.repeat_interleave(x.shape[1] // self.heads, dim=0).T.contiguous()  # (kernel, dim)
             q = (q + weigh(q, along, taps)).to(k.dtype)
-        mixed: Tensor = self.dropout(
-            self.proj(join(attend_segments(*(split(part, self.heads) for part in (q, k, v)), segments)))
-        )
+        q, k, v = (split(part, self.heads) for part in (q, k, v))
+        mixed: Tensor = self.dropout(self.proj(join(attend_segments(q, k, v, segments))))
         return mixed
 
 
