@@ -180,6 +180,10 @@ def _cells(
     import pandas
 
     header, records = _records(path, content)
+    again = [number for number, cells in records if [without_invisible(cell).strip() for cell in cells] == header]
+    if again:
+        remedy = "take it out, or give the tables one by one"
+        raise ManifestError(f"{path.name} row {again[0]} is the header again, as where two tables were put together", remedy)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise ManifestError(f"{path.name} has the column {twice[0]} twice", "keep one of them")

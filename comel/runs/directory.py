@@ -42,6 +42,8 @@ __all__ = [
 _CHECKSUMS = "checksums.json"
 _FILES = ("config.yaml", "metrics.json", "events.jsonl", "add-task.json", ".lock")
 _FOLDERS = ("versions", "evaluations", "checkpoint")
+_OF_FILE_MANAGERS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")
+"""What macOS and Windows leave in a folder that is looked at or copied; nothing here reads files of such names."""
 _DEEPEST = 6
 _MAX_FILE_BYTES = 64 << 30
 _VERSION = re.compile(r"[0-9]{3,9}")
@@ -144,14 +146,15 @@ class RunDirectory:
         return info
 
     def verify(self, version: int | None = None) -> None:
-        """Check every file of a version against its checksum.
+        """Check every file of a version against its checksum; files that file managers leave do not count.
 
         Raises:
             RunError: a file is missing, differs, or has no checksum.
         """
         folder = self.version_folder(version)
         checksums = self.checksums(version)
-        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        files = [path for path in folder.rglob("*") if not path.is_dir() and not _OF_FILE_MANAGERS.fullmatch(path.name)]
+        there = {path.relative_to(folder).as_posix() for path in files}
         for name in sorted(there - checksums.keys() - {_CHECKSUMS}):
             raise RunError(f"{folder / name}: not one of the version's files ({_CHECKSUMS})", f"{_REMEDY}, or remove it")
         for name in there:

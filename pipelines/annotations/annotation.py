@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import shapely
@@ -20,14 +20,24 @@ from pipelines.slides.unreadable import unreadable
 __all__ = ["Annotation", "instance_labels", "read_annotation"]
 
 
+Extent = Literal["nothing", "a part", "everything"]
+
+
 class Annotation(Protocol):
     """Areas that are marked on a slide.
 
     Attributes:
         classes: the names of the classes marked, as the file writes them; empty where its kind knows none.
+        without_area: whether no outline of the file encloses an area; of a mask, which may be of a slide without a finding,
+            never.
     """
 
     classes: tuple[str, ...]
+    without_area: bool
+
+    def extent(self, classes: Sequence[str] = ()) -> Extent:
+        """How much of the slide counts as marked, of these classes only; empty as in :meth:`share`."""
+        ...
 
     def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
         """The share of each tile's area that is marked.

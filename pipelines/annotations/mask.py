@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class MarkedMask:
 
     def __init__(self, path: Path, width: int, height: int) -> None:
         self.classes: tuple[str, ...] = ()
+        self.without_area = False
         self._path, self._mask = path, read_mask(path)
         rows, columns = self._mask.shape
         self._scale_x, self._scale_y = width / columns, height / rows
@@ -45,6 +46,9 @@ class MarkedMask:
                 f"a mask of {columns} x {rows} px does not fit a slide of {width} x {height} px",
                 "give the mask of this slide, covering all of level 0",
             )
+
+    def extent(self, classes: Sequence[str] = ()) -> Literal["nothing", "a part", "everything"]:
+        return "everything" if self._mask.all() else "a part" if self._mask.any() else "nothing"
 
     def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
         if classes:

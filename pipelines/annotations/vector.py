@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import shapely
@@ -44,14 +45,20 @@ class MarkedShapes:
 
     def __init__(self, areas: Sequence[MarkedArea], *, any_class: bool = False) -> None:
         self.classes = tuple(sorted({area.name for area in areas if area.name}))
+        self.without_area = not areas
         self._areas, self._any_class = areas, any_class
         self._regions: dict[tuple[str, ...], shapely.Geometry] = {}
 
     def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
-        wanted = tuple(classes)
+        return _covered_share(self._counted(tuple(classes)), coords, geometry)
+
+    def extent(self, classes: Sequence[str] = ()) -> Literal["nothing", "a part"]:
+        return "nothing" if self._counted(tuple(classes)).is_empty else "a part"
+
+    def _counted(self, wanted: tuple[str, ...]) -> shapely.Geometry:
         if wanted not in self._regions:
             self._regions[wanted] = self._region(wanted)
-        return _covered_share(self._regions[wanted], coords, geometry)
+        return self._regions[wanted]
 
     def _region(self, wanted: Sequence[str]) -> shapely.Geometry:
         """The union of what counts, less the union of what is cut out and not asked for."""

@@ -211,8 +211,23 @@ def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: Ex
         if marked is not None and (settings.regions_only or settings.regions or settings.exclude_regions):
             notes[-1] += f" in its regions{'' if absent else marks}"
     notes += [absent_class(name) + marks for name in absent]
+    if marked is not None and bag.labels is not None and len(bag):
+        notes += _label_notes(marked, bag.labels, settings)
     if bag.geometry is not None and bag.geometry.interpolated:
         notes.append(f"slide coarser than {settings.target_mpp:g} um/px: its tiles were enlarged")
     if len(bag) > 1 and (bag.features == bag.features[0]).all():
         notes.append(f"{bag.contract.encoder} gave all {len(bag)} tiles the same features")
     return notes
+
+
+def _label_notes(marked: Annotation, labels: np.ndarray, settings: ExtractSettings) -> list[str]:
+    """What is said of tiles of which none is positive though something is marked, or all because everything is."""
+    if marked.without_area:
+        return ["the annotation encloses no area, so no tile is positive"]
+    extent = marked.extent(settings.positive_classes)
+    if extent == "everything":
+        return ["the mask marks all of the slide, so every tile is positive; what is not marked is 0 in a mask"]
+    if extent == "a part" and not labels.any():
+        share = f"{settings.annotation_overlap:.0%}"
+        return [f"the annotation marks {share} of no tile, so none is positive; its coordinates are pixels of level 0"]
+    return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["jpeg_bits", "kind_of"]
+__all__ = ["image_without_its_suffix", "jpeg_bits", "kind_of"]
 
 _BEGINNINGS = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
@@ -33,6 +33,9 @@ _SUFFIXES = {
     ".vsi": "Olympus VSI",
     ".zvi": "Zeiss ZVI",
 }
+_IMAGES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
+_OF_THESE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".mrxs")
+"""Suffixes under which such an image is read, and that of a slide that begins with one."""
 _LARGEST_HEADER = 1 << 20
 
 
@@ -50,6 +53,19 @@ def kind_of(path: Path) -> str | None:
         return "AVIF" if head[8:12] == b"avif" else "HEIF"
     begun = next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), None)
     return begun or _SUFFIXES.get(path.suffix.lower())
+
+
+def image_without_its_suffix(path: Path) -> str | None:
+    """The suffix that a PNG or JPEG image should have, if it has one by which no image is known.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.suffix.lower() in _OF_THESE:
+        return None
+    with open(path, "rb") as stream:
+        head = stream.read(8)
+    return next((suffix for beginning, suffix in _IMAGES.items() if head.startswith(beginning)), None)
 
 
 def jpeg_bits(path: Path) -> int | None:

@@ -8,7 +8,7 @@ from comel.base.files import is_dicom
 from comel.errors import SlideError
 from pipelines.slides.companions import check_companions
 from pipelines.slides.dicom_files import check_dicom, series_beside
-from pipelines.slides.other_kinds import jpeg_bits, kind_of
+from pipelines.slides.other_kinds import image_without_its_suffix, jpeg_bits, kind_of
 from pipelines.slides.tiff_pages import least_size
 
 __all__ = ["CONVERT", "COPY_OR_CONVERT", "unopened", "unreadable"]
@@ -45,11 +45,14 @@ def unopened(path: Path, file: Path, said: str, *, stage: str = "open") -> Slide
         check_companions(file)
         if is_dicom(file):
             check_dicom(path, series_beside(file))
+        suffix = image_without_its_suffix(file)
         size, least, kind, bits = file.stat().st_size, least_size(file), kind_of(file), jpeg_bits(file)
     except SlideError as cause:
         return SlideError(cause.what, cause.remedy, stage=stage)
     except OSError as error:
         return unreadable(path, error, stage=stage)
+    if suffix is not None:
+        return SlideError(f"{path}: an image that is not called so", f"rename it to {path.stem}{suffix}", stage=stage)
     if kind is not None:
         return SlideError(f"{path}: {said}, but {kind}", CONVERT, stage=stage)
     if bits is not None and bits > 8:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +60,15 @@ async def small_body(request: Request) -> bytes:
 
 
 @asynccontextmanager
-async def received_bag(request: Request, folder: Path, max_bytes: int) -> AsyncIterator[ReceivedBag]:
+async def received_bag(request: Request, folder: Path, max_bytes: int, *, known: Collection[str]) -> AsyncIterator[ReceivedBag]:
     """The content of a multipart body, its HDF5 file under ``folder``; the file is gone afterwards.
 
     Raises:
         TooLargeError: the body is longer than ``max_bytes``.
         NoRoomError: the disk is full.
         WrongKindError: the file is not HDF5.
-        ComelError: there is no file in a field called ``bag``.
+        ComelError: there is no file in a field called ``bag``, or a text field that is not among ``known`` or comes twice: a
+            misspelt ``model`` would be answered by another one.
     """
     sent = limited(request, max_bytes + _MULTIPART_FRAME)
     with needing_room():
@@ -75,6 +76,7 @@ async def received_bag(request: Request, folder: Path, max_bytes: int) -> AsyncI
             upload = form.get("bag")
             if not isinstance(upload, UploadFile):
                 raise ComelError("the form has no file in a field 'bag'", "send the bag as a file in the field 'bag'")
+            _check_fields([name for name, _ in form.multi_items()], known)
             if await upload.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
                 raise WrongKindError("the file in the field 'bag' is not HDF5", "send the .h5 file that comel extract wrote")
             await upload.seek(0)
@@ -83,6 +85,15 @@ async def received_bag(request: Request, folder: Path, max_bytes: int) -> AsyncI
                 path = Path(private) / safe_name(upload.filename, "h5")
                 await run_in_threadpool(_save, upload.file, path)
                 yield ReceivedBag(path, {name: value for name, value in form.items() if isinstance(value, str) and value})
+
+
+def _check_fields(names: Sequence[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in ("bag", *known):
+            said = f"the form has a field '{name[:80]}', which is not known"
+            raise ComelError(said, f"the fields are bag, {', '.join(known)}")
+        if names.count(name) > 1:
+            raise ComelError(f"the form has the field '{name}' {names.count(name)} times", "send it once")
 
 
 def _save(source: BinaryIO, path: Path) -> None:

@@ -57,6 +57,7 @@ _FIELDS = {
 _UPLOAD_SCHEMA = {
     "type": "object",
     "required": ["bag"],
+    "additionalProperties": False,
     "properties": {
         "bag": {
             "type": "string",
@@ -278,7 +279,8 @@ async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIt
 
 async def _take_bag(request: Request, account: _Account, asked: Asked) -> Stored | Accepted:
     backend = backend_of(request)
-    async with received_bag(request, backend.uploads.folder, backend.settings.max_upload_bytes) as bag:
+    most = backend.settings.max_upload_bytes
+    async with received_bag(request, backend.uploads.folder, most, known=_FIELDS) as bag:
         account.slide = bag.path.stem
         fields = {name: bag.fields.get(name) for name in _FIELDS}
         work = partial(backend.submissions.bag, bag.path, _with(asked, fields), account.record)

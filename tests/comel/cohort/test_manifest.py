@@ -193,3 +193,12 @@ def test_a_name_that_the_user_has_named_is_no_missing_word(tmp_path: Path) -> No
     assert [(row.label, row.task, row.patient_id) for row in rows] == [("null", "NA", None), ("mut", "NA", None)]
     with pytest.raises(ManifestError, match="row 2 column label: is empty"):
         read_manifest(path, names={"NULL", "NA"})
+
+
+def test_a_header_in_the_middle_is_no_slide(tmp_path: Path) -> None:
+    """As ``cat a.csv b.csv`` leaves it."""
+    text = message(written(tmp_path, HEADER, "a,a.svs,x,t", HEADER, "b,b.svs,y,t"))
+    assert text == (
+        "cohort.csv row 3 is the header again, as where two tables were put together; "
+        "take it out, or give the tables one by one"
+    )

@@ -228,3 +228,15 @@ def test_thresholds_come_from_validation_cases(toy_run: Path, toy_stream: Stream
     labels = np.concatenate([bag.labels for bag in bags if bag.labels is not None])
     assert (info.tasks[0].threshold, info.tasks[0].threshold_chosen_on) == (0.5, "validation")
     assert choose_threshold(np.concatenate(chances), labels) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_what_file_managers_leave_in_a_version_is_none_of_its_files(toy_run: Path, tmp_path: Path) -> None:
+    """To open a folder in Finder or Explorer must not end a service; any other file that is there is refused."""
+    shutil.copytree(toy_run, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    for name in (".DS_Store", "._model.json", "Thumbs.db", "desktop.ini"):
+        (run.version_folder() / name).write_bytes(b"looked at")
+    run.verify()
+    (run.version_folder() / "adapter.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match=r"adapter\.safetensors: is none of the version's files"):
+        run.verify()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from comel.bags.bag import read_bag, write_bag
 from comel.errors import SlideError
 from pipelines.extraction.settings import ExtractSettings, content_settings
 from pipelines.extraction.slide import extract_slide
+from pipelines.slides.slide import open_slide
 from tests.pipelines.small_slides import MeanColour, tissue_picture, write_slide
 
 SETTINGS = ExtractSettings(batch_size=5)
@@ -73,6 +76,52 @@ def test_an_encoder_that_does_not_look_is_noted(slide_path: Path) -> None:
 
     extracted = extract_slide(slide_path, slide_id="s", encoder=Blind(), settings=SETTINGS)
     assert extracted.notes == ["mean-colour gave all 12 tiles the same features"]
+
+
+SQUARE = [[100, 100], [700, 100], [700, 700], [100, 700], [100, 100]]
+NO_AREA = "the annotation encloses no area, so no tile is positive"
+NO_TILE = "the annotation marks 25% of no tile, so none is positive; its coordinates are pixels of level 0"
+
+
+def feature(kind: str, coordinates: Any, name: str = "Tumor") -> dict[str, Any]:
+    geometry = {"type": kind, "coordinates": coordinates}
+    return {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}
+
+
+@pytest.mark.parametrize(
+    ("features", "notes"),
+    [
+        ([feature("Polygon", [SQUARE])], []),
+        ([], [NO_AREA]),
+        ([feature("LineString", SQUARE), feature("Point", SQUARE[0])], [NO_AREA]),
+        ([feature("Polygon", [[[x / 1000, y / 1000] for x, y in SQUARE]])], [NO_TILE]),
+        ([feature("Polygon", [SQUARE], "Normal")], []),
+    ],
+    ids=["an outline", "nothing", "a line and a point", "an outline in millimetres", "normal tissue"],
+)
+def test_outlines_that_make_no_tile_positive_are_noted(
+    features: list[dict[str, Any]], notes: list[str], slide_path: Path, tmp_path: Path, encoder: MeanColour
+) -> None:
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    extracted = extract_slide(slide_path, slide_id="s", encoder=encoder, settings=SETTINGS, annotation=tmp_path / "a.geojson")
+    assert extracted.notes == notes
+    assert extracted.bag.labels is not None
+    assert extracted.bag.labels.any() == (not notes and "Normal" not in str(features))
+
+
+@pytest.mark.parametrize(("background", "marked", "notes"), [(0, 1, 0), (0, 0, 0), (1, 2, 1), (255, 255, 1)])
+def test_a_mask_that_marks_everything_is_noted(
+    background: int, marked: int, notes: int, slide_path: Path, tmp_path: Path, encoder: MeanColour
+) -> None:
+    from PIL import Image
+
+    with open_slide(slide_path) as slide:
+        width, height = slide.dimensions
+    mask = np.full((height // 4, width // 4), background, np.uint8)
+    mask[20:160, 20:160] = marked
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    extracted = extract_slide(slide_path, slide_id="s", encoder=encoder, settings=SETTINGS, annotation=tmp_path / "m.png")
+    assert [note.startswith("the mask marks all of the slide") for note in extracted.notes] == [True] * notes
 
 
 def test_annotation_gives_labels(slide_path: Path, tmp_path: Path, encoder: MeanColour) -> None:

@@ -64,6 +64,16 @@ def test_an_index_without_its_images(tmp_path: Path) -> None:
     assert refusal(path).remedy == "copy its images too"
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg")])
+@pytest.mark.parametrize("name", ["s.svs", "s", "s.SCN"])
+def test_an_image_under_another_name_says_which_it_should_have(tmp_path: Path, kind: str, suffix: str, name: str) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / name, format=kind)
+    error = refusal(tmp_path / name)
+    assert error.what.endswith(f"{name}: an image that is not called so")
+    assert error.remedy == f"rename it to s{suffix}"
+    open_slide((tmp_path / name).rename(tmp_path / f"s{suffix}"), mpp=0.5)
+
+
 @pytest.mark.parametrize("kept", [0.3, 0.9])
 def test_a_file_that_is_cut_off_says_how_much_is_missing(tmp_path: Path, kept: float) -> None:
     path = write_slide(tmp_path / "s.tif", PIXELS)

@@ -20,7 +20,7 @@ from PIL import Image
 from comel.prediction.picture import draw_map
 from service.predictions import store as prediction_store
 from service.settings import ServiceSettings
-from tests.service.answers import place_of
+from tests.service.answers import bag_bytes, place_of
 from tests.service.in_process import app_with
 
 SCORES = [0.1, 0.9, 0.6, 0.2]
@@ -310,6 +310,22 @@ def test_other_requests_are_answered_while_a_prediction_runs(
     assert not finished.is_set()
     predictor.go_on.set()
     worker.join()
+
+
+@pytest.mark.parametrize("name", ["modle", "Model", "slide", "mpp", "x" * 300])
+def test_a_field_that_is_not_known_is_refused(name: str, send: Any, make_bag: Any, predictor: Any) -> None:
+    """A misspelt model would be answered by the default one."""
+    predictor.started.clear()
+    answer = send(make_bag(SCORES), **{name: "other"})
+    assert is_problem(answer, 422, f"the form has a field '{name[:80]}', which is not known")
+    assert answer.json()["remedy"] == "the fields are bag, task, model, assume_encoder, webhook"
+    assert not predictor.started.is_set()
+
+
+def test_a_field_that_comes_twice_is_refused(client: TestClient, make_bag: Any, tmp_path: Path) -> None:
+    files = {"bag": ("a.h5", bag_bytes(tmp_path, make_bag(SCORES)))}
+    answer = client.post("/v1/predictions", files=files, data={"model": ["breast", "other"]})
+    assert is_problem(answer, 422, "the form has the field 'model' 2 times")
 
 
 def test_a_defect_is_a_500_without_details(
