@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -14,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from comel.base.files import sha256_of_file
 from comel.base.units import Precision
 from pipelines.patch_encoders.fused_convolution import FusedConvolution
-from pipelines.patch_encoders.torch_encoder import TorchEncoder
+from pipelines.patch_encoders.torch_encoder import TorchEncoder, tiles_at_once
 
 __all__ = ["EfficientNetLite0", "published_network"]
 
@@ -32,6 +33,8 @@ class EfficientNetLite0(TorchEncoder):
         self.weights_hash = sha256_of_file(_weights())
         fused = _FusedNetwork(published_network(), self.device == "cpu" and self.precision == "float32")
         self._network = fused.eval().to(self.device)
+        if self.device == "cpu":  # the order of the weights is made for as many tiles as every pass takes
+            self.one_pass(np.zeros((tiles_at_once(self.input_size), self.input_size, self.input_size, 3), np.uint8))
 
     def compute(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Vectors (B, 1280) of tiles (B, H, W, 3) uint8."""
@@ -66,14 +69,14 @@ class _FusedNetwork(nn.Module):
 
     Args:
         network: an EfficientNet of the package, with its weights.
-        own_operator: see :class:`pipelines.patch_encoders.fused_convolution.FusedConvolution`.
+        own_operators: see :class:`pipelines.patch_encoders.fused_convolution.FusedConvolution`.
     """
 
-    def __init__(self, network: Any, own_operator: bool) -> None:
+    def __init__(self, network: Any, own_operators: bool) -> None:
         super().__init__()
-        self.stem = _fused(network._conv_stem, network._bn0, own_operator)
-        self.blocks = nn.ModuleList(_InvertedBottleneck(block, own_operator) for block in network._blocks)
-        self.head = _fused(network._conv_head, network._bn1, own_operator)
+        self.stem = _fused(network._conv_stem, network._bn0, own_operators)
+        self.blocks = nn.ModuleList(_InvertedBottleneck(block, own_operators) for block in network._blocks)
+        self.head = _fused(network._conv_head, network._bn1, own_operators)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -87,12 +90,12 @@ class _FusedNetwork(nn.Module):
 class _InvertedBottleneck(nn.Module):
     """Expansion, depthwise convolution and projection; added to the input where both have the same shape."""
 
-    def __init__(self, block: Any, own_operator: bool) -> None:
+    def __init__(self, block: Any, own_operators: bool) -> None:
         super().__init__()
         steps = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
         self.steps = nn.Sequential(
             *(
-                _fused(getattr(block, convolution), getattr(block, norm), own_operator, relu6=norm != "_bn2")
+                _fused(getattr(block, convolution), getattr(block, norm), own_operators, relu6=norm != "_bn2")
                 for convolution, norm in steps
                 if hasattr(block, convolution)
             )
@@ -106,7 +109,7 @@ class _InvertedBottleneck(nn.Module):
         return made.add_(maps) if self.adds else made
 
 
-def _fused(convolution: Any, norm: Any, own_operator: bool, relu6: bool = True) -> FusedConvolution:
+def _fused(convolution: Any, norm: Any, own_operators: bool, relu6: bool = True) -> FusedConvolution:
     padding = convolution.static_padding
     left, right, top, bottom = padding.padding if isinstance(padding, nn.ZeroPad2d) else (0, 0, 0, 0)
     assert (left, right) == (top, bottom)
@@ -120,5 +123,5 @@ def _fused(convolution: Any, norm: Any, own_operator: bool, relu6: bool = True) 
         after=right,
         groups=folded.groups,
         relu6=relu6,
-        own_operator=own_operator,
+        own_operators=own_operators,
     )

@@ -27,16 +27,16 @@ def published(tiles: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("operator", [True, False])
 def test_the_vectors_are_those_of_the_published_network(monkeypatch: pytest.MonkeyPatch, operator: bool) -> None:
     if not operator:  # as with a torch that lacks it
-        monkeypatch.setattr(fused_convolution, "_SCHEMA", "another")
+        monkeypatch.setattr(fused_convolution, "_OPERATORS", {"_convolution_pointwise": "others"})
     encoder, expected = EfficientNetLite0("cpu"), published(TILES)
     assert np.abs(encoder.encode(TILES) - expected).max() <= 1e-5 * np.abs(expected).max()
-    used = {step._operator is not None for step in encoder._network.modules() if isinstance(step, FusedConvolution)}
+    used = {step._operators is not None for step in encoder._network.modules() if isinstance(step, FusedConvolution)}
     assert used == {operator}
 
 
 def test_another_precision_is_left_to_torch() -> None:
     encoder, expected = EfficientNetLite0("cpu", "bfloat16"), published(TILES)
-    assert all(step._operator is None for step in encoder._network.modules() if isinstance(step, FusedConvolution))
+    assert all(step._operators is None for step in encoder._network.modules() if isinstance(step, FusedConvolution))
     error = np.linalg.norm(encoder.encode(TILES) - expected) / np.linalg.norm(expected)
     assert 1e-4 < error < 0.1
 

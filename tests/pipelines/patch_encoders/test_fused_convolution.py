@@ -17,10 +17,10 @@ from pipelines.patch_encoders.fused_convolution import FusedConvolution
     stride=st.integers(1, 2),
     depthwise=st.booleans(),
     relu6=st.booleans(),
-    own_operator=st.booleans(),
+    own_operators=st.booleans(),
 )
 def test_it_pads_convolves_and_clamps(
-    seed: int, kernel: tuple[int, int, int], stride: int, depthwise: bool, relu6: bool, own_operator: bool
+    seed: int, kernel: tuple[int, int, int], stride: int, depthwise: bool, relu6: bool, own_operators: bool
 ) -> None:
     torch.manual_seed(seed)
     size, before, after = kernel
@@ -28,7 +28,7 @@ def test_it_pads_convolves_and_clamps(
     weight, bias = torch.randn(4 if depthwise else 6, 1 if depthwise else 4, size, size), torch.randn(4 if depthwise else 6)
     groups = 4 if depthwise else 1
     step = FusedConvolution(
-        weight, bias, stride=stride, before=before, after=after, groups=groups, relu6=relu6, own_operator=own_operator
+        weight, bias, stride=stride, before=before, after=after, groups=groups, relu6=relu6, own_operators=own_operators
     )
     expected = functional.conv2d(functional.pad(maps, (before, after) * 2), weight, bias, stride, groups=groups)
     if relu6:
@@ -40,10 +40,11 @@ def test_it_pads_convolves_and_clamps(
 
 def test_the_operator_is_used_where_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"stride": 1, "before": 0, "after": 0, "relu6": True}
-    step = FusedConvolution(torch.ones(1, 1, 1, 1), torch.zeros(1), **made, own_operator=True)  # type: ignore[arg-type]
-    assert step._operator is torch.ops.mkldnn._convolution_pointwise.default
+    step = FusedConvolution(torch.ones(1, 1, 1, 1), torch.zeros(1), **made, own_operators=True)  # type: ignore[arg-type]
+    assert step._operators is not None
+    assert step._operators[0] is torch.ops.mkldnn._convolution_pointwise.default
     monkeypatch.delattr(torch.ops.mkldnn, "_convolution_pointwise")
     monkeypatch.setattr(type(torch.ops.mkldnn), "__getattr__", lambda self, name: object.__getattribute__(self, name))
-    step = FusedConvolution(torch.ones(1, 1, 1, 1), torch.zeros(1), **made, own_operator=True)  # type: ignore[arg-type]
-    assert step._operator is None
+    step = FusedConvolution(torch.ones(1, 1, 1, 1), torch.zeros(1), **made, own_operators=True)  # type: ignore[arg-type]
+    assert step._operators is None
     assert step(torch.full((1, 1, 1, 1), 9.0)).item() == 6
