@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights: small, quick on a CPU, and installed with its weights as a package."""
+"""EfficientNet-Lite0 with ImageNet weights: small, fast on a CPU, and installed with its weights as a package."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EfficientNetLite0(TorchEncoder):
 
 
 def _fold_batch_norms(network: Any) -> Any:
-    """Put every batch norm into the convolution before it: the same function, a third fewer passes over memory."""
+    """Fold every batch norm into the convolution before it: the same function, a third fewer passes over memory."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 

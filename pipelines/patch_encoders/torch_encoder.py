@@ -1,4 +1,4 @@
-"""Encoders that torch computes: mixed precision, several threads on a CPU, and a GPU that need not wait."""
+"""Encoders in torch: mixed precision, several threads on a CPU, and a GPU that does not wait."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["TorchEncoder"]
 class TorchEncoder(PatchEncoder):
     """Puts :meth:`inputs` on the device and :meth:`compute` in the chosen precision.
 
-    On a GPU the copies there and back are of pinned memory and the work is queued: :meth:`start` returns at once.
+    On a GPU the copies use pinned memory and the work is queued: :meth:`start` returns at once.
     """
 
     def run_on(self, device: str, precision: Precision) -> None:
-        """Decide where and in which precision to compute.
+        """Choose device and precision.
 
         Raises:
             ConfigError: there is no such device, or it cannot compute in that precision.
@@ -36,7 +36,7 @@ class TorchEncoder(PatchEncoder):
         """Vectors (B, dimension) of :meth:`inputs`, which are on the device."""
 
     def inputs(self, tiles: np.ndarray) -> Mapping[str, torch.Tensor]:
-        """What is copied to the device: the tiles (B, H, W, 3) uint8 RGB as they are."""
+        """The data copied to the device: the tiles (B, H, W, 3) uint8 RGB unchanged."""
         return {"tiles": torch.from_numpy(np.ascontiguousarray(tiles))}
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ class TorchEncoder(PatchEncoder):
         return self.start(tiles)()
 
     def start(self, tiles: np.ndarray) -> Callable[[], np.ndarray]:
-        """Begin to encode; what is returned waits for the features and gives them."""
+        """Start to encode; the returned function waits for the features and returns them."""
         kind = torch.device(self.device).type
         with torch.inference_mode():
             inputs = {name: self._there(tensor, kind) for name, tensor in self.inputs(tiles).items()}

@@ -1,4 +1,4 @@
-"""How fast slides become features, and what holds it up: decoding, the encoder, or how the two are put together."""
+"""The speed of extraction and its bottleneck: decoding, the encoder, or how the two are combined."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def measure_extraction(
 ) -> dict[str, Any]:
     """Time four ways side by side, one after another in every repeat.
 
-    They are: tiles decoded and thrown away; decoded and encoded; tiles in memory encoded; and one ``read_region`` a tile in
+    They are: tiles decoded and discarded; decoded and encoded; tiles in memory encoded; and one ``read_region`` per tile in
     the worker processes of a torch DataLoader, whose processes are running and have the slides open before the time starts.
-    Opening slides and finding tissue is in none of them.
+    None of them includes opening slides and finding tissue.
 
     Args:
-        slides: to read.
+        slides: the slides to read.
         encoder: see :func:`pipelines.patch_encoders.load_encoder`.
-        settings: as for an extraction.
+        settings: the settings of the extraction.
         workers: threads, and as many processes of the DataLoader; default one per core, up to 8.
-        repeats: of all four.
-        progress: told each way as it ends.
+        repeats: repeats of all four.
+        progress: called with each way as it ends.
 
     Returns:
         ``tiles_per_second`` (medians by way), ``core_seconds`` (by way, of this process), ``pixels`` (decoded, unique, direct)
@@ -149,7 +149,7 @@ def _plan(slide: Slide, settings: ExtractSettings) -> TilePlan:
 
 
 def _encode_all(encoder: PatchEncoder, batches: Sequence[np.ndarray], workers: int) -> int:
-    """Encode tiles in memory as an extraction encodes its own."""
+    """Encode tiles in memory as an extraction does."""
     if not encoder.concurrent:
         started: list[Callable[[], np.ndarray]] = []
         done = 0
@@ -199,9 +199,9 @@ class _Tiles:
 def _load_all(loader: Iterable[np.ndarray]) -> int:
     try:
         return sum(len(batch) for batch in loader)
-    except RuntimeError as error:  # torch's word for processes that send nothing, or are gone
+    except RuntimeError as error:  # torch's error for processes that hang or died
         said = str(error).partition("\n")[0]
-        raise ConfigError(f"bench extract: the DataLoader does not go on ({said})", "try again, with fewer --workers") from None
+        raise ConfigError(f"bench extract: the DataLoader stopped ({said})", "try again, with fewer --workers") from None
 
 
 def _loader(slides: Sequence[Path], plans: Sequence[TilePlan], batch_size: int, workers: int) -> Any:
@@ -213,6 +213,6 @@ def _loader(slides: Sequence[Path], plans: Sequence[TilePlan], batch_size: int, 
         num_workers=workers,
         persistent_workers=True,
         timeout=_MOST_SECONDS_A_BATCH,
-        # This process has threads by now, and a fork of it may hang.
+        # This process already has threads, so a fork of it may hang.
         multiprocessing_context="spawn",
     )

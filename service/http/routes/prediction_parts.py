@@ -55,7 +55,7 @@ _COLLECTION = {
     "properties": {
         "type": {"type": "string", "description": "always FeatureCollection"},
         "features": {"type": "array", "items": {"type": "object"}, "description": "GeoJSON features"},
-        "notice": {"type": "string", "description": "what the answer may be used for"},
+        "notice": {"type": "string", "description": "permitted use of the answer"},
     },
 }
 

@@ -93,9 +93,7 @@ def test_what_was_trained_on_once_is_no_test_case() -> None:
     rows = manifest({"slide_id": "p1-a", "task": "old"}, {"slide_id": "p1-a2", "patient_id": "p1-a", "task": "grade"})
     found, notes = splits_to_evaluate(rows, known)
     assert found == {"p1-a": "train", "p1-a2": "train"}
-    assert notes == [
-        "2 slides count as train and not as test, because the run has seen them or their patients there: p1-a, p1-a2"
-    ]
+    assert notes == ["2 slides count as train, not as test, because the run has seen them or their patients there: p1-a, p1-a2"]
 
 
 def test_splits_of_an_evaluation() -> None:
@@ -111,7 +109,7 @@ def test_splits_of_an_evaluation() -> None:
     )
     found, notes = splits_to_evaluate(rows, known, ["old"])
     assert list(found.values()) == ["train", "test", "val", "val", "train", "test", "val"]
-    assert notes == ["2 slides count as val and not as test, because the run has seen them or their patients there: p2-a, p2-b"]
+    assert notes == ["2 slides count as val, not as test, because the run has seen them or their patients there: p2-a, p2-b"]
     own = manifest({"slide_id": "p1-a", "task": "old"}, {"slide_id": "p3-a", "task": "old"})
     assert splits_to_evaluate(own, known) == ({"p1-a": "train", "p3-a": "test"}, [])
 

@@ -102,7 +102,7 @@ def test_splits(toy_run: Path, two_tasks: Stream, comel_cli: Cli) -> None:
     code, _, said = comel_cli(
         "evaluate", toy_run, "--manifest", two_tasks.manifest, "--bags", two_tasks.bags, "--split", "tests"
     )
-    assert (code, said) == (2, "comel: --split tests: no such split; say train, val, test or all\n")
+    assert (code, said) == (2, "comel: --split tests: no such split; give train, val, test or all\n")
 
 
 def test_training_slides_are_not_tested_on_where_the_manifest_is_silent(

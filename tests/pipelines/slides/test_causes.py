@@ -100,7 +100,7 @@ def test_pictures_of_more_than_eight_bits(tmp_path: Path, bits: int) -> None:
     wide = PIXELS.astype(np.uint16) << (bits - 8)
     for pixels in (wide, wide[..., 0].copy(), np.dstack([wide, wide[..., :1]])):
         (tmp_path / "s.png").write_bytes(imagecodecs.png_encode(pixels))
-        assert "samples of 16 bits; save it with 8 bits a channel" in str(refusal(tmp_path / "s.png"))
+        assert "samples of 16 bits; save it with 8 bits per channel" in str(refusal(tmp_path / "s.png"))
     if bits == 12:
         (tmp_path / "s.jpg").write_bytes(imagecodecs.jpeg8_encode(wide, bitspersample=12))
         assert "samples of 12 bits" in refusal(tmp_path / "s.jpg").what

@@ -100,7 +100,7 @@ def test_what_would_be_half_read_is_refused_by_name(tmp_path: Path, name: str, p
 @pytest.mark.parametrize("levels", [1, 2])
 def test_focal_planes_of_an_aperio_slide(tmp_path: Path, levels: int, capfd: pytest.CaptureFixture[str]) -> None:
     pages = [(pixels, {"description": f"{ABOUT}|OffsetZ = {offset}"}) for offset in (0, 0.9, -0.9) for pixels in SLIDE[:levels]]
-    with pytest.raises(SlideError, match="3 focal planes; export the plane that is meant"):
+    with pytest.raises(SlideError, match="3 focal planes; export the intended plane"):
         open_slide(write_pages(tmp_path / "s.svs", pages))
     assert capfd.readouterr().err == ""
 

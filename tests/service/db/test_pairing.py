@@ -162,7 +162,7 @@ def test_a_bound_database_that_was_emptied_or_replaced_is_noticed(database: Data
     pair(database, state)
     with database.writing() as session:
         session.execute(delete(Installation))
-    with pytest.raises(ConfigError, match="not that of the state folder any more"):
+    with pytest.raises(ConfigError, match="no longer belongs to the state folder"):
         database.check()
     with database.reading() as session, pytest.raises(WrongDatabase):
         database.expect(session)
@@ -222,7 +222,7 @@ def test_an_operator_takes_the_predictions_of_a_folder_into_a_new_database(
         name.unlink()
     said = CliRunner().invoke(commands.app, ["pair", "--state", str(settings.state_dir)])
     assert said.exit_code == 0, said.output
-    assert "2 predictions taken in, 2 other folders set aside" in said.output
+    assert "2 predictions added, 2 other folders set aside" in said.output
     assert (settings.state_dir / "set-aside" / "predictions" / damaged / "bag.h5").is_file()
     assert (settings.state_dir / "set-aside" / "uploads" / upload / "a.bin").is_file()
     with TestClient(app_with(settings, predictor)) as again:

@@ -230,7 +230,7 @@ def test_a_training_that_is_killed_says_what_to_do() -> None:
     with WorkerPool() as pool, failing(Fault.DIED) as caught:
         pool.call(os._exit, 9)
     killed.set_exception(caught.value)
-    with pytest.raises(RunError, match="a training was killed, maybe for want of memory; give the same command again"):
+    with pytest.raises(RunError, match="a training was killed, perhaps for lack of memory; give the same command again"):
         _outcome(killed, "row 'mean', seed 0")
 
 

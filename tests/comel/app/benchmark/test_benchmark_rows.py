@@ -50,8 +50,8 @@ def test_a_row_takes_its_options_over_those_of_the_suite_that_it_has(tmp_path: P
         ("features", None, ["model.dim"], "--set model.dim: no '='; write --set make.difficulty=0.8"),
         ("features", None, ["model=3"], "--set model=3: no setting; write SECTION.KEY=VALUE"),
         ("features", None, ["model.dim=[1"], "--set model.dim=[1: the value is not YAML"),
-        ("features", None, ["make.seed=4"], "features: make.seed is every seed's own; say --seeds and --first-seed"),
-        ("features", None, ["trainer.seed=4"], "features: trainer.seed is every seed's own"),
+        ("features", None, ["make.seed=4"], "features: make.seed is set per seed; give --seeds and --first-seed"),
+        ("features", None, ["trainer.seed=4"], "features: trainer.seed is set per seed"),
     ],
 )
 def test_what_a_command_can_get_wrong(tmp_path: Path, suite: str, rows: Any, overrides: list[str], said: str) -> None:
