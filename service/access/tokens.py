@@ -122,7 +122,7 @@ class TokenVerifier:
         """Who the token is of, None if it does not count. Never waits.
 
         Raises:
-            ProviderUnreachable: as said.
+            ProviderUnreachable: the keys cannot be fetched.
         """
         kid = self._signed_with(token)
         with self._lock:

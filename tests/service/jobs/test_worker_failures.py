@@ -126,7 +126,7 @@ def test_of_a_picture_that_is_being_made_as_the_service_stops(slides: SlidePictu
         (
             hang,
             0.5,
-            "/in/b: looking at it took longer than 0.5 s; send it again; if that does not help, check the file",
+            "/in/b: checking it took longer than 0.5 s; send it again; if that does not help, check the file",
         ),
     ],
 )
