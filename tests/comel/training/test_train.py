@@ -388,7 +388,7 @@ def test_an_interrupted_add_task_is_not_finished_by_train(toy_run: Path, liver_s
 )
 def test_add_task_does_not_change_the_model(toy_run: Path, liver_stream: Stream, override: str) -> None:
     before = tree(toy_run)
-    with pytest.raises(ConfigError, match="stay as the run was trained"):
+    with pytest.raises(ConfigError, match="stay as in the run"):
         comel.add_task(toy_run, liver_stream.manifest, liver_stream.bags, overrides=[override], quiet=True)
     assert tree(toy_run) == before
 

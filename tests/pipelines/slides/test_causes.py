@@ -72,7 +72,7 @@ def test_a_file_that_is_cut_off_says_how_much_is_missing(tmp_path: Path, kept: f
         last = max(file.pages.first.dataoffsets)
     path.write_bytes(content[: int(last * kept)])
     error = refusal(path)
-    assert f"cut off, it has {int(last * kept)} bytes" in error.what
+    assert f"truncated to {int(last * kept)} of at least" in error.what
     assert "copy it again" in error.remedy
 
 

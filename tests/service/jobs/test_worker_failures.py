@@ -32,7 +32,7 @@ from service.slides import pictures
 from service.slides.pictures import SlidePictures
 from tests.failing import failing
 
-STOPPING = "the service is about to stop; send it again in a minute"
+STOPPING = "the service is stopping; send it again in a minute"
 NONE = "no worker process can be started; send it again in a minute"
 
 
