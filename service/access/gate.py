@@ -28,7 +28,7 @@ __all__ = ["Gate", "allow", "reaches"]
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d{1,5})?", re.ASCII)
 _CHALLENGE = 'Bearer realm="comel"'
 REFUSALS_A_MINUTE = 10
-"""Minimum time between lines in the audit log about refusals of one kind and key."""
+"""Most lines per minute in the audit log about refusals of one kind and key."""
 
 BearerHeader = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -121,7 +121,7 @@ class Gate:
         return key.name
 
     def note(self, refusal: HTTPException, request: Request) -> None:
-        """Write a refusal into the audit log; only the first of a kind per minute, so that strangers cannot fill the disk."""
+        """Write a refusal into the audit log; only the first few of a kind per minute, so that strangers cannot fill the disk."""
         key = getattr(request.state, "key", None)
         if self._noted.wait(f"{refusal.status_code} {key}"):
             return
