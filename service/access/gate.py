@@ -121,7 +121,7 @@ class Gate:
         return key.name
 
     def note(self, refusal: HTTPException, request: Request) -> None:
-        """Write a refusal into the audit log; only the first few of a kind per minute, so that strangers cannot fill the disk."""
+        """Write a refusal into the audit log; only the first few of a kind per minute, so strangers cannot fill the disk."""
         key = getattr(request.state, "key", None)
         if self._noted.wait(f"{refusal.status_code} {key}"):
             return
