@@ -100,7 +100,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        # As seen from the description: a proxy may serve it below a prefix that nobody tells the service.
+        # Relative to the description: a proxy may serve it below a prefix unknown to the service.
         servers=[{"url": settings.root_path or "."}],
         root_path_in_servers=False,
         redirect_slashes=False,
@@ -111,7 +111,7 @@ def create_app(
     for routes in (health, documentation, model_routes, predictions, prediction_parts, rasters, slides, jobs, uploads, viewer):
         app.include_router(routes.router)
     describe_once(app)
-    # The last one added is the outermost and sees every answer.
+    # The last one added is the outermost and sees every response.
     app.add_middleware(BodyLimits, seconds=settings.request_seconds)
     app.add_middleware(Defects)
     if settings.cors_origins:
@@ -121,7 +121,7 @@ def create_app(
 
 
 def open_models(settings: ServiceSettings) -> ModelRegistry:
-    """The models of the settings' runs, after a look at the folders.
+    """The models of the settings' runs, after checking the folders.
 
     Raises:
         ConfigError: no run is named, a folder does not exist, or the state folder cannot be made.
@@ -145,14 +145,14 @@ def open_models(settings: ServiceSettings) -> ModelRegistry:
 
 
 async def _watch(app: FastAPI, metrics: Metrics, log: Any) -> None:
-    """Let new versions answer, for as long as the service runs."""
+    """Switch to new versions while the service runs."""
     models: ModelRegistry = app.state.models
     while True:
         await anyio.sleep(WATCH_SECONDS)
         try:
             changed = await anyio.to_thread.run_sync(models.refresh)
-        except Exception as error:  # one failed look must not end all later ones
-            log.error("looking for new versions failed", **describe_defect(error))
+        except Exception as error:  # one failed check must not end all later ones
+            log.error("checking for new versions failed", **describe_defect(error))
             continue
         for state in changed:
             _measure(metrics, models, state.name, app)
@@ -164,24 +164,24 @@ async def _watch(app: FastAPI, metrics: Metrics, log: Any) -> None:
 
 
 async def _prepare(backend: Backend) -> None:
-    """Load the versions that answer where bags are answered at once, for as long as the service runs."""
+    """Load the answering versions in the process for synchronous predictions, while the service runs."""
     while True:
         await anyio.to_thread.run_sync(backend.prepare, abandon_on_cancel=True)
         await anyio.sleep(WATCH_SECONDS)
 
 
 def _measure(metrics: Metrics, models: ModelRegistry, name: str, app: FastAPI) -> None:
-    """Tell the metrics how a model answers."""
+    """Update the metrics of a model."""
     state = models.state(name)
     why = None if state.refusal is None else without_paths(state.refusal.what, app.state.hidden)
     metrics.model(state, None if state.version is None else models.get(name, state.version).run_id, why)
 
 
 def serve(settings: ServiceSettings) -> None:
-    """Open the models and answer requests until interrupted. Files that are made are their owner's alone.
+    """Open the models and answer requests until interrupted. Created files are private to their owner.
 
     Raises:
-        ConfigError: keys are required and there is none, or a limit of the system is too low; nothing listens then.
+        ConfigError: keys are required but there are none, or a limit of the system is too low; nothing listens then.
         ComelError: the runs, a folder or the database cannot be used; nothing listens then.
     """
     with private_files():
@@ -209,18 +209,18 @@ def _serve(settings: ServiceSettings) -> None:
             remedy=f"comel keys add NAME --scope predict --state {settings.state_dir}",
         )
     elif gate.keys.lost():
-        log.error("the API keys are lost: nobody is let in", remedy="restore keys.json, or add a key: comel keys add")
-    # Bodies that are too large for memory go where there is room for them; the system's folder may be in memory.
+        log.error("the API keys are lost: no request is admitted", remedy="restore keys.json, or add a key: comel keys add")
+    # Bodies too large for memory go to the state folder's disk; the system's folder may be in memory.
     tempfile.tempdir = str(settings.state_dir / "incoming")
     private_folder(settings.state_dir / "incoming")
 
     def drain() -> None:
-        """Begin no job from the moment on that the service is told to stop."""
+        """Start no further job once the service is asked to stop."""
         backend: Backend | None = getattr(app.state, "backend", None)
         if backend is not None:
             backend.pool.drain()
 
-    # uvicorn's own access log would have paths and queries; forwarded headers are not used, so none is believed.
+    # uvicorn's own access log would contain paths and queries; forwarded headers are not used, so none is trusted.
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -1,4 +1,4 @@
-"""Everything behind the routes, put together: the database, the models, the queue with its workers, and who cleans up."""
+"""Everything behind the routes: the database, the models, the queue with its workers, and housekeeping."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from service.webhooks.outbox import Outbox
 __all__ = ["Backend", "hidden", "open_database", "work"]
 
 _PREPARE_SECONDS = 300.0
-"""Between two tries to load a model ahead that could not be loaded."""
+"""Seconds between attempts to preload a model that could not be loaded."""
 
 
 class Backend:
-    """What a process that answers requests needs; :meth:`start` it, and :meth:`stop` it at the end.
+    """Everything that a process answering requests needs; :meth:`start` it, and :meth:`stop` it at the end.
 
-    ``executor`` makes the worker processes: it is given the settings, and the GPU of a process that has one of its own.
+    ``executor`` makes the worker processes: it is called with the settings and the process's GPU, if it has its own.
 
     Raises:
         ConfigError: the database cannot be used.
@@ -99,15 +99,15 @@ class Backend:
         ]
 
     def start(self) -> None:
-        """Begin to work on jobs, to call webhooks and to clean up."""
+        """Start working on jobs, calling webhooks and cleaning up."""
         self.pool.start()
         for thread in self._others:
             thread.start()
 
     def prepare(self) -> None:
-        """Load the models that answer where bags are predicted at once, each version once; requests need not wait for that.
+        """Preload the answering models for synchronous predictions, each version once, so that requests need not wait.
 
-        One that cannot be loaded is tried again after some minutes, and holds up no other.
+        A model that cannot be loaded is tried again after some minutes, without delaying others.
         """
         for name in self.models.names if self.settings.sync_max_instances else ():
             version = self.models.state(name).version
@@ -117,15 +117,15 @@ class Backend:
                 self._at_once.prepare(name, version)
                 self._prepared[name] = version
                 self.unloadable.pop(name, None)
-            except Exception as error:  # the first request for the version tries again, and is told
+            except Exception as error:  # the first request for the version tries again and gets the error
                 self._try_again[name] = time.monotonic() + _PREPARE_SECONDS
                 self.unloadable[name] = error.what if isinstance(error, ComelError) else type(error).__name__
-                self._log.error("a model could not be loaded ahead", model=name, **describe_defect(error))
+                self._log.error("a model could not be preloaded", model=name, **describe_defect(error))
 
     def cancel(self, job: str, *, record: Callable[[], None] = lambda: None) -> Accepted:
-        """Cancel a job that has not ended, and remove what was accepted with it where no worker has it in hand.
+        """Cancel a job that has not ended, and remove its accepted files if no worker is working on it.
 
-        ``record`` is called before it counts.
+        ``record`` is called before it takes effect.
 
         Raises:
             NotFoundError: there is none.
@@ -137,7 +137,7 @@ class Backend:
         return cancelled
 
     def stop(self) -> None:
-        """Let jobs under way end within the grace time, put the others back, and close everything."""
+        """Let running jobs end within the grace time, requeue the others, and close everything."""
         self.pool.stop()
         for thread in self._others:
             thread.stop()
@@ -147,10 +147,10 @@ class Backend:
 
 
 class Ended:
-    """Writes the end of every job into the audit log and the metrics of the process that did it.
+    """Writes the end of every job into the audit log and this process's metrics.
 
     Raises:
-        ComelError: the audit log cannot have it.
+        ComelError: the audit log cannot be written.
     """
 
     def __init__(self, audit: AuditLog, metrics: Metrics | None, log: Any) -> None:
@@ -178,7 +178,7 @@ class Ended:
 
 
 def work(settings: ServiceSettings, log: Any, until: threading.Event) -> None:
-    """Work on jobs that other processes accept, until told to stop; what ``comel worker`` does.
+    """Work on jobs that other processes accept, until stopped; this is ``comel worker``.
 
     Raises:
         ConfigError: the database cannot be used.
@@ -198,7 +198,7 @@ def work(settings: ServiceSettings, log: Any, until: threading.Event) -> None:
 
 
 def open_database(settings: ServiceSettings) -> Database:
-    """The settings' database, with this version's tables, found to be that of the state folder.
+    """The settings' database with this version's tables, checked to belong to the state folder.
 
     Raises:
         ConfigError: it cannot be used, is another state folder's, or a later version of comel made it.
@@ -212,7 +212,7 @@ def open_database(settings: ServiceSettings) -> Database:
     except SQLAlchemyError as error:
         database.close()
         why = "the disk is full" if is_full(error) else type(error).__name__
-        raise ConfigError(f"the database cannot be brought up to date ({why})", "see to its disk and permissions") from None
+        raise ConfigError(f"the database cannot be upgraded ({why})", "check its disk and permissions") from None
     except BaseException:
         database.close()
         raise
@@ -220,5 +220,5 @@ def open_database(settings: ServiceSettings) -> Database:
 
 
 def hidden(settings: ServiceSettings) -> Iterable[Path]:
-    """Folders whose paths no client is told."""
+    """Folders whose paths are hidden from clients."""
     return (*settings.runs.values(), settings.state_dir, *settings.slide_roots)

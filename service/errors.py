@@ -1,4 +1,4 @@
-"""What a request may be refused for; :mod:`service.http.problems` says with which status."""
+"""Errors that refuse a request; :mod:`service.http.problems` maps them to statuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _POSTGRESQL_FULL = "53100"
 
 
 class BusyError(ComelError):
-    """As much waits as may. ``retry_after`` is how many seconds a client should wait."""
+    """The queue is full. ``retry_after`` is the number of seconds a client should wait."""
 
     def __init__(self, what: str, remedy: str = "", *, retry_after: int = 30) -> None:
         super().__init__(what, remedy)
@@ -37,7 +37,7 @@ class BusyError(ComelError):
 
 
 class ConflictError(ComelError):
-    """It does not fit what is there already. ``offset`` is where an upload's next part begins, None elsewhere."""
+    """It conflicts with existing state. ``offset`` is where an upload's next part begins, otherwise None."""
 
     def __init__(self, what: str, remedy: str = "", *, offset: int | None = None) -> None:
         super().__init__(what, remedy)
@@ -45,20 +45,20 @@ class ConflictError(ComelError):
 
 
 class ForbiddenError(ComelError):
-    """The key may do this with what it made itself, not with what others made; the scope ``manage`` may."""
+    """The key may do this only with what it made itself; the scope ``manage`` may do it with everything."""
 
 
 class NoRoomError(ComelError):
     """The service's disk is full."""
 
     def __init__(
-        self, what: str = "there is no room on the service's disk", remedy: str = "send it later, or ask its operator"
+        self, what: str = "there is no room on the service's disk", remedy: str = "try again later, or ask its operator"
     ) -> None:
         super().__init__(what, remedy)
 
 
 class NotFoundError(ComelError):
-    """Nothing under this name."""
+    """There is nothing under this name."""
 
 
 class NotReadyError(ComelError):
@@ -66,22 +66,22 @@ class NotReadyError(ComelError):
 
 
 class TooLargeError(ComelError):
-    """More than the service is set to take."""
+    """More than the service is configured to accept."""
 
 
 class WrongKindError(ComelError):
-    """A body or file of a kind that is not taken."""
+    """A body or file of a kind that is not accepted."""
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a disk without room, or a used-up quota of the file system, is why something failed.
+    """Whether a full disk, or an exhausted quota of the file system, caused a failure.
 
-    Asks an error of the operating system, of a database, and those that led to them.
+    Checks an error of the operating system or of a database, and the errors that caused them.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        # What SQLAlchemy raises has the driver's error as its ``orig``.
+        # SQLAlchemy's errors have the driver's error as ``orig``.
         driver = getattr(error, "orig", error)
         if getattr(driver, "sqlite_errorname", "") in _SQLITE_FULL or getattr(driver, "sqlstate", "") == _POSTGRESQL_FULL:
             return True
@@ -91,10 +91,10 @@ def is_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def needing_room() -> Iterator[None]:
-    """Make one :class:`NoRoomError` of every way in which a full disk ends the block.
+    """Turn every failure of the block from a full disk into :class:`NoRoomError`.
 
     Raises:
-        NoRoomError: as said.
+        NoRoomError: the disk is full.
     """
     try:
         yield
@@ -107,14 +107,14 @@ def needing_room() -> Iterator[None]:
 
 
 def no_worker(remedy: str, *, retry_after: int = 30) -> dict[Fault, ComelError]:
-    """What a client is told where no worker process had its request in hand, for :func:`comel.base.workers.failure`.
+    """Errors for a request that no worker process took, for :func:`comel.base.workers.failure`.
 
     Args:
-        remedy: what to do where others were before it.
-        retry_after: how many seconds to wait then.
+        remedy: the remedy if others were before it.
+        retry_after: the seconds to wait in that case.
     """
     return {
-        Fault.BUSY: BusyError("too many are before this request", remedy, retry_after=retry_after),
+        Fault.BUSY: BusyError("too many requests are before this one", remedy, retry_after=retry_after),
         Fault.START: NotReadyError("no worker process can be started", "send it again in a minute"),
-        Fault.STOPPED: NotReadyError("the service is about to stop", "send it again in a minute"),
+        Fault.STOPPED: NotReadyError("the service is stopping", "send it again in a minute"),
     }

@@ -1,7 +1,7 @@
-"""What is removed by itself: expired uploads, old predictions and jobs, and whatever a killed process left half done.
+"""Automatic removal of expired uploads, old predictions and jobs, and whatever a killed process left unfinished.
 
-Only what the database knows to be over is deleted, and the audit log has it. What lies in the state folder and no row names
-is not rubbish: a prediction is taken into the list, anything else is set aside, in ``<state_dir>/set-aside``.
+Only what the database knows to be over is deleted, and the audit log records it. Files in the state folder without a row
+are not deleted: a prediction is added to the list, anything else is moved to ``<state_dir>/set-aside``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AT_ONCE = 100
 
 
 class Housekeeper(threading.Thread):
-    """Cleans every five minutes until it is stopped. Several processes may have one."""
+    """Cleans up every five minutes until stopped. Several processes may have one."""
 
     def __init__(self, database: Database, settings: ServiceSettings, *, audit: AuditLog, log: Any) -> None:
         super().__init__(name="comel-housekeeper", daemon=True)
@@ -46,7 +46,7 @@ class Housekeeper(threading.Thread):
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Clean no more."""
+        """Stop cleaning."""
         self._stopping.set()
 
     def run(self) -> None:
@@ -56,7 +56,7 @@ class Housekeeper(threading.Thread):
                 done = clean(self._database, self._settings, self._audit)
                 if any(done.values()):
                     self._log.info("cleaned", **done)
-            except Exception as error:  # one that fails in a new way must not end all later ones
+            except Exception as error:  # one unforeseen failure must not end all later rounds
                 self._log.error("cleaning failed", **describe_defect(error))
             if self._stopping.wait(_EVERY_SECONDS):
                 return
@@ -65,13 +65,13 @@ class Housekeeper(threading.Thread):
 def clean(
     database: Database, settings: ServiceSettings, audit: AuditLog, *, left_behind_seconds: float = _DAY
 ) -> dict[str, int]:
-    """Remove what is due, once; says how much of each kind that was.
+    """Remove what is due, once; returns the number of each kind.
 
-    What no row names is looked at when it is older than ``left_behind_seconds``: a worker may be about to finish it.
+    Files without a row are handled when older than ``left_behind_seconds``: a worker may be about to finish them.
 
     Raises:
         WrongDatabase: the database is not that of the state folder; nothing was removed.
-        ComelError: the audit log cannot be written; what it does not have was not removed.
+        ComelError: the audit log cannot be written; anything not logged was not removed.
     """
     audit.reserve.refill()
     _mend_times(database, settings)
@@ -93,13 +93,13 @@ def clean(
 
 
 def take_in(database: Database, settings: ServiceSettings, audit: AuditLog, *, older_than: float = -_DAY) -> dict[str, int]:
-    """Put predictions that lie in the state folder and are not in the list there; set aside what else no row names.
+    """Add unlisted predictions in the state folder to the list; set aside everything else without a row.
 
     Args:
-        database: of the state folder.
+        database: the state folder's database.
         settings: the service's.
-        audit: has every prediction that is taken in, and everything that is set aside.
-        older_than: seconds for which a folder must have been as it is.
+        audit: records every prediction added, and everything set aside.
+        older_than: seconds for which a folder must have been unchanged.
     """
     counted = {"adopted": 0, "set_aside": 0}
     for place in (PREDICTIONS, UPLOADS, INBOX):
@@ -122,7 +122,7 @@ def _is_known(database: Database, place: str, identifier: str) -> bool:
         if session.get(table, identifier) is not None:
             return True
         job = session.get(Job, identifier)
-        # What a job makes is there before its row is; what one made that came to nothing after all goes with what it left.
+        # A job's result exists before its row; the result of a job that failed after all goes with its remains.
         return place == PREDICTIONS and job is not None and job.state != "done"
 
 
@@ -159,7 +159,7 @@ def _set_aside(state_dir: Path, path: Path, audit: AuditLog) -> None:
 
 
 def _mend_times(database: Database, settings: ServiceSettings) -> None:
-    """Bring times that lie in the future to now: they were written before the clock was set back, and would pass too late."""
+    """Set times in the future to now: they were written before the clock was set back, and would expire too late."""
     with database.writing() as session:
         database.expect(session)
         now = database.now(session)
@@ -175,7 +175,7 @@ def _mend_times(database: Database, settings: ServiceSettings) -> None:
 
 
 def _old_predictions(database: Database, settings: ServiceSettings) -> list[tuple[str, list[str]]]:
-    """Predictions that are too old, then the oldest until the rest fits: the setting that says so, and their ids."""
+    """Predictions that are too old, then the oldest until the rest fits: the responsible setting, and their ids."""
     old: list[str] = []
     beyond: list[str] = []
     with database.reading() as session:
@@ -184,7 +184,7 @@ def _old_predictions(database: Database, settings: ServiceSettings) -> list[tupl
             too_old = PredictionRow.created < database.now(session) - settings.keep_days * _DAY
             old += session.execute(select(PredictionRow.id).where(too_old)).scalars()
         if settings.max_state_bytes is not None:
-            # What was announced and has not come takes no room.
+            # Announced data that has not arrived takes no space.
             received = int(session.execute(select(func.sum(Upload.offset))).scalar_one() or 0)
             room = settings.max_state_bytes - received
             newest_first = select(PredictionRow.id, PredictionRow.size).order_by(
@@ -199,7 +199,7 @@ def _old_predictions(database: Database, settings: ServiceSettings) -> list[tupl
 
 
 def _expired_uploads(database: Database, settings: ServiceSettings, audit: AuditLog) -> int:
-    """Forget uploads whose time is over, but not one that a job still needs."""
+    """Remove expired uploads, except those that a job still needs."""
     with database.writing() as session:
         database.expect(session)
         open_jobs = session.execute(select(Job.source).where(Job.state.in_(("queued", "running")))).scalars()
@@ -209,14 +209,14 @@ def _expired_uploads(database: Database, settings: ServiceSettings, audit: Audit
         for start in range(0, len(expired), _AT_ONCE):
             session.execute(delete(Upload).where(Upload.id.in_(expired[start : start + _AT_ONCE])))
         _write(audit, [{"upload": identifier, "by": "upload_hours"} for identifier in expired])
-        # Before the rows are gone for good: a folder without a row would be taken for one that the database lost.
+        # Before the rows are gone: a folder without a row would be taken for one that the database lost.
         for identifier in expired:
             remove_folder(settings.state_dir / UPLOADS / identifier)
     return len(expired)
 
 
 def _old_jobs(database: Database, settings: ServiceSettings, audit: AuditLog) -> int:
-    """Forget ended jobs that are too old, and idempotency keys after a day or as long as jobs are kept."""
+    """Remove ended jobs that are too old, and idempotency keys after a day or as long as jobs are kept."""
     with database.writing() as session:
         database.expect(session)
         now = database.now(session)
@@ -231,7 +231,7 @@ def _old_jobs(database: Database, settings: ServiceSettings, audit: AuditLog) ->
 
 
 def _left_behind(database: Database, state_dir: Path, audit: AuditLog, seconds: float) -> int:
-    """Delete what a killed process was writing, or deleting, and what is left of jobs that came to nothing."""
+    """Delete whatever a killed process was writing or deleting, and the remains of failed jobs."""
     removed = 0
     for place in (PREDICTIONS, UPLOADS, INBOX):
         folder = state_dir / place
@@ -247,7 +247,7 @@ def _is_over(database: Database, place: str, path: Path, audit: AuditLog) -> boo
     if path.name.startswith(PARTIAL):
         return True
     if path.name.startswith(REMOVED):
-        # Whoever deleted it was stopped before its row was gone.
+        # The deleting process was stopped before the row was gone.
         with database.writing() as session:
             database.expect(session)
             row = session.get(PredictionRow, removed_id(path))
@@ -271,7 +271,7 @@ def _write(audit: AuditLog, facts: Sequence[dict[str, Any]]) -> None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file was changed; or until it will have been, where the clock was set back since."""
+    """Seconds since a file was changed; or until that time, if the clock was set back since."""
     try:
         return abs(time.time() - path.stat().st_mtime)
     except OSError:

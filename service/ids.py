@@ -1,4 +1,4 @@
-"""Ids of jobs, predictions, uploads and slides: 128 random or keyed bits, 32 hexadecimal digits. And names that people give."""
+"""Ids of jobs, predictions, uploads and slides: 128 random or keyed bits, 32 hexadecimal digits. And names given by people."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def new_id() -> str:
-    """An id that nobody has or guesses."""
+    """A new id that cannot be guessed."""
     return uuid.uuid4().hex
 
 
 def is_id(text: str) -> bool:
-    """Whether ``text`` has the form of an id; only what has it may become a part of a path or a query."""
+    """Whether ``text`` has the form of an id; only such text may become part of a path or a query."""
     return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` can be shown as a name: any script, sign and space, but no control characters, no line breaks, no bytes
-    that are no text, and nothing that shows the rest in another order."""
+    """Whether ``text`` can be shown as a name: any script, symbol and space, but no control characters, line breaks, bytes
+    that are not text, or characters that reorder the rest."""
     return bool(text) and not any(letter in _REORDERING or unicodedata.category(letter) in _UNREADABLE for letter in text)

@@ -1,7 +1,7 @@
-"""The service's own log: one event a line on standard error, JSON unless a person watches. No event names a file or a slide.
+"""The service's own log: one event per line on standard error, JSON unless it is a terminal. No event names a file or a slide.
 
-A warning or an error that comes again within a minute, the same in every word, is counted and not written; the next line of it
-says how often. Writing never fails: a log on a full disk, or whose reader has gone, must not end what it is about.
+A warning or an error repeated identically within a minute is counted and not written; its next line
+gives the count. Writing never fails: a log on a full disk, or whose reader is gone, must not end the work it reports on.
 
 Nothing global is set up by importing or by making a logger; :func:`route_library_logs` is for the process that listens.
 """
@@ -69,7 +69,7 @@ class Repeats:
 
 
 class _Lines(structlog.PrintLogger):
-    """Writes lines, and goes on where they cannot be written."""
+    """Writes lines, and continues if they cannot be written."""
 
     def msg(self, message: str) -> None:
         with suppress(OSError, ValueError):
@@ -94,7 +94,7 @@ def describe_defect(error: BaseException) -> dict[str, Any]:
 
 
 class _LibraryHandler(logging.Handler):
-    """Other libraries' records as events of ours: uvicorn's as they are, of all others only that there was one."""
+    """Other libraries' records as events: uvicorn's unchanged, of all others only that there was one."""
 
     def __init__(self, log: Any) -> None:
         super().__init__(logging.INFO)

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. One registry an application, so that several in one process keep apart."""
+"""Prometheus' metrics at /metrics. One registry per application, so that several in one process stay separate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Metrics:
             registry=registry,
         )
         self._predictions = Counter(
-            "comel_predictions", "Predictions asked for, by outcome.", ["kind", "outcome"], registry=registry
+            "comel_predictions", "Predictions requested, by outcome.", ["kind", "outcome"], registry=registry
         )
         self._prediction_seconds = Histogram(
             "comel_prediction_seconds",
@@ -58,20 +58,20 @@ class Metrics:
             registry=registry,
         )
         self._jobs = Gauge("comel_jobs", "Jobs that wait (queued) and run.", ["state"], registry=registry)
-        self._gpu = Gauge("comel_gpu_memory_bytes", "Memory of a GPU in use, by whomever.", ["gpu"], registry=registry)
-        self._running = Gauge("comel_predictions_running", "Predictions under way or waiting.", registry=registry)
+        self._gpu = Gauge("comel_gpu_memory_bytes", "Memory of a GPU in use by all processes.", ["gpu"], registry=registry)
+        self._running = Gauge("comel_predictions_running", "Predictions running or waiting.", registry=registry)
         self._model = Gauge(
             "comel_model_info", "1 for the version of each model that answers.", ["model", "run", "version"], registry=registry
         )
         self._refused = Gauge(
             "comel_model_refused",
-            "1 where the version of a model that should answer cannot be used.",
+            "1 if the version of a model that should answer cannot be used.",
             ["model"],
             registry=registry,
         )
         self._reason = Gauge(
             "comel_model_refused_info",
-            "1 for why that version cannot be used.",
+            "1 for the reason why that version cannot be used.",
             ["model", "version", "reason"],
             registry=registry,
         )
@@ -79,7 +79,7 @@ class Metrics:
         self._reasons: dict[str, tuple[str, str, str]] = {}
 
     def model(self, state: ModelState, run: str | None, why: str | None = None) -> None:
-        """Say which version of a model answers, if any does, and whether another one was refused and why."""
+        """Set which version of a model answers, if any, and whether another was refused and why."""
         if (before := self._answers.pop(state.name, None)) is not None:
             self._model.remove(*before)
         if (reason := self._reasons.pop(state.name, None)) is not None:
@@ -109,12 +109,12 @@ class Metrics:
                 self._speed.labels(kind).observe(instances / seconds)
 
     def jobs(self, counts: Mapping[str, int]) -> None:
-        """Say how many jobs are in each state."""
+        """Set the number of jobs in each state."""
         for state, count in counts.items():
             self._jobs.labels(state).set(count)
 
     def gpus(self) -> None:
-        """Read the GPUs' memory, where this process uses any."""
+        """Read the GPUs' memory, if this process uses any."""
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_available():
             return
@@ -124,7 +124,7 @@ class Metrics:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """One prediction more while the block runs."""
+        """Count one more prediction while the block runs."""
         with self._running.track_inprogress():
             yield
 

@@ -1,4 +1,4 @@
-"""Paths of the server, which no client may see, and the names of folders that are being made or removed."""
+"""Server paths, which clients must not see, and the names of folders being made or removed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["PARTIAL", "REMOVED", "UPLOADS", "bring_back", "remove_folder", "remo
 
 UPLOADS = "uploads"
 PARTIAL = ".partial-"
-"""How the name of something begins that is not whole yet."""
+"""Prefix of the name of something incomplete."""
 REMOVED = ".removed-"
-"""How the name of a folder begins that is being deleted."""
+"""Prefix of the name of a folder being deleted."""
 
 
 def without_paths(text: str, roots: Iterable[Path]) -> str:
-    """``text`` with the server's folders cut off, so that a file is called as the client called it.
+    """``text`` without the server's folders, so that a file has the client's name.
 
     A relative root is cut only from the front of a longer path: by itself it may be an ordinary word.
     """
@@ -37,7 +37,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def take_away(folder: Path) -> Path | None:
-    """Give a folder a name under which nobody finds it and the clean-up deletes it; None if there is no such folder."""
+    """Rename a folder so that it is no longer found and the clean-up deletes it; None if there is no such folder."""
     aside = folder.with_name(f"{REMOVED}{folder.name}.{uuid.uuid4().hex}")
     try:
         os.rename(folder, aside)
@@ -52,5 +52,5 @@ def bring_back(aside: Path) -> None:
 
 
 def removed_id(aside: Path) -> str:
-    """The name that a folder had before :func:`take_away`."""
+    """A folder's name before :func:`take_away`."""
     return aside.name.removeprefix(REMOVED).partition(".")[0]

@@ -1,4 +1,4 @@
-"""What the service is told: by arguments, by environment variables that start with ``COMEL_``, or by a YAML file."""
+"""Settings of the service: arguments, environment variables that start with ``COMEL_``, or a YAML file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _by_name(runs: Any) -> Any:
         run = Path(path if sign else name)
         name = name if sign else run.resolve().name
         if name in named:
-            raise ConfigError(f"two models are called '{name}'", f"name one of them otherwise: --model OTHER={run}")
+            raise ConfigError(f"two models are called '{name}'", f"give one another name: --model OTHER={run}")
         named[name] = run
     return named
 
 
 class JobSettings(BaseModel):
-    """Settings of everything that the database is for."""
+    """Settings of the database and everything stored in it."""
 
     database_url: SecretStr | None = Field(
         default=None, description="postgresql://USER@HOST/NAME for workers on several machines; none: SQLite in state_dir"
@@ -49,19 +49,19 @@ class JobSettings(BaseModel):
     worker_memory_bytes: int = Field(
         default=16 << 30, gt=0, description="most memory of one worker process in bytes; a slide that needs more fails"
     )
-    job_timeout_seconds: float = Field(default=3600, gt=0, description="longest that one attempt at a job may take")
+    job_timeout_seconds: float = Field(default=3600, gt=0, description="longest time of one attempt at a job")
     max_attempts: int = Field(default=3, gt=0, description="attempts at a job whose worker crashes or goes silent")
-    lease_seconds: float = Field(default=30, ge=1, description="how long a worker may be silent before another takes its job")
-    grace_seconds: float = Field(default=30, ge=0, description="how long a job may go on after the service was told to stop")
-    max_queued_jobs: int = Field(default=1000, gt=0, description="most jobs that wait; beyond: 429")
-    retry_seconds: int = Field(default=30, gt=0, description="what Retry-After says where the queue is full")
+    lease_seconds: float = Field(default=30, ge=1, description="time a worker may be silent before another takes its job")
+    grace_seconds: float = Field(default=30, ge=0, description="time a job may continue after the service was asked to stop")
+    max_queued_jobs: int = Field(default=1000, gt=0, description="most waiting jobs; beyond: 429")
+    retry_seconds: int = Field(default=30, gt=0, description="value of Retry-After if the queue is full")
     sync_max_instances: int = Field(
-        default=20_000, ge=0, description="most tiles of a bag that is answered at once; a larger one becomes a job"
+        default=20_000, ge=0, description="most tiles of a bag answered at once; a larger one becomes a job"
     )
-    sync_timeout_seconds: float = Field(default=60, gt=0, description="longest that a bag that is answered at once may take")
+    sync_timeout_seconds: float = Field(default=60, gt=0, description="longest time of a bag answered at once")
     upload_part_bytes: int = Field(default=16 << 20, gt=0, description="largest part of a resumable upload in bytes")
     max_slide_bytes: int = Field(default=16 << 30, gt=0, description="largest resumable upload in bytes")
-    upload_hours: float = Field(default=24, gt=0, description="how long an upload is kept after its last part")
+    upload_hours: float = Field(default=24, gt=0, description="time an upload is kept after its last part")
     keep_days: float | None = Field(
         default=None, gt=0, description="days after which predictions and ended jobs are deleted; none: never"
     )
@@ -71,20 +71,23 @@ class JobSettings(BaseModel):
     max_key_bytes: int | None = Field(
         default=None, gt=0, description="most bytes of predictions and uploads of one API key; none: no limit"
     )
-    max_key_uploads: int = Field(default=100, gt=0, description="most uploads of one API key that are not complete")
+    max_key_uploads: int = Field(default=100, gt=0, description="most incomplete uploads of one API key")
     webhook_hosts: tuple[str, ...] = Field(
-        default=(), description="hosts that may be told of ended jobs, such as lims.example.org; a JSON list; none: no webhooks"
+        default=(),
+        description="hosts that webhooks may call when jobs end, such as lims.example.org; a JSON list; none: no webhooks",
     )
-    webhook_secret: SecretStr | None = Field(default=None, description="what signs webhook calls, known to their receivers")
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="secret that signs webhook calls, known to their receivers"
+    )
     webhook_private: bool = Field(
         default=False, description="let webhooks reach private and loopback addresses, and use http there"
     )
 
 
 class ServiceSettings(JobSettings, BaseSettings):
-    """Settings of ``comel serve``. How slides are extracted is not set here: the run's feature contract says it.
+    """Settings of ``comel serve``. The extraction of slides is not set here: the run's feature contract defines it.
 
-    An argument wins over the environment, the environment over the file, the file over the default.
+    An argument overrides the environment, the environment overrides the file, the file overrides the default.
 
     Raises:
         ConfigError: the settings file cannot be read.
@@ -106,7 +109,7 @@ class ServiceSettings(JobSettings, BaseSettings):
     )
     tissue_folder: Path | None = Field(
         default=None,
-        description="folder of tissue that you drew, <name of the slide>.geojson, .png, ...; for models that were trained so",
+        description="folder of your own tissue outlines, <slide name>.geojson, .png, ...; for models trained with them",
     )
     state_dir: Path = Field(default=Path("comel-state"), description="folder of predictions, maps, keys and the audit log")
     max_upload_bytes: int = Field(
@@ -114,27 +117,27 @@ class ServiceSettings(JobSettings, BaseSettings):
     )
     max_instances: int = Field(default=500_000, gt=0, description="most tiles of one bag or slide")
     max_connections: int = Field(
-        default=1000, gt=0, description="most open connections; beyond, one that is idle is closed, or the new one refused"
+        default=1000, gt=0, description="most open connections; beyond, an idle one is closed, or the new one refused"
     )
     request_seconds: float = Field(
         default=30,
         gt=0,
-        description="longest that a request's head may take, or its body make wait; a body also brings 1 KiB a second",
+        description="longest wait for a request's head or body; a body must also average 1 KiB per second",
     )
-    requests_per_minute: int = Field(default=120, gt=0, description="most requests of one API key in a minute")
+    requests_per_minute: int = Field(default=120, gt=0, description="most requests of one API key per minute")
     require_keys: bool | None = Field(
-        default=None, description="whether to ask for API keys in any case; none: where host is not a loopback address"
+        default=None, description="whether API keys are always required; none: if host is not a loopback address"
     )
     oidc_issuer: str | None = Field(
-        default=None, description="OpenID Connect provider whose bearer tokens are taken beside API keys; none: keys only"
+        default=None, description="OpenID Connect provider whose bearer tokens are accepted besides API keys; none: keys only"
     )
-    oidc_audience: str = Field(default="comel", description="what a token must name as its audience")
+    oidc_audience: str = Field(default="comel", description="audience that a token must name")
     oidc_scope_claim: str = Field(
         default="scope", description="claim of a token that lists scopes, roles or groups; dots lead into objects"
     )
     oidc_scopes: dict[str, Literal["read", "predict", "manage", "admin"]] = Field(
         default={"comel:read": "read", "comel:predict": "predict", "comel:manage": "manage", "comel:admin": "admin"},
-        description="what is listed there, and the scope that it stands for; JSON in the environment",
+        description="the values listed there, and the scope of each; JSON in the environment",
     )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="origins whose web pages may call the service; a JSON list in the environment; none: no page"
@@ -142,7 +145,7 @@ class ServiceSettings(JobSettings, BaseSettings):
     root_path: str = Field(
         default="",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="prefix that a proxy serves the service below, such as /comel, whether or not it cuts that off",
+        description="prefix that a proxy serves the service below, such as /comel, whether or not the proxy strips it",
     )
     device: str = Field(default="auto", description="auto, cpu or cuda, for the model and the patch encoder")
     host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback needs an API key")
@@ -170,14 +173,14 @@ class ServiceSettings(JobSettings, BaseSettings):
 
 
 class _EnvironmentSource(EnvSettingsSource):
-    """Variables, each in place of what comes after it: models of an argument and of the environment do not mix."""
+    """Variables, each replacing later sources: models of an argument and of the environment do not mix."""
 
     def __call__(self) -> dict[str, Any]:
         return _without(super().__call__(), self.current_state)
 
 
 class _FileSource(PydanticBaseSettingsSource):
-    """The file that the sources before this one name, if they name one."""
+    """The file that the earlier sources name, if any."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
@@ -186,10 +189,10 @@ class _FileSource(PydanticBaseSettingsSource):
         path = self.current_state.get("settings_file")
         if path is None:
             return {}
-        # Paths stay as they are: a relative state folder is that of the folder the service is started in.
+        # Paths are not resolved: a relative state folder starts from the folder the service is started in.
         content = load_yaml(Path(path), self.settings_cls, relative=False)
         if "settings_file" in content:
-            raise ConfigError(f"{path}: settings_file stands in it", "take it out: a settings file names no other")
+            raise ConfigError(f"{path}: contains settings_file", "remove it: a settings file cannot name another")
         return _without(content, self.current_state)
 
 

@@ -1,4 +1,4 @@
-"""What the pages need from npm: none of it is in the sources, a built wheel carries it, and ``make viewer`` fetches it."""
+"""The pages' libraries from npm: not in the sources; a built wheel includes them, and ``make viewer`` downloads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHECKOUT = _PACKAGE.parent
 
 
 def vendored(name: str) -> Path | None:
-    """Where a library's file lies, by the names that ``package.json`` gives them; None if it was not fetched."""
+    """The path of a library's file, by the names in ``package.json``; None if it was not downloaded."""
     if name in {path.name for path in _CARRIED.glob("*.*")}:
         return _CARRIED / name
     listed = _CHECKOUT / "package.json"

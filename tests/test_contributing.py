@@ -137,7 +137,7 @@ def test_the_slide_reader_reads_what_a_slide_asks_for(tmp_path: Path, monkeypatc
     with pytest.raises(SlideError, match="mpp"):
         slides.open_slide(tmp_path / "slide.npy")
     (tmp_path / "text.npy").write_text("no array")
-    with pytest.raises(SlideError, match="no numpy array"):
+    with pytest.raises(SlideError, match="not a numpy array"):
         reader(tmp_path / "text.npy")
 
 

@@ -1,4 +1,4 @@
-"""The commands that need slides or the service, as Python functions: part of the composition root, which alone knows comel,
+"""The commands that need slides or the service, as Python functions. Only the composition root imports comel,
 pipelines and service together.
 
 Everything heavy is imported inside the function that needs it.
@@ -44,7 +44,7 @@ def synth(out: Path, *, quiet: bool = False, **settings: Any) -> Path:
 
     Args:
         out: folder for slides, masks and ``manifest.csv``.
-        quiet: no progress.
+        quiet: print no progress.
         settings: fields of :class:`pipelines.synth.settings.SynthSettings`: seed, organs, slides_per_organ, size, ...
     """
     from pipelines.synth.cohort import generate_cohort
@@ -56,12 +56,12 @@ def synth(out: Path, *, quiet: bool = False, **settings: Any) -> Path:
 
 @with_keywords(ExtractOptions)
 def extract(manifest: Path, out: Path, *, quiet: bool = False, **settings: Any) -> CohortReport:
-    """Extract a manifest's slides to bags in ``out``; what is complete is kept.
+    """Extract a manifest's slides to bags in ``out``; complete bags are kept.
 
     Args:
         manifest: the cohort.
         out: folder of the bags, of ``overlays/`` and of ``failures.csv``.
-        quiet: no progress.
+        quiet: print no progress.
         settings: fields of :class:`comel.app.schemas.ExtractOptions`: encoder, target_mpp, root, workers, device, ...
     """
     from comel.app.commands.extract_view import watch
@@ -86,7 +86,9 @@ def extract(manifest: Path, out: Path, *, quiet: bool = False, **settings: Any) 
 def _pool(options: ExtractOptions) -> Pool:
     if options.engine == "dask":
         if options.workers is not None:
-            raise ConfigError("--workers is of this machine", "with --engine dask, start as many Dask workers as you want")
+            raise ConfigError(
+                "--workers applies to this machine only", "with --engine dask, start as many Dask workers as you want"
+            )
         from pipelines.batch.dask_pool import DaskPool
 
         return DaskPool(options.scheduler, scheduler_file=options.scheduler_file)
@@ -98,7 +100,7 @@ def _pool(options: ExtractOptions) -> Pool:
 
 
 def extract_status(manifest: Path, out: Path, *, root: Path | None = None) -> Status:
-    """How far the extraction of a manifest's slides in ``out`` is, whoever works on it, with the last run's settings."""
+    """The progress of an extraction of a manifest's slides in ``out``, by all processes, with the last run's settings."""
     from comel.cohort.manifest import read_manifest
     from pipelines.batch.status import folder_status
 
@@ -120,11 +122,11 @@ def bench_extract(
     :func:`comel.app.benchmark.extraction.measure_extraction`.
 
     Args:
-        slides: to read; none for a synthetic slide, which is thrown away afterwards.
-        workers: decoding threads, and processes of the DataLoader it is compared with.
-        repeats: of every measurement.
+        slides: the slides to read; none for a synthetic slide, which is deleted afterwards.
+        workers: decoding threads, and processes of the DataLoader used for comparison.
+        repeats: repeats of every measurement.
         size: side of the synthetic slide in pixels.
-        device: of the patch encoder.
+        device: the patch encoder's device.
         quiet: no progress.
         settings: fields of :class:`pipelines.extraction.settings.ExtractSettings`.
     """
@@ -154,9 +156,9 @@ def serve(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
     """Answer predictions over HTTP until interrupted; settings are those of :class:`service.settings.ServiceSettings`.
 
     Args:
-        models: run directories, or ``NAME=RUN``; a run without a name is called as its folder. The first is the default.
-            Default what the settings file or the environment says.
-        settings: in place of what these say.
+        models: run directories, or ``NAME=RUN``; a run without a name gets its folder's name. The first is the default.
+            By default, the settings file's or the environment's.
+        settings: values that override these.
     """
     from service.app import serve as run_service
     from service.settings import ServiceSettings
@@ -166,7 +168,7 @@ def serve(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
 
 
 def worker(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
-    """Work on the jobs that :func:`serve` accepts elsewhere, until told to stop (SIGTERM or Ctrl-C); arguments are its."""
+    """Work on the jobs that :func:`serve` accepts elsewhere, until stopped (SIGTERM or Ctrl-C); same arguments as there."""
     import signal
     import threading
 
@@ -185,12 +187,12 @@ def worker(models: Sequence[str | Path] | None = None, **settings: Any) -> None:
 
 @with_keywords(ExtractSettings)
 def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None, **settings: Any) -> Inspection:
-    """What a slide is: size, levels, mpp and where it comes from, tissue, ink and folds, number of tiles; and a picture of it.
+    """Describe a slide: size, levels, mpp and its source, tissue, ink and folds, number of tiles; and draw a picture of it.
 
     Args:
         path: the slide.
-        mpp: micrometres per pixel of level 0, whatever the slide says.
-        overlay: PNG to write the picture to.
+        mpp: micrometres per pixel of level 0, overriding the slide's own.
+        overlay: the PNG file to write the picture to.
         settings: fields of :class:`pipelines.extraction.settings.ExtractSettings`: target_mpp, tissue, min_tissue, ...
     """
     from comel.base.files import atomic_path
@@ -204,7 +206,7 @@ def inspect(path: Path, *, mpp: float | None = None, overlay: Path | None = None
 
 
 def encoders(name: str | None = None) -> list[dict[str, Any]]:
-    """What is known of every patch encoder, or of one and how to obtain it; see :mod:`pipelines.patch_encoders.listing`."""
+    """Facts about every patch encoder, or about one and how to obtain it; see :mod:`pipelines.patch_encoders.listing`."""
     from pipelines.patch_encoders.listing import list_encoders, obtain
 
     entries = list_encoders(name)
@@ -227,7 +229,7 @@ def mixers(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Read feature files whole, checksums included; one entry a file with what it holds or what is wrong."""
+    """Read feature files in full, with checksums; one entry per file with its content or the problem."""
     from comel.bags.foreign import feature_files, read_any_bag
 
     entries = []
@@ -246,7 +248,7 @@ def check_bags(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def demo(out: Path, **settings: Any) -> dict[str, Any]:
-    """The whole way on a synthetic cohort: synth, extract, train, evaluate, predict; returns the summary."""
+    """Run the whole pipeline on a synthetic cohort: synth, extract, train, evaluate, predict; returns the summary."""
     from comel.app.demo import run_demo
 
     return run_demo(Path(out), **settings)

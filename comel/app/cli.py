@@ -1,6 +1,6 @@
 """The command line: puts together the commands of :mod:`comel.app.commands`. Nothing heavy is imported before a command runs.
 
-Exit codes: 0 done; 1 done, but some slides failed; 2 the input cannot be used, said in one line on standard error.
+Exit codes: 0 done; 1 done, but some slides failed; 2 the input cannot be used, with one line on standard error.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Continual multiple instance learning on whole-slide images. Research use only, not for diagnosis.",
 )
-bags_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at feature files, and take them to other tools.")
+bags_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Inspect feature files and export them to other tools."
+)
 
 
 @app.callback()
@@ -73,7 +75,7 @@ def _comel(
     verbose: Annotated[
         bool,
         typer.Option(
-            "--verbose", "-v", help="Show tracebacks and log messages of libraries; stands before the command.", callback=_log
+            "--verbose", "-v", help="Show tracebacks and log messages of libraries; goes before the command.", callback=_log
         ),
     ] = False,
 ) -> None:
@@ -116,10 +118,10 @@ def main() -> None:
         typer.echo(f"comel: {error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Typer makes an exit with code 130 of the first.
+        # Typer turns the first into an exit with code 130.
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise
-        typer.echo("comel: interrupted; the same command goes on where it stopped", err=True)
+        typer.echo("comel: interrupted; the same command continues where it stopped", err=True)
         sys.exit(130)
     except OSError as error:
         _print_traceback()

@@ -1,6 +1,6 @@
-"""The demonstration: the whole way on a synthetic cohort, with a table at the end.
+"""The demonstration: the whole pipeline on a synthetic cohort, with a table at the end.
 
-Part of the composition root. What it does is in ``configs/demo.yaml``.
+Part of the composition root. ``configs/demo.yaml`` defines the steps.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def run_demo(
     rows: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run the demonstration into ``out``; what is finished there is kept, so that it may be stopped and started again.
+    """Run the demonstration into ``out``; finished work is kept, so that it may be stopped and started again.
 
     Args:
-        out: folder for cohort, bags, runs, predictions and ``summary.json``.
-        seed: of the synthetic cohort.
-        slides_per_organ: in place of the config's.
-        size: side of a slide in level-0 pixels, in place of the generator's default.
-        epochs: in place of the config's.
-        rows: in place of the config's: ``{name: {"strategy": ..., "model": ...}}``.
-        quiet: no progress and no table.
+        out: the folder for cohort, bags, runs, predictions and ``summary.json``.
+        seed: the synthetic cohort's seed.
+        slides_per_organ: overrides the config's.
+        size: side of a slide in level-0 pixels, instead of the generator's default.
+        epochs: overrides the config's.
+        rows: overrides the config's: ``{name: {"strategy": ..., "model": ...}}``.
+        quiet: print no progress and no table.
 
     Returns:
         The summary that is also written to ``summary.json``.
@@ -119,7 +119,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 class _Voice:
-    """What the demonstration says to a person."""
+    """The demonstration's output for a person."""
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
@@ -148,7 +148,7 @@ class _Voice:
 
 
 def _verdict(table: Mapping[str, Mapping[str, float | None]]) -> str:
-    """In words whether the continual model is clearly ahead of fine-tuning, by 5 points in accuracy and in forgetting."""
+    """A sentence on whether the continual model is ahead of fine-tuning by 5 points in accuracy and in forgetting."""
     if not {"finetune", "owlora"} <= set(table):
         return ""
     ours, floor = table["owlora"], table["finetune"]
@@ -163,7 +163,7 @@ def _verdict(table: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 def _test_manifest(manifest: Path) -> Path:
-    """The cohort's test rows as a manifest of their own, beside it."""
+    """The cohort's test rows as a separate manifest beside it."""
     import pandas
 
     rows = pandas.read_csv(manifest, dtype=str)

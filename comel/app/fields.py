@@ -17,11 +17,11 @@ from comel.base.kinds import kinds_of, kinds_of_elements
 __all__ = ["choices_of", "default_of", "field_at", "is_on", "keyword", "option_of", "range_of"]
 
 _UNBOUNDED = 2**31
-"""Limits from here on are those of a type of number, and no help to a user."""
+"""Limits from here on are those of a number type, and no help to a user."""
 
 
 def field_at(schema: type[BaseModel], key: str) -> FieldInfo | None:
-    """The field that ``key``, with dots between sections, names; None inside of a section that is open."""
+    """The field that ``key``, with dots between sections, names; None inside an open section."""
     *sections, name = key.split(".")
     for section in sections:
         inner = kinds_of(schema.model_fields[section].annotation)[0]
@@ -49,14 +49,14 @@ def range_of(field: FieldInfo) -> str:
 
 
 def choices_of(field: FieldInfo) -> list[str]:
-    """The texts that a field takes, or that its elements take; empty if it takes any."""
+    """The texts that a field or its elements accept; empty if any."""
     kinds = kinds_of(field.annotation)
     kinds += [one for inner in kinds_of_elements(field.annotation) for one in kinds_of(inner)]
     return [str(choice) for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
 
 
 def default_of(field: FieldInfo) -> str:
-    """A field's default as text; empty for none, and for a switch, whose option is the other way."""
+    """A field's default as text; empty for none, and for a switch, whose option names the opposite."""
     value = field.default
     if value is None or value is PydanticUndefined or isinstance(value, bool):
         return ""
@@ -66,7 +66,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def option_of(key: str, field: FieldInfo | None, flag: str | Flag | None) -> inspect.Parameter:
-    """The parameter of a field; without a value it is None or False, so that what was not given is known."""
+    """The parameter of a field; if not given it is None or False, so that it can be recognised."""
     said = flag if isinstance(flag, Flag) else Flag(flag or _flag_name(key, field))
     if field is None:
         return keyword(key, Annotated[str | None, typer.Option(said.name, help=said.help)], None)
@@ -92,7 +92,7 @@ def is_on(field: FieldInfo | None) -> bool:
 
 
 def _kind_of_option(annotation: Any) -> Any:
-    """The type that the command line reads: texts for choices, a list for what may be repeated."""
+    """The type that the command line reads: texts for choices, a list for repeatable options."""
     kind = next(one for one in kinds_of(annotation) if one is not type(None))
     if get_origin(kind) in (list, tuple):
         return list[_kind_of_option(kinds_of_elements(kind)[0])]  # type: ignore[misc]
@@ -112,13 +112,13 @@ def _help(field: FieldInfo, kind: Any) -> str:
         notes.append(f"default: {default}")
     if limits := range_of(field):
         notes.append(limits)
-    if not said.partition(" ")[0].endswith(","):  # else it begins with values, such as auto, cpu
+    if not said.partition(" ")[0].endswith(","):  # otherwise it begins with values, such as auto, cpu
         said = said[:1].upper() + said[1:]
     return f"{said}." + (f"  [{'; '.join(notes)}]" if notes else "")
 
 
 def _notes(annotation: Any) -> list[Any]:
-    """What is said beside the types inside of an annotation."""
+    """The metadata beside the types inside an annotation."""
     if isinstance(annotation, FieldInfo):
         return annotation.metadata
     return [note for inner in get_args(annotation) for note in (_notes(inner) or [inner])]

@@ -1,12 +1,12 @@
 """Options of a command from a schema: one for each field, with its description, default and range; ``--config`` and ``--set``.
 
-A command names its schema and takes what the user gave of it::
+A command names its schema and takes what the user gave::
 
     @options_of("comel.app.schemas:ExtractOptions", names={"positive_classes": "--positive"})
     def extract(manifest: ..., out: ..., given: Given[ExtractOptions]) -> None:
         options = given.settings()
 
-Register it with ``cls=LazyCommand``: only a call of it, or of its help, imports the schema.
+Register it with ``cls=LazyCommand``: only calling it or its help imports the schema.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Schema = TypeVar("Schema", bound="BaseModel")
 
 @dataclass(frozen=True)
 class Flag:
-    """An option that is called otherwise than its field, or whose help is not the field's description."""
+    """An option whose name differs from its field's, or whose help is not the field's description."""
 
     name: str
     help: str | None = None
@@ -41,15 +41,15 @@ class Flag:
 
 @dataclass(frozen=True)
 class Given(Generic[Schema]):
-    """What a user gave of a schema's settings.
+    """The settings of a schema that a user gave.
 
     Attributes:
         schema: their schema.
-        command: whose settings they are.
+        command: the command that they belong to.
         config: the file of ``--config``.
         overrides: ``KEY=VALUE`` of ``--set``.
         options: values of options by key.
-        example: of ``--set``, for messages.
+        example: an example of ``--set``, for messages.
     """
 
     schema: type[Schema]
@@ -64,7 +64,7 @@ class Given(Generic[Schema]):
         return bool(self.config or self.overrides or self.options)
 
     def settings(self) -> Schema:
-        """All settings: an option wins over ``--set``, this over the file, the file over the default.
+        """All settings: an option overrides ``--set``, which overrides the file, which overrides the default.
 
         Raises:
             ConfigError: a file, a key or a value that does not fit.
@@ -137,20 +137,20 @@ def options_of(
     *,
     only: Sequence[str] | None = None,
     names: Mapping[str, str | Flag] | None = None,
-    config: str | None = "YAML file of settings; options and --set win over it.",
+    config: str | None = "YAML file of settings; options and --set override it.",
     example: str,
     command: str | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command options from a schema in place of its parameter ``given``, for :class:`LazyCommand`.
+    """Replace a command's parameter ``given`` by options from a schema, for :class:`LazyCommand`.
 
     Args:
         schema: ``module:Class`` of a pydantic model.
-        only: keys that become options, in order; ``section.key`` inside of a section. Default all fields. The others can be
+        only: keys that become options, in order; ``section.key`` inside a section. Default all fields. The others can be
             given by ``--set`` and in the file.
         names: options that differ from their field.
-        config: help of ``--config``; None if the schema has a field for its file.
-        example: of ``--set``.
-        command: what errors name, if it is not the function's name.
+        config: the help of ``--config``; None if the schema has a field for its file.
+        example: an example of ``--set``.
+        command: the name in errors, if it is not the function's name.
     """
     options = _Options(schema, tuple(only) if only is not None else None, names or {}, config, example, command)
 
@@ -176,9 +176,9 @@ class LazyCommand(TyperCommand):
         return typer.main.get_command(single)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        """The context of the command with its options, which then takes the place of this one."""
+        """The context of the command with its options, which then replaces this one."""
         return self.made().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        """Call the command that the context is of."""
+        """Call the command of the context."""
         return ctx.command.invoke(ctx)

@@ -1,4 +1,4 @@
-"""What commands take beyond the settings of one room: where an extraction works, how predictions are read and written."""
+"""Options of commands beyond one package's settings: where an extraction works, how predictions are read and written."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class ExtractOptions(ExtractSettings):
-    """Options of ``comel extract``: what is extracted, and where and how the work is done."""
+    """Options of ``comel extract``: what is extracted, and where and how."""
 
     root: Path | None = Field(None, description="folder that the manifest's paths start from; default its own")
     workers: int | None = Field(
-        None, ge=1, description="slides at once; default one for each CUDA device, else one for every eight cores"
+        None, ge=1, description="slides at the same time; default one per CUDA device, otherwise one per eight cores"
     )
     time_limit: float | None = Field(
-        None, ge=1, description="most seconds for a slide; one that shows no progress for 15 minutes is stopped anyway"
+        None, ge=1, description="most seconds per slide; one without progress for 15 minutes is stopped anyway"
     )
     worker_memory: float | None = Field(
         None, ge=0.1, description="most memory of one worker in GiB; a slide that needs more fails"
     )
     retry_failed: bool = Field(False, description="work only on slides that failed")
-    verify: bool = Field(False, description="read every bag that is there and check it")
+    verify: bool = Field(False, description="read and check every existing bag")
     force: bool = Field(False, description="redo complete slides too")
-    wait: bool = Field(True, description="stay until slides that other processes work on are done")
+    wait: bool = Field(True, description="wait for slides that other processes work on")
     engine: str = Field("local", description="local, or dask: the workers of a Dask scheduler")
     scheduler: str | None = Field(None, description="address of the Dask scheduler")
-    scheduler_file: Path | None = Field(None, description="the scheduler's file, in place of its address")
+    scheduler_file: Path | None = Field(None, description="the scheduler's file, instead of its address")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
     @field_validator("engine")
@@ -50,7 +50,7 @@ class ExtractOptions(ExtractSettings):
         return value
 
     def extraction(self) -> ExtractSettings:
-        """Those that decide what is in a bag."""
+        """The settings that determine a bag's content."""
         return ExtractSettings.model_construct(**{name: getattr(self, name) for name in ExtractSettings.model_fields})
 
 
@@ -61,23 +61,23 @@ class PredictOptions(Section):
 
     task: Name | None = Field(None, description="the task, if it is known; the prediction is then within it")
     bags: Path | None = Field(
-        None, description="folder in which a manifest's slides have their bags already; without it they are extracted"
+        None, description="folder with existing bags of a manifest's slides; without it they are extracted"
     )
     slide: Path | None = Field(None, description="the slide of a single bag, to draw its map on")
     root: Path | None = Field(None, description="folder that a manifest's paths start from; default its own")
     table: Path | None = Field(None, description="table to write, .csv or .parquet; default OUT/predictions.csv")
     mpp: float | None = Field(
-        None, description="micrometres per pixel of slides given by themselves, whatever they say; 0.05 to 20"
+        None, description="micrometres per pixel of slides given directly, overriding their own; 0.05 to 20"
     )
-    assume_mpp: Mpp | None = Field(None, description="micrometres per pixel of slides that state none")
-    assume_encoder: str | None = Field(None, description="encoder of feature files that do not name theirs")
+    assume_mpp: Mpp | None = Field(None, description="micrometres per pixel of slides that do not state it")
+    assume_encoder: str | None = Field(None, description="encoder of feature files that do not state one")
     encoder: str | None = Field(
-        None, description="where the model's patch encoder is: NAME:FOLDER or file.py:Class; default by its name"
+        None, description="location of the model's patch encoder: NAME:FOLDER or file.py:Class; default by its name"
     )
     tissue_folder: Path | None = Field(
         None,
-        description="folder of your own tissue, <slide_id>.geojson, .png, ...; of a slide that is no manifest's, by its file "
-        "name; needed if the model was trained so",
+        description="folder of your own tissue outlines, <slide_id>.geojson, .png, ...; for slides outside a manifest, "
+        "<file name>.geojson, ...; needed if the model was trained with them",
     )
     width: int = Field(1024, description="width of the map picture in pixels, 256 or more")
     merge: bool = Field(False, description="GeoJSON of regions instead of tiles")
@@ -101,9 +101,9 @@ class EvaluateOptions(Section):
     tasks: list[Name] | None = Field(None, description="only these tasks")
     version: int | None = Field(None, description="version of the run; default the current one")
     split: str = Field("test", description="train, val, test or all")
-    table: Path | None = Field(None, description="CSV of the predictions of single cases to write")
+    table: Path | None = Field(None, description="CSV to write the predictions of single cases to")
     root: Path | None = Field(None, description="folder that the manifest's paths start from and lie in; default its own")
-    assume_encoder: str | None = Field(None, description="encoder of feature files that do not name theirs")
+    assume_encoder: str | None = Field(None, description="encoder of feature files that do not state one")
     skip_missing: bool = Field(False, description="leave out slides without features instead of stopping")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
@@ -111,12 +111,12 @@ class EvaluateOptions(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in ("train", "val", "test", "all"):
-            raise ComelError(f"--split {value}: no such split", "say train, val, test or all")
+            raise ComelError(f"--split {value}: no such split", "give train, val, test or all")
         return value
 
 
 def given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords that were given: None means the default."""
+    """The keywords with a value: None means the default."""
     return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""``docs/settings.md``, made from the schemas by ``make settings``."""
+"""``docs/settings.md``, generated from the schemas by ``make settings``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["settings_page"]
 
 _INTRODUCTION = """# Settings
 
-A setting of a command can be given in three ways. An option wins over `--set KEY=VALUE`, this over a YAML file given by
-`--config`, and the file over the default.
+A setting of a command can be given in three ways. An option overrides `--set KEY=VALUE`, which overrides a YAML file given by
+`--config`, which overrides the default.
 
     comel extract cohort.csv --out bags --config extract.yaml --set target_mpp=1.0 --tile-size 224
 
@@ -35,13 +35,13 @@ Here `extract.yaml` may hold
 
 In Python the same keys are keywords: `comel.extract("cohort.csv", "bags", encoder="uni", target_mpp=1.0, tile_size=224)`.
 
-- An unknown key is an error that names the nearest one. A key that stands twice is an error too.
+- An unknown key is an error that names the nearest one. So is a key that appears twice.
 - A relative path in a file starts from the file's folder. In an option and in `--set` it starts from the working directory.
-- Values are YAML. A setting that is a text keeps the text that stands there, so the labels `007`, `no`, `null`, `1:30` and
+- Values are YAML. A text setting is read literally, so the labels `007`, `no`, `null`, `1:30` and
   `2024-01-01` need no quotes. If a setting may be none, `null` means none, and the text null needs quotes.
-- `comel inspect` and `comel bench extract` take the file of `comel extract`; what does not concern them has no effect there.
+- `comel inspect` and `comel bench extract` take the file of `comel extract`; keys that do not concern them have no effect.
 
-The settings of the service are in [operations.md](operations.md#settings). The options of models and strategies stand in the
+The settings of the service are in [operations.md](operations.md#settings). The options of models and strategies are in the
 sections `model` and `strategy` of a training: [strategies-and-models.md](strategies-and-models.md).
 """
 
@@ -64,7 +64,7 @@ def settings_page() -> str:
 
 
 def _options(command: str) -> dict[str, str]:
-    """The options of a command by the name of their parameter."""
+    """A command's options by the name of their parameter."""
     group: Any = typer.main.get_command(app)
     return {parameter.name: parameter.opts[0] for parameter in group.commands[command].made().params}
 
@@ -80,7 +80,7 @@ def _table(schema: type[BaseModel], options: dict[str, str], section: str = "") 
 
 
 def _value(field: FieldInfo) -> str:
-    """What a user may write."""
+    """The values that a user may give."""
     kind = next(one for one in kinds_of(field.rebuild_annotation()) if one is not type(None))
     if choices := choices_of(field):
         said = ", ".join(map(_code, choices))
@@ -98,7 +98,7 @@ _KINDS = {str: "text", Path: "path", bool: "yes or no", int: "whole number", flo
 
 
 def _without_text(field: FieldInfo) -> str:
-    """What is said of a default that is no text: whether there is one, or a switch is on."""
+    """The description of a default that is not text: whether there is one, or a switch is on."""
     if field.is_required():
         return "required"
     return ("no", "yes")[field.default] if isinstance(field.default, bool) else "none"

@@ -26,11 +26,11 @@ class TileGeometry:
     look them up under these names.
 
     Attributes:
-        patch_size: tile side in pixels at ``mpp_x``/``mpp_y``.
+        patch_size: tile side in pixels of the encoded tiles, at ``mpp_x``/``mpp_y``.
         mpp_x, mpp_y: micrometres per pixel of the tiles that were encoded.
         level0_mpp_x, level0_mpp_y: micrometres per pixel of the slide's level 0.
-        level0_width, level0_height: level-0 size in pixels.
-        overlap: pixels that neighbouring tiles share, at tile resolution.
+        level0_width, level0_height: the slide's size in level-0 pixels.
+        overlap: pixels that neighbouring tiles share, at ``mpp_x``/``mpp_y``.
         bounds_x, bounds_y: offset of the slide's non-empty region in level-0 pixels (``openslide.bounds-x/y``), else 0.
         has_bounds: whether the slide states all four ``openslide.bounds-*`` (QuPath crops only then).
         name: the slide's file name.
@@ -119,7 +119,7 @@ def tile_spacing(coords: np.ndarray) -> np.ndarray:
     lie between those of another. Each position is rounded to whole pixels, so the distance is a mean, which does not drift.
 
     Args:
-        coords: (N, 2) top-left corners.
+        coords: (N, 2) top-left corners (x, y), in level-0 pixels or any other unit.
     """
     coords = np.asarray(coords, dtype=np.float64)
     gaps = [_gaps(coords, along, across) for along, across in ((0, 1), (1, 0))]
@@ -148,7 +148,7 @@ def tile_cells(coords: np.ndarray) -> np.ndarray:
     Pieces of tissue with separate grids are shifted by up to half a tile onto one grid; within a piece nothing moves.
 
     Args:
-        coords: (N, 2) top-left corners.
+        coords: (N, 2) top-left corners (x, y), in level-0 pixels or any other unit.
     """
     coords = np.asarray(coords, dtype=np.float64)
     if not len(coords):

@@ -1,1 +1,1 @@
-"""What has no subject of its own: files, HDF5, settings, devices, workers, text. Imports nothing of comel but its errors."""
+"""Shared foundations: files, HDF5, settings, devices, workers, text. Imports nothing from comel except its errors."""

@@ -18,34 +18,34 @@ __all__ = [
 ]
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
-"""How many threads a process is to compute with, where its user or whoever started it says so."""
+"""The environment variable with the number of threads a process should compute with, set by the user or the launcher."""
 
 _MOST_TORCH_THREADS = 16
 _GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Those of the process' affinity, or its cgroup's share of processor time where that is less; whole cores, 1 at least."""
+    """The cores in the process's affinity, or its cgroup's share of processor time if less; whole cores, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = quota_of(_GROUPS, _MOUNTED)
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def threads_wanted(environment: Mapping[str, str]) -> int | None:
-    """What ``OMP_NUM_THREADS`` says; of a list, which is for nested loops, the first. None where it says nothing usable."""
+    """The value of ``OMP_NUM_THREADS``, or the first of a list (for nested loops); None if it is not usable."""
     text = environment.get(THREADS_VARIABLE, "").partition(",")[0].strip()
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
 def threads_to_start() -> int:
-    """A thread a core that this process may use, or as many as ``OMP_NUM_THREADS`` says where that is fewer."""
+    """One thread per core that this process may use, or ``OMP_NUM_THREADS`` if that is fewer."""
     return min(available_cores(), threads_wanted(os.environ) or available_cores())
 
 
 def limit_torch_threads() -> None:
-    """Let torch compute with no more threads than this process may use, 16 at most, unless ``OMP_NUM_THREADS`` is set.
+    """Limit torch to the cores that this process may use, at most 16, unless ``OMP_NUM_THREADS`` is set.
 
-    For the whole process: for a command or a worker to call, at its start.
+    This affects the whole process; a command or a worker calls it at its start.
     """
     import torch
 
@@ -55,7 +55,7 @@ def limit_torch_threads() -> None:
 
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch use this many threads inside the block, or as :func:`limit_torch_threads` does."""
+    """Let torch use this many threads inside the block; by default as :func:`limit_torch_threads`."""
     import torch
 
     before = torch.get_num_threads()
@@ -70,14 +70,14 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def quota_of(groups: Path, mounted: Path) -> float | None:
-    """The cores' worth of processor time that cgroups leave to a process: the least of its group and the groups above it.
+    """The processor time, in cores, that cgroups allow a process: the minimum over its group and the groups above it.
 
     Args:
-        groups: the process' ``/proc/PID/cgroup``.
-        mounted: where cgroups are mounted, of version 2 or 1, or both as many systems have them.
+        groups: the process's ``/proc/PID/cgroup``.
+        mounted: where cgroups are mounted: version 2, version 1, or both, as on many systems.
 
     Returns:
-        None where nothing limits it, or nothing can be read.
+        None if nothing limits it, or nothing can be read.
     """
     try:
         lines = groups.read_text(encoding="utf-8").splitlines()
@@ -91,7 +91,7 @@ def quota_of(groups: Path, mounted: Path) -> float | None:
             places = [mounted / "cpu", mounted / controllers]
         else:
             continue
-        # In a container the path may be the host's, of which only the top is seen here.
+        # In a container the path may be the host's, of which only the top is visible here.
         inside = path.strip("/")
         steps = [inside, *map(str, Path(inside).parents)] if inside else ["."]
         quotas += [_quota_in(place / step) for place in places for step in steps]
@@ -99,7 +99,7 @@ def quota_of(groups: Path, mounted: Path) -> float | None:
 
 
 def _quota_in(folder: Path) -> float | None:
-    """Of one group: ``cpu.max`` is of version 2, the other two files are of version 1."""
+    """One group's limit: ``cpu.max`` belongs to version 2, the other two files to version 1."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()

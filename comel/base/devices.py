@@ -1,4 +1,4 @@
-"""The device that computes, and the GPUs that child processes are given. Nothing here imports torch before it is needed."""
+"""The device to compute on, and the GPUs assigned to child processes. torch is imported only when needed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def resolve_device(name: str, setting: str = "device") -> str:
-    """The name of a torch device that is here: ``auto`` is ``cuda`` if there is one, else ``cpu``.
+    """The name of an available torch device: ``auto`` is ``cuda`` if there is one, else ``cpu``.
 
     Args:
         name: auto, cpu, cuda or cuda:N.
-        setting: what the user calls it, for messages.
+        setting: the setting's name, for messages.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: there is no such device on this machine.
     """
     if name == "cpu":
         return "cpu"
@@ -34,11 +34,11 @@ def resolve_device(name: str, setting: str = "device") -> str:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"{setting}: no device '{name}'", "say auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"{setting}: no device '{name}'", "give auto, cpu, cuda or cuda:N")
     if device.type == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
-        raise ConfigError(f"{setting}: no '{name}': torch finds no CUDA device", "say auto or cpu")
+        raise ConfigError(f"{setting}: no '{name}': torch finds no CUDA device", "give auto or cpu")
     if device.index is not None and device.index >= (count := torch.cuda.device_count()):
         devices = f"{count} CUDA device{'s' * (count > 1)}"
         raise ConfigError(f"{setting}: no '{name}': this machine has {devices}", "they count from cuda:0")
@@ -46,6 +46,6 @@ def resolve_device(name: str, setting: str = "device") -> str:
 
 
 def gpu_names(count: int, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """What :data:`GPUS_VARIABLE` of a child process is to call each of the ``count`` GPUs that this process sees."""
+    """The names for :data:`GPUS_VARIABLE` in child processes, one for each of the ``count`` GPUs that this process sees."""
     names = [name for name in environment.get(GPUS_VARIABLE, "").split(",") if name]
     return names or [str(number) for number in range(count)]

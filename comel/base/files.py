@@ -1,4 +1,4 @@
-"""Files that are complete or absent: temporary name, flush, rename; and the hashes that prove it."""
+"""Files that are either complete or absent (temporary name, flush, rename), and hashes of content."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _TEMPORARY_PREFIX = ".partial-"
-_PIPE = "it is no file but a folder, a pipe or a device"
+_PIPE = "not a file but a folder, a pipe or a device"
 _MAX_JSON_BYTES = 256 << 20
 
 
@@ -41,18 +41,18 @@ _MAX_JSON_BYTES = 256 << 20
 def atomic_path(path: Path, *, mode: int = 0o666, parents: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the target's folder; on success flush it to disk and rename it to ``path``.
 
-    On any error the temporary file is removed and ``path`` is left as it was, so a file that exists under its final
+    On any error the temporary file is removed and ``path`` is left unchanged, so a file that exists under its final
     name is complete.
 
     Args:
         path: the final name.
         mode: the file's permissions, less what the umask takes.
-        parents: make the folder where there is none.
+        parents: create the folder if it is missing.
     """
     path = Path(path)
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
-    # File systems count a name's bytes.
+    # File systems limit a name's bytes.
     stem = path.stem.encode()[:80].decode(errors="ignore")
     temporary = path.with_name(f"{_TEMPORARY_PREFIX}{stem}-{secrets.token_hex(6)}{path.suffix}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
@@ -70,7 +70,7 @@ def atomic_path(path: Path, *, mode: int = 0o666, parents: bool = True) -> Itera
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write ``text`` to ``path`` atomically, UTF-8; ``mode`` as of :func:`atomic_path`."""
+    """Write ``text`` to ``path`` atomically, UTF-8; ``mode`` as in :func:`atomic_path`."""
     with atomic_path(path, mode=mode) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -81,7 +81,7 @@ def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether there is a file of its own under this name: no link, no folder, no pipe and no device."""
+    """Whether ``path`` is a regular file: not a link, a folder, a pipe or a device."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except (OSError, ValueError):
@@ -89,10 +89,10 @@ def is_plain(path: Path) -> bool:
 
 
 def not_a_pipe(path: Path) -> None:
-    """Refuse a pipe or a device, links followed, before it is opened: a reader would wait there, or never come to an end.
+    """Refuse a pipe or a device, following links, before it is opened: reading it could block or never end.
 
     Raises:
-        OSError: it is one, or there is nothing of this name.
+        OSError: it is a pipe or a device, or does not exist.
     """
     mode = Path(path).stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or str(path) == os.devnull):
@@ -100,12 +100,12 @@ def not_a_pipe(path: Path) -> None:
 
 
 def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
-    """The content of a file, which is never waited for: a pipe or a device is refused.
+    """The content of a file, without ever blocking: a pipe or a device is refused.
 
     Raises:
-        OSError: there is no such file, it is none that can be read so, or it is larger than ``max_bytes``.
+        OSError: there is no such file, it is not a regular file, or it is larger than ``max_bytes``.
     """
-    # Not open(): it waits for somebody who writes into a pipe.
+    # Not open(): on a pipe it waits for a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
         about = os.fstat(stream.fileno())
         if not stat.S_ISREG(about.st_mode):
@@ -120,39 +120,39 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: see :func:`read_bytes`.
-        ValueError: it is not JSON, names a key twice, nests beyond what Python reads, or holds NaN or infinity.
+        ValueError: it is not JSON, has a key twice, is nested too deeply for Python, or contains NaN or infinity.
     """
     return parse_json(read_bytes(path, _MAX_JSON_BYTES).decode("utf-8"))
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says; see :func:`read_json`.
+    """The value of a JSON text; see :func:`read_json`.
 
     Raises:
-        ValueError: it is not JSON, names a key twice, nests beyond what Python reads, or holds NaN or infinity.
+        ValueError: it is not JSON, has a key twice, is nested too deeply for Python, or contains NaN or infinity.
     """
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError:
-        raise ValueError("it nests too deep") from None
+        raise ValueError("nested too deeply") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} appears twice")
     return content
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does, whatever its name.
+    """Whether a file starts like DICOM, whatever its name.
 
-    A TIFF that is DICOM as well is a TIFF, as for OpenSlide; a DICOMDIR is an index and no image.
+    A file that is both TIFF and DICOM counts as TIFF, as in OpenSlide; a DICOMDIR is an index, not an image.
 
     Raises:
         OSError: it cannot be read.
@@ -187,7 +187,7 @@ def sha256_of_file(path: Path, *, progress: Callable[[int], None] | None = None)
 
 def sha256_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 (hex) over names, dtypes, shapes and values of arrays, in order of name."""
-    import numpy as np  # settings are read without it
+    import numpy as np  # not needed to read settings
 
     digest = hashlib.sha256()
     for name in sorted(arrays):

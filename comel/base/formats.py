@@ -1,4 +1,4 @@
-"""The version of a file's format: an older one is read, and a newer one is called newer, not damaged."""
+"""The version of a file's format: an older one is read, and a newer one is reported as newer, not damaged."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _SHOWN = 20
 
 
 def check_format(path: Path, stated: object, known: int, writer: object, error: type[ComelError]) -> None:
-    """Refuse a file of a format that this version does not know, before anything else of it is looked at.
+    """Refuse a file whose format this version does not know, before anything else in it is checked.
 
     Args:
         path: the file, for the message.
-        stated: the format that it says it has.
-        known: the newest format that is read.
-        writer: the version of comel that it says wrote it.
-        error: what to raise.
+        stated: the format that the file states.
+        known: the newest format that can be read.
+        writer: the version of comel that the file states as its writer.
+        error: the class of error to raise.
 
     Raises:
-        ComelError: of the class ``error``: the format is newer, or is none.
+        ComelError: of the class ``error``: the format is newer, or not a format.
     """
     if type(stated) is not int or stated < 1:
         raise error(f"{path}: damaged (format {str(stated)[:_SHOWN]})", "restore it from a copy")

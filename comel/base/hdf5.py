@@ -1,6 +1,6 @@
-"""HDF5 files that are not trusted: opened, listed and read with every failure as one :class:`~comel.errors.BagError`.
+"""Untrusted HDF5 files: opened, listed and read, with every failure raised as :class:`~comel.errors.BagError`.
 
-Links are looked at and never followed: h5py's ``in`` and ``get`` would open the file that an external one names, and wait where
+Links are detected and never followed: h5py's ``in`` and ``get`` would open the file that an external link names, and block if
 that is a pipe.
 """
 
@@ -34,12 +34,12 @@ _DAMAGE = (
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file for reading, with every failure of the library as one :class:`BagError`."""
+    """Open an HDF5 file for reading, with every failure of the library raised as :class:`BagError`."""
     import h5py
 
     check_file(path)
     try:
-        # On a file system without locks nobody can hold one.
+        # On a file system without locks no other program can hold one.
         file = h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         raise _unopened(path, error) from None
@@ -52,10 +52,10 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file with content, such as a pipe, on which a reader would wait.
+    """Refuse anything but a file with content, such as a pipe, which would block a reader.
 
     Raises:
-        BagError: as said.
+        BagError: it is not a regular file, cannot be read, or is empty.
     """
     try:
         about = path.stat()
@@ -64,16 +64,16 @@ def check_file(path: Path) -> None:
             raise BagError(f"{path}: no such file", "check the path, or extract the slide first") from None
         raise BagError(f"{path}: cannot be read ({error.strerror})", "check the path and its permissions") from None
     if not stat.S_ISREG(about.st_mode):
-        raise BagError(f"{path}: is no file but a folder, a pipe or a device", "give a feature file")
+        raise BagError(f"{path}: not a file but a folder, a pipe or a device", "give a feature file")
     if about.st_size == 0:
         raise BagError(f"{path}: the file is empty", _AGAIN)
 
 
 def holds(file: Any, name: str, path: Path) -> bool:
-    """Whether a file has an object of its own under a name, such as ``scales/2/features``.
+    """Whether a file itself holds an object under a name, such as ``scales/2/features``.
 
     Raises:
-        BagError: the name, or a part of it, is a link.
+        BagError: the name or a part of it is a link.
     """
     import h5py
 
@@ -88,12 +88,12 @@ def holds(file: Any, name: str, path: Path) -> bool:
 
 
 def read_dataset(file: Any, name: str, path: Path, max_bytes: int) -> np.ndarray:
-    """Read one dataset after looking at its link, its storage and its size.
+    """Read one dataset after checking its link, its storage and its size.
 
-    Whatever wrote it, it comes in the machine's byte order, and in double precision at most.
+    The result is in the machine's byte order and at most double precision.
 
-    Soft, external and virtual links, and filters other than gzip, lzf and shuffle, are refused: a bag never needs them, and
-    a hostile file does.
+    Soft, external and virtual links, and filters other than gzip, lzf and shuffle, are refused: a bag never needs them, but
+    a hostile file may use them.
     """
     import h5py
 
@@ -110,7 +110,7 @@ def read_dataset(file: Any, name: str, path: Path, max_bytes: int) -> np.ndarray
     declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
     if declared > max_bytes:
         raise BagError(f"{path}: '{name}' declares {declared / 2**30:.1f} GiB", f"at most {max_bytes / 2**30:.1f} GiB is read")
-    # The library unpacks a whole chunk into memory, however little of it the shape uses.
+    # The library decompresses a whole chunk into memory, however little of it the shape uses.
     if (chunk := math.prod(dataset.chunks or ()) * dataset.dtype.itemsize) > max(_MAX_CHUNK_BYTES, declared):
         raise BagError(f"{path}: '{name}' has chunks of {chunk} bytes", "store it plain, or in smaller chunks")
     stored = dataset.id.get_storage_size()
@@ -135,10 +135,10 @@ def _unwritten(dataset: Any) -> str:
 
 
 def group_names(file: Any, name: str, path: Path) -> list[str]:
-    """The names in a group of the file's own, ``""`` for the file itself; none where there is no such group.
+    """The names in a group that the file itself holds, ``""`` for the root; empty if there is no such group.
 
     Raises:
-        BagError: it is a link, or no group, or holds more names than any bag.
+        BagError: it is a link or not a group, or holds more names than any bag.
     """
     import h5py
 
@@ -146,14 +146,14 @@ def group_names(file: Any, name: str, path: Path) -> list[str]:
         return []
     group = file[name] if name else file
     if not isinstance(group, h5py.Group):
-        raise BagError(f"{path}: '{name}' is no group", _AGAIN)
+        raise BagError(f"{path}: '{name}' is not a group", _AGAIN)
     if (count := group.id.get_num_objs()) > _MAX_NAMES:
         raise BagError(f"{path}: '{name}' holds {count} objects", _OWN_DATA)
     return list(group)
 
 
 def read_attributes(thing: Any, path: Path) -> dict[str, Any]:
-    """The attributes of a file, a group or a dataset as plain Python values, none of them beyond what a bag has.
+    """The attributes of a file, a group or a dataset as plain Python values, limited to what a bag may have.
 
     Raises:
         BagError: there are too many, or one is too large.
@@ -163,7 +163,7 @@ def read_attributes(thing: Any, path: Path) -> dict[str, Any]:
 
 
 def check_attributes(thing: Any, path: Path) -> None:
-    """Look at the number and the sizes of attributes before one is read.
+    """Check the number and the sizes of attributes before reading any.
 
     Raises:
         BagError: there are too many, or one is too large.
@@ -177,11 +177,11 @@ def check_attributes(thing: Any, path: Path) -> None:
         attribute = h5a.open(thing.id, index=index)
         values = math.prod(attribute.shape)
         kind = attribute.get_type()
-        # Of strings of free length the file stores references, and many of them may lead to one long string.
+        # Variable-length strings are stored as references, and many of them may point to one long string.
         free = not isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID)) and kind.detect_class(h5t.VLEN)
         free = free or (isinstance(kind, h5t.TypeStringID) and kind.is_variable_str())
         if values * kind.get_size() > _MAX_ATTRIBUTE_BYTES or (free and values > _MAX_STRINGS):
-            raise BagError(f"{path}: an attribute that is too large", _OWN_DATA)
+            raise BagError(f"{path}: an attribute is too large", _OWN_DATA)
 
 
 def plain(value: Any) -> Any:
@@ -192,13 +192,13 @@ def plain(value: Any) -> Any:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """The same numbers in this machine's order of bytes, and long doubles as doubles: torch knows no others."""
+    """The same numbers in this machine's byte order, and long doubles as doubles: torch supports no others."""
     kind = array.dtype.newbyteorder("=")
     return array.astype(np.float64 if kind.kind == "f" and kind.itemsize > 8 else kind, copy=False)
 
 
 def _unopened(path: Path, error: OSError) -> BagError:
-    """Why a file cannot be opened: held by another program, closed to this user, or not whole."""
+    """Why a file cannot be opened: locked by another program, not permitted to this user, or truncated."""
     said = first_line(error)
     if error.errno in (errno.EACCES, errno.EPERM):
         return BagError(f"{path}: cannot be read ({os.strerror(error.errno)})", "check its permissions and those of its folder")

@@ -1,7 +1,7 @@
-"""A child process that does one call at a time, can be killed in the middle of it, and takes nobody with it when it crashes.
+"""A child process that runs one call at a time, can be killed during a call, and does not crash its parent.
 
-Decoding a slide runs code of many vendors' formats in C: it may hang, crash or eat all memory. The parent of a
-:class:`KillableWorker` survives all three and learns which call was to blame.
+Decoding a slide runs C code for many vendors' formats: it may hang, crash or use all memory. The parent of a
+:class:`KillableWorker` survives all three and knows which call was responsible.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ answer_calls(*sys.argv[2:])
 
 
 class Fault(Enum):
-    """What can go wrong with work that another process does.
+    """What can go wrong with work in another process.
 
     Attributes:
         START: its process cannot be started.
         DIED: its process died.
-        KILLED: its process was killed by the system, as Linux does where memory runs out.
-        LIMIT: it used more memory than it may.
+        KILLED: its process was killed by the system, as Linux does if memory runs out.
+        LIMIT: it used more memory than allowed.
         MEMORY: it asked for more memory than there is.
-        LATE: it took longer than it may.
-        STOPPED: it was ended from here.
+        LATE: it took longer than allowed.
+        STOPPED: it was ended by this process.
         BUSY: no process became free for it.
-        DEFECT: it raised an exception that is no user's mistake.
+        DEFECT: it raised an exception that is not a user's mistake.
     """
 
     START, DIED, KILLED, LIMIT, MEMORY, LATE, STOPPED, BUSY, DEFECT = range(9)
 
 
 class WorkerFailure(Exception):
-    """A call to another process came to nothing; :func:`comel.base.workers.failure` says it to a user.
+    """A call to another process failed; :func:`comel.base.workers.failure` makes it a message for users.
 
     Attributes:
-        fault: in which way.
-        kind: where the function raised an exception, the name of its class; "MemoryError" for every kind of it.
-        trace: the child's traceback then.
-        exit_code: of a child that died, as :attr:`subprocess.Popen.returncode`: negative for a signal. None where it stayed but
+        fault: the kind of failure.
+        kind: if the function raised an exception, the name of its class; "MemoryError" for every out-of-memory error.
+        trace: the child's traceback in that case.
+        exit_code: of a child that died, as :attr:`subprocess.Popen.returncode`: negative for a signal. None if it lived but
             closed its end of the pipe, and was killed for it.
     """
 
@@ -77,22 +77,22 @@ class WorkerFailure(Exception):
 class KillableWorker:
     """A long-lived child process.
 
-    The child is started at the first call and again at the first call after it was killed or crashed; between calls it stays,
-    so what a function keeps in module globals (an encoder, an open model) is loaded once. It ends with its parent, also
-    where that is killed, and does not see Ctrl-C: the parent decides. Functions, arguments and results go through a pipe that
+    The child is started at the first call, and again at the first call after it was killed or crashed; it stays between calls,
+    so what a function keeps in module globals (an encoder, an open model) is loaded once. It ends with its parent, even
+    if that is killed, and does not see Ctrl-C: the parent decides. Functions, arguments and results go through a pipe that
     only the two processes hold.
 
     One thread calls at a time; :meth:`kill` may come from any thread.
 
-    It is no :mod:`multiprocessing` process: those re-import the user's script, and a daemonic one, such as a Dask worker, may
+    Unlike it, a :mod:`multiprocessing` process re-imports the user's script, and a daemonic one, such as a Dask worker, may
     not have any. Linux and macOS only.
 
     Args:
-        memory_bytes: most private memory that the child may ask for (``RLIMIT_DATA``, Linux), None for no limit. What asks for
-            more fails in its own way, libraries in C by a crash or a wrong word about their file.
-        used_bytes: most private memory that the child may use (Linux), None for no limit. It is looked at ten times a second
+        memory_bytes: most private memory that the child may allocate (``RLIMIT_DATA``, Linux), None for no limit. Code needing
+            more fails in its own way; C libraries may crash or report a wrong error about their file.
+        used_bytes: most private memory that the child may use (Linux), None for no limit. It is checked ten times a second
             during a call, and a child that uses more is killed.
-        environment: variables that the child has beside its parent's, such as ``CUDA_VISIBLE_DEVICES``.
+        environment: variables for the child in addition to its parent's, such as ``CUDA_VISIBLE_DEVICES``.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class KillableWorker:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, None where there is none."""
+        """The child's process id, None without a child."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def call(
@@ -128,16 +128,16 @@ class KillableWorker:
         """Run ``function(*arguments)`` in the child and return its result.
 
         Args:
-            function: importable by name there. With ``tell`` it gets one more argument, a callable that sends a message.
-            arguments: what can be pickled; as the result.
+            function: importable by name in the child. With ``tell`` it gets one more argument, a callable that sends a message.
+            arguments: must be picklable, like the result.
             timeout: most seconds the call may take.
             tell: called here with each message that the function sends.
 
         Raises:
             ComelError: as the function raised it.
-            WorkerFailure: the function raised something else; it took too long or too much memory, or :meth:`kill` was called
-                meanwhile, and the child was killed; the child died of it; or there is none, and the system makes none now. A
-                child that had died before, ended by others while it waited, is replaced.
+            WorkerFailure: the function raised another error; it took too long or too much memory, or :meth:`kill` was called
+                meanwhile, and the child was killed; the child died; or no child could be started. A
+                child that died while idle is replaced.
         """
         self._killed.clear()
         waited, begun = self.pid is not None, False
@@ -165,7 +165,7 @@ class KillableWorker:
                     self._end()
                     raise WorkerFailure(Fault.LIMIT, f"it used more than {self._used_bytes / (1 << 30):g} GiB of memory")
         except (EOFError, OSError):
-            # A child whose pipe just broke is about to be a corpse, whose exit code says what happened.
+            # A child whose pipe just broke is about to exit, and its exit code says what happened.
             exit_code = self._end(patience=_GRACE_SECONDS)
             if self._killed.is_set():
                 raise WorkerFailure(Fault.STOPPED, "it was stopped") from None
@@ -173,7 +173,7 @@ class KillableWorker:
                 return self.call(function, *arguments, timeout=timeout, tell=tell)
             raise _death(exit_code) from None
         except BaseException:
-            # What the child still sends would be taken for the answer to the next call.
+            # Anything the child still sends would be taken for the answer to the next call.
             self._end()
             raise
         if kind == "raised":
@@ -183,13 +183,13 @@ class KillableWorker:
         return content
 
     def kill(self) -> None:
-        """End the child at once, whatever it does; a call under way fails as stopped."""
+        """End the child at once; a call in progress fails as stopped."""
         self._killed.set()
         if (process := self._process) is not None:
             process.kill()
 
     def close(self) -> None:
-        """End the child, which has two seconds to go by itself."""
+        """End the child, giving it two seconds to exit by itself."""
         if self._pipe is not None:
             self._pipe.close()
         self._end(patience=_GRACE_SECONDS)
@@ -215,7 +215,7 @@ class KillableWorker:
         return self._pipe
 
     def _end(self, *, patience: float = 0.0) -> int | None:
-        """End the child, which has some seconds to go by itself; returns how it did, None where it had to be killed."""
+        """End the child, giving it some seconds to exit by itself; returns its exit code, None if it had to be killed."""
         process, self._process = self._process, None
         if self._pipe is not None:
             self._pipe.close()
@@ -231,7 +231,7 @@ class KillableWorker:
 
 @contextlib.contextmanager
 def _out_of_reach_of_ctrl_c() -> Iterator[None]:
-    """What is started here never gets a SIGINT: it inherits the mask, and so has no moment before it could ignore one."""
+    """Children started in this block never get a SIGINT: they inherit the mask, so there is no moment before they ignore it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -240,14 +240,14 @@ def _out_of_reach_of_ctrl_c() -> Iterator[None]:
 
 
 def _give_up_after(pipe: socket.socket, seconds: float) -> None:
-    """Let what is sent or received fail that makes no progress for so long: a child that is frozen in the middle of a message
-    would keep its parent waiting for the rest, whatever the call's timeout."""
+    """Make sends and receives fail without progress for this long: a child that freezes in the middle of a message
+    would otherwise keep its parent waiting for the rest, whatever the call's timeout."""
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         pipe.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), 0))
 
 
 def _where_errors_go() -> int:
-    """What a function prints, such as a user's encoder that greets, is no part of the result that the parent prints."""
+    """Keep what a function prints, such as a banner of a user's encoder, out of the parent's standard output."""
     try:
         os.fstat(_STANDARD_ERROR)
     except OSError:  # it was closed, as in a daemon
@@ -281,14 +281,14 @@ def answer_calls(descriptor: str, parent: str, memory_bytes: str) -> None:
             pipe.send(("raised", error))
         except BrokenPipeError:
             return
-        except (Exception, SystemExit) as error:  # whatever it is, the parent decides what becomes of it
+        except (Exception, SystemExit) as error:  # the parent decides what to do about it
             said = " ".join(str(error).split())[:300]
             kind = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
             pipe.send(("failed", (kind, said, traceback.format_exc())))
 
 
 def _end_with(parent: int) -> None:
-    """Leave when the parent is gone: nobody would take the answer."""
+    """Exit when the parent is gone: nothing would read the answer."""
     while os.getppid() == parent:
         time.sleep(_PARENT_SECONDS)
     os._exit(1)
@@ -302,7 +302,7 @@ def _limit_memory(size: int) -> None:
 
 
 def _used_bytes(pid: int | None) -> int:
-    """Private memory of a process, in use or swapped out; 0 where that cannot be known."""
+    """Private memory of a process in bytes, resident or swapped out; 0 if unknown."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:
             words = [line.split() for line in stream if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:"))]
@@ -312,8 +312,8 @@ def _used_bytes(pid: int | None) -> int:
 
 
 def _exception(kind: str, message: str, trace: str) -> WorkerFailure:
-    """What the function raised, where that is no :class:`comel.errors.ComelError`."""
-    # Python, torch on a GPU and torch on a CPU each say it their own way.
+    """The failure for an exception that is not a :class:`comel.errors.ComelError`."""
+    # Python, torch on a GPU and torch on a CPU each report it differently.
     memory = kind in ("MemoryError", "OutOfMemoryError") or (kind == "RuntimeError" and "allocate memory" in message)
     said = f"{kind}: {message}" if message else kind
     return WorkerFailure(Fault.MEMORY if memory else Fault.DEFECT, said, kind=kind, trace=trace)

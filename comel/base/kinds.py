@@ -14,13 +14,13 @@ __all__ = ["Written", "kind_at", "kinds_of", "kinds_of_elements"]
 
 @dataclass(frozen=True)
 class Written:
-    """Beside a field's type: what else a user may write, such as a text with commas for a tuple, or an image for its stains."""
+    """Forms that a user may write besides a field's type, such as text with commas for a tuple, or an image for its stains."""
 
     kind: Any
 
 
 def kinds_of(kind: Any) -> list[Any]:
-    """The types that a value of an annotation may have: those of a union; first what :class:`Written` says."""
+    """The types that a value of an annotation may have: those in :class:`Written` first, then a union's members."""
     if get_origin(kind) is Annotated:
         bare, *notes = get_args(kind)
         return [*(note.kind for note in notes if isinstance(note, Written)), *kinds_of(bare)]

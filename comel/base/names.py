@@ -1,4 +1,4 @@
-"""Names that look the same and are written otherwise: Unicode forms, spaces, invisible signs, letter case, numbers."""
+"""Names that look the same but differ: Unicode forms, spaces, invisible characters, letter case, numbers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["composed", "existing", "look", "same_text", "shown_pair", "similar",
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-"""Letters to Unicode, but a reader sees nothing."""
+"""Letters in Unicode's view, but invisible to a reader."""
 
 
 def without_invisible(text: str) -> str:
-    """The text without signs that show nothing, such as zero-width spaces, soft hyphens and byte-order marks."""
+    """The text without invisible characters, such as zero-width spaces, soft hyphens and byte-order marks."""
     return "".join(sign for sign in text if not _is_invisible(sign))
 
 
 def look(text: str) -> str:
-    """What a reader sees of a name: equal for names that are easily taken for one another.
+    """A name as a reader sees it: equal for names that are easily mistaken for one another.
 
-    Letter case, Unicode forms (also full-width signs), the number and kind of spaces and invisible signs do not count, and a
+    Letter case, Unicode forms (including full-width), the number and kind of spaces and invisible characters do not count; a
     number counts by its value: ``1``, ``01`` and ``1.0``.
     """
     seen = without_invisible(unicodedata.normalize("NFKC", text))
@@ -48,7 +48,7 @@ def similar(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def shown_pair(one: str, other: str) -> tuple[str, str]:
-    """Two names in quotes, as they are; if that shows no difference, with escapes in place of what does not show."""
+    """Two names in quotes; if they then look the same, with invisible characters escaped."""
     if one.isprintable() and other.isprintable() and composed(one) != composed(other):
         return f"'{one}'", f"'{other}'"
     return ascii(one), ascii(other)
@@ -60,15 +60,15 @@ def composed(text: str) -> str:
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two texts hold the same letters, be they composed or not: NFC and NFD are one text."""
+    """Whether two texts have the same letters, composed or not: NFC and NFD count as equal."""
     return one == other or composed(one) == composed(other)
 
 
 def existing(path: Path) -> Path:
     """The file or folder under a path whose names may be written in another Unicode form; the path itself if there is none.
 
-    macOS tools write names decomposed (NFD), most others composed (NFC). What is there under the very name wins; two that
-    could be meant are none.
+    macOS tools write names decomposed (NFD), most others composed (NFC). An exact match is preferred; if two others
+    match, there is none.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path

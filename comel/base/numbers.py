@@ -1,4 +1,4 @@
-"""Numbers in settings that no machine can hold: infinity, NaN, integers beyond 64 bits."""
+"""Numbers that settings must not contain: infinity, NaN, integers beyond 64 bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 __all__ = ["MOST_SEED", "beyond_range"]
 
 MOST_SEED = 2**32 - 1
-"""The largest seed that every library takes; scikit-learn's has 32 bits."""
+"""The largest seed that every library accepts; scikit-learn's has 32 bits."""
 _MOST = 2**63 - 1
 
 

@@ -1,4 +1,4 @@
-"""Progress a person can watch: a bar on a terminal, one line now and then elsewhere, nothing when asked to be quiet."""
+"""Progress for a person to watch: a bar on a terminal, occasional lines elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 @contextmanager
 def progress_bar(total: int | None, description: str, *, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """Yield ``advance(steps=1, text="")``, which moves the bar and replaces the text behind it.
+    """Yield ``advance(steps=1, text="")``, which moves the bar and replaces the text after it.
 
-    On a terminal it is a bar with the time left. Elsewhere it is one line on standard error every 15 seconds and one at the
+    On a terminal this is a bar with the time left; elsewhere, a line on standard error every 15 seconds and one at the
     end, so that a log of a long run stays readable.
     """
     if quiet:

@@ -1,7 +1,7 @@
-"""Finding a model, a strategy or an encoder: by the name of a built-in or of an installed package's, or in a user's own file.
+"""Finding a model, a strategy or an encoder: a built-in, one from an installed package, or one in a user's own file.
 
-A name may come from anywhere, also from a file that somebody sent; :func:`resolve_name` runs nothing but what is installed.
-Code in a file is run by :func:`resolve_user_code` alone, which is called for names that the user gave
+A name may come from anywhere, even from a file that somebody sent; :func:`resolve_name` runs only installed code.
+Code in a file is run only by :func:`resolve_user_code`, which is called for names that the user gave
 (:mod:`comel.base.trust`).
 """
 
@@ -29,12 +29,12 @@ def resolve_name(name: str, known: Mapping[str, str], group: str, *, files: bool
 
     Args:
         name: a name in ``known``, or the name of an entry point in ``group``.
-        known: our own, name to ``module:Class``; a module is imported only when asked for.
+        known: the built-ins, name to ``module:Class``; a module is imported only when requested.
         group: the entry-point group for other packages, such as ``comel.strategies``.
         files: whether the user may also name ``file.py:Class``, which the message then says.
 
     Raises:
-        ConfigError: there is no such thing, with the nearest name.
+        ConfigError: the name is unknown; the message gives the nearest one.
     """
     if name in known:
         module, _, attribute = known[name].partition(":")
@@ -60,9 +60,9 @@ def split_user_code(name: str) -> tuple[Path, str]:
 
 
 def resolve_user_code(name: str) -> tuple[Any, str]:
-    """Run a file that the user named, and give the class and the SHA-256 (hex) of the file's content.
+    """Run a file that the user named, and return the class and the SHA-256 (hex) of the file's content.
 
-    What is hashed is what is run: the file is read once.
+    The file is read once, so the hashed content is the content that runs.
 
     Args:
         name: ``path/to/file.py:Class``, as the user wrote it; never a name that was read from a file.
@@ -76,7 +76,7 @@ def resolve_user_code(name: str) -> tuple[Any, str]:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
+    sys.modules[spec.name] = module  # dataclasses look up their own module
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
@@ -87,7 +87,7 @@ def resolve_user_code(name: str) -> tuple[Any, str]:
 
 
 def read_user_code(path: Path) -> bytes:
-    """The content of a file of code, which is not run.
+    """The content of a code file, without running it.
 
     Raises:
         ConfigError: there is no such file, or it cannot be read.
@@ -101,8 +101,8 @@ def read_user_code(path: Path) -> bytes:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """A remedy that names the nearest of ``names``, or all of them where none is near."""
+    """A remedy that suggests the nearest of ``names``, or lists all if none is near."""
     if not names:
-        return "leave it out: there is none here"
+        return "leave it out: there is nothing to choose from"
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(sorted(names))}"

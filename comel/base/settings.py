@@ -30,12 +30,12 @@ __all__ = [
 
 
 def _as_text(value: Any) -> Any:
-    """A number as its text: from Python, a label such as 0 may be one."""
+    """A number as text: from Python, a label such as 0 may be a number."""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 Name = Annotated[str, BeforeValidator(_as_text)]
-"""A label or a task, as it stands in the manifest."""
+"""A label or a task, as written in the manifest."""
 
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 """Micrometres per pixel."""
@@ -58,15 +58,15 @@ class Section(BaseModel):
 
 
 def load_yaml(path: Path, kind: Any = dict[str, Any], *, relative: bool = True) -> dict[str, Any]:
-    """The settings in a YAML file. Where ``kind`` has a text, such as a label, it is what stands in the file: ``007``, ``no``.
+    """The settings in a YAML file. Values that ``kind`` declares as text, such as labels, are read literally: ``007``, ``no``.
 
     Args:
         path: the file.
         kind: the schema of the settings.
-        relative: whether relative paths start from the file's folder; else they stay as they are.
+        relative: whether relative paths start from the file's folder; otherwise they stay unchanged.
 
     Raises:
-        ConfigError: not readable, not YAML, or no mapping. Keys and values are not checked here.
+        ConfigError: not readable, not YAML, or not a mapping. Keys and values are not checked here.
     """
     from comel.base.yaml_text import read_yaml
 
@@ -80,7 +80,7 @@ def load_yaml(path: Path, kind: Any = dict[str, Any], *, relative: bool = True) 
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no settings, since it is no mapping", "write one 'KEY: VALUE' per line")
+        raise ConfigError(f"{path}: holds no settings: it is not a mapping", "write one 'KEY: VALUE' per line")
     return content
 
 
@@ -88,7 +88,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str], kind: Any
     """Put ``KEY=VALUE`` and ``SECTION.KEY=VALUE`` of ``--set`` into settings; values are read as YAML, as in a file.
 
     Raises:
-        ConfigError: no ``=``, a value that is not YAML, or a key inside of what is no section.
+        ConfigError: no ``=``, a value that is not YAML, or a key inside a value that is not a section.
     """
     from comel.base.yaml_text import read_yaml
 
@@ -113,18 +113,18 @@ def gather(
     options: Mapping[str, Any] | None = None,
     example: str = "trainer.epochs=20",
 ) -> tuple[dict[str, Any], Callable[[Sequence[str]], str]]:
-    """Settings from everywhere: an option wins over ``--set``, this over a file, a file over those before it.
+    """Settings from all sources: options override ``--set``, which overrides files; a later file overrides earlier ones.
 
     Args:
         kind: their schema.
-        where: what errors name if no file has the value, such as the command.
+        where: the source that errors name if no file has the value, such as the command.
         files: YAML files.
         overrides: see :func:`apply_overrides`.
         options: values by key, with dots between section and key.
-        example: of an override, for messages.
+        example: an example of an override, for messages.
 
     Returns:
-        The settings, and where the value of a location comes from, for :func:`parse_section`.
+        The settings, and a function that tells where the value at a location comes from, for :func:`parse_section`.
 
     Raises:
         ConfigError: see :func:`load_yaml` and :func:`apply_overrides`.
@@ -152,9 +152,9 @@ def parse_section(schema: type[Model], content: Mapping[str, Any], where: str | 
     """Validate settings; the first problem becomes one line that names the key and, for an unknown one, the nearest.
 
     Args:
-        schema: what they are to be.
+        schema: the settings' schema.
         content: the settings.
-        where: what an error names before the key, or what says so for the key's location.
+        where: the text before the key in errors, or a function that returns it for the key's location.
 
     Raises:
         ConfigError: the first key or value that does not fit.
@@ -166,7 +166,7 @@ def parse_section(schema: type[Model], content: Mapping[str, Any], where: str | 
         location = [str(part) for part in problem["loc"]]
         place = where if isinstance(where, str) else where(location)
         if problem["type"] == "missing":
-            raise ConfigError(f"{place}: '{'.'.join(location)}' is not given", "give it") from None
+            raise ConfigError(f"{place}: '{'.'.join(location)}' is missing", "give it") from None
         if problem["type"] == "extra_forbidden":
             known = _keys(schema, location[:-1])
             raise ConfigError(f"{place}: unknown key '{'.'.join(location)}'", nearest(location[-1], known)) from None
@@ -191,7 +191,7 @@ def set_key(content: dict[str, Any], keys: Sequence[str], value: Any, override: 
 
 
 def _merge(content: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Put ``more`` into settings, section by section; a value, such as a list, takes the place of the one before it."""
+    """Merge ``more`` into settings, section by section; a value, such as a list, replaces the one before it."""
     for key, value in more.items():
         if isinstance(value, dict) and isinstance(content.get(key), dict):
             _merge(content[key], value)
@@ -200,7 +200,7 @@ def _merge(content: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _at(content: Any, location: Sequence[str]) -> Any:
-    """What stands at a location; of a list's element it is the list."""
+    """The value at a location; for a list's element, the list."""
     for part in location:
         if isinstance(content, list):
             break

@@ -1,4 +1,4 @@
-"""Text that may stand in a name, a message or a table: the first line of an error, a list of names that is cut."""
+"""Text for names, messages and tables: the first line of an error, a shortened list of names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 
 
 def is_text(value: str) -> bool:
-    """Whether it holds no control character, line break or half of a surrogate pair."""
+    """Whether the text is free of control characters, line breaks and lone surrogates."""
     return value.isprintable() or not any(unicodedata.category(sign) in _CONTROL for sign in value)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of an error's message, cut to ``most`` characters, or the error's class if the message is empty."""
+    """The first line of an error's message, cut to ``most`` characters, or the error's class name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 

@@ -7,19 +7,19 @@ import numpy as np
 __all__ = ["all_equal", "from_threshold"]
 
 _SAME = 1e-6
-"""Scores closer than this differ by rounding alone."""
+"""Scores closer than this differ only by rounding."""
 
 
 def all_equal(scores: np.ndarray) -> bool:
-    """Whether a bag's scores (N,) tell no tile from another: there are several, and they are equal but for rounding."""
+    """Whether a bag's scores (N,) do not distinguish any tiles: there are several, equal up to rounding."""
     return len(scores) > 1 and float(np.ptp(scores)) <= _SAME
 
 
 def from_threshold(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """(N,) bool: which tiles of a bag a threshold marks: those that score at least as much, compared as float32.
+    """(N,) bool: the tiles of a bag that score at least the threshold, compared as float32.
 
-    Scores that are :func:`all_equal` say nothing of where anything lies, so no tile is marked, wherever the threshold happens
-    to be. A threshold of 0 asks for every tile.
+    Scores that are :func:`all_equal` do not locate anything, so no tile is marked, wherever the threshold happens
+    to be. A threshold of 0 marks every tile.
     """
     if threshold > 0 and all_equal(scores):
         return np.zeros(len(scores), dtype=bool)

@@ -1,8 +1,8 @@
-"""What a user trusts beyond built-ins and installed packages: files of Python code, and models of a hub.
+"""What a user trusts besides built-ins and installed packages: files of Python code, and models from a hub.
 
-A run directory, a configuration in it and a feature file are data: a name in them runs no code and fetches nothing. It may
-stand for a user's own file only where the user names that file, at the command line (``--trust FILE.py``) or in the
-service's settings (``trusted_code``), and only where its content is what the run was trained with.
+A run directory, a configuration in it and a feature file are data: a name in them runs no code and fetches nothing. It can
+refer to a user's own file only if the user names that file, on the command line (``--trust FILE.py``) or in the
+service's settings (``trusted_code``), and only if its content is what the run was trained with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Trust:
-    """The user's word.
+    """What the user declared as trusted.
 
     Args:
         words: ``FILE.py``, ``FILE.py:Class`` or ``hf:NAME``, each as the user gave it.
@@ -34,7 +34,7 @@ class Trust:
         setting: see above.
 
     Raises:
-        ConfigError: a word is none of these, or there is no such file.
+        ConfigError: a word has none of these forms, or there is no such file.
     """
 
     def __init__(self, words: Iterable[str | Path] = (), *, setting: str | None = None) -> None:
@@ -48,7 +48,7 @@ class Trust:
 
     @classmethod
     def of_settings(cls, *sections: Mapping[str, Any], words: Iterable[str | Path] = ()) -> Trust:
-        """Trust in the files that settings name which the user gave, and in ``words``."""
+        """Trust in the files that the user's settings name, and in ``words``."""
         named = [str(section.get("name")) for section in sections]
         return cls([*words, *dict.fromkeys(name for name in named if is_user_code(name))])
 
@@ -62,35 +62,35 @@ class Trust:
         return f"{option} {word}" if self.setting is None else f"{word} in the service's setting {self.setting}"
 
     def allows_hub(self, name: str) -> bool:
-        """Whether the user named this model of a hub, ``hf:NAME``."""
+        """Whether the user named this model from a hub, ``hf:NAME``."""
         return name in self._hub
 
     def resolve(
         self, name: str, known: Mapping[str, str], group: str, *, sha256: str | None = None, note_unchecked: bool = False
     ) -> Any:
-        """The class that a name stands for, which may come from a file.
+        """The class that a name refers to, possibly in a file.
 
         Args:
-            name: of a built-in, of an installed package's class, or ``FILE.py:Class`` where the user trusts that file. It is
-                found by its content where ``sha256`` is known, wherever it lies today; else by its name.
+            name: a built-in, an installed package's class, or ``FILE.py:Class`` if the user trusts that file. The file is
+                found by its content if ``sha256`` is known, wherever it lies now; otherwise by its name.
             known, group: see :func:`comel.base.registry.resolve_name`.
-            sha256: of the file's content when it was first used, as a run keeps it; None where that is not known.
-            note_unchecked: leave a note where it is not known.
+            sha256: of the file's content when it was first used, as a run stores it; None if unknown.
+            note_unchecked: leave a note if it is unknown.
 
         Raises:
-            ConfigError: there is no such thing, the user did not name the file, or its content is another.
+            ConfigError: the name is unknown, the user did not name the file, or its content differs.
         """
         if not is_user_code(name):
             return resolve_name(name, known, group)
         if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-            raise ConfigError(f"'{name}': {sha256!r} is no SHA-256", "leave code_sha256 out, or restore the run from a copy")
+            raise ConfigError(f"'{name}': {sha256!r} is not a SHA-256", "leave code_sha256 out, or restore the run from a copy")
         if (name, sha256) not in self._loaded:
             path, attribute = self._trusted_file(name, sha256), split_user_code(name)[1]
             found, content = resolve_user_code(f"{path}:{attribute}")
             if sha256 is not None and content != sha256:
                 raise _changed(path, content, sha256)
             if sha256 is None and note_unchecked:
-                self.notes.append(f"{path}: whether this is the code that the run was trained with is not known; it is run")
+                self.notes.append(f"{path}: run without knowing whether it is the code that the run was trained with")
             self._loaded[name, sha256] = found
         return self._loaded[name, sha256]
 
@@ -106,14 +106,14 @@ class Trust:
             return
         path, attribute = split_user_code(word) if is_user_code(word) else (Path(word), None)
         if path.suffix != ".py" or attribute == "":
-            raise ConfigError(f"'{word}' cannot be trusted: it is no file of code", "name FILE.py, FILE.py:Class or hf:NAME")
+            raise ConfigError(f"'{word}' cannot be trusted: it is not a code file", "name FILE.py, FILE.py:Class or hf:NAME")
         if not path.is_file():
             raise ConfigError(f"{path}: no such file", "check the path")
         if (path, attribute) not in self._files:
             self._files.append((path, attribute))
 
     def _trusted_file(self, name: str, sha256: str | None) -> Path:
-        """The user's copy of a file that is named somewhere; its content is compared again when it is run."""
+        """The user's copy of a named file; its content is compared again when it is run."""
         recorded, wanted = split_user_code(name)
         own = list(dict.fromkeys(path for path, attribute in self._files if attribute in (None, wanted)))
         contents = {} if sha256 is None else {path: hashlib.sha256(read_user_code(path)).hexdigest() for path in own}
@@ -136,6 +136,6 @@ class Trust:
 
 def _changed(path: Path, content: str, sha256: str) -> ConfigError:
     return ConfigError(
-        f"{path}: is not the code that the run was trained with (SHA-256 {content[:12]}... instead of {sha256[:12]}...)",
-        "give the file as it was then, or train a new run",
+        f"{path}: not the code that the run was trained with (SHA-256 {content[:12]}... instead of {sha256[:12]}...)",
+        "give the file in its state then, or train a new run",
     )

@@ -1,4 +1,4 @@
-"""Units, ranges, modes and number types that several rooms speak of: a length in the wrong unit shows in a signature."""
+"""Units, ranges, modes and number types that several packages share: a length in the wrong unit shows in a signature."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TilePixels = NewType("TilePixels", int)
 """A length inside a tile as the encoder sees it, in pixels at the target resolution."""
 
 MPP_RANGE = (0.05, 20.0)
-"""Micrometres per pixel that a light microscope's slide can have; a file that states 264 carries a screen's 96 dpi."""
+"""Micrometres per pixel that a light microscope's slide can have; a file that states 264 has a screen's 96 dpi."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-"""The type of number that a network computes in; ``auto``: by the device."""
+"""The type of number that a network computes in; ``auto``: chosen by the device."""
 
 
 class Mode(StrEnum):
-    """What a model is asked, as settings, versions, predictions and tables of scores spell it.
+    """What a model is asked, as written in settings, versions, predictions and tables of scores.
 
-    A run is trained class-incrementally or domain-incrementally. A class-incremental one also answers with the task given.
+    A run is trained class-incrementally or domain-incrementally. A class-incremental run also answers with the task given.
     """
 
     CLASS = "class-incremental"
@@ -40,7 +40,7 @@ class Mode(StrEnum):
     """Which of the classes that all tasks share; the task plays no part."""
 
     def __repr__(self) -> str:
-        """As a user writes it: this is what pydantic's messages show."""
+        """As a user writes it; pydantic's messages show this form."""
         return repr(self.value)
 
     @property

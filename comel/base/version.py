@@ -1,4 +1,4 @@
-"""The version of comel that runs."""
+"""The version of the running comel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DISTRIBUTION = "comel-mil"
 def comel_version() -> str:
     """The version of the installed distribution, else that of the checkout's ``pyproject.toml``, else ``unknown``.
 
-    The distribution is not asked for by the package's name, which a stranger's bears.
+    The distribution is not looked up by the package's name, which belongs to an unrelated package on PyPI.
     """
     try:
         return metadata.version(_DISTRIBUTION)

@@ -1,4 +1,4 @@
-"""Child processes that several threads share, and what is said where work in a child process comes to nothing."""
+"""Child processes shared by several threads, and the messages for work that fails in them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _LIKE = {Fault.KILLED: Fault.DIED, Fault.LIMIT: Fault.MEMORY, Fault.DIED: Fault.
 class WorkerPool:
     """Child processes that do one call each at a time, see :class:`comel.base.killable.KillableWorker`.
 
-    A process is started at its first call, and anew after it crashed, hung or took too much memory. Safe from several threads.
+    A process is started at its first call, and again after it crashed, hung or took too much memory. Thread-safe.
 
     Args:
-        size: how many processes there are at most.
-        memory_bytes, used_bytes, environment: of each, see :class:`comel.base.killable.KillableWorker`.
+        size: the largest number of processes.
+        memory_bytes, used_bytes, environment: for each process, see :class:`comel.base.killable.KillableWorker`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WorkerPool:
     ) -> None:
         limits = {"memory_bytes": memory_bytes, "used_bytes": used_bytes}
         self._workers = [KillableWorker(**limits, environment=dict(environment or {})) for _ in range(size)]
-        # The last one back is the first one out: what it has open is likely what is asked for next.
+        # Last in, first out: what the last process has open is likely to be needed next.
         self._free: queue.LifoQueue[KillableWorker] = queue.LifoQueue()
         for worker in self._workers:
             self._free.put(worker)
@@ -62,7 +62,7 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes that are there."""
+        """The ids of the running processes."""
         return [pid for worker in self._workers if (pid := worker.pid) is not None]
 
     def call(
@@ -73,26 +73,26 @@ class WorkerPool:
         timeout: float | None = None,
         tell: Callable[[Any], None] | None = None,
     ) -> Any:
-        """Run ``function(*arguments)`` in a process that is free and return its result.
+        """Run ``function(*arguments)`` in a free process and return its result.
 
         Args:
             function, arguments, timeout, tell: see :meth:`comel.base.killable.KillableWorker.call`.
-            wait: most seconds until a process is free, None for as long as it takes.
+            wait: most seconds to wait for a free process, None for no limit.
 
         Raises:
             ComelError: as the function raised it.
-            WorkerFailure: the work came to nothing, see :class:`comel.base.killable.Fault` and :func:`failure`.
+            WorkerFailure: the work failed, see :class:`comel.base.killable.Fault` and :func:`failure`.
         """
         with self._one(wait) as worker:
             return worker.call(function, *arguments, timeout=timeout, tell=tell)
 
     def kill(self) -> None:
-        """End the calls under way, which fail as stopped; later ones have new processes."""
+        """End the calls in progress, which fail as stopped; later ones get new processes."""
         for worker in self._workers:
             worker.kill()
 
     def close(self) -> None:
-        """End the processes for good; what is under way or waits fails as stopped."""
+        """End the processes for good; calls in progress or waiting fail as stopped."""
         self._closed = True
         ended: list[KillableWorker] = []
         while len(ended) < len(self._workers):
@@ -103,7 +103,7 @@ class WorkerPool:
             else:
                 worker.close()
                 ended.append(worker)
-        for worker in ended:  # who still waits for one is told
+        for worker in ended:  # wakes the callers that still wait for one
             self._free.put(worker)
 
     @contextmanager
@@ -121,13 +121,13 @@ class WorkerPool:
 
 
 def failure(error: WorkerFailure, what: str, said: Mapping[Fault, ComelError] | None = None) -> ComelError:
-    """What a user is told of work in a child process that came to nothing.
+    """The user's error message for work that failed in a child process.
 
     Args:
         error: as the call raised it.
-        what: what was to be done, with the place: the sentence's beginning where ``said`` has no other.
-        said: what is told of some faults instead. An answer to ``DIED`` also holds for ``KILLED``, one to ``MEMORY`` for
-            ``LIMIT``, and one to ``DEFECT`` for all four: for whatever the input may have brought about.
+        what: the work and its place: how the message begins unless ``said`` has an entry.
+        said: other messages for some faults. An entry for ``DIED`` also covers ``KILLED``, one for ``MEMORY`` covers
+            ``LIMIT``, and one for ``DEFECT`` covers all four: everything that the input may have caused.
     """
     said, fault = said or {}, error.fault
     while fault not in said and fault in _LIKE:

@@ -1,6 +1,6 @@
-"""YAML, read with the schema in hand: where the schema has a text, it is the text that stands in the file.
+"""YAML read with its schema: a value that the schema declares as text is read literally.
 
-YAML alone takes the label ``007`` for 7, ``no`` for false, ``null`` for nothing, ``1:30`` for 90 and ``2024-01-01`` for a date.
+Plain YAML reads the label ``007`` as 7, ``no`` as false, ``null`` as nothing, ``1:30`` as 90 and ``2024-01-01`` as a date.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "tim
 
 
 _Loader: Any = type("_Loader", (yaml.SafeLoader,), {})
-"""Safe YAML without dates and without numbers to the base of 60, such as 1:30: no setting is one."""
+"""Safe YAML without dates and without base-60 numbers, such as 1:30: no setting uses them."""
 
 
 def _number(loader: Any, node: yaml.ScalarNode) -> Any:
@@ -40,16 +40,16 @@ _Loader.add_constructor(_TAG + "float", _number)
 
 
 def read_yaml(text: str, kind: Any, where: str, folder: Path | None = None) -> Any:
-    """The value that a YAML text holds; None if it is empty.
+    """The value of a YAML text; None if it is empty.
 
     Args:
         text: one document.
-        kind: the type that the value is to have, a pydantic schema or an annotation in one. It is not checked here.
-        where: the text's origin, for the message.
+        kind: the expected type, a pydantic schema or an annotation in one. It is not checked here.
+        where: the text's origin, for messages.
         folder: what relative paths start from.
 
     Raises:
-        ConfigError: not YAML, or a key stands twice.
+        ConfigError: not YAML, or a key appears twice.
     """
     try:
         loader = _Loader(text)
@@ -78,7 +78,7 @@ def _value(loader: Any, node: yaml.Node, kind: Any, folder: Path | None) -> Any:
 
 
 def _text(node: yaml.ScalarNode, kind: Any) -> str | None:
-    """What stands there, if ``kind`` has it as text. It is a null only where the schema allows one, or nothing stands there."""
+    """The literal text, if ``kind`` declares text. It is null only if the schema allows null or the value is empty."""
     kinds = kinds_of(kind)
     types = tuple(one for one in kinds if isinstance(one, type))
     if node.tag not in _SCALARS or any(issubclass(one, (int, float)) for one in types):
@@ -107,12 +107,12 @@ def _check_keys(node: yaml.Node, where: str) -> None:
             if not isinstance(name, str) or key.tag == _TAG + "merge":
                 continue
             if name in lines:
-                raise ConfigError(f"{where}: the key '{name}' stands twice, in lines {lines[name]} and {line}", "remove one")
+                raise ConfigError(f"{where}: the key '{name}' appears twice, in lines {lines[name]} and {line}", "remove one")
             lines[name] = line
 
 
 def _mappings(node: yaml.Node, seen: set[int]) -> Iterator[yaml.MappingNode]:
-    """Every mapping once; an alias leads to a node that was there before."""
+    """Every mapping once; an alias refers to a node already seen."""
     if id(node) in seen or isinstance(node, yaml.ScalarNode):
         return
     seen.add(id(node))

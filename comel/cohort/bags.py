@@ -19,19 +19,19 @@ __all__ = ["BagStore", "check_contract", "join_slides", "usable"]
 
 
 _ROWS_BETWEEN_SLIDES = 16
-"""More than the side of any square of tiles, so that none spans two slides."""
+"""More than the side of any block of tiles in a layer, so that no block spans two slides."""
 
 
 class BagStore:
     """Reads bags by case, checks them against the feature contract, and keeps them in memory while there is room.
 
-    Which were read first stay: an epoch passes over all of a stage's bags, and would find none of those that it read last.
+    The bags read first stay: with least-recently-used eviction, an epoch larger than the cache would never hit.
 
     Args:
         folder: feature files.
-        contract: what features must be like; None takes it from the first bag read.
-        assume_encoder: encoder of files that do not name theirs.
-        cache_bytes: memory for bags that are kept.
+        contract: the contract that features must meet; None takes it from the first bag read.
+        assume_encoder: encoder of files that do not state one.
+        cache_bytes: memory for cached bags.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BagStore:
 
         Raises:
             BagError: a file is missing or damaged.
-            FeatureMismatch: its features were made otherwise than the contract says.
+            FeatureMismatch: its features were not made as the contract requires.
         """
         if case.name in self._kept:
             return self._kept[case.name]
@@ -69,29 +69,29 @@ class BagStore:
         return joined
 
     def keep_only(self, cases: Iterable[Case]) -> None:
-        """Forget the bags of all other cases, so that there is room for these, such as those of a stage that begins."""
+        """Drop the bags of all other cases to make room for these, such as at the start of a stage."""
         names = {case.name for case in cases}
         for name in [name for name in self._kept if name not in names]:
             self._room += _bytes(self._kept.pop(name))
 
 
 def check_contract(contract: FeatureContract, bag: Bag, where: Path | str) -> None:
-    """Raise :class:`FeatureMismatch` unless the bag's features were made as the contract says."""
+    """Raise :class:`FeatureMismatch` unless the bag's features were made as the contract requires."""
     difference = contract.difference(bag.contract)
     if difference is None:
         return
     remedy = "extract the slides with the encoder and the tile size of the others"
     if bag.contract.encoder is None and contract.encoder is not None:
-        remedy = f"if the features are from it, say --assume-encoder {contract.encoder}"
+        remedy = f"if the features are from it, give --assume-encoder {contract.encoder}"
     elif len(bag.contract.joined_mpp) < len(contract.joined_mpp):
         remedy = "extract the slides at these scales, and join them: comel bags join-scales"
     raise FeatureMismatch(f"{where}: {difference}", remedy)
 
 
 def join_slides(name: str, bags: Sequence[Bag]) -> Bag:
-    """One bag from a case's slides, each below the one before it, all with the tile distance of the first.
+    """One bag from a case's slides, stacked one below another, all with the tile distance of the first.
 
-    So no two tiles share a place, and tiles are neighbours where they were, whatever the slides' resolutions.
+    So no two tiles share a place, and neighbours stay neighbours, whatever the slides' resolutions.
     """
     if len(bags) == 1:
         return bags[0]
@@ -117,12 +117,12 @@ def _bytes(bag: Bag) -> int:
 
 
 def usable(bag: Bag) -> Bag:
-    """The bag, if it has an instance to learn from.
+    """The bag, if it has any instances to learn from.
 
     Raises:
         BagError: it is empty.
     """
     if not len(bag):
         reason = next(iter(bag.notes), "no tissue")
-        raise BagError(f"{bag.slide_id}: the bag has no instance ({reason})", "take the slide out of the training rows")
+        raise BagError(f"{bag.slide_id}: the bag has no instances ({reason})", "take the slide out of the training rows")
     return bag

@@ -1,5 +1,5 @@
-"""What is checked of a cohort before anything is trained or scored: bags that are missing, damaged or empty, and labels that
-may be meant otherwise."""
+"""Checks of a cohort before training or scoring: bags that are missing, damaged or empty, and labels that
+are probably mistakes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def with_features(
     """The tasks with the slides whose features are in the folder, and notes on what was left out.
 
     Args:
-        tasks: as :func:`comel.cohort.tasks.load_tasks` gives them.
+        tasks: from :func:`comel.cohort.tasks.load_tasks`.
         folder: feature files of any layout that :mod:`comel.bags.foreign` reads.
-        splits: which cases are needed; others stay as they are.
-        skip_missing: leave out slides without features, and cases of such slides alone.
+        splits: the splits whose cases are needed; others stay unchanged.
+        skip_missing: leave out slides without features, and cases that have only such slides.
 
     Raises:
         BagError: there are slides without features, and they may not be left out; or the folder holds features of several
@@ -57,10 +57,10 @@ def with_features(
 
 
 def with_instances(tasks: Sequence[TaskData], folder: Path) -> tuple[list[TaskData], list[str]]:
-    """The tasks without training cases whose bags hold no instance, such as those of slides without tissue; and notes on them.
+    """The tasks without training cases whose bags are empty, such as slides without tissue; and notes on them.
 
-    The files' headers are read, so that a damaged one is found before hours of training and not after. A ``.pt`` has no
-    header that tells.
+    The files' headers are read, so that a damaged file is found before hours of training, not after. A ``.pt`` has no
+    header to check.
 
     Raises:
         BagError: a training slide's file is damaged.
@@ -84,24 +84,24 @@ def with_instances(tasks: Sequence[TaskData], folder: Path) -> tuple[list[TaskDa
 def check_bags(
     tasks: Sequence[TaskData], store: BagStore, advance: Callable[..., None] = lambda steps=1, text="": None
 ) -> None:
-    """Read every case's bag once, so that one that cannot be used ends no training after hours. What there is room for stays
+    """Read every case's bag once, so that an unusable one does not end training after hours. Bags that fit stay cached
     in the store.
 
     Args:
-        tasks: whose cases are looked at, those of all splits.
-        store: where they are read from.
-        advance: told of each case.
+        tasks: the tasks whose cases are read, in all splits.
+        store: the store to read from.
+        advance: called after each case.
 
     Raises:
-        FeatureMismatch: features were made otherwise than the contract says.
-        BagError: files are damaged or hold what no encoder gives; each is named or counted.
+        FeatureMismatch: features were not made as the contract requires.
+        BagError: files are damaged or hold values that no encoder outputs; each is named or counted.
     """
     bad: dict[str, BagError] = {}
     for case in {case.name: case for task in tasks for case in task.cases(None)}.values():
         try:
             store.read(case)
         except FeatureMismatch:
-            raise  # of the others there is no more to say
+            raise  # there are no other errors to add
         except BagError as error:
             bad[case.name] = error
         advance(1, text=case.name)
@@ -118,7 +118,7 @@ def doubtful_labels(tasks: Sequence[TaskData], negative: str) -> list[str]:
         if negative not in head.labels:
             notes.append(
                 f"{head.name}: no label is '{negative}', so {', '.join(head.labels)} all count as findings; if one means that "
-                f"there is none, say --set data.negative={head.labels[0]}"
+                f"there is none, give --set data.negative={head.labels[0]}"
             )
         for pair in similar(head.labels):
             one, other = shown_pair(*pair)

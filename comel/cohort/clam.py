@@ -7,10 +7,10 @@ file                                   what
 ``h5_files/<id>.h5``                   ``features`` float32 and ``coords``, level-0 pixels
 ``patches/<id>.h5``                    ``coords`` with CLAM's attributes: the tile's size at level 0
 ``dataset_csv/<task>.csv``             ``case_id, slide_id, label`` of a task's slides
-``splits/<task>/splits_0.csv``         a column of slides each for ``train``, ``val`` and ``test``
+``splits/<task>/splits_0.csv``         one column of slides each for ``train``, ``val`` and ``test``
 =====================================  ==============================================================================
 
-CLAM's ``case_id`` is what must not be in two splits, so the patient stands there.
+CLAM's ``case_id`` must not be in two splits, so it holds the patient.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ __all__ = ["ClamExport", "export_clam"]
 
 @dataclass(frozen=True)
 class ClamExport:
-    """What became of an export.
+    """The result of an export.
 
     Attributes:
-        written: bags of which a file was written.
-        kept: bags of which everything was there already.
+        written: bags for which at least one file was written.
+        kept: bags whose files all existed already.
         empty: slides without a tile, which CLAM cannot load; they are left out.
-        tables: the CSV files, none without a manifest.
+        tables: the CSV files; empty without a manifest.
     """
 
     written: int
@@ -58,9 +58,9 @@ class ClamExport:
 def export_clam(
     paths: Sequence[Path], out: Path, *, manifest: Path | None = None, root: Path | None = None, quiet: bool = False
 ) -> ClamExport:
-    """Write bags as CLAM loads them; run again, it goes on where it stopped.
+    """Write bags as CLAM loads them; a second run continues where the first stopped.
 
-    A file that is there already must hold the same, and is left alone.
+    An existing file must have the same content, and is left alone.
 
     Args:
         paths: feature files, or folders of them, with coordinates in level-0 pixels and a known tile size.
@@ -68,7 +68,7 @@ def export_clam(
         manifest: export only the slides of this cohort, and write its tables. Slides without a split are dealt out as
             ``comel train`` does by default.
         root: folder that the manifest's relative paths start from.
-        quiet: no progress.
+        quiet: print no progress.
 
     Raises:
         BagError: there is no feature file, two are of one slide, a slide of the manifest has none, or one does not say
@@ -117,7 +117,7 @@ def _of_cohort(files: Mapping[str, Path], cohort: Manifest) -> dict[str, Path]:
 
 
 def _write_bag(out: Path, slide: str, bag: Bag, source: Path) -> bool:
-    """Write a bag's three files; whether one of them was not there."""
+    """Write a bag's three files; returns whether any was missing."""
     import torch
 
     tile = _tile_attributes(slide, bag, source)
@@ -131,7 +131,7 @@ def _write_bag(out: Path, slide: str, bag: Bag, source: Path) -> bool:
         torch.save(torch.from_numpy(features), stream)
         return stream.getvalue()
 
-    # CLAM trains on what pt_files holds, so the tensor comes last: where it is, the others are.
+    # CLAM trains on pt_files, so the tensor is written last: if it exists, the others do.
     done = [
         _place(out / "patches" / f"{slide}.h5", lambda: _hdf5(coords, tile), lambda path: _same_hdf5(path, coords, tile)),
         _place(out / "h5_files" / f"{slide}.h5", lambda: _hdf5(arrays, {}), lambda path: _same_hdf5(path, arrays, {})),
@@ -141,7 +141,7 @@ def _write_bag(out: Path, slide: str, bag: Bag, source: Path) -> bool:
 
 
 def _tile_attributes(slide: str, bag: Bag, source: Path) -> dict[str, Any]:
-    """CLAM's attributes of ``coords``. Tiles are described at level 0, where their size is known of every slide."""
+    """CLAM's attributes of ``coords``. Tiles are described at level 0, where their size is known for every slide."""
     if bag.coords is None or bag.settings.get("coords_unit", "px") != "px":
         raise BagError(f"{source}: no coordinates in level-0 pixels", "extract the slide with comel extract")
     geometry = bag.geometry
@@ -176,7 +176,7 @@ def _dataset_csv(rows: Sequence[ManifestRow]) -> str:
 
 
 def _check_names(manifest: Path, rows: Sequence[ManifestRow]) -> None:
-    """Refuse names that do not come back from ``pandas.read_csv``, with which CLAM reads its tables.
+    """Refuse names that ``pandas.read_csv``, with which CLAM reads its tables, does not return unchanged.
 
     A column of numbers loses leading zeros and cannot be compared with splits of unequal length; NA and null become empty.
     """
@@ -187,7 +187,7 @@ def _check_names(manifest: Path, rows: Sequence[ManifestRow]) -> None:
         if slide != row.slide_id or pandas.isna(label):
             what = f"slide_id {row.slide_id!r}" if slide != row.slide_id else f"label {row.label!r}"
             raise ManifestError(
-                f"{manifest.name} row {row.row}: CLAM's table reader takes {what} for a number or for nothing",
+                f"{manifest.name} row {row.row}: CLAM's table reader takes {what} for a number or a missing value",
                 "give names with a letter in them, to the slide's bag too",
             )
 
@@ -204,14 +204,14 @@ def _place_text(path: Path, text: str) -> bool:
 
 
 def _place(path: Path, content: Callable[[], bytes], same: Callable[[Path], bool]) -> bool:
-    """Write a file that is not there; whether it was written.
+    """Write a file unless it exists; returns whether it was written.
 
     Raises:
         ConfigError: a file of that name holds something else.
     """
     if path.exists():
         if not same(path):
-            raise ConfigError(f"{path}: there already, with other content", "give another folder, or remove the file")
+            raise ConfigError(f"{path}: exists already, with other content", "give another folder, or remove the file")
         return False
     with atomic_path(path) as temporary:
         temporary.write_bytes(content())
@@ -219,7 +219,7 @@ def _place(path: Path, content: Callable[[], bytes], same: Callable[[Path], bool
 
 
 def _hdf5(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bytes:
-    """An HDF5 file with these datasets, the attributes on ``coords``, made in memory: HDF5 does not survive a full disk."""
+    """An HDF5 file with these datasets and the attributes on ``coords``, made in memory: HDF5 does not survive a full disk."""
     import h5py
 
     content = io.BytesIO()

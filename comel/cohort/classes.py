@@ -1,4 +1,4 @@
-"""What a model tells apart: labels in heads, one head per task, or one head for all domains."""
+"""The classes that a model distinguishes: labels in heads, one head per task, or one head for all domains."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["ClassSpace", "Head"]
 
 @dataclass(frozen=True)
 class Head:
-    """Labels that are told apart by one classification head.
+    """The labels of one classification head.
 
     Attributes:
         name: the task's name; in a domain-incremental run the name of the one head.
         labels: label names in column order.
-        negative: the label that means "nothing found", or None where every label is a finding.
+        negative: the label that means "nothing found", or None if every label is a finding.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ClassSpace:
         for index, head in enumerate(self.heads):
             if head.name == name:
                 return index
-        raise ConfigError(f"the model knows no task '{name}'", f"it knows {', '.join(head.name for head in self.heads)}")
+        raise ConfigError(f"the model has no task '{name}'", f"it knows {', '.join(head.name for head in self.heads)}")
 
     def columns(self, head: int) -> slice:
         """The columns of head number ``head``."""

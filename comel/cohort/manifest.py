@@ -1,7 +1,7 @@
-"""The cohort as a CSV: one row per slide, with its label, its task and who it comes from.
+"""The cohort as a CSV: one row per slide, with its label, its task and its patient.
 
 Required columns: ``slide_id, path, label, task``. Optional: ``case_id, patient_id, site, split`` (train, val or test),
-``fold`` (0, 1, ...), ``annotation`` (a file) and ``mpp`` (micrometres per pixel of level 0, where the slide's own is missing
+``fold`` (0, 1, ...), ``annotation`` (a file) and ``mpp`` (micrometres per pixel of level 0, if the slide's own is missing
 or wrong). Other columns are ignored and named in :attr:`Manifest.ignored`. Every cell is read as text first, so that ``007``
 stays ``007``; an empty cell, or a word such as NA or #N/A (:data:`comel.cohort.table_text.MISSING_WORDS`), means that nothing
 is known.
@@ -50,13 +50,13 @@ class ManifestRow:
         path: the slide file, absolute; it need not exist.
         label: the label's name; a class is (task, label).
         task: the task's name; its adapter's folder has this name.
-        case_id: the case; the slides of a case are one bag. None where not stated.
-        patient_id: None where not stated.
+        case_id: the case; the slides of a case are one bag. None if not stated.
+        patient_id: None if not stated.
         site: the hospital or laboratory, or None.
         split: train, val or test, or None.
         fold: the cross-validation fold in which this slide is tested, or None.
         annotation: the annotation file, absolute, or None.
-        mpp: micrometres per pixel of level 0, in place of what the slide says; None where the slide is to be believed.
+        mpp: micrometres per pixel of level 0, overriding the slide's own; None to use the slide's own.
     """
 
     row: int
@@ -74,12 +74,12 @@ class ManifestRow:
 
     @property
     def case(self) -> str:
-        """What is one bag: the case, else the slide."""
+        """The unit of one bag: the case, otherwise the slide."""
         return self.case_id or self.slide_id
 
     @property
     def patient(self) -> str:
-        """What must not be in two splits: the patient, else the case."""
+        """The unit that must not be in two splits: the patient, otherwise the case."""
         return self.patient_id or self.case
 
 
@@ -89,9 +89,9 @@ class Manifest:
 
     Attributes:
         path: the CSV.
-        rows: its slides, in the file's order (by task first, where tasks were asked for).
+        rows: its slides, in the file's order (by task first, if tasks were requested).
         digest: SHA-256 (hex) of the CSV's bytes, as they were read.
-        ignored: the columns that mean nothing here, so that a misspelt one can be noticed.
+        ignored: the columns that are not used, so that a misspelt one can be noticed.
     """
 
     path: Path
@@ -113,10 +113,10 @@ class Manifest:
         return [row for row in self.rows if task in (None, row.task) and split in (None, row.split)]
 
     def of_tasks(self, tasks: Sequence[str] | None) -> Manifest:
-        """The slides of these tasks only, in this order; None leaves all as they are.
+        """Only the slides of these tasks, in this order; None keeps everything.
 
         Raises:
-            ManifestError: there is no slide of such a task.
+            ManifestError: a task has no slide.
         """
         if tasks is None:
             return self
@@ -132,16 +132,16 @@ def read_manifest(
     """Read a cohort and check every row of it.
 
     Args:
-        path: the CSV; its encoding and separator are seen from the file (:mod:`comel.cohort.table_text`).
+        path: the CSV; its encoding and separator are detected (:mod:`comel.cohort.table_text`).
         root: the folder that relative paths start from and that no path may leave; the manifest's own folder by default.
-            Paths are compared as they are written, so a link inside the folder may point anywhere.
+            Paths are compared as written, so a link inside the folder may point anywhere.
         tasks: keep the slides of these tasks only, in this order.
         names: labels and tasks that the user has named, which are names even where they are written like a missing value;
             None for who makes nothing of labels and tasks: every word is one.
 
     Raises:
         ManifestError: the file cannot be read or lacks a column, or rows cannot be used: the first few are named, the rest
-            are counted. Slides that are not on disk are no error here: training needs bags only.
+            are counted. Slides that are not on disk are not an error here: training needs only bags.
     """
     path = Path(path)
     content = read_content(path, MAX_MANIFEST_BYTES)
@@ -158,10 +158,10 @@ def read_manifest(
 
 
 def read_cells(path: Path) -> dict[str, list[str]]:
-    """The cells of every column with a name, without those that say that nothing is known. No cell is checked.
+    """The cells of every named column, without missing values. No cell is checked.
 
     Raises:
-        ManifestError: the file is no table.
+        ManifestError: the file is not a table.
     """
     header, records = _records(path, read_content(path, MAX_MANIFEST_BYTES))
     columns: dict[str, list[str]] = {name: [] for name in header if name}
@@ -175,8 +175,8 @@ def read_cells(path: Path) -> dict[str, list[str]]:
 def _cells(
     path: Path, content: bytes, names: Collection[str] | None
 ) -> tuple[pandas.DataFrame, tuple[str, ...], dict[tuple[int, str], str]]:
-    """All known columns as text, None where nothing is known, indexed by the spreadsheet's row; the columns not known; and the
-    words that stand for "nothing is known", by row and column."""
+    """All known columns as text, None for missing values, indexed by the spreadsheet's row; the unknown columns; and the
+    words that mean "missing", by row and column."""
     import pandas
 
     header, records = _records(path, content)
@@ -228,7 +228,7 @@ def _remedy(header: Sequence[str], missing: Sequence[str]) -> str:
 
 
 def _records(path: Path, content: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header and the rows that are not blank, with their numbers; cells stripped of white space."""
+    """The header and the non-blank rows with their numbers; cells stripped of white space."""
     lines = lines_of(path, content, known=REQUIRED + OPTIONAL)
     if not lines:
         raise ManifestError(f"{path}: the file is empty", f"its first line names the columns: {', '.join(REQUIRED)}")
@@ -236,7 +236,7 @@ def _records(path: Path, content: bytes) -> tuple[list[str], list[tuple[int, lis
 
 
 def _cell_problems(frame: pandas.DataFrame, folder: Path, words: Mapping[tuple[int, str], str]) -> list[_Problem]:
-    """What is wrong with cells taken one by one."""
+    """Problems of single cells."""
     import pandera.pandas as pa
 
     def check(test: Any, message: str) -> Any:
@@ -272,7 +272,7 @@ def _cell_problems(frame: pandas.DataFrame, folder: Path, words: Mapping[tuple[i
 
 
 def _row_problems(frame: pandas.DataFrame) -> list[_Problem]:
-    """What is wrong between rows: names used twice, cases with two labels, patients in two splits."""
+    """Problems between rows: names used twice, cases with two labels, patients in two splits."""
     case = frame["case_id"].fillna(frame["slide_id"])
     patient = frame["patient_id"].fillna(case)
     problems: list[_Problem] = []
@@ -319,12 +319,12 @@ def _inside(folder: Path, cell: str) -> bool:
 
 
 def _fold(cell: str) -> int | None:
-    """A fold's number; ``1.0`` too, which is how data frames write a column of integers with gaps."""
+    """A fold's number; also ``1.0``, as data frames write a column of integers with gaps."""
     return int(cell.split(".")[0]) if re.fullmatch(r"[0-9]{1,4}(\.0+)?", cell) else None
 
 
 def _mpp(cell: str) -> float | None:
-    """A number; ``0,25`` too, which is how spreadsheets of many countries write one."""
+    """A number; also ``0,25``, as spreadsheets in many countries write it."""
     try:
         value = float(re.sub(r"^(\d*),(\d+)$", r"\1.\2", cell))
     except ValueError:
@@ -341,7 +341,7 @@ def _sentence(cell: Any, check: str, word: str | None) -> str:
         return f"{_short(cell)} {check}"
     if word is None:
         return "is empty"
-    return f"is empty ({_short(word)} means that nothing is known: fill it in, or call it otherwise if it is a name)"
+    return f"is empty ({_short(word)} means a missing value: fill it in, or use another word if it is a name)"
 
 
 def _short(cell: Any) -> str:

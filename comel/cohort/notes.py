@@ -1,4 +1,4 @@
-"""What a user may have meant otherwise in a manifest: columns that mean nothing here, and names that look alike."""
+"""Probable mistakes in a manifest: unused columns, and names that look alike."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NAMES = {"task": "tasks", "slide_id": "slides", "case_id": "cases", "patient_id
 
 
 def manifest_notes(path: Path) -> list[str]:
-    """One line for the columns of a manifest that are not used, and one for each column whose names look alike.
+    """One line for the unused columns of a manifest, and one for each column whose names look alike.
 
-    A manifest that cannot be read has no notes: whoever reads it says why.
+    A manifest that cannot be read has no notes; reading it raises the error.
     """
     try:
         cells = read_cells(path)
@@ -35,7 +35,7 @@ def manifest_notes(path: Path) -> list[str]:
 
 
 def alike(where: str, what: str, names: Iterable[str]) -> list[str]:
-    """At most one line: the names that look the same to a reader (:func:`comel.base.names.look`) and are different ones."""
+    """At most one line: different names that look the same to a reader (:func:`comel.base.names.look`)."""
     pairs = similar(names)
     if not pairs:
         return []

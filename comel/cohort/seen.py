@@ -1,5 +1,5 @@
-"""Which slides and patients a run has seen, and in which split: what it was trained on is no test case, and what it was tested
-on is no training slide, whatever task asks for it later."""
+"""Which slides and patients a run has seen, and in which split: training slides are never test cases, and slides it was tested
+on are never trained on, whichever task asks for them later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEY_LENGTH = 24
 
 
 class Place(NamedTuple):
-    """The split that something was in, and for which task."""
+    """The split of a slide or a patient, and the task."""
 
     split: str
     task: str
@@ -27,12 +27,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a run has seen.
+    """The slides and patients that a run has seen.
 
     Attributes:
         slides: by slide; in the first of train, val and test if it was in several.
-        patients: the same by :func:`patient_key`.
-        dealt: the split of each (task, slide).
+        patients: the same, by :func:`patient_key`.
+        dealt: the split assigned to each (task, slide).
     """
 
     slides: dict[str, Place] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Seen:
     dealt: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, task: str, slides: Mapping[str, Iterable[str]], patients: Mapping[str, Iterable[str]]) -> None:
-        """Take in the slides and the patients' keys of a task, by split."""
+        """Add a task's slides and patient keys, by split."""
         for split, names in slides.items():
             for name in names:
                 self.dealt[task, name] = split
@@ -50,7 +50,7 @@ class Seen:
                 _put(self.patients, key, Place(split, task))
 
     def of_patients(self, rows: Iterable[ManifestRow]) -> dict[str, Place]:
-        """Where the patients of these rows were seen, by the rows' own names of them; those of whom a slide was seen too."""
+        """Where the patients of these rows were seen, by the rows' names of them; also patients with a slide that was seen."""
         found: dict[str, Place] = {}
         for row in rows:
             for place in (self.slides.get(row.slide_id), self.patients.get(patient_key(row.patient))):
@@ -74,27 +74,27 @@ class Seen:
 
 
 def patient_key(patient: str) -> str:
-    """A key that tells patients apart and does not name them: the beginning of a SHA-256 (hex).
+    """A key that distinguishes patients without naming them: the beginning of a SHA-256 (hex).
 
-    Whoever has a list of names can still look for one of them.
+    Anyone with a list of names can still test it for a match.
     """
     return hashlib.sha256(b"patient\0" + composed(patient).encode()).hexdigest()[:_KEY_LENGTH]
 
 
 def following(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None) -> tuple[Manifest, list[str]]:
-    """The manifest with a split in each row that has none and whose patient, or slide, a run has seen: the run's.
+    """The manifest, with the run's split in each row that has no split and whose patient or slide the run has seen.
 
     Args:
-        manifest: of tasks that are to be learned.
+        manifest: the cohort to be learned.
         seen: what the run has seen.
-        tasks: which of them; default all. Other rows tell who a slide's patient is.
+        tasks: the tasks to be learned; default all. Other rows only say who a slide's patient is.
 
     Returns:
         The manifest, and notes on the rows that follow the run. Names are all that is compared, so a patient 1 of another
         hospital is taken for the run's; one of the notes says so.
 
     Raises:
-        ManifestError: a row asks for another split than the run's; or there is no slide of such a task.
+        ManifestError: a row states another split than the run's; or a task has no slide.
     """
     places = seen.of_patients(manifest.rows)
     known = [row for row in manifest.of_tasks(tasks).rows if row.patient in places]
@@ -120,13 +120,13 @@ def following(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None
 
 
 def splits_to_evaluate(manifest: Manifest, seen: Seen, tasks: Sequence[str] | None = None) -> tuple[dict[str, str], list[str]]:
-    """The split of each slide when a run is evaluated: the run's where it has seen the slide or its patient, else what the
-    manifest says, else test.
+    """The split of each slide when a run is evaluated: the run's if it has seen the slide or its patient, otherwise the
+    manifest's, otherwise test.
 
     Args:
-        manifest: cases to evaluate the run on.
+        manifest: the cases to evaluate the run on.
         seen: what the run has seen.
-        tasks: which are evaluated; default all.
+        tasks: the tasks to evaluate; default all.
 
     Returns:
         The split by slide, and a note for each group of slides that are not in the split that the manifest says; then one
@@ -142,7 +142,7 @@ def splits_to_evaluate(manifest: Manifest, seen: Seen, tasks: Sequence[str] | No
             moved.setdefault((split, expected), []).append(row.slide_id)
             first = first or row.patient
     notes = [
-        f"{len(slides)} slides count as {split} and not as {expected}, because the run has seen them or their patients there: "
+        f"{len(slides)} slides count as {split}, not as {expected}, because the run has seen them or their patients there: "
         f"{listed(slides)}"
         for (split, expected), slides in sorted(moved.items())
     ]

@@ -1,11 +1,11 @@
 """Train, validation and test sets and cross-validation folds that share no patient.
 
-What is dealt out is a group: all the slides of a patient and, where sites are kept together, all the patients of a site.
+The unit is a group: all the slides of a patient and, if sites are kept together, all the patients of a site.
 
-The rule for sites: in a task whose rows name sites, a site stays in one split as long as every class of the task is found
-in at least as many groups as there are splits, and as long as the rows that come with a split do not spread a site
-themselves. A task that has too few sites for that is dealt out by patient. A classifier that has seen a hospital's stain
-in training recognises it in the test (Howard et al., Nature Communications 12:4423, 2021), hence the trouble.
+The rule for sites: in a task whose rows name sites, a site stays in one split as long as every class of the task occurs
+in at least as many groups as there are splits, and as long as rows with a given split do not themselves spread a site.
+A task with too few sites is split by patient. A classifier that has seen a hospital's stain
+in training recognises it in the test (Howard et al., Nature Communications 12:4423, 2021), hence this rule.
 
 Counts are counts of cases, because a case is a bag. The result depends on the rows and on the seed, not on the rows' order.
 """
@@ -31,7 +31,7 @@ _Class = tuple[str, str]  # task, label
 
 @dataclass(frozen=True)
 class _Group:
-    """Slides that must stay together: how many cases of each class they hold, and the split they come with, if any."""
+    """Slides that must stay together: their number of cases per class, and their given split, if any."""
 
     key: str
     slides: tuple[str, ...]
@@ -42,16 +42,16 @@ class _Group:
 def assign_splits(
     rows: Sequence[ManifestRow], *, val_fraction: float = 0.15, test_fraction: float = 0.25, seed: int = 0
 ) -> dict[str, str]:
-    """Deal slides out to train, val and test: by patient, stratified by (task, label), by site where there are enough.
+    """Assign slides to train, val and test: by patient, stratified by (task, label), and by site if there are enough.
 
-    Rows that carry a split keep it, and their patient's other slides follow. Every class is in train; where a class has
-    groups left it is in test next, then in val, and only then do the fractions decide.
+    Rows with a split keep it, and their patient's other slides follow. Every class is in train; if a class has
+    groups left, it is in test next, then in val, and only then do the fractions decide.
 
     Args:
         rows: the slides of a manifest.
-        val_fraction: share of each class's cases for validation; 0 makes no validation set.
-        test_fraction: share of each class's cases for the test; 0 makes no test set.
-        seed: which of the many equal ways is taken.
+        val_fraction: share of each class's cases for validation; 0 for no validation set.
+        test_fraction: share of each class's cases for the test; 0 for no test set.
+        seed: chooses among equally good assignments.
 
     Returns:
         The split of every slide: ``{slide_id: "train" | "val" | "test"}``.
@@ -72,15 +72,15 @@ def assign_splits(
 
 
 def assign_folds(rows: Sequence[ManifestRow], *, folds: int = 5, seed: int = 0) -> dict[str, int]:
-    """Deal slides out to cross-validation folds with scikit-learn's ``StratifiedGroupKFold``, grouped as splits are.
+    """Assign slides to cross-validation folds with scikit-learn's ``StratifiedGroupKFold``, grouped as for splits.
 
-    Splits and folds that the rows carry are not looked at.
+    Splits and folds in the rows are ignored.
 
     Returns:
         The fold in which every slide is tested: ``{slide_id: 0 .. folds - 1}``.
 
     Raises:
-        ComelError: fewer than two folds, fewer patients than folds, or a class that some fold would take whole.
+        ComelError: fewer than two folds, fewer patients than folds, or a class that lies entirely in one fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -91,7 +91,7 @@ def assign_folds(rows: Sequence[ManifestRow], *, folds: int = 5, seed: int = 0) 
     for label in _classes(rows):
         if count[label] < 2:
             raise ComelError(
-                f"{_named(label)} has one patient only, so one fold has none to train on", "add patients or leave it out"
+                f"{_named(label)} has only one patient, so one fold has none to train on", "add patients or leave it out"
             )
     most = max(count.values(), default=0)
     if most < folds:
@@ -107,23 +107,25 @@ def assign_folds(rows: Sequence[ManifestRow], *, folds: int = 5, seed: int = 0) 
     for fold in range(folds):
         for label in _classes(rows):
             if not any(group.cases[label] for group, where in zip(groups, fold_of, strict=True) if where != fold):
-                raise ComelError(f"{_named(label)} falls into fold {fold} whole", "give fewer folds or another seed")
+                raise ComelError(f"{_named(label)} lies entirely in fold {fold}", "give fewer folds or another seed")
     by_slide = {slide: int(fold) for group, fold in zip(groups, fold_of, strict=True) for slide in group.slides}
     return {row.slide_id: by_slide[row.slide_id] for row in rows}
 
 
 def split_by_fold(rows: Sequence[ManifestRow], fold: int, *, val_fraction: float = 0.15, seed: int = 0) -> dict[str, str]:
-    """Test on one fold, and deal the others out to train and val as :func:`assign_splits` does.
+    """Test on one fold, and assign the others to train and val as :func:`assign_splits` does.
 
-    Every row must carry its fold; splits that rows carry are not looked at.
+    Every row must have a fold; splits in the rows are ignored.
 
     Raises:
-        ComelError: rows without a fold, a fold with no slides, a patient in the fold and outside it, or a class that is
-            in this fold only.
+        ComelError: rows without a fold, a fold with no slides, a patient in the fold and outside it, or a class found
+            only in this fold.
     """
     without = [row.slide_id for row in rows if row.fold is None]
     if without:
-        raise ComelError(f"{len(without)} slides carry no fold (such as {without[0]})", "fill the column fold, or give no fold")
+        raise ComelError(
+            f"{len(without)} slides have no fold (such as {without[0]})", "fill in the column fold, or do not give a fold"
+        )
     tested = [row for row in rows if row.fold == fold]
     others = [dataclasses.replace(row, split=None) for row in rows if row.fold != fold]
     if not tested:
@@ -136,20 +138,20 @@ def split_by_fold(rows: Sequence[ManifestRow], fold: int, *, val_fraction: float
     for label in _classes(rows):
         if label not in _classes(others):
             raise ComelError(
-                f"{_named(label)} is in fold {fold} only, so there is none to train on", "spread it over the folds"
+                f"{_named(label)} is only in fold {fold}, so there is none to train on", "spread it over the folds"
             )
     split_of = assign_splits(others, val_fraction=val_fraction, test_fraction=0.0, seed=seed)
     return {row.slide_id: split_of.get(row.slide_id, "test") for row in rows}
 
 
 def splits_put_aside(rows: Sequence[ManifestRow]) -> list[str]:
-    """A note on the test slides of the column ``split``, which folds take no notice of."""
+    """A note on the test slides of the column ``split``, which folds ignore."""
     tested = [row.slide_id for row in rows if row.split == "test"]
     if not tested:
         return []
     return [
-        f"folds put the column split aside: its {len(tested)} test slides ({listed(tested)}) are trained on in all folds"
-        " but one; to keep them for a last test, take them out of the manifest"
+        f"folds ignore the column split: its {len(tested)} test slides ({listed(tested)}) are trained on in all folds"
+        " but one; to keep them for a final test, take them out of the manifest"
     ]
 
 
@@ -162,12 +164,12 @@ def _named(label: _Class) -> str:
 
 
 def _groups_with(groups: Sequence[_Group]) -> Counter[_Class]:
-    """In how many groups each class is found."""
+    """The number of groups that contain each class."""
     return Counter(label for group in groups for label in group.cases)
 
 
 def _groups(rows: Sequence[ManifestRow], splits: int) -> list[_Group]:
-    """The groups to deal out, with sites kept together in as many tasks as the rule of this module allows."""
+    """The groups to assign, with sites kept together in as many tasks as the rule of this module allows."""
     with_sites = {row.task for row in rows if row.site}
     while True:
         groups, torn = [], set()
@@ -183,7 +185,7 @@ def _groups(rows: Sequence[ManifestRow], splits: int) -> list[_Group]:
         count, trainable = _groups_with(groups), _groups_with([group for group in groups if group.split in (None, "train")])
         few = {label[0] for label in _classes(rows) if count[label] < splits or not trainable[label]}
         if torn and not torn & with_sites:
-            # A patient contradicts itself in a task that has no sites: no other grouping will mend it.
+            # A patient has two splits in a task without sites: no other grouping can fix that.
             with_sites = set()
         elif with_sites & (torn | few):
             with_sites -= torn | few
@@ -192,7 +194,7 @@ def _groups(rows: Sequence[ManifestRow], splits: int) -> list[_Group]:
 
 
 def _connected(rows: Sequence[ManifestRow], with_sites: set[str]) -> list[list[ManifestRow]]:
-    """Rows that share a case, a patient or (in the tasks named) a site, directly or by way of others."""
+    """Rows that share a case, a patient or (in the tasks named) a site, directly or through other rows."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(node: tuple[str, str]) -> tuple[str, str]:
@@ -215,7 +217,7 @@ def _deal(groups: Sequence[_Group], shares: Mapping[str, float], seed: int) -> d
     """The split of every group, by its key.
 
     Classes come from the rarest to the most common, groups from the largest to the smallest, after Sechidis et al., "On the
-    stratification of multi-label data" (ECML PKDD 2011). scikit-learn's splitters make parts of one size only.
+    stratification of multi-label data" (ECML PKDD 2011). scikit-learn's splitters only make parts of equal size.
     """
     total: Counter[_Class] = sum((group.cases for group in groups), Counter())
     have: dict[str, Counter[_Class]] = {split: Counter() for split in SPLITS}
@@ -226,7 +228,7 @@ def _deal(groups: Sequence[_Group], shares: Mapping[str, float], seed: int) -> d
         have[split] += group.cases
 
     def excess(group: _Group, split: str) -> float:
-        # The slope of the squared distance from the shares, summed over the group's classes.
+        # The gradient of the squared distance from the shares, summed over the group's classes.
         return sum(
             cases * (have[split][label] - shares[split] * total[label]) / total[label] ** 2
             for label, cases in group.cases.items()

@@ -1,7 +1,7 @@
-"""Tables as people's programs write them: Excel in any country, R, pandas, LibreOffice.
+"""Tables as common programs write them: Excel in any locale, R, pandas, LibreOffice.
 
-UTF-8 with or without a byte-order mark, UTF-16; commas, semicolons, tabs or bars; a first line ``sep=;``; blank rows. What is
-no text table (a workbook called ``.csv``) is refused by its name.
+UTF-8 with or without a byte-order mark, UTF-16; commas, semicolons, tabs or bars; a first line ``sep=;``; blank rows. Anything
+else (a workbook called ``.csv``) is refused, naming what it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comel.errors import ManifestError
 __all__ = ["MISSING_WORDS", "Lines", "is_missing", "lines_of", "read_content"]
 
 Lines = list[tuple[int, list[str]]]
-"""The rows that are not blank, each with its number as a spreadsheet counts, cells without white space around them."""
+"""The non-blank rows, each with its number in a spreadsheet, cells stripped of white space."""
 
 _WORDS = r"""
 nan -nan na n/a <na> null nat #n/a #na #n/a_n/a 1.#ind -1.#ind 1.#qnan -1.#qnan
@@ -29,7 +29,7 @@ na_character_ na_integer_ na_real_ none nil missing \N
 """
 # pandas and NumPy; R, Julia, Python and SQL; Excel in English, German, French and Spanish; Stata and the GDC.
 MISSING_WORDS = frozenset(_WORDS.casefold().split())
-"""What programs write where they know nothing, in small letters and with ``_`` for a space."""
+"""What programs write for a missing value, in lower case and with ``_`` for a space."""
 
 _SEPARATORS = ",;\t|"
 _SEP_LINE = re.compile(r'"?sep=(\\t|[^\r\n"])"?[,;\t|]*(\r\n|\r|\n|$)', re.IGNORECASE)
@@ -50,7 +50,7 @@ _SAVE_AS = "save it as 'CSV UTF-8 (comma delimited)'"
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell says that nothing is known: empty, white space, invisible signs, or one of :data:`MISSING_WORDS`."""
+    """Whether a cell is missing: empty, white space, invisible characters, or one of :data:`MISSING_WORDS`."""
     return not (word := without_invisible(cell).strip()) or word.casefold().replace(" ", "_") in MISSING_WORDS
 
 
@@ -63,7 +63,9 @@ def read_content(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise ManifestError(f"{path}: {size >> 20} MiB is no table of slides", "give a table with one row per slide")
+            raise ManifestError(
+                f"{path}: {size >> 20} MiB, too large for a table of slides", "give a table with one row per slide"
+            )
         return read_bytes(path)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or 'cannot be read'}", "give the path of a table, such as CSV") from None
@@ -83,7 +85,7 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _encoding(content: bytes) -> str:
-    """By the byte-order mark; without one, a text with a zero in every second byte is UTF-16."""
+    """Detected by the byte-order mark; without one, text with a zero in every second byte is UTF-16."""
     if content.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
         return "utf-32"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -97,10 +99,10 @@ def _encoding(content: bytes) -> str:
 
 
 def lines_of(path: Path, content: bytes, *, known: Collection[str] = (), comments: bool = False) -> Lines:
-    """The rows of a table that are not blank.
+    """The non-blank rows of a table.
 
-    A line ``sep=;`` at the top says the separator and is no row, as in Excel. Without one it is that of comma, semicolon, tab
-    and bar by which the header has most of the known columns, else most cells.
+    A line ``sep=;`` at the top states the separator and is not a row, as in Excel. Without it, it is whichever of comma,
+    semicolon, tab and bar that gives the header most known columns, otherwise most cells.
 
     Args:
         path: the table, for messages.
@@ -109,7 +111,7 @@ def lines_of(path: Path, content: bytes, *, known: Collection[str] = (), comment
         comments: leave out lines that start with ``#``.
 
     Raises:
-        ManifestError: it is no text, or its quotes do not fit; an empty table has no rows.
+        ManifestError: it is not text, or its quotes do not match; an empty table has no rows.
     """
     text = _text(path, content)
     stated = _SEP_LINE.match(text)

@@ -18,7 +18,7 @@ __all__ = ["Case", "TaskData", "load_tasks", "named_in", "read_cohort"]
 
 @dataclass(frozen=True)
 class Case:
-    """One bag: a case's slides, their label, and who they come from."""
+    """One bag: a case's slides, their label and their patient."""
 
     name: str
     patient: str
@@ -53,7 +53,7 @@ class TaskData:
 
 
 def read_cohort(config: DataConfig) -> Manifest:
-    """The manifest that the settings name, all tasks of it.
+    """The manifest that the settings name, with all its tasks.
 
     Raises:
         ConfigError: none is named.
@@ -65,7 +65,7 @@ def read_cohort(config: DataConfig) -> Manifest:
 
 
 def named_in(config: DataConfig) -> set[str]:
-    """The labels and tasks that settings name; in a manifest they are names, even such as "null"."""
+    """The labels and tasks that settings name; in a manifest they count as names, even "null"."""
     labels = config.labels or {}
     return {config.negative, *(config.tasks or ()), *labels, *(label for known in labels.values() for label in known)}
 
@@ -75,8 +75,8 @@ def load_tasks(manifest: Manifest, config: DataConfig, *, splits: Mapping[str, s
 
     Args:
         manifest: the cohort.
-        config: which bags, and how they and the cohort make up tasks.
-        splits: None to train: every task needs a training case, and slides without a split are dealt out. To evaluate, the
+        config: the bags, and how they and the cohort make up tasks.
+        splits: None to train: every task needs a training case, and slides without a split are assigned one. To evaluate, the
             split of every slide (:func:`comel.cohort.seen.splits_to_evaluate`).
 
     Raises:

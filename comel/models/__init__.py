@@ -20,7 +20,7 @@ MODELS = {
 
 
 def model_class(name: str, trust: Trust | None = None, *, sha256: str | None = None, note_unchecked: bool = False) -> Any:
-    """The model class called ``name``: ours, an entry point in ``comel.models``, or a ``file.py:Class`` one trusts.
+    """The model class called ``name``: a built-in, an entry point in ``comel.models``, or a trusted ``file.py:Class``.
 
     See :meth:`comel.base.trust.Trust.resolve`.
     """

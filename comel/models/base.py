@@ -24,14 +24,14 @@ __all__ = ["MAX_WIDTH", "AttentionOptions", "BagBatch", "BagOutput", "MILModel",
 Over = Literal["task", "seen"]
 
 MAX_WIDTH = 65536
-"""Of a layer; settings may come from a run that anyone sent."""
+"""The largest width of a layer; settings may come from an untrusted run."""
 
 
 class ModelOptions(BaseModel):
     """Settings that every model has.
 
     Attributes:
-        earlier: for each setting that came later, the value that leaves a model as it was before.
+        earlier: for each setting added later, the value that reproduces the earlier model.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -56,12 +56,12 @@ class AttentionOptions(ModelOptions):
 
 @dataclass(frozen=True)
 class BagBatch:
-    """Bags side by side.
+    """A batch of bags.
 
     Attributes:
         features: (B, M, D) float32.
         coords: (B, M, 2) level-0 top-left pixels (x, y), or None.
-        mask: (B, M) bool, True where there is an instance; None where all bags have M.
+        mask: (B, M) bool, True for an instance; None if all bags have M.
     """
 
     features: Tensor
@@ -75,7 +75,7 @@ class BagBatch:
 
 @dataclass(frozen=True)
 class BagOutput:
-    """What a model says of B bags of M instances over C classes.
+    """A model's output for B bags of M instances over C classes.
 
     Attributes:
         logits: (B, C); their softmax is the probability of each class.
@@ -83,8 +83,8 @@ class BagOutput:
         instance_scores: (B, M, C) in [0, 1]; they mean the same on every slide.
         bag_features: (B, d).
         instance_features: (B, M, d).
-        head_logits: (B, C) each head's own logits, comparable only within a head. The same tensor as ``logits`` where the
-            heads are not combined otherwise.
+        head_logits: (B, C) each head's own logits, comparable only within a head. The same tensor as ``logits`` if the
+            heads are not combined differently.
         instance_logits: (B, M, C) of an instance classifier, or None.
         mask: as in :class:`BagBatch`.
     """
@@ -100,7 +100,7 @@ class BagOutput:
 
 
 class MILModel(nn.Module, ABC):
-    """A model under the contract.
+    """The base class of all models.
 
     Attributes:
         Options: its pydantic settings; their defaults are the model's defaults.
@@ -138,9 +138,9 @@ class MILModel(nn.Module, ABC):
         """See :class:`BagOutput`. A bare tensor is (B, M, D) features."""
 
     def distance(self, bags: BagBatch, head: int | None = None) -> Tensor | None:
-        """How far bags lie from the bags of every class learned, or of one head's, (B,); see :mod:`comel.scoring.novelty`.
+        """(B,) distance of bags from the bags of every class learned, or of one head's; see :mod:`comel.scoring.novelty`.
 
-        None where the model keeps no statistics of what it has learned.
+        None if the model keeps no statistics of what it has learned.
         """
         return None
 
@@ -156,25 +156,25 @@ class MILModel(nn.Module, ABC):
         """
 
     def end_epoch(self) -> dict[str, float]:
-        """Called after each epoch; returns what is worth reporting."""
+        """Called after each epoch; returns measures to report."""
         return {}
 
     def end_task(self, bags: Iterable[tuple[BagBatch, int]]) -> None:
         """Called in evaluation mode once a stage is learned, with its training bags (B = 1) and the columns of their labels.
 
-        ``bags`` may be gone through several times.
+        ``bags`` may be iterated several times.
         """
 
     @contextmanager
     def network(self) -> Iterator[None]:
-        """Within it the model answers from what gradients train alone, and nothing that was fitted to a task's bags beside it.
+        """Inside the block, the model uses only gradient-trained weights, nothing else fitted to bags.
 
-        For strategies that distil the network, or ask what its weights are worth.
+        For strategies that distil the network or measure the importance of its weights.
         """
         yield
 
     def probabilities(self, output: BagOutput, head: int | None = None) -> Tensor:
-        """Class probabilities (B, C); with ``head`` given, within that head and 0 elsewhere."""
+        """Class probabilities (B, C); if ``head`` is given, within that head and 0 elsewhere."""
         if head is None and len(self.classes.heads) > 1:
             return torch.softmax(output.logits, dim=-1)
         head = head or 0
@@ -188,27 +188,27 @@ class MILModel(nn.Module, ABC):
         self.temperature[head] = temperature
 
     def calibrate(self, head: int, threshold: float) -> float:
-        """Told the threshold on :meth:`evidence` with the task given that separates best on validation; returns the one to use.
+        """Called with the best validation threshold on :meth:`evidence`, task given; returns the threshold to use.
 
-        A model that can move its scores instead does so and returns 0.5.
+        A model that can shift its scores does so instead and returns 0.5.
         """
         return threshold
 
     def with_task(self, output: BagOutput, head: int) -> BagOutput:
-        """The output with its instance scores as they are where the task is known from outside.
+        """The output with instance scores for a given task.
 
-        The head then counts fully, however unlikely the model holds it, and the classes of other heads score 0.
+        The head then has probability 1, however unlikely the model considers it, and the classes of other heads score 0.
         """
         joint, within = self.probabilities(output), self.probabilities(output, head)
         scores = output.instance_scores * (within / joint.clamp_min(1e-12)).unsqueeze(1)
         return replace(output, instance_scores=scores.clamp(0, 1))
 
     def evidence(self, output: BagOutput, head: int) -> Tensor:
-        """One score an instance, (B, M) in [0, 1]: the strongest of the head's findings.
+        """One score per instance, (B, M) in [0, 1]: the strongest of the head's findings.
 
         Args:
             output: from :meth:`forward`, or :meth:`with_task`.
-            head: the head whose findings are asked for.
+            head: the head whose findings count.
         """
         columns = self.classes.columns(head)
         findings = [c for c in range(columns.start, columns.stop) if self.classes.positive[c]]
@@ -224,7 +224,7 @@ def cross_entropy(model: MILModel, logits: Tensor, label: int, over: Over | None
     """Cross-entropy of one bag's label over the columns of its task or of all tasks seen.
 
     Args:
-        model: whose classes and default ``over`` count.
+        model: provides the classes and the default ``over``.
         logits: (C,) each head's own logits.
         label: the column of the bag's label.
         over: see :meth:`MILModel.loss`.

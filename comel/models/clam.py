@@ -1,4 +1,4 @@
-"""What both forms of CLAM share (Lu et al., Nature Biomedical Engineering 2021): clustering of instances by their attention.
+"""Shared by both forms of CLAM (Lu et al., Nature Biomedical Engineering 2021): clustering of instances by their attention.
 
 The B most and the B least attended instances of a bag get pseudo-labels, and a classifier of two logits per class, over the
 instance features, learns them:
@@ -8,8 +8,8 @@ instance features, learns them:
     instance = mean over the classes concerned of the smooth top-1 SVM loss or the cross-entropy
     loss     = bag_weight x cross-entropy of the bag + (1 - bag_weight) x instance
 
-In a head with a negative label only the bag's own class is clustered, as the published code does where it is not told to
-subtype. B is at most half the bag, so that no instance is both; a bag of one has a most attended instance only.
+In a head with a negative label only the bag's own class is clustered, as the published code does unless set to
+subtype. B is at most half the bag, so that no instance is both; a bag of one instance has only a most attended one.
 
 The smooth SVM with margin and temperature 1 (Berrada et al., ICLR 2018) is a cross-entropy whose wrong logits are raised by
 the margin: ``log sum_j exp(s_j + [j is wrong]) - s_right``. It is written out here, so neither loss needs another package.
@@ -39,7 +39,7 @@ class CLAMOptions(EmbeddingOptions):
     dropout: float = Field(0.25, ge=0, lt=1, description="dropout after the embedding and in the attention")
     attention_hidden: int = Field(256, ge=1, le=MAX_WIDTH, description="hidden width of the gated attention")
     k_sample: int = Field(8, ge=1, le=MAX_WIDTH, description="instances at either end of the attention that get a pseudo-label")
-    bag_weight: float = Field(0.7, ge=0, le=1, description="weight of the bag's loss; the instances' has the rest")
+    bag_weight: float = Field(0.7, ge=0, le=1, description="weight of the bag's loss; the instances' loss gets the rest")
     instance_loss: InstanceLoss = Field("svm", description="smooth top-1 SVM or cross-entropy")
 
 
@@ -49,7 +49,7 @@ class CLAMHead(nn.Module):
     Args:
         dim: width of the instances.
         labels: classes of the task.
-        branches: width of what a class's own attention branch reads; 0 for none.
+        branches: input width of the classes' own attention branches; 0 for none.
     """
 
     def __init__(self, dim: int, labels: int, branches: int = 0) -> None:
@@ -88,7 +88,7 @@ class CLAM(HeadedModel):
         return {"ce": share * ce, "instance": (1 - share) * torch.stack(terms).mean()}
 
     def _instance_loss(self, h: Tensor, attention: Tensor, label: int) -> Tensor:
-        """Of one bag without padding: instances h (M, dim), attention (M, C)."""
+        """The loss of one bag without padding: instances h (M, dim), attention (M, C)."""
         number = self.classes.head_of(label)
         start = self.classes.columns(number).start
         exclusive = self.classes.heads[number].negative is None
@@ -106,7 +106,7 @@ def instance_term(h: Tensor, attention: Tensor, classifier: nn.Module, own: bool
 
     Args:
         h: (M, dim) instances.
-        attention: (M,) by which they are ranked.
+        attention: (M,) the weights that rank them.
         classifier: (., dim) -> (., 2) logits of "not of the class", "of the class".
         own: whether the class is the bag's.
         options: ``k_sample`` and ``instance_loss``.

@@ -1,4 +1,4 @@
-"""CLAM with an attention branch a class (Lu et al., Nature Biomedical Engineering 2021).
+"""CLAM with one attention branch per class (Lu et al., Nature Biomedical Engineering 2021).
 
     h_m = dropout(relu(W x_m + b)),  g_m = tanh(V h_m) * sigmoid(U h_m)
     a_c = softmax_m(w_c^T g_m),  z_c = sum_m a_cm h_m,  logit_c = v_c^T z_c + b_c
@@ -32,7 +32,7 @@ class BranchOutput(BagOutput):
 
 
 class MultiBranchTrunk(nn.Module):
-    """Features (B, M, D) -> instances (B, M, dim) and what the branches weigh them by, (B, M, hidden)."""
+    """Features (B, M, D) -> instances (B, M, dim) and the branches' input (B, M, hidden)."""
 
     def __init__(self, dimension: int, options: CLAMOptions) -> None:
         super().__init__()

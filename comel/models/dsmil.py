@@ -6,8 +6,8 @@
     logits = (max + bag) / 2;  loss = CE(bag) / 2 + CE(max) / 2
 
 W, W_q and W_v are shared; W_0 and W_b, which mixes the classes, belong to a task, and so no task's logits depend on another's.
-The scaling by sqrt d is the published code's. That trains by binary cross-entropies; here labels exclude each other within a
-task, and both streams take the cross-entropy that every model takes.
+The scaling by sqrt d is the published code's. The published code trains by binary cross-entropies; here labels exclude each
+other within a task, and both streams use the cross-entropy that every model uses.
 """
 
 from __future__ import annotations

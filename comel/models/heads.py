@@ -67,15 +67,15 @@ class PooledTrunk(nn.Module):
 
 
 class HeadedModel(MILModel):
-    """A trunk and one module per task; as it stands, a linear layer over the bag feature.
+    """A trunk and one module per task; by default, a linear layer over the bag feature.
 
-    A model says what its trunk is, ``trunk(features, coords, mask) -> (instances (B, M, dim), bag feature (B, dim),
-    attention (B, M))``, and where its heads are more than linear, what they are and how they are used.
+    A model defines its trunk, ``trunk(features, coords, mask) -> (instances (B, M, dim), bag feature (B, dim),
+    attention (B, M))``, and, if its heads are more than linear, what they are and how they are used.
 
     Args:
         dimension: D, length of a feature vector.
         options: the class's ``Options``; default their defaults.
-        heads: heads to begin with.
+        heads: the initial heads.
     """
 
     Options: ClassVar[type[ModelOptions]] = EmbeddingOptions
@@ -124,19 +124,19 @@ class HeadedModel(MILModel):
         return torch.stack(terms).mean()
 
     def shown(self, output: BagOutput) -> Tensor:
-        """What each instance shows of each class, (B, M, C) in [0, 1]: by its own logits where it has any, or by attention."""
+        """Each instance's share of each class, (B, M, C) in [0, 1]: from its own logits if any, otherwise from attention."""
         if output.instance_logits is not None:
             return shown_by_labels(self.classes, output.instance_logits)
         attention = shown_by_attention(output.attention.unsqueeze(-1), output.mask)
         return attention.expand(-1, -1, len(self.classes))
 
     def scored(self, output: _Output) -> _Output:
-        """The output with its instance scores filled in, from all else that it says."""
+        """The output with its instance scores filled in, from its other values."""
         scores = compose_scores(self.classes, self.probabilities(output), self.shown(output), output.mask)
         return replace(output, instance_scores=scores)
 
     def with_task(self, output: BagOutput, head: int) -> BagOutput:
-        """As the contract says, from the probabilities within the head."""
+        """See the base class; computed from the probabilities within the head."""
         scores = compose_scores(self.classes, self.probabilities(output, head), self.shown(output), output.mask)
         return replace(output, instance_scores=scores)
 

@@ -4,8 +4,8 @@
     m*  = argmax_m max_{c a finding of the head} softmax(l_m)_c
     logits of the head = l_{m*}
 
-With a negative class this is the assumption of multiple instance learning as it stands: a bag is positive where one instance
-is, and negative where even the most suspicious one is not (Campanella et al., Nature Medicine 2019). Without one, every class
+With a negative class this is the standard assumption of multiple instance learning: a bag is positive if one instance
+is, and negative if even the most suspicious one is not (Campanella et al., Nature Medicine 2019). Without one, every class
 is a finding, as in the multi-class baseline that Lu et al. (Nature Biomedical Engineering 2021) compare with.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["MaxPooling"]
 
 
 class MaxTrunk(nn.Module):
-    """Features (B, M, D) -> instances (B, M, dim); which of them is the bag is the heads' choice."""
+    """Features (B, M, D) -> instances (B, M, dim); the heads choose which of them stands for the bag."""
 
     def __init__(self, dimension: int, options: EmbeddingOptions) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MaxPooling(HeadedModel):
         return self.scored(BagOutput(logits, attention, UNSCORED, z, h, logits, instance_logits, bags.mask))
 
     def _winners(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
-        """The most suspicious instance of each bag in the eyes of each head, (B, heads)."""
+        """The most suspicious instance of each bag for each head, (B, heads)."""
         chances = shown_by_labels(self.classes, instance_logits.detach())
         if mask is not None:
             chances = chances.masked_fill(~mask.unsqueeze(-1), -1)

@@ -4,7 +4,7 @@
     z   = mean_m h_m
     logits = head(z) = mean_m head(h_m)
 
-The last line holds since heads are linear, so each instance has logits of its own.
+The last equality holds because heads are linear, so each instance has its own logits.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ CR-MSA: k representatives of each region attend to those of the other regions, a
     r_k = sum_p softmax_p(S)_pk h_p;  r_k <- self-attention over the regions, for each k
     out_p = sum_k softmax_k(S)_pk minmax_p(S)_pk r_k
 
-The published code fills the square with zeros, which enter every softmax. Here padding enters none, and regions that hold
+The published code fills the square with zeros, which enter every softmax. Here padding enters none, and regions that contain
 nothing else are left out. Its pooling has a ReLU where the equation has tanh.
 """
 
@@ -45,7 +45,7 @@ class RRTMILOptions(AttentionOptions, EmbeddingOptions):
 
     regions: int = Field(8, ge=1, le=256, description="regions along a side of the square")
     position_kernel: int = Field(15, ge=1, le=1023, description="tokens that the position encoding spans; odd")
-    representatives: int = Field(3, ge=1, le=256, description="tokens by which a region meets the others")
+    representatives: int = Field(3, ge=1, le=256, description="tokens by which a region attends to the others")
     attention_dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each attention")
     attention_hidden: int = Field(128, ge=1, le=MAX_WIDTH, description="hidden width of the attention pooling")
 
@@ -58,13 +58,13 @@ class RRTMILOptions(AttentionOptions, EmbeddingOptions):
 
 
 class RegionAttention(nn.Module):
-    """Multi-head self-attention within each of R sequences, with EPEG where ``kernel`` says how far it spans.
+    """Multi-head self-attention within each of R sequences, with EPEG if ``kernel`` sets its span.
 
     Args:
         dim: width of the tokens; a multiple of ``num_heads``.
         num_heads: attention heads.
         kernel: tokens that EPEG spans; None for none.
-        dropout: after the output projection.
+        dropout: dropout after the output projection.
     """
 
     def __init__(self, dim: int, num_heads: int, kernel: int | None = None, dropout: float = 0.0) -> None:
@@ -78,7 +78,7 @@ class RegionAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (R, n, dim), mask (R, n) True where there is a token, at least one per sequence -> (R, n, dim)."""
+        """x (R, n, dim), mask (R, n) True for a token, at least one per sequence -> (R, n, dim)."""
         q, k, v = (split_heads(linear(x), self.num_heads) for linear in (self.q, self.k, self.v))  # (R, heads, n, d)
         if self.positions is not None:
             q = q if mask is None else q * mask[:, None, :, None]
@@ -95,7 +95,7 @@ class CrossRegionAttention(nn.Module):
         dim: width of the tokens; a multiple of ``num_heads``.
         num_heads: attention heads.
         representatives: k.
-        dropout: after the attention's projection.
+        dropout: dropout after the attention's projection.
     """
 
     def __init__(self, dim: int, num_heads: int, representatives: int, dropout: float = 0.0) -> None:
@@ -104,7 +104,7 @@ class CrossRegionAttention(nn.Module):
         self.attention = RegionAttention(dim, num_heads, dropout=dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (R, n, dim), mask (R, n) True where there is a token, at least one per region -> (R, n, dim)."""
+        """x (R, n, dim), mask (R, n) True for a token, at least one per region -> (R, n, dim)."""
         logits = self.phi(x)  # (R, n, k)
         representatives = torch.einsum("rnk,rnd->krd", masked_softmax(logits, mask), x)
         representatives = self.attention(representatives)  # (k, R, dim)
@@ -159,12 +159,12 @@ class RRTTrunk(nn.Module):
 
 
 def region_places(count: int, regions: int, device: torch.device | None = None) -> tuple[Tensor, Tensor, int]:
-    """Where a list of instances lies once it fills a square that is cut into regions x regions squares.
+    """The places of a list of instances in a square that is cut into regions x regions squares.
 
     Args:
         count: instances.
-        regions: along a side.
-        device: of the result.
+        regions: regions along a side.
+        device: the result's device.
 
     Returns:
         each instance's region (count,), its place in there, row by row, (count,), and the places of a region. A region's

@@ -1,6 +1,6 @@
-"""Instance scores that mean the same on every slide, for every model: what the bag says times what the instance shows.
+"""Instance scores that mean the same on every slide, for every model: the bag's probability times the instance's share.
 
-An instance can show a finding only where its bag does, so a slide predicted normal stays dark.
+An instance can show a finding only if its bag does, so a slide predicted normal stays dark.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def compose_scores(classes: ClassSpace, probability: Tensor, shown: Tensor, mask
 
     Args:
         classes: heads and their negative labels.
-        probability: (B, C) of the bags.
-        shown: (B, M, C) in [0, 1], what each instance shows of each class; columns of negative classes are not used.
-        mask: (B, M) True where there is an instance; other rows score 0.
+        probability: (B, C) the bags' probabilities.
+        shown: (B, M, C) in [0, 1], each instance's share of each class; columns of negative classes are not used.
+        mask: (B, M) True for an instance; other rows score 0.
 
     Returns:
         (B, M, C) in [0, 1].
@@ -41,10 +41,10 @@ def compose_scores(classes: ClassSpace, probability: Tensor, shown: Tensor, mask
 def shown_by_attention(attention: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention scaled in its bag, ``(a - min a) / max a`` (:func:`comel.nn.bppl.scaled_attention`); padding gets 0.
 
-    The one instance of a bag of one is the bag, and gets 1.
+    The only instance of a bag of one gets 1.
 
     Args:
-        attention: (B, M, C), a column a class.
+        attention: (B, M, C), one column per class.
         mask: (B, M) bool.
 
     Returns:
@@ -62,6 +62,6 @@ def shown_by_attention(attention: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def shown_by_labels(classes: ClassSpace, instance_logits: Tensor) -> Tensor:
-    """The softmax of an instance classifier's logits (B, M, C) within each head: a label of its own for every instance."""
+    """The softmax of an instance classifier's logits (B, M, C) within each head: every instance is classified by itself."""
     columns = [classes.columns(i) for i in range(len(classes.heads))]
     return torch.cat([torch.softmax(instance_logits[:, :, c], dim=-1) for c in columns], dim=-1)

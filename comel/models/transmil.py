@@ -6,8 +6,8 @@
     t <- t + NystromAttention(LN t)
     z = LN(class token), logits = head(z)
 
-Attention is what the class token attends to in the last layer, mean over the heads. Nystrom attention may give weights below
-zero: they count as zero. The weight of a repetition is its instance's, the class token's own is left out, and the rest is
+Attention is what the class token attends to in the last layer, mean over the heads. Nystrom attention may yield weights below
+zero, which count as zero. The weight of a repetition is its instance's, the class token's own is left out, and the rest is
 scaled to sum to 1; it carries no gradient.
 """
 
@@ -47,7 +47,7 @@ class PPEG(nn.Module):
         """See the class."""
         side = math.isqrt(tokens.shape[1])
         image = tokens.transpose(1, 2).unflatten(2, (side, side)).contiguous()  # (1, dim, side, side)
-        # Convolutions are linear in their kernels: one with the sum does for all three, in a sixth of the time.
+        # Convolutions are linear in their kernels: one with the summed kernel replaces all three, in a sixth of the time.
         kernels, biases = [], []
         for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv2d)
@@ -61,7 +61,7 @@ class PPEG(nn.Module):
 
 
 class TransMILTrunk(nn.Module):
-    """Features (B, M, D) -> instances (B, M, dim), bag feature (B, dim), attention (B, M); a bag at a time."""
+    """Features (B, M, D) -> instances (B, M, dim), bag feature (B, dim), attention (B, M); one bag at a time."""
 
     def __init__(self, dimension: int, options: TransMILOptions) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an OWLoRA adapter is told."""
+"""The configuration of an OWLoRA adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class OWLoraConfig(PeftConfig):
         r: rank, the number of new directions a task takes in each layer.
         target_modules: names of the linear layers to adapt, or a regular expression.
         basis: what is protected. ``weights``: leading singular directions of W0 on both sides. ``features``: leading
-            directions of each layer's inputs over the old tasks, handed over by
+            directions of each layer's inputs over the old tasks, provided by
             :meth:`comel.owlora.OWLoraModel.protect`; only the input side is constrained.
         energy: share of the squared spectrum that the protected directions must hold.
         tasks: declared number of adapters; the protected subspace is cut so that this many of rank ``r`` fit.

@@ -17,9 +17,9 @@ from comel.owlora.config import OWLoraConfig
 class OWLoraLayer(BaseTunerLayer):
     """Adapter state of one layer: A (r, in), B (out, r), s (r) per adapter, and the protected bases.
 
-    ``protected_in`` (in, k) and ``protected_out`` (out, k') hold what no adapter may touch, the directions of earlier
-    adapters not included. They are derived from the base weight (basis ``weights``) or handed over (basis ``features``),
-    and are no part of an adapter's file: inference needs only A, B and s.
+    ``protected_in`` (in, k) and ``protected_out`` (out, k') hold the directions that no adapter may use, those of earlier
+    adapters not included. They are derived from the base weight (basis ``weights``) or provided (basis ``features``),
+    and are not part of an adapter's file: inference needs only A, B and s.
     """
 
     adapter_layer_names = ("owlora_A", "owlora_B", "owlora_s")
@@ -57,7 +57,7 @@ class OWLoraLayer(BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def reset_adapter(self, adapter_name: str) -> None:
-        """Draw A and B anew inside the free space, s = 0: the layer computes what it did without this adapter."""
+        """Redraw A and B inside the free space, with s = 0: the layer computes the same as without this adapter."""
         rank = self.owlora_r[adapter_name]
         self._taken.pop(adapter_name, None)
         with torch.no_grad():
@@ -140,7 +140,7 @@ class OWLoraLinear(nn.Module, OWLoraLayer):
             self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Take the merged adapters out of the base weight again."""
+        """Subtract the merged adapters from the base weight again."""
         if not self.merged:
             warnings.warn("no adapter is merged", stacklevel=2)
         while self.merged_adapters:

@@ -1,4 +1,4 @@
-"""The PEFT tuner model: puts OWLoRA layers into a network and speaks to all of them at once."""
+"""The PEFT tuner model: inserts OWLoRA layers into a network and controls them together."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class OWLoraModel(BaseTuner):
                 yield name, module
 
     def protect(self, bases: Mapping[str, Tensor], adapter_name: str | None = None) -> None:
-        """Hand over the protected input bases (in, k) by layer name.
+        """Set the protected input bases (in, k) by layer name.
 
         Args:
             bases: one orthonormal basis per layer.
-            adapter_name: draw this adapter anew outside them.
+            adapter_name: redraw this adapter outside them.
 
         Raises:
             CapacityError: a layer has too few free directions left for the adapter.

@@ -1,7 +1,7 @@
 """Subspaces as orthonormal columns: the mathematics of OWLoRA, on plain tensors.
 
 A basis is a tensor (n, k) with orthonormal columns, so that ``Q Q^T`` is a projector. Decompositions run in float64: they are
-small, and orthogonality below 1e-5 in float32 weights needs it.
+small, and keeping float32 weights orthogonal to below 1e-5 needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def empty_basis(dimension: int) -> Tensor:
 
 
 def count_for_energy(spectrum: Tensor, energy: float) -> int:
-    """How many leading entries of a non-negative, descending spectrum hold the share ``energy`` of its sum."""
+    """The number of leading entries of a non-negative, descending spectrum that hold the share ``energy`` of its sum."""
     total = spectrum.sum()
     if total <= 0:
         return 0
@@ -33,7 +33,7 @@ def gram_basis(gram: Tensor, protected: Tensor, energy: float, limit: int) -> Te
 
     Args:
         gram: (n, n) second moment of a layer's inputs, X^T X.
-        protected: (n, k) basis held already.
+        protected: (n, k) basis protected already.
         energy: share of trace(gram) that the old and the new directions must hold together.
         limit: at most this many new directions.
 
@@ -84,7 +84,7 @@ def orthonormal_columns(columns: Tensor) -> Tensor:
 
 
 def extend(basis: Tensor, columns: Tensor) -> Tensor:
-    """A basis of the span of both; columns that lie inside ``basis`` already add nothing."""
+    """A basis of the span of both; columns inside ``basis`` add nothing."""
     basis = basis.double()
     new = complement(columns.double(), basis)
     if new.shape[1] == 0:
@@ -101,9 +101,9 @@ def free_rows(basis: Tensor, count: int, generator: torch.Generator | None = Non
 
 
 def retract_rows(rows: Tensor, basis: Tensor) -> Tensor:
-    """Orthonormal rows (r, n) outside ``basis`` (n, k), from rows that have left it a little: project, then retract.
+    """Orthonormal rows (r, n) outside ``basis`` (n, k), from rows that have drifted slightly from it: project, then retract.
 
-    The retraction is that of QR with a positive diagonal, by way of the Cholesky factor of the r x r Gram matrix: after an
+    The retraction is that of QR with a positive diagonal, via the Cholesky factor of the r x r Gram matrix: after an
     optimizer step the rows are close to orthonormal, where both agree and this is several times faster.
     """
     columns = complement(rows.double().T, basis)

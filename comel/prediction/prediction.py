@@ -200,7 +200,7 @@ class Prediction:
 
     @property
     def positive_instances(self) -> int:
-        """How many tiles the threshold marks."""
+        """The number of tiles that the threshold marks, of N."""
         return int(self.tiles_from(self.threshold).sum())
 
     def to_dict(self) -> dict[str, Any]:

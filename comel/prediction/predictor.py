@@ -90,7 +90,7 @@ class Predictor:
         """Raise :class:`ConfigError` if the model does not know the given task."""
         known = [info.name for info in self._info.tasks]
         if task is not None and task not in known:
-            raise ConfigError(f"the model does not know a task '{task}'", f"it knows {', '.join(known)}")
+            raise ConfigError(f"the model has no task '{task}'", f"it knows {', '.join(known)}")
 
     def predict(self, bag: Bag, *, task: str | None = None) -> Prediction:
         """Predict one bag.

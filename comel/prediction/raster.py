@@ -39,17 +39,23 @@ class RasterTransform:
     cell_height: float
 
     def columns(self, x: np.ndarray) -> np.ndarray:
-        """Column of the cell that contains each ``x``; may lie outside the raster."""
+        """(N,) int64: column of the cell that contains each ``x`` (N,), in the transform's unit; may lie outside the raster."""
         return np.floor((x - self.origin_x) / self.cell_width).astype(np.int64)
 
     def rows(self, y: np.ndarray) -> np.ndarray:
-        """Row of the cell that contains each ``y``; may lie outside the raster."""
+        """(N,) int64: row of the cell that contains each ``y`` (N,), in the transform's unit; may lie outside the raster."""
         return np.floor((y - self.origin_y) / self.cell_height).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles as cells: (N,) first column and row of each, cells that a tile spans across and down, and where cells lie."""
+    """N tiles as cells of a grid.
+
+    Attributes:
+        columns, rows: (N,) int64, first column and row of each tile's cells.
+        across, down: number of cells that a tile spans, not rounded.
+        transform: where the cells lie, in level-0 pixels (or the coordinates' own unit if no geometry is known).
+    """
 
     columns: np.ndarray
     rows: np.ndarray
@@ -139,6 +145,11 @@ def raster_picture(raster: np.ndarray) -> Image:
 
 
 def tile_corners(prediction: Prediction) -> np.ndarray:
+    """(N, 2) top-left corners (x, y) of the tiles: level-0 pixels, or the bag's own unit if it has no geometry.
+
+    Raises:
+        ComelError: no coordinates, or some that are not finite.
+    """
     if prediction.coords is None or not np.isfinite(prediction.coords).all():
         raise ComelError(
             f"{prediction.slide_id}: the bag has no usable coordinates, so there is nothing to map", "give a bag with coords"

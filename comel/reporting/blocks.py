@@ -1,4 +1,4 @@
-"""The pieces of a report as plain data. ``templates/blocks.html`` says how each is drawn, and escapes every text."""
+"""The pieces of a report as plain data. ``templates/blocks.html`` draws each and escapes every text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Block", "Cards", "Cell", "Facts", "Fold", "Group", "Heading", "Heats
 
 
 class Block(Protocol):
-    """A piece of a report; ``kind`` is what the template knows it by."""
+    """A piece of a report; ``kind`` is its name in the template."""
 
     kind: ClassVar[str]
 
@@ -34,7 +34,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Cards:
-    """The few numbers to look at first: (name, value)."""
+    """The headline numbers: (name, value)."""
 
     pairs: Sequence[tuple[str, str]]
     kind: ClassVar[str] = "cards"
@@ -62,7 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Heats:
-    """A table whose cells darken with their value; a row has a name and its cells, ``corner`` says what the rows are."""
+    """A table whose cells darken with their value; a row has a name and its cells, ``corner`` names the rows."""
 
     caption: str
     columns: Sequence[str]
@@ -73,7 +73,7 @@ class Heats:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and what belongs to them."""
+    """Names and their values."""
 
     pairs: Sequence[tuple[str, object]]
     kind: ClassVar[str] = "facts"
@@ -81,7 +81,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks, or a text as it stands, that a reader unfolds."""
+    """Blocks, or preformatted text, that a reader can unfold."""
 
     title: str
     blocks: Sequence[Block] = ()

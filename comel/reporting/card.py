@@ -1,6 +1,6 @@
-"""The model card: what a model is for, what it was made from, how good it is and where it ends, as Markdown.
+"""The model card: a model's purpose, data, scores and limitations, as Markdown.
 
-The headings are those of Mitchell et al., "Model cards for model reporting" (FAT* 2019), as far as a run knows them.
+The headings follow Mitchell et al., "Model cards for model reporting" (FAT* 2019), as far as a run has the facts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from comel.reporting.vocabulary import KINDS, STATISTICS, in_order, score_name
 
 __all__ = ["model_cards"]
 
-_ABOUT = "<!-- Written by comel report, and written anew each time: keep your own words in another file. -->"
+_ABOUT = "<!-- Written by comel report, which overwrites it each time: keep your own text in another file. -->"
 _FEW_CASES = 30
 
 
 def model_cards(reports: Sequence[Report]) -> str:
-    """A card a run, one after another."""
+    """One card per run, one after another."""
     text = "\n---\n\n".join(_card(report) for report in reports)
     return f"{_ABOUT}\n\n{text}".encode("utf-8", "replace").decode("utf-8")
 
@@ -32,7 +32,7 @@ def _card(report: Report) -> str:
     blocks = [
         f"# Model card: {_plain(report.name)}",
         f"**{NOTICE}**",
-        *([] if report.metrics.finished else ["**The training is not finished; this is what there is so far.**"]),
+        *([] if report.metrics.finished else ["**The training is not finished; these are the results so far.**"]),
         "## Model",
         _list(_model(report)),
         "## Intended use",
@@ -101,7 +101,7 @@ def _scores(report: Report) -> list[str]:
         if rows:
             parts.append(f"{KINDS.get(kind, kind)} scores, {mode}:")
             parts.append(_table(["score", *STATISTICS.values()], rows))
-    parts.append("Means over tasks on test cases that were in no training; intervals hold 95 % of resamples of patients.")
+    parts.append("Means over tasks on test cases that were never trained on; intervals hold 95 % of resamples of patients.")
     return parts
 
 
@@ -119,7 +119,7 @@ def _limitations(report: Report) -> list[str]:
         lines.append(f"No instance labels chose the instance threshold of {', '.join(defaults)}: it is the default.")
     defined = {row.kind for row in report.scores.rows if row.value is not None}
     undefined = dict.fromkeys(row.kind for row in report.scores.rows if row.kind not in defined)
-    lines += [f"No {kind} score is defined, so nothing is known of that." for kind in undefined]
+    lines += [f"No {kind} score is defined, so that performance is unknown." for kind in undefined]
     lines.append("All scores are on held-out cases of the training cohort; no other cohort was tested.")
     lines.append("Continual learning may cost accuracy on earlier tasks: see forgetting above.")
     return lines
@@ -144,7 +144,7 @@ def _training(report: Report) -> list[str]:
 
 
 def _plain(text: object) -> str:
-    """Text that Markdown leaves as it is, on one line."""
+    """Text on one line, escaped for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#&~!])", r"\\\1", " ".join(str(text).split()))
 
 

@@ -20,11 +20,11 @@ class CaseTable:
     """n test cases and C classes.
 
     Attributes:
-        names, patients, tasks: (n,) of each case.
+        names, patients, tasks: (n,) one per case.
         classes: (C,) class names: ``task/label``, or the labels alone where all tasks share one head.
         truth: (n,) column of the true class.
         probabilities: (n, C), the task not given.
-        strange: (n,) whether a case is unlike all that the version has learned, or None where that is not known.
+        strange: (n,) whether a case is unlike anything the version has learned, or None if unknown.
     """
 
     names: tuple[str, ...]
@@ -78,7 +78,7 @@ def case_table(results: Sequence[CaseResult], info: VersionInfo) -> CaseTable:
 
 
 def roc_curves(cases: CaseTable) -> list[Roc]:
-    """One curve a class that some cases have and others have not."""
+    """One curve for each class that some cases have and others do not."""
     from sklearn.metrics import auc, roc_curve
 
     curves = []
@@ -109,7 +109,7 @@ def calibration_error(cases: CaseTable) -> float | None:
 
 
 def confusion(cases: CaseTable) -> np.ndarray:
-    """(C, C) counts, a row a true class, a column a predicted one."""
+    """(C, C) counts, one row per true class, one column per predicted class."""
     size = len(cases.classes)
     return np.bincount(cases.truth * size + cases.predicted, minlength=size * size).reshape(size, size)
 
@@ -117,7 +117,7 @@ def confusion(cases: CaseTable) -> np.ndarray:
 def best_and_worst(cases: CaseTable, *, count: int = 3) -> tuple[list[int], list[int]]:
     """Cases by the probability of their true class: the highest, best first, and the lowest, worst first.
 
-    No case is in both lists: of few cases, half are the worst.
+    No case is in both lists: if there are few cases, half are the worst.
     """
     order = sorted(range(len(cases)), key=lambda i: (cases.of_true_class[i], cases.tasks[i], cases.names[i]))
     worst = order[: min(count, (len(order) + 1) // 2)]

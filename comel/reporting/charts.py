@@ -1,4 +1,4 @@
-"""Line charts: where each line, bar and tick stands. ``templates/blocks.html`` draws them as inline SVG."""
+"""Line charts: the positions of lines, bars and ticks. ``templates/blocks.html`` draws them as inline SVG."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from ``left`` to ``right``, with words for whoever points at it."""
+    """A bar from ``left`` to ``right``, with a tooltip."""
 
     left: float
     right: float
@@ -39,7 +39,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A line with its colour and dash, which tell it from the others."""
+    """A line with its distinguishing colour and dash."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -49,14 +49,14 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and, below it, which line is which.
+    """A chart with its legend below.
 
     Attributes:
-        title: above the chart.
-        lines: what to draw; a line without a single point is left out.
-        x_label, y_label: of the axes.
-        x_range, y_range: of the axes; default what the lines span, y from 0.
-        x_names: tick labels at x = 1, 2, ... in place of numbers.
+        title: the title above the chart.
+        lines: the lines to draw; a line without any point is left out.
+        x_label, y_label: the axes' labels.
+        x_range, y_range: the axes' ranges; by default the span of the lines, with y from 0.
+        x_names: tick labels at x = 1, 2, ... instead of numbers.
         bars: drawn behind the lines.
         borders: x of vertical lines.
         diagonal: draw y = x, dashed.
@@ -130,7 +130,7 @@ class Chart:
 
     @property
     def x_ticks(self) -> list[tuple[float, str, str]]:
-        """The ticks of the x axis, their names, and as much of these as there is room for."""
+        """The ticks of the x axis, their names, and the part of each name that fits."""
         if self.x_names is None:
             named: list[tuple[float, str]] = [(x, f"{x:g}") for x in ticks(self.low_x, self.high_x)]
         else:
@@ -140,7 +140,7 @@ class Chart:
 
     @property
     def ends_at_a_name(self) -> bool:
-        """Whether the last tick's name must end at its tick, for there is no room beyond it."""
+        """Whether the last tick's name must end at its tick because there is no room beyond it."""
         return bool(self.x_names) and len(self.x_names or ()) > 1
 
     def path(self, line: _Drawn) -> str:
@@ -153,7 +153,7 @@ class Chart:
         return "".join(words)
 
     def dots(self, line: _Drawn) -> list[tuple[float, float, str]]:
-        """The points of a line that has few of them, and their words."""
+        """The points of a line that has few of them, and their tooltips."""
         if len(line.points) > _FEW_POINTS or (self.x_names is None and not self.bars):
             return []
         return [(self.at_x(x), self.at_y(y), f"{line.name}: {y:.3f}") for x, y in line.points if y is not None]

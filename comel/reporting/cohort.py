@@ -1,4 +1,4 @@
-"""How many slides and patients a run was trained, validated and tested on, and what made the report."""
+"""The numbers of slides and patients a run was trained, validated and tested on, and the report's software."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 class CohortRow:
     """A task's label with its slides and patients in each split, in the order of ``SPLITS``.
 
-    Without a manifest there are a task's slides alone: label and patients are None.
+    Without a manifest only a task's slides are known: label and patients are None.
     """
 
     task: str
@@ -29,7 +29,7 @@ class CohortRow:
 
 
 def cohort(report: Report) -> list[CohortRow]:
-    """The slides that the newest version's tasks were dealt, by task and label."""
+    """The slides of the newest version's tasks, by task and label."""
     return list(_rows(report))
 
 
@@ -50,17 +50,17 @@ def _rows(report: Report) -> Iterator[CohortRow]:
 
 
 def unreadable_cohort(report: Report) -> str | None:
-    """Why labels and patients cannot be told, in words; None where they can."""
+    """Why labels and patients are unknown, in words; None if they are known."""
     if report.data.manifest is None:
-        return "The settings name no manifest."
+        return "The settings do not name a manifest."
     if report.data.checksum is None:
-        return f"The manifest {report.data.manifest} is not there any more, so labels and patients cannot be told."
+        return f"The manifest {report.data.manifest} no longer exists, so labels and patients are unknown."
     if any(row.patients is None for row in cohort(report)):
-        return f"The manifest {report.data.manifest} lacks slides of some tasks, whose labels and patients cannot be told."
+        return f"The manifest {report.data.manifest} lacks slides of some tasks, whose labels and patients are unknown."
     return None
 
 
 def packages() -> list[tuple[str, str]]:
-    """Versions of what the report was written with."""
+    """The versions of the software that wrote the report."""
     found = [(name, metadata.version(name)) for name in ("torch", "peft", "numpy")]
     return [("comel", comel_version()), *found, ("python", platform.python_version()), ("platform", platform.platform())]

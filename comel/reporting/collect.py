@@ -1,4 +1,4 @@
-"""A run directory as plain data for a report. Everything that an older or unfinished run lacks is empty, never an error."""
+"""A run directory as plain data for a report. Whatever an older or unfinished run lacks is empty, never an error."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Data:
-    """What is known of the training data: cells of the manifest by slide, if it still is where the run found it.
+    """The known facts of the training data: cells of the manifest by slide, if it still is where the run found it.
 
     Attributes:
-        manifest, bags: where the run's settings say they are; None where they say nothing.
-        checksum: SHA-256 of the manifest, or None where it is not there.
+        manifest, bags: their paths in the run's settings; None if not set.
+        checksum: SHA-256 of the manifest, or None if it does not exist.
         slides: for each task, the manifest's (slide, case, patient, label) of every row.
     """
 
@@ -59,16 +59,16 @@ class Report:
     """One run.
 
     Attributes:
-        name: what tells it from the other runs of the report.
+        name: a name unique among the runs of the report.
         path: the run directory.
-        config: the settings, and ``config_text`` the same as the YAML that was read.
-        mode: of the run.
-        metrics: of an unfinished run those of the stages that are done.
+        config: the settings; ``config_text`` is the YAML text that was read.
+        mode: the run's mode.
+        metrics: for an unfinished run, those of the stages that are done.
         scores: the table in ``metrics``.
         versions: ``model.json`` of every complete version, ascending.
         checksums: file name to SHA-256 of the newest version.
-        epochs: training, in order; an epoch that was done twice, because the run was interrupted, counts once.
-        stages_planned: how many stages the newest training was to have, or None.
+        epochs: the epochs in order; an epoch repeated after an interruption counts once.
+        stages_planned: the planned number of stages of the newest training, or None.
         cases: test cases under the newest version, or None.
         data: the training data.
     """
@@ -98,21 +98,21 @@ class Report:
         return self.metrics.strategy or str(self.section("strategy").get("name", ""))
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """A section of the settings; empty where there is none."""
+        """A section of the settings; empty if missing."""
         return _section(self.config, name)
 
     def seconds(self, stage: int) -> float | None:
-        """Training time of a stage: as the run states it, else the sum over its epochs."""
+        """Training time of a stage: as stated by the run, otherwise the sum over its epochs."""
         stated = self.metrics.stages[stage].seconds if stage < len(self.metrics.stages) else None
         epochs = [epoch.seconds for epoch in self.epochs if epoch.stage == stage]
         return stated if stated is not None else sum(epochs) if epochs else None
 
 
 def collect(paths: Sequence[Path]) -> list[Report]:
-    """Read runs; each gets a name that no other has.
+    """Read runs; each gets a unique name.
 
     Raises:
-        RunError: a path is no run, or a run is damaged.
+        RunError: a path is not a run, or a run is damaged.
     """
     folders = list(dict.fromkeys(Path(path).resolve() for path in paths))
     return [collect_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
@@ -211,7 +211,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _data(config: Mapping[str, Any]) -> Data:
-    """The manifest and the bags of the settings, as far as they are still there and can be read."""
+    """The manifest and the bags of the settings, as far as they still exist and can be read."""
     from comel.cohort.manifest import read_manifest
 
     stated = _section(config, "data")
@@ -228,7 +228,7 @@ def _data(config: Mapping[str, Any]) -> Data:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that all differ."""
+    """The shortest path endings that all differ."""
     for parts in range(1, max((len(folder.parts) for folder in folders), default=1) + 1):
         names = ["/".join(folder.parts[-parts:]) for folder in folders]
         if len(set(names)) == len(names):

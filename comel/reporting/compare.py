@@ -1,4 +1,4 @@
-"""Several runs side by side: a table a kind of score, one of what they cost, and their curves in common charts."""
+"""Several runs side by side: one table per kind of score, one of their cost, and their curves in common charts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = {"final_average": "final average", "forgetting": "forgetting", "backwar
 
 
 def comparison(reports: Sequence[Report]) -> list[Block]:
-    """The best value of a column is emphasised where the runs learned the same tasks in the same mode."""
+    """The best value of a column is emphasised if the runs learned the same tasks in the same mode."""
     warnings = differences(reports)
     groups = dict.fromkeys(group for kind in KINDS for report in reports for group in report.scores.groups if group[0] == kind)
     tables = [_table(reports, kind, mode, emphasise=not warnings) for kind, mode in groups]
@@ -28,10 +28,10 @@ def comparison(reports: Sequence[Report]) -> list[Block]:
 
 
 def differences(reports: Sequence[Report]) -> list[str]:
-    """Why the runs' numbers are not of the same thing, in words; empty where they are."""
+    """Why the runs' numbers are not comparable, in words; empty if they are."""
     found = []
     if len({report.mode for report in reports}) > 1:
-        found.append("The runs differ in their mode, so their scores are not of the same question.")
+        found.append("The runs differ in their mode, so their scores answer different questions.")
     if len({frozenset(report.metrics.tasks) for report in reports}) > 1:
         found.append("The runs have learned different tasks, so their averages are over different test cases.")
     elif len({_test_slides(report) for report in reports}) > 1:
@@ -56,7 +56,7 @@ def _table(reports: Sequence[Report], kind: str, mode: Mode, *, emphasise: bool)
     used = [column for column in range(len(wanted)) if any(line[column] is not None for line in values)]
     strong = set()
     for place, column in enumerate(used, start=1):
-        # As printed: what looks the same is not told apart.
+        # As printed: values that look the same count as equal.
         known = [round(value, 3) for line in values if (value := line[column]) is not None]
         lower = wanted[column][1] == "forgetting" or wanted[column][0] in LOWER_IS_BETTER
         best = min(known) if lower else max(known)
@@ -96,7 +96,7 @@ def _cost(reports: Sequence[Report]) -> Table:
         )
     columns = ["run", "strategy", "model", "mode", "tasks", "training, s", "parameters, last stage",
                "old data, bytes", "finished"]  # fmt: skip
-    return Table(columns, rows, "What they are and what they cost")
+    return Table(columns, rows, "Settings and cost")
 
 
 def _curves(reports: Sequence[Report]) -> Group:
@@ -121,5 +121,5 @@ def _curves(reports: Sequence[Report]) -> Group:
 
 
 def _at_once(report: Report) -> bool:
-    """Whether the run learned several tasks in one stage; its one row belongs to the end of the others' curves."""
+    """Whether the run learned several tasks in one stage; its only row belongs at the end of the others' curves."""
     return len(report.metrics.stages) == 1 and len(report.metrics.tasks) > 1

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs no other, no network and no script. ``templates/report.html`` is its skeleton."""
+"""The page: one self-contained HTML file without network or script. ``templates/report.html`` is its skeleton."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["page", "template"]
 
 @cache
 def template(name: str) -> Any:
-    """One of ``templates/``; whatever is put into it is escaped."""
+    """One of the ``templates/``; inserted text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("comel.reporting")
@@ -29,7 +29,7 @@ def template(name: str) -> Any:
 
 
 def page(reports: Sequence[Report], maps: Sequence[SlideMaps], together: Sequence[Together] = ()) -> str:
-    """The whole page of one or several runs; ``maps`` are the slides of each, ``together`` the folds or orders they are of."""
+    """The whole page of one or several runs; ``maps`` are each run's slides, ``together`` the folds or orders of the runs."""
     several = len(reports) > 1
     text: str = template("report.html").render(
         title=f"CoMEL report: {len(reports)} runs side by side" if several else f"CoMEL report: {reports[0].name}",
@@ -64,7 +64,7 @@ def _run(report: Report, maps: SlideMaps) -> dict[str, Any]:
 
 
 def _about(report: Report) -> list[Block]:
-    """What the run is in a line, and whether it is finished."""
+    """The run in one line, and whether it is finished."""
     model, tasks = str(report.section("model").get("name", "?")), ", ".join(report.metrics.tasks) or "no task yet"
     version = f"version {report.newest.version}, " if report.newest else ""
     line = f"{version}model {model}, strategy {report.strategy or '?'}, {report.mode}, learned: {tasks}. {report.path}"

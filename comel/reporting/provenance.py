@@ -1,4 +1,4 @@
-"""The sections of a page on where a run comes from: data, feature contract, checksums, settings, software."""
+"""The sections of a page on a run's provenance: data, feature contract, checksums, settings, software."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["data", "settings", "software"]
 
 
 def data(report: Report) -> list[Block]:
-    """Slides and patients of each split, the manifest with its checksum, and what bags must be like."""
+    """Slides and patients of each split, the manifest with its checksum, and the feature contract."""
     blocks: list[Block] = []
     rows = cohort(report)
     if rows:
@@ -23,7 +23,7 @@ def data(report: Report) -> list[Block]:
         blocks.append(Table(["task", "label", *SPLITS], body, "Slides / patients"))
     why = unreadable_cohort(report)
     blocks += [note(why)] if why else []
-    checksum = f"{report.data.checksum} (of the file as it is now)" if report.data.checksum else "the file is not there"
+    checksum = f"{report.data.checksum} (of the file as it is now)" if report.data.checksum else "the file does not exist"
     total = sum(sum(row.slides) for row in rows)
     pairs_of_facts: list[tuple[str, object]] = [
         ("manifest", report.data.manifest or MISSING),
@@ -35,14 +35,14 @@ def data(report: Report) -> list[Block]:
         pairs_of_facts += [
             ("encoder", contract.encoder or "not stated"),
             ("SHA-256 of its weights", contract.weights_hash or "not stated"),
-            ("features", f"{contract.dimension} a tile"),
+            ("features", f"{contract.dimension} per tile"),
             ("tiles", f"{contract.tile_size or '?'} px at {contract.mpp or '?'} µm per px"),
         ]
     return [*blocks, Facts(pairs_of_facts)]
 
 
 def settings(report: Report) -> list[Block]:
-    """``config.yaml`` as it stands, and the checksums of the newest version's files."""
+    """``config.yaml`` verbatim, and the checksums of the newest version's files."""
     blocks: list[Block] = [Fold("config.yaml", text=report.config_text)]
     if report.newest is not None and report.checksums:
         title = f"SHA-256 of the files of version {report.newest.version}"
@@ -51,7 +51,7 @@ def settings(report: Report) -> list[Block]:
 
 
 def software(report: Report) -> list[Block]:
-    """The version that trained the run, and what the report was written with."""
+    """The version that trained the run, and the software that wrote the report."""
     trained: list[tuple[str, object]] = []
     if report.newest is not None:
         made = f"{report.newest.created}, comel {report.newest.comel_version}"

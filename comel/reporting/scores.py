@@ -1,4 +1,4 @@
-"""The sections of a page that say how good a run is: summary, R matrices, curves over tasks, test cases."""
+"""The sections of a page on a run's scores: summary, R matrices, curves over tasks, test cases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNIT = (0.0, 1.0)
 
 
 def headline(report: Report) -> list[tuple[str, str]]:
-    """The few numbers to look at first, by name."""
+    """The headline numbers, by name."""
     mode = report.mode
     given = [("accuracy, task given", "bag", Mode.TASK, "accuracy", "final_average")] if mode == Mode.CLASS else []
     wanted = [
@@ -61,7 +61,7 @@ def summary(report: Report) -> list[Block]:
 
 
 def statistics(table: ScoreTable, kind: str, mode: Mode, name: str) -> list[str]:
-    """A score's statistics as text, in the order of ``STATISTICS``. Forgetting is told of scores that should be high only."""
+    """A score's statistics as text, in the order of ``STATISTICS``. Forgetting is given only for scores that should be high."""
     values = {key: table.statistic(kind, mode, name, key) for key in STATISTICS}
     if name in LOWER_IS_BETTER:
         values["forgetting"] = None
@@ -70,7 +70,7 @@ def statistics(table: ScoreTable, kind: str, mode: Mode, name: str) -> list[str]
 
 
 def _by_task(table: ScoreTable, mode: Mode) -> list[Block]:
-    """Each task's main scores at the end, if the run has intervals of them."""
+    """Each task's main scores at the end, if the run has intervals for them."""
     keys = [(kind, name) for kind, other in _kinds_and_modes(table) if other == mode for name in MAIN_SCORES.get(kind, ())]
     keys = [(kind, name) for kind, name in keys if table.matrix(kind, mode, name)]
     if not any(table.interval(kind, mode, name, task) for kind, name in keys for task in table.tasks):
@@ -85,7 +85,7 @@ def _by_task(table: ScoreTable, mode: Mode) -> list[Block]:
 
 
 def matrices(report: Report) -> list[Block]:
-    """R matrices as heat tables: the main scores open, the others folded away."""
+    """R matrices as heat tables: the main scores open, the others folded."""
     table, learned, rows = report.scores, report.metrics.learned_at, stage_names(report.metrics)
     columns = table.tasks
     blocks: list[Block] = []
@@ -115,13 +115,13 @@ def matrices(report: Report) -> list[Block]:
             blocks.append(Fold(title, [Group("grid-of-tables", rest)]))
     remark = note(
         "A row is the model after learning a task, a column the task it is tested on. Darker is higher;",
-        "italics are scores on a task that is not learned yet; - is a score that is not defined.",
+        "italics are scores on a task not yet learned; - is a score that is not defined.",
     )
     return [Group("grid-of-tables", blocks), remark]
 
 
 def curves(report: Report) -> list[Block]:
-    """The mean over the tasks learned so far after each of them, and each task's own course."""
+    """The mean over the tasks learned so far after each of them, and each task's own curve."""
     table, metrics, mode = report.scores, report.metrics, report.mode
     stages = range(1, len(metrics.stages) + 1)
     axes: dict[str, Any] = {"x_label": "after task", "y_range": _UNIT, "x_names": stage_names(metrics)}
@@ -147,7 +147,7 @@ def curves(report: Report) -> list[Block]:
 
 
 def test_cases(report: Report) -> list[Block]:
-    """ROC a class, reliability, confusion: of all test cases under the newest version, the task not given."""
+    """ROC per class, reliability, confusion: all test cases under the newest version, task not given."""
     cases = report.cases
     if cases is None or not len(cases):
         return [Text("There are no predictions of test cases.")]
@@ -174,7 +174,7 @@ def test_cases(report: Report) -> list[Block]:
 
 
 def _strange(cases: CaseTable) -> list[Block]:
-    """How many test cases of each task are flagged as unlike all that was learned, where the run says so."""
+    """The number of test cases of each task flagged as unlike anything learned, if the run has flags."""
     if cases.strange is None:
         return []
     rows = []
@@ -184,10 +184,10 @@ def _strange(cases: CaseTable) -> list[Block]:
         rows.append((task, str(of_task.sum()), str(flagged), f"{100 * flagged / of_task.sum():.1f} %"))
     remark = note(
         "Test cases are of the kind that was learned, so about one in a hundred is flagged, or fewer.",
-        "A larger share says that they differ from the training cases, such as in scanner or stain.",
+        "A larger share indicates that they differ from the training cases, for example in scanner or stain.",
     )
     columns = ["task", "test cases", "flagged", "share"]
-    return [Table(columns, rows, "Test cases flagged as unlike all that was learned"), remark]
+    return [Table(columns, rows, "Test cases flagged as unlike anything learned"), remark]
 
 
 def _reliability(cases: CaseTable) -> Chart:
@@ -219,7 +219,7 @@ def stage_names(metrics: RunMetrics) -> list[str]:
 
 
 def average_over_seen(metrics: RunMetrics, rows: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """For each row the mean over the tasks learned by then; None where one of them has no score."""
+    """For each row the mean over the tasks learned by then; None if one of them has no score."""
     learned = metrics.learned_at
     means: list[float | None] = []
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""The best and the worst test cases with their maps, predicted anew from their bags."""
+"""The best and the worst test cases with their maps, predicted again from their bags."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WIDTH, _TALLEST, _TALLEST_STRIP, _COLOURS = 352, 440, 1760, 64
 @dataclass(frozen=True)
 class SlideMap:
     """A test case: true and predicted class, the probability of the true one, its map as a PNG or why there is none, and
-    whether it is unlike all that was learned."""
+    whether it is unlike anything learned."""
 
     case: str
     truth: str
@@ -39,19 +39,19 @@ class SlideMap:
 
     @property
     def words(self) -> str:
-        """What is so, and what the model says."""
-        strange = ", unlike all that was learned" if self.strange else ""
+        """The truth and the model's prediction."""
+        strange = ", unlike anything learned" if self.strange else ""
         return f"true {self.truth} ({self.probability:.3f}), predicted {self.predicted}{strange}"
 
     @property
     def address(self) -> str:
-        """The picture as a ``data:`` address."""
+        """The picture as a ``data:`` URL."""
         return f"data:image/png;base64,{base64.b64encode(self.picture or b'').decode()}"
 
 
 @dataclass(frozen=True)
 class SlideMaps:
-    """The best cases, best first, and the worst, worst first; ``reason`` says in words why no map could be drawn."""
+    """The best cases, best first, and the worst, worst first; ``reason`` explains why no map could be drawn."""
 
     best: list[SlideMap]
     worst: list[SlideMap]
@@ -60,7 +60,7 @@ class SlideMaps:
 
 @dataclass(frozen=True)
 class Slides:
-    """A block of the page: slides with their maps beside each other. ``brief``: why a map is missing is not said at each."""
+    """A block of the page: slides with their maps beside each other. ``brief``: leave out why single maps are missing."""
 
     slides: Sequence[SlideMap]
     brief: bool
@@ -70,9 +70,9 @@ class Slides:
 def slide_maps(
     report: Report, advance: Callable[..., None] = lambda steps=1, text="": None, trust: Trust | None = None
 ) -> SlideMaps:
-    """Choose by the probability of the true class, the task not given, and draw each map on a plain ground.
+    """Choose by the probability of the true class, task not given, and draw each map on a plain background.
 
-    Needs the bags where the run's settings say they are; without them the cases are named all the same.
+    Needs the bags at the path in the run's settings; without them the cases are only named.
     """
     cases = report.cases
     if cases is None or not len(cases):
@@ -119,7 +119,7 @@ def _open(report: Report, trust: Trust) -> tuple[Predictor | None, str]:
 
 
 def _case(report: Report, cases: CaseTable, index: int) -> Case:
-    """The case with its slides; where the manifest is gone, a case has the name of its slide."""
+    """The case with its slides; without the manifest, a case has its slide's name."""
     name, task = cases.names[index], cases.tasks[index]
     slides = tuple(row[0] for row in report.data.slides.get(task, []) if row[1] == name)
     return Case(name, cases.patients[index], cases.classes[cases.truth[index]], slides or (name,))

@@ -15,7 +15,7 @@ _LIGHT, _DARK = (247, 251, 255), (107, 174, 214)
 
 
 def score(value: float | None, interval: tuple[float, float] | None = None) -> str:
-    """A score with three decimals and its interval; a dash where it is not defined."""
+    """A score with three decimals and its interval; a dash if it is not defined."""
     if value is None:
         return MISSING
     # Adding 0.0 makes a rounded -0.0 positive.
@@ -24,12 +24,12 @@ def score(value: float | None, interval: tuple[float, float] | None = None) -> s
 
 
 def count(value: float | None) -> str:
-    """A count with its thousands apart."""
+    """A count with separated thousands."""
     return MISSING if value is None else f"{value:,.0f}".replace(",", " ")
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, with their thousands apart."""
+    """Seconds with separated thousands."""
     return MISSING if seconds is None else f"{seconds:,.1f}".replace(",", " ")
 
 
@@ -48,14 +48,14 @@ def heat_table(
     texts: Sequence[Sequence[str]] | None = None,
     faint: Sequence[Sequence[bool]] | None = None,
 ) -> Heats:
-    """A table of values from 0 to 1 on a ground that darkens with them.
+    """A table of values from 0 to 1 on a background that darkens with them.
 
     Args:
-        caption: above the table.
-        columns: their names.
+        caption: the caption above the table.
+        columns: the columns' names.
         rows: a name and one value per column; None is an empty cell.
-        corner: what the rows are.
-        texts: what to print in the cells in place of the value.
+        corner: the name of the rows.
+        texts: cell texts to print instead of the values.
         faint: cells to print in italics.
     """
     body = []

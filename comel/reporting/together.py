@@ -1,4 +1,4 @@
-"""What the runs of ``comel train --folds`` or ``--orders`` came to together: mean and spread, and the pooled test cases."""
+"""Joint results of the runs of ``comel train --folds`` or ``--orders``: mean and spread, and the pooled test cases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Together:
     Attributes:
         kind: ``folds`` or ``orders``.
         runs: their directories.
-        summary: what ``folds.json`` or ``orders.json`` holds.
+        summary: the content of ``folds.json`` or ``orders.json``.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Together:
 
 
 def read_together(folder: Path) -> Together | None:
-    """The runs in a folder and what they came to; None where it holds no finished folds or orders.
+    """The runs in a folder and their joint results; None without finished folds or orders.
 
     Raises:
         RunError: the summary is damaged.
@@ -55,9 +55,7 @@ def over_the_runs(together: Together) -> list[Block]:
     pooled = together.summary.get("pooled")
     if pooled:
         blocks += [_pooled(pooled, mode) for mode in pooled["mean"]]
-        blocks.append(
-            note("Each case is tested once, by the run of its fold. Intervals are of 95 %, by bootstrap over patients.")
-        )
+        blocks.append(note("Each case is tested once, by the run of its fold. Intervals are 95 %, by bootstrap over patients."))
     among = f"mean ± standard deviation over {len(together.runs)} {together.kind}"
     for kind, modes in together.summary["continual"].items():
         for mode, scores in modes.items():

@@ -28,7 +28,7 @@ def losses(report: Report) -> list[Block]:
     charts = [Chart("Training loss by term, mean over bags", _lines(epochs, "losses"), y_label="loss", **axes)]
     measures = [line for line in _lines(epochs, "measures") if all(y is None or 0 <= y <= 1 for y in line.y)]
     if measures:
-        charts.append(Chart("What the model reports of itself", measures, y_label="share", y_range=(0.0, 1.0), **axes))
+        charts.append(Chart("Measures that the model reports", measures, y_label="share", y_range=(0.0, 1.0), **axes))
     return [figures(charts)]
 
 
@@ -38,7 +38,7 @@ def _lines(epochs: Sequence[Epoch], field: str) -> list[Line]:
     places: list[float] = []
     order: list[int | None] = []
     for index, epoch in enumerate(epochs):
-        # A line is broken between stages: what comes next is another task's loss.
+        # A line is broken between stages: the next value is another task's loss.
         if index and epochs[index - 1].stage != epoch.stage:
             places.append(index + 0.5)
             order.append(None)
@@ -48,7 +48,7 @@ def _lines(epochs: Sequence[Epoch], field: str) -> list[Line]:
 
 
 def cost(report: Report) -> list[Block]:
-    """A row a stage: what it learned, from how many cases, how long, with how many parameters and how much old data."""
+    """One row per stage: what it learned, its training cases, duration, parameters and old data."""
     cases = {task.name: task.training_cases for task in report.newest.tasks} if report.newest else {}
     rows = []
     for index, (stage, name) in enumerate(zip(report.metrics.stages, stage_names(report.metrics), strict=True)):
@@ -73,7 +73,7 @@ def cost(report: Report) -> list[Block]:
 
 
 def chosen(report: Report) -> list[Block]:
-    """What the validation cases of each task decided: the instance threshold and the temperature of its head."""
+    """The choices on each task's validation cases: the instance threshold and the temperature of its head."""
     if report.newest is None:
         return []
     rows = [
@@ -85,14 +85,14 @@ def chosen(report: Report) -> list[Block]:
 
 
 def total_seconds(report: Report) -> float | None:
-    """Training time of all stages, or None where one is not known."""
+    """Training time of all stages, or None if one is unknown."""
     seconds = [report.seconds(stage) for stage in range(len(report.metrics.stages))]
     known = [value for value in seconds if value is not None]
     return sum(known) if known and len(known) == len(seconds) else None
 
 
 def strategy_report(report: Report) -> list[Block]:
-    """What the strategy reports: directions left for adapters, layer by layer, and anything else as it stands."""
+    """What the strategy reports: directions left for adapters, layer by layer, and everything else verbatim."""
     if report.newest is None or not report.newest.report:
         return []
     said = dict(report.newest.report)

@@ -1,4 +1,4 @@
-"""What scores, modes and statistics are called in a report, and which of them come first."""
+"""The names of scores, modes and statistics in a report, and their order."""
 
 from __future__ import annotations
 

@@ -24,21 +24,21 @@ CARD = "model_card.md"
 def write_report(
     runs: Path | Sequence[Path], out: Path | None = None, *, trust: Iterable[str | Path] = (), quiet: bool = False
 ) -> Path:
-    """Write what one or several runs came to; run again, it writes both files anew.
+    """Write a report on one or several runs, replacing both files if they exist.
 
     Args:
         runs: run directories, finished or not; several are compared. The folder of ``--folds`` or ``--orders`` stands for its
-            runs, and for what they came to together.
-        out: the HTML file; default ``report.html`` in the folder that is named, for several in the working directory. The
+            runs and their joint results.
+        out: the HTML file; default ``report.html`` in the given folder, for several in the working directory. The
             model card ``model_card.md`` goes beside it.
         trust: files of code that the runs may load to draw maps (:class:`comel.base.trust.Trust`).
-        quiet: no progress.
+        quiet: print no progress.
 
     Returns:
         The HTML file.
 
     Raises:
-        ConfigError: no run is named, or ``out`` is no HTML file.
+        ConfigError: no run is named, or ``out`` is not an HTML file.
         RunError: a run is missing or damaged.
     """
     trusted = Trust(trust)

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number per head that makes probabilities as sure as they are right."""
+"""Temperature scaling: one number per head that makes probabilities match accuracy."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature T that minimises the mean cross-entropy of ``softmax(logits / T)`` (Guo et al., "On calibration of modern
-    neural networks", ICML 2017, section 4.2), against labels that are not taken for quite certain.
+    neural networks", ICML 2017, section 4.2), against smoothed labels.
 
     A bag of a class with n bags among C counts (n + 1) / (n + C) for its own class and 1 / (n + C) for each other (after
-    Platt, "Probabilistic outputs for support vector machines", 1999): where every bag is called right, plain labels would ask
-    for a certainty that so few bags do not show. The loss is convex in 1 / T, so its minimum is the only one.
+    Platt, "Probabilistic outputs for support vector machines", 1999): if every bag is predicted correctly, plain labels would
+    demand a certainty that few bags do not justify. The loss is convex in 1 / T, so its minimum is the only one.
 
     Args:
-        logits: (n, C) of validation bags, within their head.
+        logits: (n, C) validation bags' logits, within their head.
         labels: (n,) columns 0 .. C - 1.
 
     Returns:
-        T from 0.05 to 20. 1.0 where the data name none: fewer than two bags, bags of one class, or logits that do not differ.
+        T from 0.05 to 20. 1.0 if undetermined: fewer than two bags, bags of one class, or logits that do not differ.
 
     Raises:
-        ValueError: shapes that do not fit, logits that are not finite, or a label that is no column.
+        ValueError: shapes that do not match, logits that are not finite, or a label that is not a column.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

@@ -1,4 +1,4 @@
-"""What a model says of labelled cases: in memory, and as a CSV with one row per case (``evaluations/NNN.csv``)."""
+"""A model's answers for labelled cases: in memory, and as a CSV with one row per case (``evaluations/NNN.csv``)."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _ANY, _GIVEN = "p:", "given:"
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What the model says of one case whose label is known.
+    """The model's answer for one labelled case.
 
     Attributes:
         case, task, column: the case, its task, and the column of its label.
         positive: whether the label is a finding.
         probabilities: (C,) over all classes.
         within: (C,) within the case's own task, 0 elsewhere.
-        raw_probabilities, raw_within: the same without the heads' temperatures; None where they are not known.
-        head_logits: (L,) of the task's own head, without temperature; None where they are not known.
-        place: where the label stands in the head.
+        raw_probabilities, raw_within: the same without the heads' temperatures; None if unknown.
+        head_logits: (L,) the task's own head's logits, without temperature; None if unknown.
+        place: the label's position in the head.
         scores: (N,) instance scores of the predicted task.
         scores_given: (N,) instance scores with the task given.
         labels: (N,) instance labels, or None.
         coords: (N, 2) level-0 corners of the tiles, or None.
-        distance: from all that the model has learned (:mod:`comel.scoring.novelty`), or None where the model cannot tell.
-        classes: what the columns are; None where it is not known.
+        distance: distance from what the model has learned (:mod:`comel.scoring.novelty`), or None if the model cannot tell.
+        classes: the columns' classes; None if unknown.
     """
 
     case: Case
@@ -61,14 +61,14 @@ class CaseResult:
 
 
 def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[str], **columns: Sequence[object]) -> None:
-    """Write each case's label, the prediction with the task unknown and with the task given, its distance from all that was
+    """Write each case's label, the prediction with the task unknown and with the task given, its distance from what was
     learned, and all probabilities.
 
     Args:
         path: the CSV. ``p:<class>`` holds the probability over all classes, ``given:<class>`` the one within the case's task.
         results: the cases.
         classes: names of the columns of the probabilities.
-        columns: further columns by name, a value a case.
+        columns: further columns by name, one value per case.
     """
     import pandas
 
@@ -92,7 +92,7 @@ def write_results(path: Path, results: Sequence[CaseResult], classes: Sequence[s
 
 
 def read_results(path: Path, info: VersionInfo) -> list[CaseResult]:
-    """The inverse of :func:`write_results`, as far as bags go: instances are not in the table.
+    """The inverse of :func:`write_results`, for bags only: instances are not in the table.
 
     Args:
         path: the CSV.

@@ -26,13 +26,13 @@ Interval = tuple[float, float] | None
 
 
 class ScoreTable:
-    """The scores of S stages on T tasks, a row for each.
+    """The scores of S stages on T tasks, one row each.
 
     Args:
         rows: the scores.
         tasks: names of the columns of R; default the rows' tasks in order of first appearance.
         stages: S; default one more than the last stage among the rows.
-        learned: how many of the tasks are learned, the first ones; default all. Later columns serve forward transfer only.
+        learned: the number of tasks learned, counted from the first; default all. Later columns serve forward transfer only.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ScoreTable:
         return [] if cells is None else [_values(cells, stage, self.tasks) for stage in range(self.stages)]
 
     def chance(self, kind: str, mode: Mode, name: str) -> list[float | None]:
-        """The scores of the untrained model on the first tasks, those that were known when training began."""
+        """The scores of the untrained model on the first tasks, those known when training began."""
         cells = self._cells.get((kind, mode, name), {})
         known = any(stage == CHANCE for stage, _ in cells)
         return _values(cells, CHANCE, [task for task in self.tasks if task in self._tried]) if known else []
@@ -132,7 +132,7 @@ class ScoreTable:
         """The table with intervals after the last stage.
 
         Args:
-            ends: of each score and task, and under the task None of the mean over tasks.
+            ends: the interval of each score and task, and under the task None that of the mean over tasks.
             means: the means over tasks. If one is not defined, neither is its interval.
         """
         last = self.stages - 1
@@ -157,7 +157,7 @@ class ScoreTable:
         return nested(entries)
 
     def nested_scores(self, cases: Mapping[str, int]) -> dict[str, Any]:
-        """The scores after the last stage as ``comel evaluate`` answers.
+        """The scores after the last stage in the form that ``comel evaluate`` returns.
 
         Args:
             cases: the number of each task's cases.
@@ -179,8 +179,8 @@ def nested_run(metrics: RunMetrics) -> dict[str, Any]:
     """``metrics.json`` with the scores in nested objects, as ``comel train --json`` prints them.
 
     Returns:
-        What the file holds, and ``{kind: {mode: {score: ...}}}`` with R (``matrices``), the scores of the untrained model
-        (``chance``; None if there are none) and what follows from both (``continual``). ``intervals`` as of
+        The file's content, and ``{kind: {mode: {score: ...}}}`` with R (``matrices``), the scores of the untrained model
+        (``chance``; None if there are none) and what follows from both (``continual``). ``intervals`` as in
         :meth:`ScoreTable.nested_intervals`; None if there are none.
     """
     table = ScoreTable.of_run(metrics)

@@ -1,4 +1,4 @@
-"""A model over labelled cases: what it says of each, what is chosen on validation cases, and the scores of a version."""
+"""A model on labelled cases: its answers, the choices on validation cases, and the scores of a version."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def evaluate_cases(
     store: BagStore,
     advance: Callable[..., None] = lambda steps=1, text="": None,
 ) -> list[CaseResult]:
-    """What the judge says of cases of one task, with the task unknown and with it given (head number ``head``).
+    """The judge's answers for cases of one task, with the task unknown and given (head number ``head``).
 
-    A case without tissue is left out: there is nothing to say of it.
+    A case without tissue is left out.
     """
     results = []
     for case in cases:
@@ -72,9 +72,9 @@ def evaluate_cases(
 def _without_temperature(
     classes: ClassSpace, probabilities: np.ndarray, logits: np.ndarray, head: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The probabilities over all classes and within a head as they were without temperatures, (C,) each.
+    """The probabilities over all classes and within a head without temperatures, (C,) each.
 
-    A temperature moves probability within its head only, so each head keeps what it has and deals it out by its own logits.
+    A temperature moves probability only within its head, so each head keeps its total and distributes it by its own logits.
     """
     free, given = np.zeros_like(probabilities), np.zeros_like(probabilities)
     for number in range(len(classes.heads)):
@@ -93,7 +93,7 @@ def choose_temperature(results: Sequence[CaseResult]) -> float:
 
 
 def choose_instance_threshold(results: Sequence[CaseResult]) -> tuple[float, str]:
-    """The instance threshold from validation cases, and what it was chosen on; 0.5 where they have no instance labels."""
+    """The instance threshold from validation cases, and what it was chosen on; 0.5 if they have no instance labels."""
     labelled = [(result.scores_given, result.labels) for result in results if result.labels is not None]
     if not labelled:
         return 0.5, "default"
@@ -110,14 +110,14 @@ def choose_on_validation(
     """Choose temperature and instance threshold of the tasks just learned, and write them into their infos and the model.
 
     Tasks that share a head share its temperature. A model may move its instance scores to a threshold once, when the head is
-    new: later tasks of the same head choose theirs on the scores as they are, so that the earlier tasks' thresholds stand.
+    new: later tasks of the same head choose theirs on the unshifted scores, so that the earlier tasks' thresholds stay valid.
 
     Args:
-        judge: looks with the model as it is after training.
+        judge: judge of the model after training.
         tasks: the tasks just learned.
-        infos: what their version is to say of each of them.
+        infos: the version's entry for each of them.
         known_heads: numbers of the heads that earlier stages have trained.
-        store: reads the bags.
+        store: the store that reads the bags.
     """
     known = set(known_heads)
     of_name = {task.name: task for task in tasks}
@@ -158,23 +158,23 @@ def evaluate(
     trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score a version on a manifest's cases, with the thresholds and temperatures that the version carries.
+    """Score a version on a manifest's cases, with the version's thresholds and temperatures.
 
     Args:
         run: the run directory.
-        manifest: cases of tasks that the version has learned.
+        manifest: the cases, of tasks that the version has learned.
         bags: their feature files.
         version: default the current one.
-        split: train, val or test as the training dealt the slides and their patients out, or as the manifest says of those that
-            it did not see (test where it says nothing); None for every case.
+        split: train, val or test as assigned in training to slides and their patients, or as in the manifest for those that
+            it did not see (test if not stated); None for every case.
         tasks: score these tasks only; default all of the manifest.
         table: CSV of the predictions of single cases to write.
         device: auto, cpu, cuda.
         root: folder that the manifest's relative paths start from; default its own.
-        assume_encoder: encoder of feature files that do not name theirs; default what the run was trained with.
+        assume_encoder: encoder of feature files that do not state one; default the run's own.
         skip_missing: leave out slides without features instead of stopping.
         trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
-        quiet: no progress.
+        quiet: print no progress.
 
     Returns:
         ``{"run", "version", "split", "notes", "tasks", "mean", "intervals"}``; see
@@ -248,6 +248,6 @@ def _tasks_to_score(tasks: Sequence[str], learned: Mapping[str, TaskInfo], who: 
     for name in names:
         if name not in learned:
             known = [name for name in names if name in learned]
-            remedy = f"ask for {' '.join(f'--task {name}' for name in known)}" if known else f"it knows {', '.join(learned)}"
+            remedy = f"give {' '.join(f'--task {name}' for name in known)}" if known else f"it knows {', '.join(learned)}"
             raise ConfigError(f"{who} has not learned the task '{name}'", remedy)
     return names

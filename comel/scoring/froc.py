@@ -1,4 +1,4 @@
-"""Free-response ROC: how many lesions are found at a given number of false alarms per slide.
+"""Free-response ROC: the share of lesions found at a given number of false alarms per slide.
 
 A lesion is a connected group of positive tiles; a detection is a connected group of tiles whose score reaches a threshold, at
 the place and with the score of its strongest tile. Tiles are connected with the eight around them. The six rates of false
@@ -25,16 +25,16 @@ def froc(
     """The share of lesions found at no more than each number of false positive detections per slide.
 
     Several detections of one lesion count once, with the strongest. A detection on a tile of unknown label counts nowhere.
-    Between two points of the curve the lower one is taken, where the challenge's script interpolates.
+    Between two points of the curve the lower one is used; the challenge's script interpolates.
 
     Args:
-        scores: one (N,) array a slide; negative slides too, for their false alarms.
-        labels: one (N,) array a slide: 1 positive, 0 negative, -1 unknown.
-        coords: one (N, 2) array a slide, tile corners in level-0 pixels.
-        threshold: score from which on tiles make up detections.
+        scores: one (N,) array per slide, including negative slides for their false alarms.
+        labels: one (N,) array per slide: 1 positive, 0 negative, -1 unknown.
+        coords: one (N, 2) array per slide, tile corners in level-0 pixels.
+        threshold: tiles with at least this score form detections.
 
     Returns:
-        ``{false positives per slide: sensitivity}`` at 1/4, 1/2, 1, 2, 4 and 8, or None where there is no lesion.
+        ``{false positives per slide: sensitivity}`` at 1/4, 1/2, 1, 2, 4 and 8, or None if there is no lesion.
     """
     found: list[float] = []
     alarms: list[float] = []

@@ -1,6 +1,6 @@
 """95 % intervals of the main scores, by resampling patients.
 
-All resamples are computed at once: how often each case is drawn is enough to know accuracy, AUC and Dice of a resample.
+All resamples are computed at once: how often each case is drawn determines accuracy, AUC and Dice of a resample.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def score_intervals(
 ) -> dict[tuple[Key, str | None], Interval]:
     """Intervals of bag accuracy and AUC and of instance AUC and Dice.
 
-    Patients are drawn over all tasks together. Instance AUC is of the tiles' scores in at most 4096 steps.
+    Patients are drawn over all tasks together. Instance AUC uses the tiles' scores in at most 4096 steps.
 
     Args:
         results: each task's cases.
         thresholds: each task's instance threshold.
-        mode: of the run.
-        seed: of the resampling.
+        mode: the run's mode.
+        seed: the seed of the resampling.
 
     Returns:
-        Both ends by score and task, and under the task None of the mean over the tasks whose score is defined. An interval is
-        None if fewer than half of the resamples define it, or there is one patient only.
+        Both ends by score and task, and under the task None those of the mean over the tasks whose score is defined. An
+        interval is None if fewer than half of the resamples define it, or there is only one patient.
     """
     every = [result for cases in results.values() for result in cases]
     patients = [result.case.patient for result in every]
@@ -67,7 +67,7 @@ def score_intervals(
 def _resampled(
     cases: Sequence[CaseResult], counts: np.ndarray, view: View, threshold: float
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Each score of one task in every resample, (resamples,); NaN where it is not defined."""
+    """Each score of one task in every resample, (resamples,); NaN if it is not defined."""
     undefined = np.full(len(counts), np.nan)
     if not cases:
         return dict.fromkeys(_MAIN, undefined)
@@ -103,7 +103,7 @@ def _weighted_mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
-    """Over the classes that a resample holds beside another, as :func:`comel.scoring.metrics.bag_metrics` takes the mean."""
+    """The mean over the classes that a resample holds besides another, as in :func:`comel.scoring.metrics.bag_metrics`."""
     there = np.isfinite(areas)
     with np.errstate(invalid="ignore"):
         means: np.ndarray = np.where(there, areas, 0).sum(axis=0) / there.sum(axis=0)

@@ -1,4 +1,4 @@
-"""The scores of bags, of instances, of a sequence of tasks, and how sure they are.
+"""The scores of bags, of instances and of a sequence of tasks, and their uncertainty.
 
 Scores are fractions from 0 to 1. A score that is not defined on the data at hand (an AUC over one class, forgetting after one
 task) is None, never NaN, so that it can be written as JSON.
@@ -33,16 +33,16 @@ def bag_metrics(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) 
     :func:`calibration_error`.
 
     Args:
-        probabilities: (n, C), one row a bag.
+        probabilities: (n, C), one row per bag.
         labels: (n,) class indices 0 .. C - 1.
         bins: number of bins of the calibration error.
 
     Returns:
-        ``accuracy, balanced_accuracy, auc, precision, recall, f1, ece``; all None where there is no bag, and ``auc`` None
-        where there is one class only.
+        ``accuracy, balanced_accuracy, auc, precision, recall, f1, ece``; all None without bags, and ``auc`` None
+        if there is only one class.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, or a label that is no column.
+        ValueError: shapes that do not fit, NaN, or a label that is not a column.
     """
     from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
@@ -80,7 +80,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
         bins: number of bins.
 
     Returns:
-        The mean over bags of the distance, in their bin, of confidence from accuracy; None where there is no bag.
+        The mean over bags of the distance, in their bin, of confidence from accuracy; None without bags.
     """
     if len(labels) == 0:
         return None
@@ -94,13 +94,13 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
 def instance_metrics(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], *, threshold: float = 0.5) -> Scores:
     """Scores of instance predictions over slides.
 
-    An instance is called positive from ``threshold`` on; none of a slide whose scores are all equal
+    An instance is predicted positive from ``threshold`` on; none of a slide whose scores are all equal
     (:func:`comel.base.thresholds.from_threshold`). A positive slide is one with a positive instance. Instances with
     label -1 count nowhere.
 
     Args:
-        scores: one (N,) array a slide.
-        labels: one (N,) array a slide: 1 positive, 0 negative, -1 unknown.
+        scores: one (N,) array per slide.
+        labels: one (N,) array per slide: 1 positive, 0 negative, -1 unknown.
         threshold: chosen on validation data (:func:`choose_threshold`), never on the data scored here.
 
     Returns:
@@ -108,7 +108,7 @@ def instance_metrics(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray],
         f1_positive_slides`` over pooled instances; ``dice, iou``: the mean over positive slides of each slide's own.
 
     Raises:
-        ValueError: scores and labels that do not fit each other, NaN, or labels other than these.
+        ValueError: scores and labels that do not match each other, NaN, or labels other than these.
     """
     slides = []
     for one, truth in zip(map(np.asarray, scores), map(np.asarray, labels), strict=True):
@@ -139,8 +139,8 @@ def choose_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
         labels: (N,) 1 positive, 0 negative, -1 unknown.
 
     Returns:
-        One of the scores (the highest of equally good ones), or 0.5 where no threshold is better than chance: one kind of
-        label only, or scores that do not tell them apart.
+        One of the scores (the highest of equally good ones), or 0.5 if no threshold is better than chance: one kind of
+        label only, or scores that do not separate them.
     """
     from sklearn.metrics import roc_curve
 
@@ -168,16 +168,16 @@ def continual_metrics(matrix: Sequence[Sequence[float | None]], *, chance: Seque
         mean of R[i-1][i] - chance[i] over the tasks i > 0 that could be scored before they were trained.
 
     Args:
-        matrix: (T, T), or (1, T) where all tasks were trained jointly; None or NaN where there is no score. Values above
+        matrix: (T, T), or (1, T) if all tasks were trained jointly; None or NaN for a missing score. Values above
             the diagonal serve forward transfer only.
-        chance: (T,) scores of an untrained model, None where there is none; without them there is no forward transfer.
+        chance: (T,) scores of an untrained model, None if missing; without them there is no forward transfer.
 
     Returns:
-        The five scores. One that needs a value that is missing is None, and so are the transfers and forgetting after one
+        The five scores. A score that needs a missing value is None, and so are the transfers and forgetting after one
         row.
 
     Raises:
-        ValueError: the matrix has another shape.
+        ValueError: the matrix has a different shape.
     """
     scores = np.array([[np.nan if value is None else value for value in row] for row in matrix], dtype=np.float64)
     if scores.ndim != 2 or scores.size == 0 or scores.shape[0] not in (1, scores.shape[1]):
@@ -211,7 +211,7 @@ def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -
     Args:
         patients: the patient of each bag.
         n: number of resamples.
-        seed: of the resampling.
+        seed: the seed of the resampling.
 
     Returns:
         (n, bags) float64.
@@ -224,7 +224,7 @@ def bootstrap_counts(patients: Sequence[str], *, n: int = 1000, seed: int = 0) -
 
 
 def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
-    """The two ends between which the share ``level`` of resampled values lies, or None where fewer than half are defined.
+    """The two ends between which the share ``level`` of resampled values lies, or None if fewer than half are defined.
 
     Args:
         values: (n,), NaN where a resample does not define the statistic.

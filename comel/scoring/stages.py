@@ -1,4 +1,4 @@
-"""What a stage adds to a run's ``metrics.json`` and ``evaluations/``: scores on every test set whose bags are here."""
+"""A stage's additions to a run's ``metrics.json`` and ``evaluations/``: scores on every test set with bags."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class StageScorer:
     """Scores the stages of a session and keeps the run's ``metrics.json``.
 
     Args:
-        run: where results go.
-        config: of the session.
-        tasks: whose bags are here, in the order they arrive.
-        store: reads the bags.
-        untrained: looks with the model as the first stage finds it, whose scores are what chance gives; None if no stage of
+        run: the run that results go to.
+        config: the session's settings.
+        tasks: the tasks with bags, in the order they arrive.
+        store: the store that reads the bags.
+        untrained: judge of the untrained model, whose scores are chance level; None if no stage of
             the session is the run's first.
     """
 
@@ -47,13 +47,13 @@ class StageScorer:
         self._store, self._untrained = store, untrained
 
     def record(self, judge: Judge, learned: Sequence[TaskInfo], account: dict[str, Any], *, last: bool) -> None:
-        """Append a stage to the table of scores; tasks whose bags are no longer here get no rows.
+        """Append a stage to the table of scores; tasks whose bags are no longer available get no rows.
 
-        In a domain-incremental run the tasks that are yet to come are scored too, with the newest task's threshold, and once
+        In a domain-incremental run future tasks are scored too, with the newest task's threshold, and once
         by the untrained model.
 
         Args:
-            judge: looks with the model after the stage, its temperatures and thresholds chosen.
+            judge: judge of the model after the stage, with temperatures and thresholds chosen.
             learned: all tasks learned so far.
             account: a :class:`comel.runs.metrics.StageAccount`'s values.
             last: whether the session ends with this stage: then intervals are computed.
@@ -95,7 +95,7 @@ class StageScorer:
         write_metrics(self._run.metrics, read_metrics(self._run.metrics).model_copy(update={"finished": True}))
 
     def _ahead(self, learned: Sequence[TaskInfo]) -> list[TaskInfo]:
-        """The tasks to come that the one head of a domain-incremental run can judge already."""
+        """The future tasks that the only head of a domain-incremental run can judge already."""
         if self._mode != Mode.DOMAIN:
             return []
         known, newest = {info.name for info in learned}, learned[-1]
@@ -106,7 +106,7 @@ class StageScorer:
         ]
 
     def _test(self, judge: Judge, info: TaskInfo) -> list[CaseResult]:
-        """What the judge says of the test cases of one of the session's tasks."""
+        """The judge's answers for the test cases of one of the session's tasks."""
         task = self._tasks[info.name]
         return evaluate_cases(judge, task, info.head, task.test, self._store)
 

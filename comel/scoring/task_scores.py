@@ -1,4 +1,4 @@
-"""Scores of one task's cases: of bags, of instances and, where patients have several cases, of patients."""
+"""Scores of one task's cases: of bags, of instances and, if patients have several cases, of patients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GIVEN = View(lambda r: r.within, lambda r: r.raw_within, lambda r: r.scores_giv
 
 
 def views(mode: Mode) -> dict[Mode, View]:
-    """What is scored in a run of a mode: in a class-incremental run the task-incremental answers too."""
+    """The settings scored in a run of a mode: a class-incremental run also has task-incremental answers."""
     return {Mode.DOMAIN: _FREE} if mode == Mode.DOMAIN else {Mode.CLASS: _FREE, Mode.TASK: _GIVEN}
 
 
@@ -49,10 +49,10 @@ def score_task(task: str, results: Sequence[CaseResult], threshold: float, mode:
 
     Args:
         task: the task's name.
-        results: its cases.
+        results: its cases' results.
         threshold: its instance threshold.
-        mode: of the run.
-        stage: after which the model was asked.
+        mode: the run's mode.
+        stage: the stage after which the model was scored.
     """
     return [
         ScoreRow(stage, task, kind, asked, name, value)
@@ -82,9 +82,9 @@ def _scores(results: Sequence[CaseResult], view: View, threshold: float) -> dict
 def patient_level(results: Sequence[CaseResult], view: View) -> tuple[np.ndarray, np.ndarray]:
     """Patients' probabilities and labels from their cases'.
 
-    The label is that of the cases where they agree, and the finding where some cases show one finding and the others are
+    The label is that of the cases if they agree, and the finding if some cases show one finding and the others are
     negative; the probabilities follow the same rule (:mod:`comel.scoring.patients`). A patient with two different findings
-    has no one label and is left out.
+    has no single label and is left out.
 
     Returns:
         (patients, C) probabilities and (patients,) columns, in order of first appearance.
@@ -103,7 +103,7 @@ def patient_level(results: Sequence[CaseResult], view: View) -> tuple[np.ndarray
 
 
 def _classes(results: Sequence[CaseResult]) -> ClassSpace:
-    """What the columns are; if the results do not say, one head whose negative label is that of the negative cases."""
+    """The columns' classes; if the results lack them, one head whose negative label is that of the negative cases."""
     for result in results:
         if result.classes is not None:
             return result.classes
@@ -113,5 +113,5 @@ def _classes(results: Sequence[CaseResult]) -> ClassSpace:
 
 
 def _table(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, C), also of no row."""
+    """(n, C), also without rows."""
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(rows[0]) if len(rows) else 0)

@@ -23,7 +23,7 @@ STRATEGIES = {
 
 
 def strategy_class(name: str, trust: Trust | None = None, *, sha256: str | None = None, note_unchecked: bool = False) -> Any:
-    """The strategy class called ``name``: ours, an entry point in ``comel.strategies``, or a ``file.py:Class`` one trusts.
+    """The strategy class called ``name``: a built-in, an entry point in ``comel.strategies``, or a trusted ``file.py:Class``.
 
     See :meth:`comel.base.trust.Trust.resolve`.
     """

@@ -1,9 +1,9 @@
-"""What the LoRA strategies share: one adapter per task, trained on a frozen trunk and merged into it when the task is learned.
+"""The base of the LoRA strategies: one adapter per task, trained on a frozen trunk and merged when the task is learned.
 
 The first task trains the network, as under every strategy here. From the second on each linear layer named by the model's
 ``adapter_targets`` computes ``W x + b + B A x`` (Hu et al. 2022, arXiv 2106.09685, equation 3, with alpha = rank, hence scale
 1), A (rank, in), B (out, rank), B = 0 at the start. Merging leaves a plain trunk, so inference costs nothing extra and the
-next adapter starts from all that came before.
+next adapter starts from everything before it.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ __all__ = ["AdapterOptions", "MergedAdapter", "check_declared", "check_stage", "
 
 
 class AdapterOptions(BaseModel):
-    """Settings of a strategy that trains one LoRA adapter a task."""
+    """Settings of a strategy that trains one LoRA adapter per task."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(16, ge=1, le=MAX_WIDTH, description="rank of the adapter in each layer")
-    adapter_lr: float = Field(5.0, gt=0, description="learning rate of the adapter over trainer.lr")
+    adapter_lr: float = Field(5.0, gt=0, description="learning rate of the adapter, as a multiple of trainer.lr")
 
 
 class MergedAdapter(Strategy):
     """See the module. State: inside a stage the base weights and the adapter in PEFT's own layout; after it nothing.
 
     Attributes:
-        name: what the strategy is called in settings and messages.
-        trained: which of the adapter's matrices train, by PEFT's names.
-        adapter: name of the adapter in training, or None between stages and in the first.
+        name: the strategy's name in settings and messages.
+        trained: the adapter's trained matrices, by PEFT's names.
+        adapter: the name of the adapter in training, or None between stages and in the first.
     """
 
     Options = AdapterOptions
@@ -59,7 +59,7 @@ class MergedAdapter(Strategy):
         """From the second stage on, put a fresh adapter into every layer.
 
         Raises:
-            ConfigError: the model names no layers for adapters.
+            ConfigError: the model does not name layers for adapters.
         """
         require_targets(model, self.name)
         if stage.index > 0:
@@ -110,7 +110,7 @@ def check_declared(tasks: Sequence[TaskData], declared: int) -> None:
     """Refuse a stream of more tasks than ``strategy.tasks`` declares, before anything is trained.
 
     Raises:
-        CapacityError: as said.
+        CapacityError: there are too many tasks.
     """
     if len(tasks) > declared:
         raise CapacityError(
@@ -120,10 +120,10 @@ def check_declared(tasks: Sequence[TaskData], declared: int) -> None:
 
 
 def check_stage(stage: Stage, declared: int) -> None:
-    """Refuse a stage beyond the declared tasks, as ``comel add-task`` may ask for one.
+    """Refuse a stage beyond the declared tasks, which ``comel add-task`` may request.
 
     Raises:
-        CapacityError: as said.
+        CapacityError: the stage is beyond them.
     """
     if stage.index >= declared:
         raise CapacityError(
@@ -140,6 +140,6 @@ def require_targets(model: MILModel, strategy: str) -> None:
     """
     if not adapted_linears(model):
         raise ConfigError(
-            f"strategy '{strategy}' adapts linear layers, and the model {type(model).__name__} names none (adapter_targets)",
+            f"strategy '{strategy}' adapts linear layers, but the model {type(model).__name__} names none (adapter_targets)",
             "choose a strategy without adapters, such as finetune, or another model",
         )

@@ -1,6 +1,6 @@
-"""A-GEM, averaged gradient episodic memory: the gradient may not point where the loss on stored bags rises.
+"""A-GEM, averaged gradient episodic memory: a step must not increase the loss on stored bags.
 
-With g the gradient of the new bag and r that of stored ones, where g . r < 0 the step goes along
+With g the gradient of the new bag and r that of stored ones, if g . r < 0 the step goes along
 
     g - (g . r / r . r) r,
 
@@ -24,11 +24,11 @@ __all__ = ["AGEM", "AGEMOptions", "project"]
 class AGEMOptions(RehearsalOptions):
     """Settings of the strategy."""
 
-    sample: int = Field(1, ge=1, description="stored bags that the reference gradient is the mean of")
+    sample: int = Field(1, ge=1, description="number of stored bags averaged for the reference gradient")
 
 
 class AGEM(Rehearsal):
-    """See the module. The gradient is what is projected; Adam's moments and weight decay may still turn the step a little."""
+    """See the module. Only the gradient is projected; Adam's moments and weight decay may still turn the step slightly."""
 
     Options = AGEMOptions
     options: AGEMOptions
@@ -41,7 +41,7 @@ class AGEM(Rehearsal):
             project(parameters, reference)
 
     def reference(self, model: MILModel, parameters: Sequence[nn.Parameter]) -> list[Tensor] | None:
-        """The mean gradient of stored bags' whole loss; None where there are none."""
+        """The mean gradient of stored bags' whole loss; None without stored bags."""
         sums: list[Tensor] | None = None
         for _, output, label in self.replay(model, self.options.sample):
             loss = torch.stack(list(model.loss(output, label).values())).sum()
@@ -54,7 +54,7 @@ class AGEM(Rehearsal):
 
 
 def project(parameters: Sequence[nn.Parameter], reference: Sequence[Tensor]) -> bool:
-    """Take from the parameters' gradients what is against ``reference``; whether anything was.
+    """Remove the component of the parameters' gradients against ``reference``; returns whether there was one.
 
     Products are sums in float64: over millions of weights a float32 sum would miss an orthogonality of 1e-6. A parameter
     without a gradient has the gradient 0.

@@ -29,7 +29,7 @@ __all__ = ["NoOptions", "Stage", "StageBags", "Strategy", "train_heads"]
 
 
 class NoOptions(BaseModel):
-    """Settings of a strategy that has none."""
+    """The settings of a strategy without settings."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -39,7 +39,7 @@ class Stage:
     """One step of a stream: the tasks that are learned together, and the heads they belong to.
 
     Attributes:
-        index: 0 for the first stage a model ever sees; goes on counting in ``add-task``.
+        index: 0 for the first stage a model ever sees; counting continues in ``add-task``.
         tasks: the tasks.
         heads: numbers of their heads in the model.
     """
@@ -50,14 +50,14 @@ class Stage:
 
 
 class StageBags(Protocol):
-    """The training bags of a stage, in a fixed order, as often as they are asked for."""
+    """The training bags of a stage, in a fixed order; can be iterated repeatedly."""
 
     def __iter__(self) -> Iterator[tuple[BagBatch, int]]:
         """Bag (B = 1, on the model's device) and the column of its label."""
 
 
 class Strategy:
-    """A strategy that trains everything on whatever comes; the base of all others.
+    """A strategy that trains everything on each task; the base of all others.
 
     Attributes:
         Options: its pydantic settings.
@@ -71,7 +71,7 @@ class Strategy:
         self.options = options if options is not None else self.Options()
 
     def stream(self, tasks: Sequence[TaskData]) -> Iterable[tuple[TaskData, ...]]:
-        """The tasks in the groups in which they are learned; one by one unless said otherwise."""
+        """The tasks in the groups in which they are learned; one by one by default."""
         return [(task,) for task in tasks]
 
     def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
@@ -80,12 +80,12 @@ class Strategy:
     def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
         """Optimizer groups (``params``, optional ``lr_scale``) of what this stage trains; everything else is frozen.
 
-        Called on a model whose parameters are all frozen: turning ``requires_grad`` on is this method's part.
+        Called on a model whose parameters are all frozen: this method turns ``requires_grad`` on.
         """
         return [{"params": unfreeze(model.trunk.parameters())}, train_heads(model, stage.heads)]
 
     def loss(self, model: MILModel, bags: BagBatch, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
-        """Loss terms by name, to be summed; ``output`` is what the model says of ``bags``."""
+        """Loss terms by name, to be summed; ``output`` is the model's output for ``bags``."""
         return model.loss(output, labels)
 
     def after_backward(self, model: MILModel) -> None:
@@ -95,14 +95,14 @@ class Strategy:
         """May change parameters."""
 
     def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
-        """Called when the stage is learned; the last sight of its bags."""
+        """Called when the stage is learned; the last access to its bags."""
 
     def old_data_bytes(self) -> int:
         """Bytes of earlier tasks' bags that are kept; 0 without rehearsal."""
         return 0
 
     def report(self) -> dict[str, Any]:
-        """What is worth telling after a stage, as plain JSON values."""
+        """Facts to report after a stage, as plain JSON values."""
         return {}
 
     def merged_trunk(self, model: MILModel) -> dict[str, Tensor]:
@@ -110,14 +110,14 @@ class Strategy:
         return model.trunk.state_dict()
 
     def save(self, model: MILModel, folder: Path) -> None:
-        """Write what is needed to go on training later, beside the merged weights."""
+        """Write what later training needs, beside the merged weights."""
 
     def load(self, model: MILModel, folder: Path) -> None:
         """The inverse of :meth:`save`, on a model that holds the merged weights."""
 
 
 def unfreeze(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Turn ``requires_grad`` on and give them as a list."""
+    """Turn ``requires_grad`` on and return the parameters as a list."""
     parameters = list(parameters)
     for parameter in parameters:
         parameter.requires_grad_(True)

@@ -1,20 +1,20 @@
 """ConSlide's rehearsal: bags are broken up into regions, and regions of several slides make up a new bag of their class.
 
 Huang et al. (2023, ICCV, section 3.3): keeping some regions of many slides instead of a few whole slides shows later tasks more
-of the old ones for the same room. Here, for bags of features:
+of the old ones in the same space. Here, for bags of features:
 
 - break up: a region is a square of ``region_side`` x ``region_side`` tiles or, without coordinates, as many consecutive rows;
-- keep: a random sample of each class's regions, the room shared equally between the classes;
-- reorganise: a class is drawn, and regions of it, each from another slide as long as there is one, until they hold as many
+- keep: a random sample of each class's regions, the space shared equally between the classes;
+- reorganise: a class is drawn, and regions of it, each from a different slide as far as possible, until they have as many
   instances as an average bag; they are laid out as a mosaic, rows in row-major order as in any bag.
 
 The published model, a hierarchical transformer, is not part of it.
 
-**What a reorganised bag's label is worth.** Every region of a negative slide is negative. A region of a positive slide may hold
-no positive instance: if a share q of the regions does, a bag of n regions is labelled wrongly with probability (1 - q)^n,
-which is small for large tumours and near one for micrometastases. No region is dropped for want of evidence, as in the
-published method: only the model could name those, and its mistakes would then teach every later one. Where findings are small,
-whole bags (``er``, ``derpp``) are the better memory.
+**Reliability of a reorganised bag's label.** Every region of a negative slide is negative. A region of a positive slide may
+hold no positive instance: if a share q of the regions does, a bag of n regions is labelled wrongly with probability (1 - q)^n,
+which is small for large tumours and near one for micrometastases. No region is dropped for lack of evidence, as in the
+published method: only the model could name such regions, and its mistakes would then teach every later one. If findings are
+small, whole bags (``er``, ``derpp``) are the better memory.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Region:
     """A piece of a bag, on the CPU.
 
     Attributes:
-        features: (n, D) float32, or float16 where that loses nothing.
+        features: (n, D) float32, or float16 if that is lossless.
         place: (n, 2) float64, x and y of its tiles from the region's corner, in tile distances; or None.
-        column: of the bag's label.
-        slide: number of the bag it is from.
+        column: the column of the bag's label.
+        slide: the number of the bag it is from.
         rank: in [0, 1), random; the regions of lowest rank are kept.
     """
 
@@ -82,11 +82,11 @@ def break_up(bag: BagBatch, side: int) -> list[tuple[Tensor, Tensor | None]]:
 
 
 def reorganise(regions: list[Region], side: int) -> BagBatch:
-    """One bag out of regions: squares of a mosaic, or one list after the other where a region has no place.
+    """One bag out of regions: squares of a mosaic, or one list after another if a region has no place.
 
-    Between the squares is room for a tile, so that no tile has a neighbour from another region.
-    Slides of other resolutions meet here, so the mosaic's tiles are all 256 pixels apart, whatever they were, and at multiples
-    of 32: what a slide's own rounding left would tear rows apart.
+    Squares are one tile apart, so that no tile has a neighbour from another region.
+    Slides of different resolutions are combined, so the mosaic's tiles are all 256 pixels apart, and at multiples
+    of 32: a slide's own rounding would split rows.
     """
     features = torch.cat([region.features.float() for region in regions])
     places = [region.place for region in regions if region.place is not None]
@@ -101,10 +101,10 @@ def reorganise(regions: list[Region], side: int) -> BagBatch:
 
 
 class RegionStore:
-    """A random sample of each class's regions, within the room that ``bags`` bags of average size take.
+    """A random sample of each class's regions, within the space of ``bags`` bags of average size.
 
-    Each region gets a random rank, and those of lowest rank stay. What is random is drawn from the seed and a count, so that a
-    store read from a folder goes on as it would have gone on.
+    Each region gets a random rank, and those of lowest rank stay. Random numbers are drawn from the seed and a count, so that a
+    store read from a folder continues exactly as before.
     """
 
     def __init__(self, bags: int, side: int, seed: int = 0) -> None:
@@ -114,11 +114,11 @@ class RegionStore:
 
     @property
     def average(self) -> int:
-        """Instances of an average bag."""
+        """The number of instances of an average bag."""
         return round(self.seen_instances / max(1, self.seen_bags))
 
     def offer(self, bag: BagBatch, column: int) -> None:
-        """Break a bag up, and keep what there is room for."""
+        """Break a bag up, and keep the regions that fit."""
         parts = break_up(bag, self.side)
         ranks = np.random.default_rng([self.seed, _ENTERING, self.seen_bags]).random(len(parts))
         for (rows, place), rank in zip(parts, ranks, strict=True):
@@ -129,7 +129,7 @@ class RegionStore:
         self._make_room()
 
     def _make_room(self) -> None:
-        """Of each class the regions of lowest rank, as many as its share holds and one at least."""
+        """The regions of lowest rank of each class, as many as its share holds and at least one."""
         columns = sorted({region.column for region in self.regions})
         share = self.bags * self.average / len(columns)
         kept = []
@@ -143,10 +143,10 @@ class RegionStore:
         self.regions = kept
 
     def draw(self, instances: int | None = None) -> tuple[BagBatch, int] | None:
-        """A reorganised bag and its column; None where nothing is stored.
+        """A reorganised bag and its column; None if nothing is stored.
 
         Args:
-            instances: end with the region that reaches this number; default an average bag's.
+            instances: stop at the region that reaches this number; default an average bag's.
         """
         if not self.regions:
             return None
@@ -169,11 +169,11 @@ class RegionStore:
 
     @property
     def bytes(self) -> int:
-        """Bytes of what is kept."""
+        """The stored bytes."""
         return sum(r.features.nbytes + (0 if r.place is None else r.place.nbytes) for r in self.regions)
 
     def save(self, folder: Path) -> None:
-        """``regions.safetensors`` where it holds one, and the counts in ``strategy.json``."""
+        """``regions.safetensors`` if there are regions, and the counts in ``strategy.json``."""
         if self.regions:
             tensors = {f"{i}.features": region.features for i, region in enumerate(self.regions)}
             tensors |= {f"{i}.place": region.place for i, region in enumerate(self.regions) if region.place is not None}
@@ -187,7 +187,7 @@ class RegionStore:
         """Read what :meth:`save` wrote.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: a file is missing or damaged.
         """
         state = read_state(folder / _STATE)
         try:
@@ -210,8 +210,8 @@ class RegionStore:
 
 
 class ConSlideOptions(RehearsalOptions):
-    """Settings of the strategy; ``bags`` is the room for regions, in bags of average size, and ``max_instances`` about the size
-    of a reorganised bag, by default an average one."""
+    """Settings of the strategy; ``bags`` is the space for regions, in bags of average size, and ``max_instances`` about the
+    size of a reorganised bag, by default an average one."""
 
     region_side: int = Field(16, ge=1, le=65536, description="side of a region, in tiles")
     alpha: float = Field(1.0, ge=0, description="weight of the reorganised bag's loss")

@@ -1,9 +1,9 @@
-"""DER++, dark experience replay with labels: a stored bag keeps its label and the logits it once had.
+"""DER++, dark experience replay with labels: a stored bag keeps its label and its logits at the time.
 
     loss = new bag + beta * loss(stored bag) + alpha * mean_c (logits_c - stored logits_c)^2,
 
 the mean over the columns that existed when the bag was stored. Buzzega et al. (2020, NeurIPS, eq. 6), which draws a stored bag
-for either term; here both are of one bag, which costs one pass instead of two.
+for each term; here both use the same bag, which costs one pass instead of two.
 """
 
 from __future__ import annotations

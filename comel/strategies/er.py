@@ -1,4 +1,4 @@
-"""Experience replay: each step learns from a new bag and from a stored one.
+"""Experience replay: each step learns from a new bag and a stored one.
 
 Chaudhry et al. (2019, arXiv 1902.10486), with a reservoir of whole bags (:mod:`comel.strategies.rehearsal`).
 """

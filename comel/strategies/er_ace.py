@@ -15,9 +15,9 @@ __all__ = ["ERACE"]
 
 
 class ERACE(Rehearsal):
-    """See the module. Whatever the model's ``loss_over`` says does not count here.
+    """See the module. The model's ``loss_over`` is ignored.
 
-    The new bags' columns are those of the whole task: over the classes of one bag alone, as a batch of one would have it,
+    The new bags' columns are those of the whole task: over the classes of one bag alone, as in a batch of one,
     the cross-entropy is 0.
     """
 

@@ -31,7 +31,7 @@ class EWCOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     strength: float = Field(1.0, ge=0, description="weight of the penalty (lambda)")
-    decay: float = Field(0.9, ge=0, le=1, description="what a task leaves of the Fisher information of earlier ones")
+    decay: float = Field(0.9, ge=0, le=1, description="factor on earlier tasks' Fisher information after each task")
 
 
 class EWC(Strategy):
@@ -56,7 +56,7 @@ class EWC(Strategy):
         return {**terms, "ewc": self.options.strength * self.distance(model)} if self.fisher else terms
 
     def distance(self, model: MILModel) -> Tensor:
-        """sum F (theta - theta*)^2, a scalar; exactly 0 where the trunk has not moved."""
+        """sum F (theta - theta*)^2, a scalar; exactly 0 if the trunk has not moved."""
         weights = dict(model.trunk.named_parameters())
         device = next(iter(weights.values())).device
         for kept in (self.fisher, self.anchor):
@@ -65,7 +65,7 @@ class EWC(Strategy):
         return torch.stack(parts).sum()
 
     def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
-        """Add the task to F, and keep the trunk's weights as they are now."""
+        """Add the task to F, and store the trunk's current weights."""
         for name, new in fisher_diagonal(model, bags).items():
             old = self.fisher.get(name)
             self.fisher[name] = new if old is None else self.options.decay * old.to(new.device) + new

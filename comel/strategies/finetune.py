@@ -1,4 +1,4 @@
-"""Fine-tuning: train everything on each task as it comes. The floor that every continual method is measured against."""
+"""Fine-tuning: train everything on each task as it comes. The lower bound that every continual method is compared with."""
 
 from comel.strategies.base import Strategy
 

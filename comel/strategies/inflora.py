@@ -1,6 +1,6 @@
 """InfLoRA: low-rank adapters that read only what earlier tasks do not (Liang and Li, CVPR 2024, arXiv 2404.00228).
 
-In the names of LoRA, where the paper's B_t is the down-projection A and its A_t the up-projection B:
+In LoRA's notation (the paper's B_t is the down-projection A, its A_t the up-projection B):
 
 - Training B alone is training W inside the span of A's rows (proposition 1), in ``W_t = W_{t-1} + B_t A_t`` (equation 1).
 - With H_t the inputs of a layer over the new task's bags and M_t an orthonormal basis of the old tasks' inputs,
@@ -10,9 +10,9 @@ In the names of LoRA, where the paper's B_t is the down-projection A and its A_t
 - Afterwards the adapter is merged, and M grows by the leading directions of the task's inputs until it holds the share
   ``threshold + (1 - threshold) t / tasks`` of their energy, t = 0 for the first task (DualGPM, Liang and Li, CVPR 2023).
 
-Here differently: the first task trains the network, as under every strategy of this package, where the paper starts from
+Differences: the first task trains the network, as under every strategy of this package, whereas the paper starts from
 a pretrained one and an adapter. M itself is kept; DualGPM keeps its complement once that is smaller, which is the same space.
-The energy is that of the inputs, as in DualGPM; the published code takes the squared spectrum of G, which protects less.
+The energy is that of the inputs, as in DualGPM; the published code uses the squared spectrum of G, which protects less.
 Singular directions of H^ that vanish are left out (zero rows in A): some of them lie inside M.
 """
 
@@ -36,7 +36,7 @@ from comel.strategies.persistence import read_tensors, write_tensors
 
 __all__ = ["InfLora", "InfLoraOptions", "down_projection"]
 
-# The second moments are summed in float32; what holds less of the inputs than this is rounding.
+# The second moments are summed in float32; a share of the inputs below this is rounding.
 _ROUNDING = 1e-6
 
 
@@ -72,8 +72,8 @@ class InfLora(MergedAdapter):
         """From the second stage on, put an adapter into every layer and design its A from the stage's bags.
 
         Raises:
-            ConfigError: the model names no layers for adapters.
-            CapacityError: more stages than declared, or all that the new bags show lies in the old tasks' space.
+            ConfigError: the model does not name layers for adapters.
+            CapacityError: more stages than declared, or the new bags' inputs lie entirely in the old tasks' space.
         """
         check_stage(stage, self.options.tasks)
         super().before_task(model, stage, bags)
@@ -141,7 +141,7 @@ def down_projection(gram: Tensor, memory: Tensor, rank: int) -> Tensor:
         rank: at most this many rows.
 
     Returns:
-        (r, in) orthonormal rows, float64; r < ``rank`` where the inputs show fewer directions outside.
+        (r, in) orthonormal rows, float64; r < ``rank`` if the inputs have fewer directions outside.
     """
     from comel.owlora import subspace
 

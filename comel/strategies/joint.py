@@ -1,4 +1,4 @@
-"""Joint training: all tasks at once, as if no data had ever to be given up. The ceiling."""
+"""Joint training: all tasks at once, as if all data were kept. The upper bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Joint"]
 
 
 class Joint(Strategy):
-    """One stage that holds every task."""
+    """One stage with every task."""
 
     continual = False
 

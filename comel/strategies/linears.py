@@ -1,4 +1,4 @@
-"""The linear layers of a trunk that adapters go to, and what their inputs are like."""
+"""The linear layers of a trunk that take adapters, and the second moments of their inputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["adapted_linears", "input_grams"]
 
 
 def input_grams(model: MILModel, layers: dict[str, nn.Linear], bags: Iterable[Any]) -> dict[str, Tensor]:
-    """Second moment X^T X (in, in) of each layer's inputs over bags, float64, each bag weighing the same.
+    """Second moment X^T X (in, in) of each layer's inputs over bags, float64, each bag with equal weight.
 
-    A layer that is called several times for a bag (instances, then group tokens) counts as often, each call weighing the same;
+    A layer that is called several times for a bag (instances, then group tokens) counts as often, each call with equal weight;
     the slices in which a block runs its MLP, which are flat, are one call.
     """
     grams = {name: torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64) for name, layer in layers.items()}
@@ -46,7 +46,7 @@ def input_grams(model: MILModel, layers: dict[str, nn.Linear], bags: Iterable[An
 
 
 def adapted_linears(model: MILModel) -> dict[str, nn.Linear]:
-    """The trunk's linear layers that adapters go to, by their plain names; wrapped ones by their wrapper."""
+    """The trunk's linear layers that take adapters, by their plain names; wrapped ones by their wrapper."""
     found = {}
     for name, module in model.trunk.named_modules():
         wanted = any(f".{name}".endswith(f".{target}") for target in model.adapter_targets)

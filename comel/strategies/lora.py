@@ -1,6 +1,6 @@
 """LoRA: the first task trains the network; each later one trains a fresh low-rank adapter and its head.
 
-The baseline of the orthogonal adapters: the same layers and rank, and nothing that protects what earlier tasks use
+The baseline of the orthogonal adapters: the same layers and rank, without protecting what earlier tasks use
 (:mod:`comel.strategies.adapter`).
 """
 

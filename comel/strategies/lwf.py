@@ -1,11 +1,11 @@
-"""Learning without forgetting: on the new bags, go on saying of the old classes what the model said before.
+"""Learning without forgetting: on the new bags, keep the model's earlier answers for the old classes.
 
-A frozen copy of the model as it was before the task gives each new bag its logits over the old columns, and the loss gains
+A frozen copy of the model from before the task gives each new bag its logits over the old columns, and the loss gains
 
     alpha * KL(softmax(teacher / T) || softmax(logits / T)),
 
-both over the old columns alone. Li and Hoiem (2016, ECCV, eq. 2 and 3) write it as a cross-entropy: the same gradient, but
-KL is 0 where nothing has changed. As there, the term is not multiplied by T^2. No old data are kept.
+both over the old columns only. Li and Hoiem (2016, ECCV, eq. 2 and 3) write it as a cross-entropy: the same gradient, but
+KL is 0 if nothing has changed. As there, the term is not multiplied by T^2. No old data are kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LwFOptions(BaseModel):
 
 
 class LwF(Strategy):
-    """See the module. The trunk and the new head train; old heads are frozen, so what they say moves with the trunk alone.
+    """See the module. The trunk and the new head train; old heads are frozen, so their output changes only with the trunk.
 
     State: the number of columns learned before this task, and, while a task is being learned, the teacher.
     """
@@ -53,7 +53,7 @@ class LwF(Strategy):
         self.teacher: MILModel | None = None
 
     def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
-        """From the second task on: keep the model as it is."""
+        """From the second task on: keep a copy of the model."""
         self.teacher = _frozen_copy(model) if self.learned else None
 
     def loss(self, model: MILModel, bags: BagBatch, output: BagOutput, labels: Tensor) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ class LwF(Strategy):
         return F.kl_div(now, before, log_target=True, reduction="batchmean")
 
     def after_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
-        """Let the teacher go: the next task has the model of now for its teacher."""
+        """Drop the teacher: the next task's teacher is the present model."""
         self.learned, self.teacher = len(model.classes), None
 
     def save(self, model: MILModel, folder: Path) -> None:
@@ -92,5 +92,5 @@ class LwF(Strategy):
 
 
 def _frozen_copy(model: MILModel) -> MILModel:
-    """The model as it is, never to be trained."""
+    """A frozen copy of the model."""
     return copy.deepcopy(model).eval().requires_grad_(False)

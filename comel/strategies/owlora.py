@@ -35,12 +35,12 @@ class OWLoraOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    rank: int = Field(16, ge=1, le=MAX_WIDTH, description="new directions a task takes in each layer")
+    rank: int = Field(16, ge=1, le=MAX_WIDTH, description="new directions per task in each layer")
     basis: Literal["features", "weights"] = Field("features", description="what is protected")
     energy: float = Field(0.99, gt=0, le=1, description="share of the old inputs (or of W0) that is protected")
-    tasks: int = Field(8, ge=2, le=1000, description="declared number of tasks, for which room is kept")
-    direction_lr: float = Field(5.0, gt=0, description="learning rate of the directions A and B over trainer.lr")
-    scale_lr: float = Field(30.0, gt=0, description="learning rate of the weights s over trainer.lr")
+    tasks: int = Field(8, ge=2, le=1000, description="declared number of tasks that space is reserved for")
+    direction_lr: float = Field(5.0, gt=0, description="learning rate of the directions A and B, as a multiple of trainer.lr")
+    scale_lr: float = Field(30.0, gt=0, description="learning rate of the weights s, as a multiple of trainer.lr")
 
 
 class OWLora(Strategy):
@@ -103,7 +103,7 @@ class OWLora(Strategy):
                 self._peft.base_model.protect(self.bases)
 
     def report(self) -> dict[str, Any]:
-        """Directions per layer: all, protected, free, and how many more adapters fit."""
+        """Directions per layer: all, protected, free, and the number of further adapters that fit."""
         layers = self.capacity()
         if not layers:
             return {}
@@ -201,9 +201,9 @@ class OWLora(Strategy):
             narrow, later = min(layer.in_features, layer.out_features), self.options.tasks - 1
             if later * self.options.rank > narrow:
                 of_features = narrow == model.dimension
-                why = ", as many as the features have numbers" if of_features else ""
+                why = ", the length of the features" if of_features else ""
                 raise CapacityError(
-                    f"{name} has {narrow} directions{why}, and not room for {later} adapters of rank {self.options.rank}",
+                    f"{name} has {narrow} directions{why}, too few for {later} adapters of rank {self.options.rank}",
                     f"set strategy.rank={max(1, narrow // later)}, or fewer strategy.tasks"
                     + ("" if of_features else ", or widen model.dim"),
                 )

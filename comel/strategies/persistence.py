@@ -1,4 +1,4 @@
-"""What a strategy keeps, in a version's folder: tensors as safetensors, numbers as JSON."""
+"""A strategy's state in a version's folder: tensors as safetensors, numbers as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REMEDY = "restore the run from a copy"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name; no two may share memory."""
+    """Write tensors by name; they must not share memory."""
     from safetensors.torch import save_file
 
     with atomic_path(path) as partial:
@@ -36,13 +36,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         if not is_plain(path):
-            raise FileNotFoundError("there is no such file")
+            raise FileNotFoundError("no such file")
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise RunError(f"{path}: '{name}' holds NaN or infinity", _REMEDY)
+            raise RunError(f"{path}: '{name}' contains NaN or infinity", _REMEDY)
     return tensors
 
 
@@ -57,5 +57,5 @@ def read_state(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({first_line(error)})", _REMEDY) from None
     if not isinstance(state, dict):
-        raise RunError(f"{path}: holds no state of a strategy", _REMEDY)
+        raise RunError(f"{path}: not the state of a strategy", _REMEDY)
     return state

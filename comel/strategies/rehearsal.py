@@ -1,8 +1,8 @@
-"""Rehearsal: some bags of earlier tasks are kept, and seen again while a later one is learned.
+"""Rehearsal: some bags of earlier tasks are stored and seen again while a later task is learned.
 
 A bag is offered to the reservoir once, when its task is learned (``after_task``). Training passes each bag as many times as
-there are epochs; if every pass counted, a bag could be stored many times over and a task trained for longer would take the
-reservoir over. Offered once, every training bag of every task so far is in it with the same chance. It follows that a task
+there are epochs; if every pass counted, a bag could be stored many times over and a task trained for longer would take over the
+reservoir. Offered once, every training bag of every task so far is in it with equal probability. It follows that a task
 never rehearses its own bags, and that the first one rehearses nothing.
 """
 
@@ -33,13 +33,13 @@ _ENTERING, _DRAWING = 0, 1
 
 @dataclass(frozen=True)
 class StoredBag:
-    """A bag that is kept, on the CPU.
+    """A stored bag, on the CPU.
 
     Attributes:
-        features: (M, D) float32, or float16 where that loses nothing.
+        features: (M, D) float32, or float16 if that is lossless.
         coords: (M, 2) or None.
-        column: of its label.
-        logits: (C,) float32, the heads' logits of it when it was stored, or None.
+        column: the column of its label.
+        logits: (C,) float32, the heads' logits when it was stored, or None.
     """
 
     features: Tensor
@@ -61,7 +61,7 @@ class StoredBag:
         return BagBatch(self.features.to(device).float().unsqueeze(0), coords)
 
     def thinned(self, instances: int | None, generator: np.random.Generator) -> StoredBag:
-        """Some of its instances, in their order; itself where it has no more than ``instances``."""
+        """Some of its instances, in their order; itself if it has no more than ``instances``."""
         if instances is None or len(self.features) <= instances:
             return self
         keep = torch.from_numpy(np.sort(generator.choice(len(self.features), instances, replace=False)))
@@ -77,12 +77,12 @@ class StoredBag:
 class Reservoir:
     """A uniform sample of the bags offered so far: algorithm R of Vitter (1985, ACM TOMS 11:1).
 
-    The n-th bag takes a random place out of n, and is kept if that is one of the ``capacity`` first. What is random is drawn
-    from the seed and a count, so that a reservoir read from a folder goes on as it would have gone on.
+    The n-th bag takes a random place out of n, and is kept if that is one of the ``capacity`` first. Random numbers are drawn
+    from the seed and a count, so that a reservoir read from a folder continues exactly as before.
 
     Args:
-        capacity: bags kept at most.
-        seed: of everything random.
+        capacity: the largest number of bags.
+        seed: the seed of all random choices.
     """
 
     def __init__(self, capacity: int, seed: int = 0) -> None:
@@ -92,7 +92,7 @@ class Reservoir:
         self.drawn = 0
 
     def offer(self, bag: BagBatch, column: int, logits: Tensor | None = None) -> bool:
-        """Show the reservoir a bag (B = 1); whether it was kept."""
+        """Offer a bag (B = 1) to the reservoir; returns whether it was kept."""
         place = self.seen
         if self.seen >= self.capacity:
             place = int(np.random.default_rng([self.seed, _ENTERING, self.seen]).integers(self.seen + 1))
@@ -103,7 +103,7 @@ class Reservoir:
         return True
 
     def draw(self, number: int = 1, instances: int | None = None) -> list[StoredBag]:
-        """``number`` different bags, or all where there are fewer, each with at most ``instances`` instances."""
+        """``number`` different bags, or all if there are fewer, each with at most ``instances`` instances."""
         if not self.bags:
             return []
         generator = np.random.default_rng([self.seed, _DRAWING, self.drawn])
@@ -113,11 +113,11 @@ class Reservoir:
 
     @property
     def bytes(self) -> int:
-        """Bytes of what is kept."""
+        """The stored bytes."""
         return sum(tensor.nbytes for bag in self.bags for tensor in bag.tensors.values())
 
     def save(self, folder: Path) -> None:
-        """``reservoir.safetensors`` where it holds a bag, and the counts in ``strategy.json``."""
+        """``reservoir.safetensors`` if there are bags, and the counts in ``strategy.json``."""
         if self.bags:
             tensors = {f"{i}.{name}": tensor for i, bag in enumerate(self.bags) for name, tensor in bag.tensors.items()}
             tensors["columns"] = torch.tensor([bag.column for bag in self.bags])
@@ -129,7 +129,7 @@ class Reservoir:
         """Read what :meth:`save` wrote.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: a file is missing or damaged.
         """
         state = read_state(folder / _STATE)
         try:
@@ -150,15 +150,17 @@ class RehearsalOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    bags: int = Field(30, ge=1, description="whole bags of earlier tasks that are kept")
-    max_instances: int | None = Field(None, ge=1, description="instances of a stored bag to train on at most, drawn anew")
+    bags: int = Field(30, ge=1, description="number of whole bags of earlier tasks to keep")
+    max_instances: int | None = Field(
+        None, ge=1, description="train on at most this many instances of a stored bag, redrawn each time"
+    )
 
 
 class Rehearsal(Strategy):
-    """What strategies with stored bags share: the memory, and that all heads and the trunk train.
+    """The base of strategies with stored bags: the memory; all heads and the trunk train.
 
-    How stored bags are learned from is the part of those derived from it. A version's folder then holds features of old
-    slides: ``old_data_bytes`` says how much.
+    Derived classes define how stored bags are learned from. A version's folder then holds features of old
+    slides: ``old_data_bytes`` is their size.
     """
 
     Options = RehearsalOptions
@@ -173,16 +175,16 @@ class Rehearsal(Strategy):
         return Reservoir(self.options.bags)
 
     def before_task(self, model: MILModel, stage: Stage, bags: StageBags) -> None:
-        """In the first stage: take the run's seed over."""
+        """In the first stage: adopt the run's seed."""
         if stage.index == 0:
             self.memory.seed = draw_seed()
 
     def parameters(self, model: MILModel, stage: Stage) -> list[dict[str, Any]]:
-        """The trunk and all heads: the stored bags keep the old ones right."""
+        """The trunk and all heads: the stored bags keep the old heads correct."""
         return train_whole_model(model)
 
     def replay(self, model: MILModel, number: int = 1) -> Iterator[tuple[StoredBag, BagOutput, Tensor]]:
-        """Stored bags, what the model says of each, and its label (1,); none before the second task."""
+        """Stored bags, the model's output for each, and its label (1,); none before the second task."""
         device = next(model.parameters()).device
         for stored in self.memory.draw(number, self.options.max_instances):
             yield stored, model(stored.batch(device)), torch.tensor([stored.column], device=device)
@@ -211,19 +213,19 @@ class Rehearsal(Strategy):
 
 
 def compact(features: Tensor) -> Tensor:
-    """A copy on the CPU, float16 where every value is one, as most feature files are; else float32."""
+    """A copy on the CPU: float16 if that is lossless, as for most feature files; otherwise float32."""
     features = features.detach().cpu()
     half = features.half()
     return half if torch.equal(half.float(), features.float()) else features.float().clone()
 
 
 def draw_seed() -> int:
-    """A seed out of torch's generator, which the trainer seeds before each stage."""
+    """A seed from torch's generator, which the trainer seeds before each stage."""
     return int(torch.randint(2**31 - 1, ()))
 
 
 def of_stored(terms: dict[str, Tensor], weight: float = 1.0) -> dict[str, Tensor]:
-    """Loss terms of a stored bag, named so that they stand beside those of the new one."""
+    """Loss terms of a stored bag, renamed so as not to clash with the new bag's."""
     return {f"stored_{name}": weight * value for name, value in terms.items()}
 
 

@@ -1,4 +1,4 @@
-"""A trunk that PEFT has wrapped: its weights beneath the adapters and with them, and both in a folder."""
+"""A trunk wrapped by PEFT: its weights without and with the adapters, and both in a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BASE, _ADAPTERS = "base.safetensors", "adapters"
 
 
 def merged_weights(model: MILModel, peft: Any) -> dict[str, Tensor]:
-    """The trunk's weights with all adapters added in, under a plain trunk's names; ``peft`` is None where there are none."""
+    """The trunk's weights with all adapters added in, under a plain trunk's names; ``peft`` is None without adapters."""
     if peft is None:
         return model.trunk.state_dict()
     merged: dict[str, Tensor] = copy.deepcopy(peft).merge_and_unload().state_dict()
@@ -26,7 +26,7 @@ def merged_weights(model: MILModel, peft: Any) -> dict[str, Tensor]:
 
 
 def save_wrapped(model: MILModel, peft: Any, folder: Path) -> None:
-    """Write ``base.safetensors``, the weights beneath, and ``adapters/<name>/`` as PEFT does; nothing where there are none."""
+    """Write ``base.safetensors``, the base weights, and ``adapters/<name>/`` as PEFT does; nothing without adapters."""
     if peft is None:
         return
     beneath = {
@@ -38,7 +38,7 @@ def save_wrapped(model: MILModel, peft: Any, folder: Path) -> None:
 
 
 def load_base(model: MILModel, folder: Path) -> None:
-    """Read the weights beneath into a plain trunk.
+    """Read the base weights into a plain trunk.
 
     Raises:
         RunError: the file is missing or damaged.
@@ -47,7 +47,7 @@ def load_base(model: MILModel, folder: Path) -> None:
 
 
 def load_adapter(peft: Any, folder: Path, name: str) -> None:
-    """Read one adapter, which is attached already.
+    """Read one adapter, which must be attached already.
 
     Raises:
         RunError: the file is missing or damaged.

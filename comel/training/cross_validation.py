@@ -1,8 +1,8 @@
 """Several runs of the same settings: over cross-validation folds, and over orders in which the tasks arrive.
 
 Every run chooses its weights, thresholds, temperatures and, with early stopping, its length on its own training and validation
-cases, task by task; the runner hands nothing from one run to another and offers no setting that depends on a later task or on
-a test case. Settings that are compared belong compared on the first task's validation cases, or on other data, for the same
+cases, task by task; nothing passes from one run to another, and no setting depends on a later task or on
+a test case. Compare settings on the first task's validation cases, or on other data, for the same
 reason: a stream that has been seen to its end is no longer a stream.
 """
 
@@ -45,21 +45,21 @@ _MOST_ORDERS = 10_000
 
 
 def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int, quiet: bool = False) -> dict[str, Any]:
-    """Train one run a cross-validation fold, each tested on the fold that the others were trained on.
+    """Train one run per cross-validation fold, each tested on its own fold and trained on the others.
 
-    The folds are the manifest's own, where it has any, or are dealt out patient-disjoint and stratified by (task,
-    label) with ``trainer.seed`` (:func:`comel.cohort.splits.assign_folds`). The same call again keeps
-    finished folds and goes on.
+    The folds are the manifest's own, if it has any; otherwise they are assigned patient-disjoint and stratified by (task,
+    label) with ``trainer.seed`` (:func:`comel.cohort.splits.assign_folds`). A second call keeps
+    finished folds and continues.
 
     Args:
         config: settings of each run; ``data.fold`` is set here.
-        out: folder for ``manifest.csv`` (the cohort with its folds), the runs ``fold-0/`` and on, ``folds.json`` and
-            ``folds.csv``.
-        folds: their number.
+        out: the folder for ``manifest.csv`` (the cohort with its folds), the runs ``fold-0/``, ``fold-1/``, ..., ``folds.json``
+            and ``folds.csv``.
+        folds: the number of folds.
         quiet: no progress.
 
     Returns:
-        What ``folds.json`` holds: ``continual`` (mean, spread and values over the folds of every continual score) and
+        The content of ``folds.json``: ``continual`` (mean, spread and values over the folds of every continual score) and
         ``pooled`` (bag scores of the test cases of all folds together, with intervals by bootstrap over patients; instance
         scores are in ``continual`` only). Probabilities that are pooled come from different models, each calibrated on its
         own validation cases.
@@ -98,19 +98,19 @@ def train_folds(config: RunConfig | Mapping[str, Any], out: Path, *, folds: int,
 
 
 def train_orders(config: RunConfig | Mapping[str, Any], out: Path, *, orders: int, quiet: bool = False) -> dict[str, Any]:
-    """Train one run an order of the tasks: the given one first, then others drawn from ``trainer.seed``, no two the same.
+    """Train one run per order of the tasks: the given one first, then others drawn from ``trainer.seed``, all distinct.
 
-    The cases of each task are split the same way in every run. The same call again keeps finished runs and goes on.
+    The cases of each task are split the same way in every run. A second call keeps finished runs and continues.
 
     Args:
         config: settings of each run; ``data.tasks`` is set here.
-        out: folder for the runs ``order-0/`` and on and ``orders.json``.
-        orders: their number.
+        out: the folder for the runs ``order-0/``, ``order-1/``, ... and ``orders.json``.
+        orders: the number of orders.
         quiet: no progress.
 
     Returns:
-        What ``orders.json`` holds: ``orders`` and ``continual`` (mean, spread and values over the orders of the final average,
-        forgetting and the other continual scores).
+        The content of ``orders.json``: ``orders`` and ``continual`` (mean, spread and values over the orders of the final
+        average, forgetting and the other continual scores).
 
     Raises:
         ComelError: settings, manifest, bags or the folder cannot be used, or the tasks have fewer orders.
@@ -140,7 +140,7 @@ def over_runs(tables: Sequence[ScoreTable]) -> dict[str, Any]:
 
     Returns:
         ``{kind: {mode: {score: {statistic: {"mean", "spread", "values"}}}}}``. The spread is the standard deviation with n - 1,
-        None under two values; both are over the runs that define the score.
+        None for fewer than two values; both are over the runs that define the score.
     """
     entries = []
     for key in dict.fromkeys(key for table in tables for key in table.continual):
@@ -166,10 +166,10 @@ def _checked(config: RunConfig | Mapping[str, Any]) -> RunConfig:
 def _train_each(
     config: RunConfig, manifest: Manifest, data: Sequence[Mapping[str, Any]], folders: Sequence[Path], quiet: bool
 ) -> list[RunDirectory]:
-    """A run in each folder, of settings that differ in their data section, and all on features of one kind.
+    """One run per folder, with settings that differ only in their data section, all on features of one kind.
 
     Raises:
-        FeatureMismatch: the bags are not as those that one of the runs has learned from.
+        FeatureMismatch: the bags differ in kind from those that one of the runs has learned from.
         RunError: two runs have learned from features that may not be mixed.
     """
     runs = [RunDirectory(folder) for folder in folders]
@@ -180,13 +180,13 @@ def _train_each(
         learned = contract_of(run)
         assert learned is not None
         if contract is not None and (difference := contract.difference(learned)):
-            raise RunError(f"{run.path}: has learned from {difference} in the other runs", "train them anew in another --out")
+            raise RunError(f"{run.path}: has learned from {difference} in the other runs", "train them again in another --out")
         contract = contract or learned
     return runs
 
 
 def _trained(config: RunConfig, manifest: Manifest, run: RunDirectory, contract: FeatureContract | None, quiet: bool) -> None:
-    """The finished run of these settings: kept, gone on with, or trained anew."""
+    """The finished run of these settings: kept, continued, or trained from scratch."""
     if not run.is_finished:
         continue_or_begin(run, config, manifest, contract=contract, quiet=quiet)
     elif stored_plan(run, manifest) != plan_of(config, manifest):
@@ -208,21 +208,21 @@ def _orders(names: list[str], count: int, seed: int) -> list[list[str]]:
 
 
 def _with_folds(cohort: Manifest, config: RunConfig, path: Path, folds: int) -> Manifest:
-    """The cohort with a fold in every row and no split, as the file at ``path`` holds it."""
+    """The cohort with a fold in every row and no split, as in the file at ``path``."""
     if config.data.fold is not None:
-        raise ConfigError("data.fold is set, but every fold is to be trained", "leave data.fold out")
+        raise ConfigError("data.fold is set, but every fold is trained", "leave data.fold out")
     fold_of = {row.slide_id: row.fold for row in cohort.rows if row.fold is not None}
     if fold_of:
         without = [row.slide_id for row in cohort.rows if row.fold is None]
         if without:
             raise ConfigError(
-                f"{cohort.path.name}: {len(without)} slides carry no fold (such as {without[0]})",
-                "fill the column fold, or take it out",
+                f"{cohort.path.name}: {len(without)} slides have no fold (such as {without[0]})",
+                "fill in the column fold, or remove it",
             )
         if (own := len(set(fold_of.values()))) != folds:
             raise ConfigError(
-                f"{cohort.path.name}: its column fold has {own} folds, not {folds}",
-                f"say --folds {own}, or take the column out",
+                f"{cohort.path.name}: the column fold has {own} folds, not {folds}",
+                f"give --folds {own}, or remove the column",
             )
     else:
         fold_of = assign_folds(cohort.rows, folds=folds, seed=config.trainer.seed)
@@ -231,7 +231,7 @@ def _with_folds(cohort: Manifest, config: RunConfig, path: Path, folds: int) -> 
 
 
 def _keep(dealt: Manifest) -> None:
-    """Write the cohort with its folds, for whoever trains or reports a single fold, unless it is there.
+    """Write the cohort with its folds, for training or reporting a single fold, unless it exists.
 
     Raises:
         RunError: the folder holds runs over another manifest or other folds.
@@ -256,7 +256,7 @@ def _as_csv(rows: Sequence[ManifestRow]) -> str:
 
 
 def _test_results(run: RunDirectory) -> list[CaseResult]:
-    """What the run's newest version said of its own test cases."""
+    """The answers of the run's newest version for its own test cases."""
     info = run.info()
     return read_results(run.evaluation(info.version), info)
 

@@ -1,7 +1,7 @@
-"""Early stopping: end a stage when the validation loss has not fallen for a while, and go back to the best weights.
+"""Early stopping: end a stage when the validation loss has not fallen for a while, and restore the best weights.
 
-The validation cases are those of the stage's own tasks; no test case and no other task's case is looked at. The learning rate
-follows its cosine over all the epochs that were asked for, whether or not the stage ends before.
+The validation cases are those of the stage's own tasks; no test case and no other task's case is used. The learning rate
+follows its cosine over all requested epochs, whether or not the stage ends earlier.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ def validation_loss(model: MILModel, bags: Iterable[tuple[BagBatch, int]]) -> fl
     """The mean cross-entropy of bags over the columns of their own heads, in evaluation mode.
 
     Raises:
-        BagError: there is no bag.
+        BagError: there are no bags.
     """
     model.eval()
     losses = [cross_entropy(model, model(batch).head_logits[0], column, "task")[0].item() for batch, column in bags]
     if not losses:
         raise BagError(
-            "early stopping: no validation case of the stage holds an instance",
+            "early stopping: no validation case of the stage has instances",
             "mark other cases with split 'val', or leave trainer.early_stopping out",
         )
     return sum(losses) / len(losses)
 
 
 class EarlyStopping:
-    """Watches one stage.
+    """Monitors one stage.
 
     Args:
         patience: epochs without a lower loss after which the stage ends.
-        bags: gives the stage's validation bags anew at each call.
+        bags: returns the stage's validation bags at each call.
     """
 
     def __init__(self, patience: int, bags: Callable[[], Iterable[tuple[BagBatch, int]]]) -> None:
@@ -58,7 +58,7 @@ class EarlyStopping:
         return self.epoch - max(self.best_epoch, 0) >= self.patience
 
     def observe(self, model: MILModel, epoch: int) -> float:
-        """Take note of the model after an epoch; returns its validation loss."""
+        """Record the model after an epoch; returns its validation loss."""
         loss = validation_loss(model, self._bags())
         self.epoch = epoch
         if loss < self.best_loss:
@@ -67,7 +67,7 @@ class EarlyStopping:
         return loss
 
     def restore(self, model: MILModel) -> None:
-        """Give the model its best weights back."""
+        """Restore the model's best weights."""
         if self._best:
             model.load_state_dict(self._best)
 

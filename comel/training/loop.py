@@ -1,7 +1,7 @@
 """The training loop. It calls the strategy's hooks and the model's loss, and knows neither by name.
 
 Everything random is drawn from (seed, stage, epoch), so an epoch does not depend on whether the run was interrupted before it:
-a killed run that goes on from a checkpoint ends with the weights of one never killed.
+a killed run that resumes from a checkpoint ends with the same weights as one never killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["EpochReport", "StageCases", "begin_stage", "make_optimizer", "train_
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch gave: mean loss terms, the model's own report, seconds."""
+    """An epoch's results: mean loss terms, the model's own report, seconds."""
 
     epoch: int
     losses: dict[str, float]
@@ -58,13 +58,13 @@ class StageCases:
             yield make_batch(usable(self.store.read(case)), self.device), column
 
     def validation(self) -> Iterator[tuple[BagBatch, int]]:
-        """The stage's validation bags that hold an instance, in a fixed order."""
+        """The stage's validation bags that have instances, in a fixed order."""
         for case, column in self.validation_cases:
             if len(bag := self.store.read(case)):
                 yield make_batch(bag, self.device), column
 
     def shuffled(self, seed: Sequence[int], max_instances: int | None) -> Iterator[tuple[BagBatch, int]]:
-        """The bags in an order, and with instances, drawn from ``seed``."""
+        """The bags in an order and with instances drawn from ``seed``."""
         generator = np.random.default_rng(list(seed))
         for index in generator.permutation(len(self.cases)):
             case, column = self.cases[index]
@@ -82,7 +82,7 @@ def begin_stage(model: MILModel, strategy: Strategy, stage: Stage, bags: StageCa
 
 
 def make_optimizer(model: MILModel, strategy: Strategy, stage: Stage, config: TrainerConfig) -> torch.optim.Adam:
-    """Freeze the model, let the strategy say what this stage trains, and build Adam over it."""
+    """Freeze the model, let the strategy choose what this stage trains, and build Adam over that."""
     model.requires_grad_(False)
     groups = [group for group in strategy.parameters(model, stage) if group["params"]]
     for group in groups:
@@ -102,7 +102,7 @@ def train_stage(
     after_epoch: Callable[[EpochReport], None] = lambda report: None,
     stopping: EarlyStopping | None = None,
 ) -> None:
-    """Train one stage, a bag a step, with a cosine from ``config.lr`` to zero; then let strategy and model conclude it.
+    """Train one stage, one bag per step, with a cosine from ``config.lr`` to zero; then let strategy and model conclude it.
 
     With ``stopping`` the stage may end before ``config.epochs``, and is concluded with its best weights.
     """

@@ -1,4 +1,4 @@
-"""A run's plan: a hash of everything that decides its weights. Only what has the same plan goes on with a run."""
+"""A run's plan: a hash of everything that determines its weights. Only the same plan can resume a run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NOT_PART_OF_IT = {"trainer": {"device", "threads", "checkpoint_seconds"}, "data
 
 
 def plan_of(config: RunConfig, manifest: Manifest) -> str:
-    """The hash of the settings, as far as they decide the weights, and of the bytes of the manifest that they name.
+    """The hash of the settings, as far as they determine the weights, and of the bytes of the manifest that they name.
 
-    The content of a user's own code is not in it: it is compared by itself, with words of its own.
+    The content of a user's own code is not in it: it is compared separately, with its own message.
     """
     from comel.models.comel import CoMELOptions
 
@@ -29,7 +29,7 @@ def plan_of(config: RunConfig, manifest: Manifest) -> str:
     for key in ("manifest", "bags", "root"):
         if values["data"][key] is not None:
             values["data"][key] = str(Path(values["data"][key]).resolve())
-    # As version 0.1.0 spelt it, so that a run that it began is still the same plan.
+    # As version 0.1.0 wrote it, so that a run that it began still has the same plan.
     values["trainer"]["precision"] = SHORT_PRECISIONS[config.trainer.precision]
     if values["model"]["name"] == "comel":  # and with the settings that it had
         values["model"] = {
@@ -43,7 +43,7 @@ def stored_plan(run: RunDirectory, manifest: Manifest) -> str:
 
     Args:
         run: a run that has learned something.
-        manifest: taken for the run's own if ``events.jsonl`` no longer says what the plan was.
+        manifest: used as the run's own if ``events.jsonl`` no longer states the plan.
     """
     plans = [event["plan"] for event in read_events(run) if event["event"] == "start" and "plan" in event]
     return plans[-1] if plans else plan_of(load_config(run.config), manifest)

@@ -46,18 +46,18 @@ class Session:
     """Settings, data and where results go; made by :meth:`prepare`.
 
     Attributes:
-        run: where results go.
-        config: settings, resolved.
+        run: the run that results go to.
+        config: the resolved settings.
         plan: the hash of settings and manifest (:func:`comel.training.plan.plan_of`).
         base: the version that ``add_task`` starts from, or None.
-        tasks: to be learned, in their order, with the cases that have features.
+        tasks: the tasks to be learned, in order, with the cases that have features.
         store: reads their bags.
-        contract: what all bags must be like.
-        device: of the model.
+        contract: the contract that all bags must meet.
+        device: the model's device.
         scorer: writes scores.
-        notes: what a user should know of the data.
-        quiet: no progress.
-        trust: in what code of their own users trust.
+        notes: remarks on the data for the user.
+        quiet: print no progress.
+        trust: the user's own code that may be loaded.
     """
 
     run: RunDirectory
@@ -95,14 +95,14 @@ class Session:
             tasks: to be learned.
             plan: the hash of settings and manifest.
             base: the version that ``add_task`` starts from, or None.
-            expected: what features must be like if the run has learned from none yet; default the first bag's.
-            trust: in what code of their own users trust; default in none.
-            notes: what a user should know besides.
-            quiet: no progress.
+            expected: the contract for features if the run has learned from none yet; default the first bag's.
+            trust: the user's own code that may be loaded; by default none.
+            notes: further remarks for the user.
+            quiet: print no progress.
 
         Raises:
-            ComelError: features are missing or damaged, a task has no training case left, or none to validate on where early
-                stopping needs it; there is no such device.
+            ComelError: features are missing or damaged, a task has no training case left, or no validation case although early
+                stopping needs one; or there is no such device.
         """
         trust = trust or Trust()
         device, data = torch.device(resolve_device(config.trainer.device, "trainer.device")), config.data
@@ -130,7 +130,7 @@ class Session:
         return cls(run, config, plan, base, tasks, store, store.contract, device, scorer, notes, quiet, trust)
 
     def learn(self) -> None:
-        """Learn all stages that are not done: from the newest version of this plan on, or from a checkpoint inside a stage."""
+        """Learn all stages that are not done, from the newest version of this plan or from a checkpoint inside a stage."""
         with torch_threads(self.config.trainer.threads):
             self._learn()
 
@@ -169,7 +169,7 @@ class Session:
 
     @property
     def _checkpoint_plan(self) -> str:
-        """What a checkpoint must carry to be gone on from: the plan, and the version that the session starts from."""
+        """What a checkpoint must match to be resumed: the plan, and the version that the session starts from."""
         return _checkpoint_plan(self.plan, self.base)
 
     def _newest(self) -> VersionInfo | None:
@@ -201,7 +201,7 @@ class Session:
             say(f"training: {note}", quiet=self.quiet)
 
     def _conclude(self, training: StageTraining, learned: Sequence[TaskInfo]) -> None:
-        """Choose temperatures and thresholds on validation cases, and write them into what is said of the tasks."""
+        """Choose temperatures and thresholds on validation cases, and write them into the tasks' entries."""
         new = [info for info in learned if info.stage == training.stage.index]
         before = {info.head for info in learned if info.stage < training.stage.index}
         choose_on_validation(self._judge(training.model), training.stage.tasks, new, before, self.store)
@@ -245,7 +245,7 @@ class Session:
 
 
 def _infos(stage: Stage) -> list[TaskInfo]:
-    """What a version says of a stage's tasks, before anything is chosen on their validation cases."""
+    """A version's entries for a stage's tasks, before anything is chosen on their validation cases."""
     return [
         TaskInfo(
             name=task.name,
@@ -260,7 +260,7 @@ def _infos(stage: Stage) -> list[TaskInfo]:
 
 
 def _add_head(model: MILModel, config: RunConfig, head: Head, stage: int) -> int:
-    """The number of a head, added to the model if it is new. Its start is drawn from the seed and the stage."""
+    """The number of a head, added to the model if it is new. Its initial weights are drawn from the seed and the stage."""
     for number, known in enumerate(model.classes.heads):
         if known == head:
             return number
@@ -295,7 +295,7 @@ def _checkpoint_plan(plan: str, base: VersionInfo | None) -> str:
 
 
 def _learned_from(run: RunDirectory, plan: str, base: VersionInfo | None) -> FeatureContract | None:
-    """What the bags were like that the run has learned from, in another session too; None if it has learned nothing."""
+    """The contract of the bags that the run has learned from, in any session; None if it has learned nothing."""
     done = _newest(run, base)
     if done is not None:
         return done.feature_contract

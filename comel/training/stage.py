@@ -1,4 +1,4 @@
-"""One stage of a session: begun, or taken up from a checkpoint, and trained with a checkpoint now and then."""
+"""One stage of a session: started or resumed from a checkpoint, and trained with periodic checkpoints."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["StageTraining", "begin", "resume", "train"]
 
 @dataclass(frozen=True)
 class StageTraining:
-    """A stage that is ready to be trained.
+    """A stage that is ready to train.
 
     Attributes:
-        stage, bags: what is learned.
-        model, strategy, optimizer: what learns it.
-        stopping: watches the validation loss, if settings ask for that.
+        stage, bags: the stage and its training bags.
+        model, strategy, optimizer: the objects that learn it.
+        stopping: monitors the validation loss, if the settings enable it.
         first_epoch: epochs that are done already.
     """
 
@@ -47,7 +47,7 @@ class StageTraining:
 
     @property
     def trained_parameters(self) -> int:
-        """How many numbers the stage trains."""
+        """The number of trained parameters."""
         return sum(parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"])
 
 
@@ -68,7 +68,7 @@ def resume(
     *,
     trust: Trust,
 ) -> StageTraining:
-    """What a checkpoint holds of a stage, in a model as ``described`` (:func:`comel.runs.weights.build_model`).
+    """A stage restored from a checkpoint, in a model as ``described`` (:func:`comel.runs.weights.build_model`).
 
     Raises:
         RunError: the checkpoint is damaged.
@@ -95,11 +95,11 @@ def train(
 
     Args:
         training: the stage.
-        config: of the session.
-        run: where events and checkpoints go.
-        plan: whom the checkpoints belong to.
-        contract: what the bags are like.
-        advance: told of every epoch, see :func:`comel.base.progress.progress_bar`; of all that early stopping left out, too.
+        config: the session's trainer settings.
+        run: the run that events and checkpoints go to.
+        plan: the plan that the checkpoints belong to.
+        contract: the bags' feature contract.
+        advance: called after every epoch (:func:`comel.base.progress.progress_bar`), also for those that early stopping skips.
     """
     keeper = _Keeper(training, config, run, plan, contract, advance)
     train_stage(
@@ -119,7 +119,7 @@ def train(
 
 
 class _Keeper:
-    """Writes down what every epoch gave and, once ``checkpoint_seconds`` have passed, a checkpoint."""
+    """Records every epoch's results and, once ``checkpoint_seconds`` have passed, a checkpoint."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ def _ready(
 
 
 def _seconds_before(run: RunDirectory, stage: int, epoch: int) -> float:
-    """The seconds of a stage's epochs before ``epoch``, each as it last was."""
+    """The seconds of a stage's epochs before ``epoch``, each as last recorded."""
     if not epoch:
         return 0.0
     epochs = [event for event in read_events(run) if event["event"] == "epoch" and event["stage"] == stage]

@@ -1,4 +1,4 @@
-"""``train`` and ``add_task``: a stream of tasks into a run directory, resumable, one version a stage."""
+"""``train`` and ``add_task``: a stream of tasks into a run directory, resumable, one version per stage."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def train(
     """Train a model over a stream of tasks.
 
     Args:
-        config: settings, see :mod:`comel.runs.config`. A file of code that they name is run.
-        out: the run directory. The same settings again go on with an unfinished run.
-        manifest: the cohort, if it has been read already; it takes the place of what ``data.manifest`` names.
+        config: settings, see :mod:`comel.runs.config`. A code file that they name is run.
+        out: the run directory. The same settings continue an unfinished run.
+        manifest: the cohort, if it has been read already; it replaces the file that ``data.manifest`` names.
         resume: take the settings from the run itself.
         trust: files of code that these may name (:class:`comel.base.trust.Trust`).
-        contract: what the features must be like; default as those that the run has learned from, or the first bag's.
-        quiet: no progress.
+        contract: the contract that features must meet; default that of the run's earlier bags, or the first bag's.
+        quiet: print no progress.
 
     Returns:
         The run directory.
@@ -69,7 +69,7 @@ def train(
     if resume:
         if not run.config.exists():
             raise RunError(
-                f"{run.path}: holds no run to go on with", run.runs_inside() or "train one: comel train without --resume"
+                f"{run.path}: holds no run to resume", run.runs_inside() or "train one: comel train without --resume"
             )
         run.check_files()
         config = load_config(run.config)
@@ -91,7 +91,7 @@ def continue_or_begin(
     contract: FeatureContract | None = None,
     quiet: bool = False,
 ) -> None:
-    """:func:`train` with settings that are resolved (:func:`comel.runs.parts.resolved`).
+    """:func:`train` with resolved settings (:func:`comel.runs.parts.resolved`).
 
     Raises:
         ComelError: manifest, bags or the run directory cannot be used.
@@ -132,14 +132,14 @@ def add_task(
     Args:
         run: a finished run directory.
         manifest: the new tasks' cohort.
-        bags: the new tasks' feature files, made as the run's feature contract says.
+        bags: the new tasks' feature files, made as the run's feature contract requires.
         tasks: which tasks of the manifest, in order; default all.
         root: folder that the manifest's relative paths start from; default its own.
-        config: YAML file of settings for this training, over those of the run.
-        overrides: ``trainer.epochs=20`` and the like, over that file.
-        settings: the same as values: ``{"trainer.epochs": 20}``, over the others.
+        config: YAML file of settings for this training, overriding the run's.
+        overrides: ``trainer.epochs=20`` and the like, overriding that file.
+        settings: the same as values: ``{"trainer.epochs": 20}``, overriding all others.
         trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
-        quiet: no progress.
+        quiet: print no progress.
 
     Returns:
         The run directory.
@@ -189,14 +189,12 @@ def settings_for_new_tasks(
     settings: Mapping[str, Any] | None,
     trust: Trust | None = None,
 ) -> RunConfig:
-    """The run's own settings over the new tasks' data; what named the old data does not carry over."""
+    """The run's own settings for the new tasks' data; settings that named the old data do not carry over."""
     trust = trust or Trust()
     before = resolved(load_config(run.config), trust, from_run=True)
     stored = resolved(load_config(run.config, overrides, over=config, options=settings), trust, from_run=True)
     if (before.model, before.strategy, before.data.mode) != (stored.model, stored.strategy, stored.data.mode):
-        raise ConfigError(
-            "model, strategy and data.mode stay as the run was trained", "change settings of data and trainer only"
-        )
+        raise ConfigError("model, strategy and data.mode stay as in the run", "change only settings of data and trainer")
     given, _ = gather(RunConfig, "settings", files=[config] if config else [], overrides=overrides, options=settings)
     for name in sorted(_OF_THE_NEW_TASKS.keys() & given.get("data", {}).keys()):
         raise ConfigError(f"data.{name} is not a setting of add-task", _OF_THE_NEW_TASKS[name])
@@ -216,18 +214,18 @@ def _base_version(run: RunDirectory, plan: str) -> int | None:
         pending = read_json(path) if path.exists() else {}
         base = pending.get("base_version") if pending.get("plan") == plan else None
     except (AttributeError, OSError, ValueError) as error:
-        raise RunError(f"{path}: damaged ({first_line(error)})", "remove it: the add-task begins anew") from None
+        raise RunError(f"{path}: damaged ({first_line(error)})", "remove it: the add-task then restarts") from None
     return base if isinstance(base, int) else None
 
 
 def contract_of(run: RunDirectory) -> FeatureContract | None:
-    """What the features were like that a run has learned from; None if it has learned nothing."""
+    """The contract of the features that a run has learned from; None if it has learned nothing."""
     versions = run.versions()
     return run.info(versions[-1]).feature_contract if versions else checkpoint.read_contract(run.checkpoint)
 
 
 def _check_free(run: RunDirectory) -> None:
-    """The run directory is empty, or holds a run that is not finished."""
+    """Require that the run directory is empty, or holds an unfinished run."""
     if run.config.exists():
         if run.is_finished:
             raise RunError(f"{run.path}: holds a finished run", "choose another --out, or teach it more: comel add-task")
@@ -238,11 +236,11 @@ def _check_free(run: RunDirectory) -> None:
 
 
 def _check_plan(run: RunDirectory, plan: str, manifest: Manifest) -> None:
-    """What the run has learned, if anything, it has learned by this plan."""
+    """Require that the run has learned whatever it has learned under this plan."""
     if run.config.exists() and (run.versions() or run.checkpoint.exists()) and stored_plan(run, manifest) != plan:
         raise RunError(
             f"{run.path}: holds an unfinished run with other settings or another manifest",
-            "say --resume, put the manifest back as it was, or choose another --out",
+            "give --resume, restore the manifest, or choose another --out",
         )
 
 
@@ -257,15 +255,15 @@ def _write_settings(run: RunDirectory, config: RunConfig) -> None:
 
 
 def _code_of(config: RunConfig) -> list[str | None]:
-    """The hashes of the user's own code that a run is of."""
+    """The hashes of the user's own code in a run."""
     return [section.get(CODE_SHA256) for section in (config.model, config.strategy)]
 
 
 def _changed_code(run: RunDirectory, config: RunConfig) -> list[str]:
-    """A note for each file of the user's own code whose content is not what the run keeps the hash of."""
+    """A note for each file of the user's own code whose content differs from the hash in the run."""
     if not run.config.exists() or not (run.versions() or run.checkpoint.exists()):
         return []
-    said = "has changed since the run began; what was learned before was learned with it as it was"
+    said = "has changed since the run began; earlier stages were learned with its former content"
     files = [split_user_code(str(section["name"]))[0] for section in (config.model, config.strategy)]
     hashes = zip(files, _code_of(load_config(run.config)), _code_of(config), strict=True)
     return [f"{file}: {said}" for file, before, now in hashes if before is not None and before != now]

@@ -45,13 +45,13 @@ class Annotation(Protocol):
         Args:
             coords: (N, 2) level-0 top-left pixels (x, y).
             geometry: the tiles' geometry.
-            classes: count these classes only; empty counts all but those that are cut out.
+            classes: count only these classes; empty counts all except those that are cut out.
 
         Returns:
             (N,) floats, 0 to 1.
 
         Raises:
-            SlideError: classes are asked of a file whose kind knows none (stage "annotation").
+            SlideError: classes are requested of a file whose kind has none (stage "annotation").
         """
         ...
 
@@ -64,14 +64,14 @@ def read_annotation(path: Path, geometry: TileGeometry, *, any_class: bool = Fal
     - ``.xml``: ASAP, level-0 pixels; a group is a class. Groups named ``_2``, ``Exclusion``, ``None``, ``Normal`` are cut out
       (CAMELYON). Or Aperio ImageScope, level-0 pixels (PAIP); a layer is a class. Areas marked as negative (``NegativeROA``)
       and layers with such names are cut out.
-    - ``.geojson``, ``.json``: QuPath. Its coordinates start at the slide's bounds where the slide states them, and are
+    - ``.geojson``, ``.json``: QuPath. Its coordinates start at the slide's bounds if the slide states them, and are
       moved back here. Classes ``Ignore*``, ``Negative``, ``Normal``, ``Exclusion``, ``None`` and ``Hole`` are cut out; other
-      classes ending in ``*`` (``Region*``) are skipped, as in QuPath, unless they are asked for by name.
+      classes ending in ``*`` (``Region*``) are skipped, as in QuPath, unless requested by name.
 
     Args:
         path: the file.
-        geometry: of any tiles of the slide it belongs to.
-        any_class: of outlines take every class but ``Ignore*``, ``Exclusion``, ``Exclude`` and ``Hole``, which with negative
+        geometry: the geometry of any tiles of the slide it belongs to.
+        any_class: take outlines of every class except ``Ignore*``, ``Exclusion``, ``Exclude`` and ``Hole``, which with negative
             areas stay cut out.
 
     Raises:
@@ -87,18 +87,18 @@ def read_annotation(path: Path, geometry: TileGeometry, *, any_class: bool = Fal
 def _read(path: Path, geometry: TileGeometry, any_class: bool) -> Annotation:
     if not path.is_file():
         raise annotation_error(path, "no such file", "check the manifest column 'annotation'")
-    # Image libraries take a file that may not be read for a damaged one.
+    # Image libraries report an unreadable file as damaged.
     open(path, "rb").close()
     suffix = path.suffix.lower()
     if suffix in MASK_SUFFIXES:
         return MarkedMask(path, geometry.level0_width, geometry.level0_height)
     if suffix not in {".xml", ".geojson", ".json"}:
         remedy = "give .xml of ASAP or ImageScope, QuPath .geojson or a mask .png or .tif"
-        raise annotation_error(path, f"'{suffix}' is no kind of annotation", remedy)
+        raise annotation_error(path, f"'{suffix}' is not an annotation format", remedy)
     marked = read_xml(path) if suffix == ".xml" else read_geojson(path, _origin(geometry))
     slide = shapely.box(0, 0, geometry.level0_width, geometry.level0_height)
     if marked and not any(shapely.intersects(area.shape, slide) for area in marked):
-        raise annotation_error(path, "nothing of it lies on the slide", "give the file of this slide, in level-0 pixels")
+        raise annotation_error(path, "none of it lies on the slide", "give the file of this slide, in level-0 pixels")
     return MarkedShapes(marked, any_class=any_class)
 
 
@@ -117,13 +117,13 @@ def instance_labels(
         coords: (N, 2) level-0 top-left pixels (x, y).
         geometry: the tiles' geometry.
         positive_overlap: least share of a tile's area inside the annotation that makes it positive.
-        classes: the classes that are positive; empty takes all but those that are cut out.
+        classes: the classes that are positive; empty takes all except those that are cut out.
 
     Returns:
         (N,) int8, 1 positive, 0 negative.
 
     Raises:
-        SlideError: classes are asked of a file whose kind knows none (stage "annotation").
+        SlideError: classes are requested of a file whose kind has none (stage "annotation").
     """
     # A share computed by differences may fall short of an exact threshold by rounding.
     return (annotation.share(coords, geometry, classes) >= positive_overlap - 1e-6).astype(np.int8)

@@ -29,7 +29,7 @@ class MarkedMask:
         width, height: the slide's size in level-0 pixels.
 
     Raises:
-        SlideError: it cannot be read, or its sides have another ratio than the slide's (stage "annotation").
+        SlideError: it cannot be read, or its aspect ratio differs from the slide's (stage "annotation").
     """
 
     def __init__(self, path: Path, width: int, height: int) -> None:
@@ -53,7 +53,7 @@ class MarkedMask:
     def share(self, coords: np.ndarray, geometry: TileGeometry, classes: Sequence[str] = ()) -> np.ndarray:
         if classes:
             raise annotation_error(
-                self._path, f"a mask has no classes such as '{classes[0]}'", "name no class, or give QuPath or ASAP files"
+                self._path, f"a mask has no classes such as '{classes[0]}'", "do not name classes, or give QuPath or ASAP files"
             )
         return area_fraction(self._mask, self._scale_x, self._scale_y, coords, geometry.tile_width, geometry.tile_height)
 
@@ -85,7 +85,7 @@ def read_mask(path: Path) -> np.ndarray:
         return _marked(values[..., None] if values.ndim == 2 else values, alpha)
     except SlideError:
         raise
-    except Exception as error:  # image libraries raise whatever a damaged file makes them stumble over
+    except Exception as error:  # image libraries may raise anything on a damaged file
         raise annotation_error(path, f"the mask cannot be read ({type(error).__name__})", "save it again as PNG") from error
 
 
@@ -94,14 +94,14 @@ def _too_large(path: Path) -> SlideError:
 
 
 def _marked(values: np.ndarray, alpha: bool) -> np.ndarray:
-    """(h, w) bool from samples (h, w, S), of which the last may be the pixel's alpha."""
+    """(h, w) bool from samples (h, w, S), the last of which may be the pixel's alpha."""
     marked: np.ndarray = np.any(values[..., :-1], axis=-1) & (values[..., -1] > 0) if alpha else np.any(values, axis=-1)
     return marked
 
 
 def _has_alpha(page: Any) -> bool:
-    """Whether the last sample of a TIFF's pixels is alpha: where the file says so, and where it has one sample more than its
-    colours need and does not say what for, as programs write that leave the tag out or unspecified."""
+    """Whether the last sample of a TIFF's pixels is alpha: if the file says so, or if it has one sample more than its
+    colours need without saying what for, as programs write that omit the tag."""
     from tifffile import EXTRASAMPLE, PHOTOMETRIC
 
     if page.extrasamples:

@@ -25,7 +25,7 @@ def read_geojson(path: Path, origin: tuple[int, int] = (0, 0)) -> list[MarkedAre
 
     Args:
         path: the file.
-        origin: level-0 pixel (x, y) that its coordinates start from; QuPath counts from a slide's bounds where it has any.
+        origin: level-0 pixel (x, y) that its coordinates start from; QuPath counts from a slide's bounds if it has any.
 
     Raises:
         SlideError: the file is damaged, holds something else, or is too large (stage "annotation").
@@ -56,20 +56,20 @@ def _features(content: Any) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _areas(geometry: dict[str, Any]) -> shapely.Geometry:
-    """A geometry's areas; what has none, such as a polygon of two points, is left out, as of XML files."""
+    """A geometry's areas; one without area, such as a polygon of two points, is left out, as in XML files."""
     if (kind := geometry["type"]) == "GeometryCollection":
         return shapely.GeometryCollection([_areas(part) for part in geometry["geometries"]])
     if kind in _WITHOUT_AREA:
         return shapely.GeometryCollection()
     if kind not in _GEOMETRIES:
-        raise ValueError(f"'{kind}' is no geometry")
+        raise ValueError(f"'{kind}' is not a geometry")
     polygons = geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]
     kept = [[rings[0], *filter(_has_area, rings[1:])] for rings in polygons if rings and _has_area(rings[0])]
     return shapely.geometry.shape({"type": "MultiPolygon", "coordinates": kept})
 
 
 def _has_area(ring: list[Any]) -> bool:
-    """Whether a ring has three points that differ. Those of more points are looked at as shapes, in :func:`marked_areas`."""
+    """Whether a ring has three different points. Rings of more points are checked as shapes, in :func:`marked_areas`."""
     return len(ring) > _FEW_POINTS or len({(float(x), float(y)) for x, y, *_ in ring}) >= _LEAST_POINTS
 
 

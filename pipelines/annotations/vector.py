@@ -39,8 +39,8 @@ class MarkedShapes:
 
     Args:
         areas: the outlines.
-        any_class: take areas of every class, but those that are to be left out by their own words: of a slide's tissue what
-            is normal or a region is a part.
+        any_class: take areas of every class except those named to be left out: for a slide's tissue,
+            normal areas and regions count.
     """
 
     def __init__(self, areas: Sequence[MarkedArea], *, any_class: bool = False) -> None:
@@ -61,7 +61,7 @@ class MarkedShapes:
         return self._regions[wanted]
 
     def _region(self, wanted: Sequence[str]) -> shapely.Geometry:
-        """The union of what counts, less the union of what is cut out and not asked for."""
+        """The union of the areas that count, minus the union of those that are cut out and not requested."""
         counted: list[shapely.Geometry] = []
         cut: list[shapely.Geometry] = []
         cut_out = _LEFT_OUT if self._any_class else _CUT_OUT
@@ -78,7 +78,7 @@ class MarkedShapes:
 def marked_areas(path: Path, shapes: Iterable[tuple[shapely.Geometry, str]]) -> list[MarkedArea]:
     """Outlines made valid; points and lines have no area and drop out.
 
-    A ring that crosses itself encloses every part that it winds around, as a pen on paper would: a loop drawn over itself
+    A ring that crosses itself encloses every part that it winds around, like a pen on paper: a loop drawn over itself
     leaves no hole.
 
     Raises:
@@ -99,7 +99,7 @@ def check_size(path: Path) -> None:
     """Refuse a vector file that is too large to read.
 
     Raises:
-        SlideError: it is (stage "annotation").
+        SlideError: it is too large (stage "annotation").
     """
     if path.stat().st_size > _MAX_VECTOR_BYTES:
         remedy = "export the annotations without the detections"
@@ -119,7 +119,7 @@ def _polygons(shape: shapely.Geometry) -> list[shapely.Geometry]:
 
 
 def is_one_of(name: str, classes: Sequence[str]) -> bool:
-    """Whether a class is among others, in any case of letters; ``Tumor: Positive`` is one of ``Tumor``, as in QuPath."""
+    """Whether a class is among others, in any letter case; ``Tumor: Positive`` is one of ``Tumor``, as in QuPath."""
     own, others = name.strip().lower(), [other.strip().lower() for other in classes]
     return any(own == other or own.startswith(f"{other}:") for other in others)
 

@@ -53,7 +53,7 @@ def read_xml(path: Path) -> list[MarkedArea]:
 def _asap_shapes(root: Element) -> list[tuple[shapely.Geometry, str]]:
     """(polygon, group) of each annotation.
 
-    ASAP files what belongs to no group under ``None``: that means something only beside groups, where it is cut out.
+    ASAP puts annotations without a group under ``None``: that only matters beside other groups, and is then cut out.
     """
     shapes = []
     for entry in root.iter("Annotation"):
@@ -80,7 +80,7 @@ def _imagescope_shapes(root: Element) -> Iterator[tuple[shapely.Geometry, str]]:
 
 
 def _point(node: Element) -> tuple[float, float]:
-    """X and Y of a node; on a computer with a decimal comma ASAP writes one."""
+    """X and Y of a node; in locales with a decimal comma ASAP writes one."""
     x, y = (float(node.get(axis, "").replace(",", ".")) for axis in ("X", "Y"))
     return x, y
 
@@ -90,7 +90,7 @@ def _polygon(points: Sequence[tuple[float, ...]]) -> shapely.Geometry:
 
 
 def _ellipse(points: Sequence[tuple[float, ...]]) -> shapely.Geometry:
-    """The ellipse that touches the sides of the points' bounding box, be they its corners or where it touches."""
+    """The ellipse that touches the sides of the points' bounding box, whether they are its corners or the points of contact."""
     corners = np.array(points)
     centre, half = (corners.max(axis=0) + corners.min(axis=0)) / 2, np.ptp(corners, axis=0) / 2
     angles = np.linspace(0, 2 * np.pi, 128, endpoint=False)

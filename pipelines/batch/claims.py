@@ -1,11 +1,11 @@
 """Who works on which slide: claims that are atomic across processes and hosts on a shared file system.
 
-A claim is a file that is written under a name of its own and linked to the claim's name: link(2) fails where the name exists,
-on NFS too, and what appears is complete. Its holder touches it now and then. A claim without a touch for ``expiry`` seconds,
-or of a process of this machine that has ended, is stale, and one claimant replaces it.
+A claim is a file that is written under a unique name and linked to the claim's name: link(2) fails if the name exists,
+on NFS too, and the file that appears is complete. Its holder touches it regularly. A claim without a touch for ``expiry``
+seconds, or of a process of this machine that has ended, is stale, and one claimant replaces it.
 
-Judging a claim stale and replacing it are two steps, between which others take the same ones. So only who holds a second
-claim, named after the stale one's token, may replace it, and looks at it again first. That second claim is made and, if its
+Judging a claim stale and replacing it are two steps, which others may take at the same time. So only the holder of a second
+claim, named after the stale one's token, may replace it, after checking it again. That second claim is made and, if its
 holder died, taken over in the same way.
 """
 
@@ -26,7 +26,7 @@ from pipelines.batch.owner import Owner, this_process
 __all__ = ["EXPIRY_SECONDS", "Claim", "Claims", "Held"]
 
 EXPIRY_SECONDS = 120.0
-"""Well above a beat and above what an NFS client may keep attributes for (60 s)."""
+"""Well above a beat and above an NFS client's attribute cache (60 s)."""
 
 _SUFFIX = ".claim"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -46,7 +46,7 @@ class Held:
     """A claim as it was found.
 
     Attributes:
-        token: its own; made up where the file cannot be read.
+        token: its token; a made-up one if the file cannot be read.
         owner: who holds it; None if the file cannot be read.
         touched: its time of modification by the file server's clock.
     """
@@ -60,8 +60,8 @@ class Claims:
     """The claims in one folder.
 
     Args:
-        folder: made where missing.
-        expiry: seconds without a touch after which a claim is stale; the same for all who share the folder.
+        folder: the folder; created if missing.
+        expiry: seconds without a touch after which a claim is stale; the same for all processes that share the folder.
     """
 
     def __init__(self, folder: Path, *, expiry: float = EXPIRY_SECONDS) -> None:
@@ -70,7 +70,7 @@ class Claims:
         self._clock = self._folder / f".clock-{secrets.token_hex(8)}"
 
     def take(self, name: str) -> Claim | None:
-        """Claim a name; None if somebody else works on it.
+        """Claim a name; None if another process works on it.
 
         Raises:
             OSError: the folder cannot be written.
@@ -79,7 +79,7 @@ class Claims:
         return claim if self._acquire(self._path(name), claim.token) else None
 
     def touch(self, claim: Claim) -> bool:
-        """Say that the holder is alive; False if the claim is no longer its own."""
+        """Show that the holder is alive; False if the claim is no longer its own."""
         path = self._path(claim.name)
         if not self._is(path, claim.token):
             return False
@@ -88,7 +88,7 @@ class Claims:
         return True
 
     def release(self, claim: Claim) -> None:
-        """Give a claim back; one that was taken over meanwhile stays as it is."""
+        """Release a claim; one that was taken over meanwhile is left alone."""
         path, right = self._path(claim.name), self._right(claim.token)
         if self._acquire(right, secrets.token_hex(16)):
             if self._is(path, claim.token):
@@ -96,7 +96,7 @@ class Claims:
             right.unlink(missing_ok=True)
 
     def live(self) -> dict[str, Held]:
-        """The claims that hold now, by name; without those that start with a dot, which are not slides."""
+        """The valid claims, by name; without names that start with a dot, which are not slides."""
         found = {}
         for path in self._folder.glob(f"[!.]*{_SUFFIX}"):
             held = self._read(path)
@@ -105,16 +105,16 @@ class Claims:
         return found
 
     def is_live(self, name: str) -> bool:
-        """Whether somebody works on it."""
+        """Whether a process works on it."""
         held = self._read(self._path(name))
         return held is not None and not self._is_stale(held)
 
     def is_alive(self, owner: Owner | None, touched: float) -> bool:
-        """Whether an owner that gave a sign at ``touched``, by the file server's clock, is still there."""
+        """Whether an owner last seen at ``touched``, by the file server's clock, is still alive."""
         return (owner is None or not owner.is_gone()) and self._now() - touched <= self._expiry
 
     def close(self) -> None:
-        """Remove what the clock was read by."""
+        """Remove the file used to read the clock."""
         try:
             self._clock.unlink(missing_ok=True)
         except OSError as error:
@@ -150,7 +150,7 @@ class Claims:
 
     def _read(self, path: Path) -> Held | None:
         try:
-            # To open a file asks an NFS server for its attributes; those of stat() may be a minute old.
+            # Opening a file asks an NFS server for its attributes; those of stat() may be a minute old.
             with open(path, "rb") as stream:
                 state, content = os.fstat(stream.fileno()), stream.read(4096)
         except FileNotFoundError:
@@ -169,7 +169,7 @@ class Claims:
         return not self.is_alive(held.owner, held.touched)
 
     def _now(self) -> float:
-        """The file server's clock: the time that it gives to a file touched now. Who may only read goes by this machine's."""
+        """The file server's clock: the time that it gives to a file touched now. Without write access, this machine's."""
         try:
             self._clock.touch()
             return self._clock.stat().st_mtime
@@ -190,7 +190,7 @@ def _link(content: Path, path: Path) -> bool:
     try:
         os.link(content, path)
     except FileExistsError:
-        # Over NFS a request whose answer was lost is sent twice, and the second finds the link of the first.
+        # Over NFS a request whose answer was lost is sent twice, and the second finds the first one's link.
         return content.stat().st_nlink == 2
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -200,7 +200,7 @@ def _link(content: Path, path: Path) -> bool:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """For a file system without hard links: the claim is there a moment before it can be read, and its age counts then."""
+    """For a file system without hard links: the claim exists a moment before it can be read, and its age counts then."""
     try:
         with open(path, "xb") as stream:
             stream.write(content)

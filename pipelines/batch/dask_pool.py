@@ -1,8 +1,8 @@
 """Slides worked on by a Dask cluster.
 
 A task is one slide, and a few hundred bytes go through the scheduler: a manifest's row there, an outcome back. In the Dask
-worker a :class:`comel.base.killable.KillableWorker` does the work, so a decoder that crashes takes that child and no Dask
-worker. A Dask worker that dies is therefore nobody's fault: its slides are given out again.
+worker a :class:`comel.base.killable.KillableWorker` does the work, so a decoder that crashes ends that child, not the Dask
+worker. The death of a Dask worker is therefore not a slide's fault: its slides are assigned again.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class DaskPool:
     """The workers of a Dask scheduler, which all see the slides and the output folder under the same paths.
 
     Args:
-        address: of the scheduler, such as ``tcp://10.0.0.1:8786``.
-        scheduler_file: the file that ``dask scheduler --scheduler-file`` wrote, in place of the address.
+        address: the scheduler's address, such as ``tcp://10.0.0.1:8786``.
+        scheduler_file: the file that ``dask scheduler --scheduler-file`` wrote, instead of the address.
 
     Raises:
         ConfigError: Dask is not installed, or the scheduler does not answer.
@@ -98,7 +98,7 @@ class DaskPool:
                     raise error
                 elif (times := losses[task.row.slide_id] + 1) < _MOST_LOSSES:
                     losses[task.row.slide_id] = times
-                    _logger.warning("the Dask workers that had %s died; it is given out again", task.row.slide_id)
+                    _logger.warning("the Dask workers that had %s died; it is assigned again", task.row.slide_id)
                     futures.add(self._submit(work, task))
                 else:
                     yield _lost(work, task, error)
@@ -135,14 +135,14 @@ class DaskPool:
         return future
 
     def _neighbours(self) -> int:
-        """The most threads that Dask workers of one machine have together."""
+        """The largest total number of threads of the Dask workers of one machine."""
         threads: Counter[str] = Counter()
         for address, own in self._client.nthreads().items():
             threads[address.rpartition(":")[0]] += own
         return max(threads.values(), default=0)
 
     def _everywhere(self, action: Callable[[], object]) -> None:
-        """Do something on the cluster, but do not wait long for a worker that does not answer."""
+        """Do something on the cluster without waiting long for a worker that does not answer."""
 
         def act() -> None:
             with contextlib.suppress(OSError, TimeoutError, ValueError, RuntimeError):
@@ -154,7 +154,7 @@ class DaskPool:
 
 
 def _lost(work: SlideWork, task: SlideTask, error: Exception) -> Settled:
-    """A slide whose Dask workers died each time, such as one that takes more memory than their machines have."""
+    """A slide whose Dask workers died each time, for example because it needs more memory than their machines have."""
     outcome = SlideRecord(
         task.row.slide_id,
         "failed",
@@ -162,7 +162,7 @@ def _lost(work: SlideWork, task: SlideTask, error: Exception) -> Settled:
         inputs_stamp(task.row),
         stage="worker",
         reason=f"all Dask workers that took it died ({type(error).__name__})",
-        remedy="look into the workers' logs; most often their machines have too little memory",
+        remedy="check the workers' logs; most often their machines have too little memory",
         host=this_process().host,
         ended=time.time(),
     )
@@ -182,7 +182,7 @@ def _absolute(work: SlideWork) -> SlideWork:
     return dataclasses.replace(work, settings=settings, out=work.out.absolute())
 
 
-# From here on: what runs in a Dask worker. It keeps what a run needs there from slide to slide.
+# From here on: code that runs in a Dask worker, which keeps a run's state from slide to slide.
 
 
 class _Station:
@@ -212,7 +212,7 @@ class _Station:
     def close(self) -> None:
         self.stop()
         for worker in self._workers.values():
-            worker.close()  # which waits for the child that was killed
+            worker.close()  # waits for the killed child
         self._presence.close()
         self._claims.close()
 

@@ -1,4 +1,4 @@
-"""Which slides of a cohort are to be worked on: decided by names, sizes and times, without reading a slide or a bag."""
+"""The slides of a cohort to work on: decided by names, sizes and times, without reading a slide or a bag."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Plan", "plan_slides"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """The plan of a run.
 
     Attributes:
         kept: outcomes of slides that are done.
-        tasks: the slides to work on; those that failed last time come last, so that they keep no other slide waiting.
+        tasks: the slides to work on; those that failed last time come last, so that no other slide waits for them.
     """
 
     kept: list[SlideRecord]
@@ -29,15 +29,15 @@ class Plan:
 def plan_slides(
     rows: Iterable[ManifestRow], out: Path, ledger: Ledger, key: str, *, again: bool = False, only_failed: bool = False
 ) -> Plan:
-    """Plan a run; a read and four stats a slide.
+    """Plan a run, with one read and four stats per slide.
 
     Args:
         rows: the slides.
         out: the folder of the bags.
         ledger: their outcomes so far.
-        key: of this run's settings and encoder.
-        again: believe no outcome.
-        only_failed: leave out what did not fail.
+        key: the key of this run's settings and encoder.
+        again: ignore all outcomes.
+        only_failed: leave out slides that did not fail.
     """
     kept: list[SlideRecord] = []
     fresh: list[SlideTask] = []

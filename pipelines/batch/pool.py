@@ -1,4 +1,4 @@
-"""Where slides are worked on: by processes of this machine, or elsewhere; behind one small interface."""
+"""Pools that work on slides, in processes on this machine or elsewhere, behind one small interface."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 _CORES_A_WORKER = 8
 _STOP_SECONDS = 4.0
-# A signal that another thread happens to take wakes nobody who waits without end.
+# A signal handled by another thread does not wake a thread that waits without a timeout.
 _LISTEN_SECONDS = 0.5
 
 
@@ -34,35 +34,35 @@ class Pool(Protocol):
     """Works on slides; one run uses it from one thread."""
 
     def describe(self, work: SlideWork) -> Described:
-        """Load the encoder in a worker and say what it is.
+        """Load the encoder in a worker and describe it.
 
         Raises:
-            ConfigError: the encoder, the device or the place of the work cannot be used.
+            ConfigError: the encoder, the device or the workers cannot be used.
         """
 
     def work(self, work: SlideWork, tasks: Sequence[SlideTask]) -> Generator[Settled, None, None]:
-        """Work on slides and yield what came of each, in the order in which they end.
+        """Work on slides and yield each result, in the order in which they end.
 
         Raises:
             OutputFull: nothing more can be stored; the other slides were stopped.
         """
 
     def present(self) -> list[Present]:
-        """Who works for this run, and on what."""
+        """The processes that work for this run, and their slides."""
 
     def stop(self) -> None:
-        """Begin no slide any more and kill the work on those begun; returns within five seconds."""
+        """Start no further slide and kill the work in progress; returns within five seconds."""
 
     def close(self) -> None:
         """End the workers."""
 
 
 class LocalPool:
-    """Threads of this process, each looking after a killable child process of its own that keeps its encoder loaded.
+    """Threads of this process, each supervising a killable child process that keeps its encoder loaded.
 
     Args:
-        workers: how many slides are worked on at once; default one per CUDA device that the encoder may
-            be put on, else one for every eight cores.
+        workers: the number of slides worked on at once; default one per CUDA device that the encoder may
+            use, otherwise one per eight cores.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -104,7 +104,7 @@ class LocalPool:
                     settled.put(supervisor.settle(todo.get_nowait()))
             except queue.Empty:
                 pass
-            except BaseException as error:  # is raised in the thread that waits for the slides
+            except BaseException as error:  # raised again in the thread that waits for the slides
                 settled.put(error)
             settled.put(None)
 
@@ -176,18 +176,18 @@ def describe_in(worker: KillableWorker, work: SlideWork) -> Described:
 def worker_environments(
     workers: int, devices: int, cores: int, machine: int, environment: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """The variables that each worker has beside those of this process.
+    """Environment variables for each worker in addition to this process's.
 
-    The cores are shared out, so that two workers do not start two threads per core, nor one as many threads as the machine has
-    cores where it may use fewer. Of several CUDA devices each worker sees one, in turn; the first sees all, since it uses the
-    first device anyway.
+    The cores are divided, so that two workers do not start two threads per core, nor one worker as many threads as the machine
+    has cores if it may use fewer. With several CUDA devices each worker sees one, in turn; the first sees all, since it uses
+    the first device anyway.
 
     Args:
-        workers: how many there are.
-        devices: CUDA devices that the encoder may be put on.
-        cores: processor cores that may be used.
-        machine: those that there are.
-        environment: the variables of this process.
+        workers: the number of workers.
+        devices: the number of CUDA devices that the encoder may use.
+        cores: the processor cores that may be used.
+        machine: the machine's processor cores.
+        environment: this process's variables.
     """
     threads = {THREADS_VARIABLE: str(max(1, cores // workers))}
     if (workers == 1 and cores >= machine) or threads_wanted(environment) is not None:

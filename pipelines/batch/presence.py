@@ -1,4 +1,4 @@
-"""What this process does now: said in a file for others to see, with the heartbeat of the claims it holds."""
+"""This process's current work, in a file that others can read, with the heartbeat of the claims it holds."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class Running:
-    """A slide that is worked on.
+    """A slide in progress.
 
     Attributes:
         slide_id: the slide.
         stage: encoder, open, tissue, tiles, annotation, encode or write.
         done: tiles encoded.
-        total: tiles in all, 0 where that is not known yet.
+        total: tiles in total, 0 if not known yet.
         since: start of the work, seconds since 1970.
     """
 
@@ -51,7 +51,7 @@ class Present:
 
     Attributes:
         owner: the process.
-        tiles_per_second: tiles it encoded lately.
+        tiles_per_second: its recent encoding rate.
         running: its slides.
     """
 
@@ -61,13 +61,13 @@ class Present:
 
 
 class Presence:
-    """The slides that this process works on, and a thread that says so every few seconds.
+    """The slides that this process works on, and a thread that publishes them every few seconds.
 
     Args:
-        folder: for this process' file.
-        claims: of the slides.
+        folder: the folder for this process's file.
+        claims: the claims on the slides.
         stall_limit: seconds without a message after which a slide's ``stalled`` is called.
-        beat: seconds between signs of life.
+        beat: seconds between heartbeats.
     """
 
     def __init__(self, folder: Path, claims: Claims, *, stall_limit: float, beat: float = _BEAT_SECONDS) -> None:
@@ -93,7 +93,7 @@ class Presence:
                 del self._slides[claim.token]
 
     def present(self) -> Present:
-        """What this process does now."""
+        """This process's current work."""
         with self._lock:
             return Present(
                 this_process(), self._tiles_per_second(), tuple(watched.running for watched in self._slides.values())
@@ -121,7 +121,7 @@ class Presence:
             try:
                 self._say()
             except OSError as error:
-                # A file server that is away for a moment must not end the heartbeat.
+                # A file server that is briefly unavailable must not end the heartbeat.
                 _logger.warning("%s: %s", self._path, error)
             if self._ended.wait(self._beat):
                 return
@@ -140,7 +140,7 @@ class Presence:
 
 
 class Watched:
-    """The work on one slide: hears its messages, and knows when the last one came."""
+    """The work on one slide: receives its messages, and records when the last one came."""
 
     def __init__(self, presence: Presence, claim: Claim, stalled: Callable[[], None]) -> None:
         self._presence, self.claim, self.stalled = presence, claim, stalled
@@ -148,7 +148,7 @@ class Watched:
         self.heard, self.has_stalled = time.monotonic(), False
 
     def hear(self, message: tuple[str, int, int]) -> None:
-        """A stage, tiles done and tiles in all."""
+        """Receive a stage, tiles done and total tiles."""
         self.heard = time.monotonic()
         stage, done, total = message
         if stage == "encode" and done > self.running.done:
@@ -157,19 +157,19 @@ class Watched:
 
 
 def read_present(folder: Path, claims: Claims) -> list[Present]:
-    """The processes that are there now, on every host."""
+    """The processes now alive, on every host."""
     return [present for _, present, alive in _read_all(folder, claims) if alive]
 
 
 def remove_absent(folder: Path, claims: Claims) -> None:
-    """Remove the files of processes that ended without a word."""
+    """Remove the files of processes that ended without cleaning up."""
     for path, _, alive in _read_all(folder, claims):
         if not alive:
             path.unlink(missing_ok=True)
 
 
 def _read_all(folder: Path, claims: Claims) -> Iterator[tuple[Path, Present, bool]]:
-    """Each process with its file, and whether it is still there."""
+    """Each process with its file, and whether it is still alive."""
     for path in sorted(Path(folder).glob("[!.]*.json")):
         try:
             with open(path, "rb") as stream:

@@ -1,4 +1,4 @@
-"""What a cohort's folder says about itself: ``failures.csv`` and ``extract.json``, made from the outcomes of all hosts."""
+"""The reports in a cohort's folder, ``failures.csv`` and ``extract.json``, made from the outcomes of all hosts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Failure:
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """The rows of a ``failures.csv``; none if there is no such file or it is none of ours."""
+    """The rows of a ``failures.csv``; empty if there is no such file or it has a different layout."""
     if not path.is_file():
         return []
     with open(path, encoding="utf-8", errors="replace", newline="") as stream:
@@ -54,22 +54,22 @@ def read_failures(path: Path) -> list[Failure]:
 def write_record(
     out: Path, rows: Sequence[ManifestRow], facts: dict[str, Any], key: str, ledger: Ledger, claims: Claims
 ) -> None:
-    """Write both files anew. Several hosts may: under a claim, so that the last to write has seen what all others did.
+    """Rewrite both files. Several hosts may do so, under a claim, so that the last writer has seen all other results.
 
     Args:
         out: the folder of the bags.
         rows: the manifest's slides, which ``extract.json`` describes; ``failures.csv`` has every slide of the folder.
-        facts: settings and encoder of the run.
-        key: of the run; outcomes of other settings count as remaining.
+        facts: the run's settings and encoder.
+        key: the run's key; outcomes of other settings count as remaining.
         ledger: the outcomes.
-        claims: of the folder.
+        claims: the folder's claims.
     """
     until = time.monotonic() + _PATIENCE_SECONDS
     try:
         while (claim := claims.take(_CLAIM)) is None and time.monotonic() < until:
             time.sleep(0.1)
         if claim is None:
-            return  # whoever holds it for so long is about to write the same
+            return  # a process that holds it for this long is about to write the same
         try:
             outcomes = ledger.all()
             _write_failures(out / "failures.csv", outcomes)

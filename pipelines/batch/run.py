@@ -1,8 +1,8 @@
-"""A cohort of slides to a folder of bags, by one machine or several; it may be stopped at any moment and started again.
+"""A cohort of slides to a folder of bags, by one machine or several; it may be stopped at any time and started again.
 
-A bag that exists is complete (temporary name, verified, renamed). It is kept where its settings, its slide's fingerprint and
-its checksum are what they would be again. That is found out once and recorded with sizes and times of the files, so the next
-run reads a bag only where one of these has changed.
+A bag that exists is complete (temporary name, verified, renamed). It is kept if its settings, its slide's fingerprint and
+its checksum are unchanged. This is checked once and recorded with sizes and times of the files, so the next
+run reads a bag only if one of these has changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pipelines.tissue.own import unclaimed_tissue
 __all__ = ["RUN_OPTIONS", "CohortReport", "CohortRun", "Failure", "SlideOutcome", "read_failures"]
 
 RUN_OPTIONS = {"device", "force", "verify", "retry_failed", "wait", "time_limit", "worker_memory"}
-"""What a user says about a run, beside where it works and :class:`ExtractSettings`."""
+"""A user's options for a run, besides the place of the work and :class:`ExtractSettings`."""
 
 _logger = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class SlideOutcome:
-    """What became of one slide of the manifest.
+    """The outcome of one slide of the manifest.
 
     Attributes:
         slide_id: the slide.
         state: done now, skipped because it was complete, elsewhere: done meanwhile by another run, or failed.
         tiles: rows of its bag.
-        notes: what a user should know about it.
+        notes: remarks for the user.
         failure: why it failed.
     """
 
@@ -67,11 +67,11 @@ class SlideOutcome:
 
 @dataclass(frozen=True)
 class CohortReport:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         done: slides extracted.
-        skipped: slides that were complete already.
+        skipped: slides that were already complete.
         failed: slides that failed, here or in another run on the same folder meanwhile.
         tiles: tiles encoded in this run.
         seconds: time this run took.
@@ -97,12 +97,12 @@ class CohortRun:
         rows: the slides.
         out: the folder of the bags.
         settings: see :class:`ExtractSettings`.
-        pool: where the work is done; it is closed at the end.
+        pool: the pool that does the work; it is closed at the end.
         device: see :func:`pipelines.patch_encoders.load_encoder`.
-        force: do complete slides again too.
-        verify: read every bag that is there and check it, whatever is recorded.
+        force: redo complete slides too.
+        verify: read and check every existing bag, whatever is recorded.
         retry_failed: work only on slides that failed.
-        wait: stay until slides that others work on are done, or take them over where those die.
+        wait: wait until slides that others work on are done, or take them over if those die.
         time_limit: most seconds that a slide may take.
         stall_limit: most seconds that a slide may take without a sign of progress.
         worker_memory: most GiB that the process of a worker may use (Linux); a slide that needs more fails.
@@ -148,19 +148,19 @@ class CohortRun:
         self._awaited: Claims | None = None
 
     def run(self, progress: Callable[[SlideOutcome], None] | None = None) -> CohortReport:
-        """Do it.
+        """Run the extraction.
 
         Writes ``<slide_id>.h5``, ``overlays/<slide_id>.png``, ``failures.csv`` (slide, stage, reason, remedy) and
-        ``extract.json``. A slide that fails stands in ``failures.csv`` and the next one follows; once it succeeds it
-        leaves that file.
+        ``extract.json``. A slide that fails is listed in ``failures.csv`` and the next one follows; once it succeeds it
+        is removed from that file.
 
         Args:
             progress: called with the outcome of each slide.
 
         Raises:
             ConfigError: the encoder or the device cannot be used.
-            OutputFull: ``out`` takes no more; what is there is whole.
-            KeyboardInterrupt: Ctrl-C or SIGTERM; what is there is whole.
+            OutputFull: ``out`` is full; what it has is complete.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; what ``out`` has is complete.
         """
         started = time.monotonic()
         state_dir = self._work.state_dir
@@ -190,14 +190,14 @@ class CohortRun:
         return self._report(left, time.monotonic() - started)
 
     def _warn_of_unclaimed_tissue(self) -> None:
-        """A correction under a name that is no slide's changes nothing, which is easily overlooked."""
+        """Warn of tissue files not named after a slide: they have no effect, which is easily overlooked."""
         folder = self._work.settings.tissue_folder
-        with contextlib.suppress(OSError):  # then the slides say so
+        with contextlib.suppress(OSError):  # the slides then report it
             if folder is not None and (names := unclaimed_tissue(folder, {row.slide_id for row in self._rows})):
-                _logger.warning("%s: not used, since no slide_id of the manifest is so called: %s", folder, listed(names))
+                _logger.warning("%s: not used, since no slide_id of the manifest matches: %s", folder, listed(names))
 
     def _warn_of_absent_classes(self) -> None:
-        """One slide without an area of a class is nothing strange; where all are, its name may be misspelt."""
+        """Warn if no slide has an area of a class: its name may be misspelt. Single slides without one are normal."""
         annotated = {row.slide_id for row in self._rows if row.annotation is not None}
         done = [outcome for outcome in self._outcomes.values() if outcome.state != "failed" and outcome.slide_id in annotated]
         for name in named_classes(self._work.settings):
@@ -205,7 +205,7 @@ class CohortRun:
                 _logger.warning("no slide has an area of class %s; check its name in the annotations", name)
 
     def status(self) -> Status:
-        """How far this run is; what others do shows while it waits for them."""
+        """This run's progress; other processes' work shows while it waits for them."""
         outcomes = list(self._outcomes.values())
         failed = [outcome for outcome in outcomes if outcome.failure is not None]
         present = self._pool.present()
@@ -225,7 +225,7 @@ class CohortRun:
         return {"settings": self._work.settings.model_dump(mode="json"), "encoder": described.encoder}
 
     def _work_off(self, claims: Claims, described: Described, progress: Callable[[SlideOutcome], None]) -> int:
-        """Work until nothing is left to do; returns how many slides are left to others."""
+        """Work until nothing is left to do; returns the number of slides left to others."""
         again = self._work.force or self._verify
         plan = plan_slides(
             self._rows, self._work.out, self._ledger, self._work.key, again=again, only_failed=self._retry_failed
@@ -286,7 +286,7 @@ class CohortRun:
 
 
 def _as_outcome(settled: Settled) -> SlideOutcome | None:
-    """What the user hears of it; None if there is nothing to hear yet."""
+    """The outcome for the user; None if there is none yet."""
     recorded, slide_id = settled.outcome, settled.task.row.slide_id
     if recorded is None:
         return None
@@ -297,7 +297,7 @@ def _as_outcome(settled: Settled) -> SlideOutcome | None:
 
 
 def _remove_stale(out: Path, claims: Claims) -> None:
-    """Remove what killed runs left under temporary names: all where nobody works here, else what is older than an hour."""
+    """Remove temporary files of killed runs: all if no process works here, otherwise those older than an hour."""
     left = [path for folder in (out, out / "overlays", out / ".extract" / "outcomes") for path in folder.glob(".partial-*")]
     nobody = not claims.live()
     for path in left:

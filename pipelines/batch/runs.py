@@ -1,8 +1,8 @@
-"""Which runs are there in a folder, and with which settings: those of one folder at a time all make the same bags.
+"""The runs in a folder and their settings: all runs in a folder at one time make the same bags.
 
-Each run has a file of its own, which it touches every few seconds. With it a run says its key, once it knows it, and takes the
-folder over in ``run.json``, under a claim and only where no other run with another key is there. Whoever works on a slide looks
-into ``run.json`` before and after: a run that was taken for dead, such as one of a machine that slept, finds another's key
+Each run has its own file, which it touches every few seconds. In it a run states its key, once known, and takes the
+folder over in ``run.json``, under a claim and only if no run with another key is active. A process that works on a slide reads
+``run.json`` before and after: a run that was taken for dead, such as on a machine that slept, finds another run's key
 there and ends.
 """
 
@@ -31,7 +31,7 @@ _REMEDY = "give another --out, or wait until that run has ended"
 
 
 class TakenOver(ConfigError):
-    """Another run makes this folder's bags with other settings now: no slide is to blame."""
+    """Another run now makes this folder's bags with other settings; not a slide's fault."""
 
 
 def marker_path(state_dir: Path, run: str) -> Path:
@@ -40,10 +40,10 @@ def marker_path(state_dir: Path, run: str) -> Path:
 
 
 def check_folder(state_dir: Path, key: str) -> None:
-    """See that the folder is still that of runs with this key.
+    """Check that the folder still belongs to runs with this key.
 
     Raises:
-        TakenOver: they are others now.
+        TakenOver: it belongs to other runs now.
     """
     if _key_of_folder(state_dir) not in (None, key):
         raise TakenOver(f"{state_dir.parent}: another run with other settings has taken this folder over", _REMEDY)
@@ -53,9 +53,9 @@ class RunMarker:
     """The file of a run; to be closed at its end.
 
     Args:
-        state_dir: of the output folder.
+        state_dir: the output folder's state folder.
         run: the run's own name.
-        beat: seconds between signs of life.
+        beat: seconds between heartbeats.
     """
 
     def __init__(self, state_dir: Path, run: str, *, beat: float = _BEAT_SECONDS) -> None:
@@ -66,18 +66,18 @@ class RunMarker:
         self._thread.start()
 
     def enter(self, key: str, facts: dict[str, Any], claims: Claims) -> None:
-        """Say what this folder's bags are made with from now on.
+        """State what this folder's bags are made with from now on.
 
         Args:
-            key: of the run, see :func:`pipelines.batch.work.describe`.
-            facts: what else ``run.json`` says.
-            claims: of the folder.
+            key: the run's key, see :func:`pipelines.batch.work.describe`.
+            facts: further content of ``run.json``.
+            claims: the folder's claims.
 
         Raises:
-            ConfigError: others make them otherwise at this moment.
+            ConfigError: other runs are making them with other settings.
         """
         while (claim := claims.take(_CLAIM)) is None:
-            time.sleep(0.1)  # held for a moment, and taken over where its holder died
+            time.sleep(0.1)  # held briefly, and taken over if its holder died
         try:
             self._see_others(key, claims)
             write_json(self._path, {**asdict(this_process()), "key": key})
@@ -86,7 +86,7 @@ class RunMarker:
             claims.release(claim)
 
     def close(self) -> None:
-        """The run has ended."""
+        """Mark the run as ended."""
         self._ended.set()
         self._thread.join()
         self._path.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ class RunMarker:
             owner, its, touched = _read(path)
             if path != self._path and its not in (None, key) and owner is not None and claims.is_alive(owner, touched):
                 raise ConfigError(f"{out}: {owner.host}, process {owner.pid} works there with other settings", _REMEDY)
-        # A Dask worker may still be at a slide of a run that has ended.
+        # A Dask worker may still work on a slide of a run that has ended.
         if _key_of_folder(self._state_dir) not in (None, key) and (live := claims.live()):
             slide, held = next(iter(live.items()))
             where = f"{held.owner.host}, process {held.owner.pid}" if held.owner is not None else "another process"
@@ -110,7 +110,7 @@ class RunMarker:
 
 
 def remove_old_markers(state_dir: Path) -> None:
-    """Remove the files of runs that ended without a word."""
+    """Remove the files of runs that ended without cleaning up."""
     for path in (state_dir / "runs").glob("[!.]*.json"):
         owner, _, touched = _read(path)
         if (owner is not None and owner.is_gone()) or time.time() - touched > _OLD_SECONDS:
@@ -125,10 +125,10 @@ def _key_of_folder(state_dir: Path) -> str | None:
 
 
 def _read(path: Path) -> tuple[Owner | None, str | None, float]:
-    """Who runs, with which key, and when it last gave a sign; as far as the file can be read."""
+    """The run's owner, its key, and when it was last seen; as far as the file can be read."""
     touched = time.time()
     try:
-        # To open a file asks an NFS server for its attributes; those of stat() may be a minute old.
+        # Opening a file asks an NFS server for its attributes; those of stat() may be a minute old.
         with open(path, "rb") as stream:
             touched = os.fstat(stream.fileno()).st_mtime
             said = json.load(stream)

@@ -1,4 +1,4 @@
-"""What became of each slide, one small file a slide, and when it may be believed without reading the bag again."""
+"""The outcome of each slide, one small file per slide, and when it can be trusted without reading the bag again."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _ASSUMING = " assuming "
 
 @dataclass(frozen=True)
 class SlideRecord:
-    """What became of a slide.
+    """The outcome of a slide.
 
     Attributes:
         slide_id: the slide.
         state: ``done`` or ``failed``.
-        key: of its run, less what did not matter for this slide, see :func:`slide_key`.
+        key: its run's key, without settings irrelevant to this slide, see :func:`slide_key`.
         inputs: name, size and time of the slide and its annotation, see :func:`inputs_stamp`.
         files: size and time of the bag and the overlay; empty if it failed.
         tiles: rows of the bag.
-        notes: what a user should know about the slide.
-        stage: where it failed.
+        notes: remarks for the user.
+        stage: the stage that failed.
         reason: what was wrong.
         remedy: what to do about it.
-        host: where it was worked on.
-        ended: when, seconds since 1970 by that host's clock.
-        seconds: how long it took.
+        host: the host that worked on it.
+        ended: when it ended, seconds since 1970 by that host's clock.
+        seconds: the time it took.
     """
 
     slide_id: str
@@ -63,11 +63,11 @@ class SlideRecord:
     seconds: float = 0.0
 
     def has_key(self, key: str) -> bool:
-        """Whether a run with this key would make of the slide what this outcome tells of."""
+        """Whether a run with this key would give this slide the same outcome."""
         return self.key in (key, slide_key(key, assumed=False))
 
     def still_holds(self, row: ManifestRow, key: str, out: Path) -> bool:
-        """Whether the slide is done with these settings, and neither it nor its files were touched since."""
+        """Whether the slide is done with these settings, and neither it nor its files have changed since."""
         return (
             self.state == "done"
             and self.has_key(key)
@@ -77,17 +77,17 @@ class SlideRecord:
 
 
 def run_key(content: str, assume_mpp: float | None) -> str:
-    """What the runs that may share a folder have in common.
+    """The key that runs must share to use one folder.
 
     Args:
         content: hash of settings and encoder.
-        assume_mpp: micrometres per pixel of slides that state none.
+        assume_mpp: micrometres per pixel of slides that do not state it.
     """
     return f"{content}{_ASSUMING}{assume_mpp}"
 
 
 def slide_key(key: str, *, assumed: bool) -> str:
-    """The key of a run as it is for one slide: the assumed micrometres per pixel count where they were used."""
+    """A run's key for one slide: the assumed micrometres per pixel count only if they were used."""
     return key if assumed else key.partition(_ASSUMING)[0]
 
 
@@ -98,11 +98,11 @@ class Ledger:
         self._folder = Path(folder)
 
     def read(self, slide_id: str) -> SlideRecord | None:
-        """The slide's outcome; None if there is none that can be read, and the slide is worked on again."""
+        """The slide's outcome; None if it cannot be read; the slide is then worked on again."""
         return _read(self._folder / f"{slide_id}.json")
 
     def write(self, outcome: SlideRecord) -> None:
-        """Record an outcome in place of the last one.
+        """Record an outcome, replacing the last one.
 
         Raises:
             OSError: it cannot be written.
@@ -125,12 +125,12 @@ def _read(path: Path) -> SlideRecord | None:
 
 
 def bag_path(out: Path, slide_id: str) -> Path:
-    """Where a slide's bag is."""
+    """The path of a slide's bag."""
     return out / f"{slide_id}.h5"
 
 
 def overlay_path(out: Path, slide_id: str) -> Path:
-    """Where the picture to check it by is."""
+    """The path of the picture for checking it."""
     return out / "overlays" / f"{slide_id}.png"
 
 
@@ -138,7 +138,7 @@ def inputs_stamp(row: ManifestRow) -> str:
     """Names, sizes and times of the files that the manifest's row names, and its mpp: changes whenever one of them is
     replaced, by another or in the manifest.
 
-    Costs no reading. A copy has another stamp; whether it has other content is then found out by its fingerprint.
+    Nothing is read. A copy has another stamp; its fingerprint then shows whether the content differs.
     """
     files = [value for field in dataclasses.fields(row) if isinstance(value := getattr(row, field.name), Path)]
     with contextlib.suppress(OSError):

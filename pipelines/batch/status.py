@@ -1,4 +1,4 @@
-"""How far a cohort is: read from its folder, whoever works on it at the moment."""
+"""A cohort's progress, read from its folder, whichever processes work on it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["RunningSlide", "Status", "folder_status", "running_slides", "seconds
 
 @dataclass(frozen=True)
 class RunningSlide:
-    """A slide that is worked on now.
+    """A slide in progress.
 
     Attributes:
         slide_id: the slide.
-        host: where.
-        pid: of the process that looks after it.
-        stage: what is done with it.
+        host: the host.
+        pid: the supervising process.
+        stage: the present stage.
         tiles_done: tiles encoded.
-        tiles: tiles in all, 0 where that is not known yet.
+        tiles: tiles in total, 0 if not known yet.
         since: start of the work, seconds since 1970.
     """
 
@@ -42,17 +42,17 @@ class RunningSlide:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a cohort is.
+    """A cohort's progress.
 
     Attributes:
         slides: slides of the manifest.
-        done: slides whose bag is there with the settings of the last run.
+        done: slides that have a bag with the settings of the last run.
         failed: slides that failed, by stage and reason.
-        remaining: slides still to do, those that are worked on included.
-        running: the slides that are worked on, on all hosts.
+        remaining: slides still to do, including those in progress.
+        running: the slides in progress, on all hosts.
         tiles: tiles of the slides that are done.
-        tiles_per_second: tiles encoded lately, all hosts together.
-        seconds_left: time until nothing remains, None if nothing is known to tell from.
+        tiles_per_second: recent encoding rate, all hosts together.
+        seconds_left: time until nothing remains, None if it cannot be estimated.
     """
 
     slides: int
@@ -66,7 +66,7 @@ class Status:
 
 
 def folder_status(rows: Sequence[ManifestRow], out: Path) -> Status:
-    """How far the slides of a manifest are in a folder; what settings they are to have is what the last run there had."""
+    """The progress of a manifest's slides in a folder, measured by the settings of the last run there."""
     state_dir = out / ".extract"
     if not state_dir.is_dir():
         return Status(len(rows), 0, {}, len(rows), (), 0, 0.0, None)
@@ -111,7 +111,7 @@ def running_slides(present: Iterable[Present]) -> tuple[RunningSlide, ...]:
 def seconds_left(
     remaining: int, done: int, tiles: int, running: Sequence[RunningSlide], tiles_per_second: float
 ) -> float | None:
-    """Time for the remaining slides, if they have as many tiles as those that are done; None if nothing is known yet."""
+    """Time for the remaining slides, if they have as many tiles as those that are done; None if unknown."""
     if remaining == 0:
         return 0.0
     known = [slide.tiles for slide in running if slide.tiles]

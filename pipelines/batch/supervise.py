@@ -23,8 +23,8 @@ from pipelines.batch.work import OutputFull, SlideWork, Worked, is_full, load, o
 __all__ = ["Settled", "SlideTask", "State", "Supervisor"]
 
 State = Literal["done", "skipped", "failed", "elsewhere", "busy", "stopped"]
-"""What came of a task: done now; skipped, because it was complete; failed; elsewhere, settled by somebody else since it was
-planned; busy, claimed by somebody else; stopped, to be done by the next run."""
+"""The result of a task: done now; skipped, because it was complete; failed; elsewhere, settled by another process since it was
+planned; busy, claimed by another process; stopped, left to the next run."""
 
 _logger = logging.getLogger(__name__)
 
@@ -34,16 +34,16 @@ _REMEDIES = {
     Fault.DIED: "check the file with another viewer; a copy may be damaged. Leave the slide out, or convert it",
     Fault.KILLED: _MEMORY_REMEDY,
     Fault.MEMORY: _MEMORY_REMEDY,
-    Fault.LIMIT: "raise --worker-memory, or use a smaller --batch-size; where neither helps, leave the slide out",
-    Fault.LATE: "check the file and its disk; where the slide is merely large, raise --time-limit",
-    Fault.STOPPED: "check the file and its disk; where a single batch takes that long, use a smaller --batch-size",
-    Fault.DEFECT: "run again with the log on; if it stays, leave the slide out of the manifest",
+    Fault.LIMIT: "raise --worker-memory, or use a smaller --batch-size; if neither helps, leave the slide out",
+    Fault.LATE: "check the file and its disk; if the slide is merely large, raise --time-limit",
+    Fault.STOPPED: "check the file and its disk; if a single batch takes that long, use a smaller --batch-size",
+    Fault.DEFECT: "run again with -v; if it fails again, leave the slide out of the manifest",
 }
 
 
 @dataclass(frozen=True)
 class SlideTask:
-    """A slide to work on, and its outcome as it was when the work was planned."""
+    """A slide to work on, and its outcome at the time of planning."""
 
     row: ManifestRow
     seen: SlideRecord | None
@@ -51,12 +51,12 @@ class SlideTask:
 
 @dataclass(frozen=True)
 class Settled:
-    """What came of a task.
+    """The result of a task.
 
     Attributes:
         task: the task.
         state: see :data:`State`.
-        outcome: as it was recorded; None if the slide is busy or was stopped.
+        outcome: the recorded outcome; None if the slide is busy or was stopped.
     """
 
     task: SlideTask
@@ -68,11 +68,11 @@ class Supervisor:
     """Works on one slide after another in its worker.
 
     Args:
-        work: what the slides have in common.
-        worker: where the work is done.
-        claims: of the slides.
-        presence: of this process.
-        stop: set when no slide may be begun and the worker is being killed.
+        work: the slides' common settings.
+        worker: the child process that does the work.
+        claims: the claims on the slides.
+        presence: this process's presence.
+        stop: set when no slide may be started and the worker is being killed.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Supervisor:
             return Settled(task, "busy")
         try:
             check_folder(self._work.state_dir, self._work.key)
-            # Its last holder may have recorded it between the look above and the claim.
+            # Its last holder may have recorded it between the check above and the claim.
             if (found := self._settled_elsewhere(task)) is not None:
                 return found
             with self._presence.of(claim, self._worker.kill) as watched:
@@ -134,7 +134,7 @@ class Supervisor:
             if self._was_stopped(error, watched):
                 return "stopped", None
             told = self._told(error)
-            if error.fault is Fault.START:  # nor can one for the next slide
+            if error.fault is Fault.START:  # the next slide would fail as well
                 raise told from None
             outcome = replace(blank, stage=watched.running.stage, reason=told.what, remedy=told.remedy)
         except ComelError as error:
@@ -161,12 +161,12 @@ class Supervisor:
         return Settled(task, "elsewhere", now)
 
     def _told(self, error: WorkerFailure) -> ComelError:
-        """What the record of a slide says of its failure."""
+        """The failure for a slide's record."""
         if error.fault is Fault.DEFECT and error.trace:
             _logger.warning("%s", error.trace)
         what = str(error)
         if error.fault is Fault.STOPPED:
-            what = f"no sign of progress for {self._work.stall_limit:g} s"
+            what = f"no progress for {self._work.stall_limit:g} s"
         if error.fault in (Fault.LIMIT, Fault.LATE, Fault.STOPPED):
             what = f"{what}; it was stopped"
         return failure(error, "the worker", {fault: ComelError(what, remedy) for fault, remedy in _REMEDIES.items()})

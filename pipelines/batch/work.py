@@ -1,4 +1,4 @@
-"""The work on one slide, done in a process that may be killed: a bag and an overlay, or an error that says why not."""
+"""The work on one slide, done in a process that may be killed: a bag and an overlay, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ __all__ = [
 ]
 
 Tell = Callable[[tuple[str, int, int]], None]
-"""Called with (stage, tiles done, tiles in all)."""
+"""Called with (stage, tiles done, total tiles)."""
 
 EncoderLoader = Callable[[str, str, Precision], PatchEncoder]
 
 STALL_SECONDS = 900.0
 
-SLIDE_GONE = "its slide is not there any more"
-"""The note of a slide whose bag is complete, where the slide itself was archived or deleted."""
+SLIDE_GONE = "its slide no longer exists"
+"""The note for a complete bag whose slide was archived or deleted."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -60,12 +60,12 @@ _encoders: dict[tuple[EncoderLoader, str, str, Precision], PatchEncoder] = {}
 
 
 class OutputFull(ComelError):
-    """The output folder takes no more: no slide is to blame, and none that follows would fare better."""
+    """The output folder is full: not a slide's fault, and every further slide would fail too."""
 
 
 @dataclass(frozen=True)
 class SlideWork:
-    """What the slides of a run have in common; small, and sent to whoever works on them.
+    """The common settings of a run's slides; small, and sent to the workers.
 
     Attributes:
         out: the folder of the bags, the same on every host.
@@ -73,12 +73,12 @@ class SlideWork:
         device: see :func:`pipelines.patch_encoders.load_encoder`.
         run: the run's own name.
         key: see :func:`describe`.
-        force: do complete slides again too.
-        time_limit: most seconds that a slide may take, the loading of the encoder not counted; None for any.
-        stall_limit: most seconds without a sign of progress.
-        worker_memory: most GiB that the process of a worker may use, None for any.
-        expiry: seconds after which a claim without a sign of life is stale.
-        encoder_loader: loads the encoder; given (name, device, precision).
+        force: redo complete slides too.
+        time_limit: most seconds that a slide may take, without loading the encoder; None for no limit.
+        stall_limit: most seconds without progress.
+        worker_memory: most GiB that the process of a worker may use, None for no limit.
+        expiry: seconds after which a claim without a heartbeat is stale.
+        encoder_loader: loads the encoder; called with (name, device, precision).
     """
 
     out: Path
@@ -106,12 +106,12 @@ class SlideWork:
 
 @dataclass(frozen=True)
 class Described:
-    """What a worker says about the encoder that it loaded.
+    """A worker's description of the encoder that it loaded.
 
     Attributes:
-        key: of all that decides what is in a bag, but the slide, see :func:`pipelines.batch.slide_records.run_key`.
-        encoder: what ``extract.json`` says about the encoder.
-        devices: CUDA devices that it may be put on: all, or the one that was named.
+        key: everything that determines a bag's content except the slide, see :func:`pipelines.batch.slide_records.run_key`.
+        encoder: the encoder's entry in ``extract.json``.
+        devices: the CUDA devices that it may use: all, or the one that was named.
     """
 
     key: str
@@ -121,13 +121,13 @@ class Described:
 
 @dataclass(frozen=True)
 class Worked:
-    """What came of a slide.
+    """The result of a slide.
 
     Attributes:
-        state: extracted now, or complete already.
+        state: extracted now, or already complete.
         tiles: rows of its bag.
-        notes: what a user should know about it.
-        assumed_mpp: whether its micrometres per pixel are those of ``assume_mpp``.
+        notes: remarks for the user.
+        assumed_mpp: whether its micrometres per pixel come from ``assume_mpp``.
     """
 
     state: Literal["done", "skipped"]
@@ -137,7 +137,7 @@ class Worked:
 
 
 def describe(work: SlideWork) -> Described:
-    """Load the encoder and say what it is.
+    """Load the encoder and describe it.
 
     Raises:
         ConfigError: the encoder or the device cannot be used, or the tissue folder cannot be read here.
@@ -157,7 +157,7 @@ def describe(work: SlideWork) -> Described:
 
 
 def load(work: SlideWork, tell: Tell) -> None:
-    """Load the encoder and what else the work on a slide takes, where this process has not yet: no slide's time is spent on it.
+    """Load the encoder and everything else needed, unless this process has: it does not count as a slide's time.
 
     Raises:
         ConfigError: the encoder or the device cannot be used.
@@ -168,7 +168,7 @@ def load(work: SlideWork, tell: Tell) -> None:
 
 
 def work_on(work: SlideWork, row: ManifestRow, tell: Tell) -> Worked:
-    """Extract a slide to its bag and its overlay, unless what is there is complete and the same would come out again.
+    """Extract a slide to its bag and its overlay, unless they are complete and the result would be the same.
 
     The overlay is written before the bag, so a complete bag has its overlay.
 
@@ -212,16 +212,16 @@ def work_on(work: SlideWork, row: ManifestRow, tell: Tell) -> Worked:
 
 
 def _complete_bag(row: ManifestRow, path: Path, settings: ExtractSettings, encoder: PatchEncoder) -> Bag | None:
-    """The bag that is there, read whole, where extracting the slide again would give the same; else None.
+    """The existing bag, read in full, if extracting the slide again would give the same; otherwise None.
 
-    Of a slide that is not there any more its name stands for its content.
+    For a slide that no longer exists, its name stands for its content.
     """
     try:
         if not path.is_file():
             return None
         header = read_bag_header(path)
         made, gone = json.loads(header.get("settings") or "{}"), not row.path.exists()
-        # The same slide and manifest leave it to the assumption again, or again do not.
+        # The same slide and manifest use the assumption again, or again do not.
         assumed_mpp = settings.assume_mpp if _assumed(made) else None
         wanted = content_settings(
             settings,
@@ -246,13 +246,13 @@ def _assumed(settings: Mapping[str, Any]) -> bool:
 
 
 def _stamps_of(folder: Path | None) -> list[str]:
-    """Names, sizes and times of the tissue that a user drew: where one changes, every slide is looked at again by content."""
+    """Names, sizes and times of the user's own tissue files: if one changes, every slide is checked again by content."""
     try:
         files = [] if folder is None else sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise ConfigError(
             f"{folder}: the tissue folder cannot be read ({error.strerror or error})",
-            "put it where every worker sees it under the same path, and check its permissions",
+            "put it where every worker sees it at the same path, and check its permissions",
         ) from None
     return [f"{path.name} {file_stamp(path)}" for path in files]
 
@@ -269,7 +269,7 @@ def is_full(error: OSError) -> bool:
 
 def output_full(out: Path, error: OSError) -> OutputFull:
     """That error as one that ends the run."""
-    return OutputFull(f"{out}: {error.strerror}", "free space there, then give the same command again: it goes on")
+    return OutputFull(f"{out}: {error.strerror}", "free space there, then give the same command again: it continues")
 
 
 def _encoder(work: SlideWork) -> PatchEncoder:

@@ -1,4 +1,4 @@
-"""What the encoder sees of a tile: as scanned, brought to a reference's staining, or shifted to another staining."""
+"""The appearance of tiles to the encoder: as scanned, normalised to a reference's staining, or shifted to another."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _BATCH_TILES = 8
 def tile_appearance(
     slide: Slide, plan: TilePlan, settings: ExtractSettings, slide_id: str
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """What is done to tiles (B, H, W, 3) uint8 RGB of a slide before they are encoded; the same for every tile of it.
+    """The function applied to a slide's tiles (B, H, W, 3) uint8 RGB before encoding; the same for every tile.
 
     Args:
-        slide: read where its staining has to be measured: 32 tiles spread evenly over the plan.
+        slide: read if its staining must be measured, on 32 tiles spread evenly over the plan.
         plan: its tiles.
         settings: ``stain_normalisation``, ``stain_reference`` and ``stain``.
-        slide_id: what the random shift is drawn from.
+        slide_id: the seed of the random shift.
 
     Raises:
         SlideError: the slide's staining cannot be measured (stage "stain"), or a tile cannot be read.

@@ -1,4 +1,4 @@
-"""Slides read as a feature contract says: the same encoder with the same weights, the same tiles at the same mpp, and the
+"""Slides read according to a feature contract: the same encoder with the same weights, the same tiles at the same mpp, and the
 tissue, the overlap and the stain normalisation of the slides that the model was trained on."""
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class ContractReader:
 
     Args:
         contract: the model's feature contract.
-        assume_mpp: micrometres per pixel of slides that state none.
-        device: of the encoder.
-        encoder: where the contract's encoder comes from, such as ``uni:FOLDER`` or ``file.py:Class``, in the user's own word;
-            default its name, which stands for a built-in or an installed package's.
-        trust: what else that name may stand for.
-        tissue_folder: tissue that a user drew, see :func:`pipelines.tissue.own_tissue`; used for the slides that it has a file
-            of, and needed where the model was trained on tissue of the user's own.
+        assume_mpp: micrometres per pixel of slides that do not state it.
+        device: the encoder's device.
+        encoder: where the contract's encoder comes from, such as ``uni:FOLDER`` or ``file.py:Class``, as given by the user;
+            default its name, which refers to a built-in or an installed package's encoder.
+        trust: what else that name may refer to.
+        tissue_folder: the user's own tissue, see :func:`pipelines.tissue.own_tissue`; used for the slides that it has a file
+            for, and needed if the model was trained on the user's own tissue.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class ContractReader:
     def extract(
         self, path: Path, *, slide_id: str, mpp: float | None = None, progress: Progress | None = None
     ) -> ExtractedSlide:
-        """One slide; ``mpp`` overrides what the slide says, ``progress`` receives the stage and the tiles done.
+        """One slide; ``mpp`` overrides the slide's own, ``progress`` receives the stage and the tiles done.
 
         Raises:
-            ConfigError: see :meth:`settings`; or the contract names an encoder that is not at hand.
-            FeatureMismatch: see :meth:`settings`; or the encoder at hand has other weights.
+            ConfigError: see :meth:`settings`; or the contract's encoder is not available.
+            FeatureMismatch: see :meth:`settings`; or the available encoder has other weights.
             SlideError: the slide cannot be used.
         """
         settings, contract = self.settings(), self._contract
@@ -81,31 +81,31 @@ class ContractReader:
         return replace(extracted, bag=join_scales(extracted.bag)) if contract.joined_mpp else extracted
 
     def settings(self) -> ExtractSettings:
-        """How slides are read; the encoder is not loaded for it.
+        """How slides are read; the encoder is not loaded.
 
         Raises:
-            ConfigError: the contract does not say how features are made, or wants tissue that a user drew and no folder of it
+            ConfigError: the contract does not state how features are made, or needs the user's own tissue and no folder for it
                 was given.
-            FeatureMismatch: this version cannot read slides as the contract says.
+            FeatureMismatch: this version cannot read slides as the contract requires.
         """
         contract = self._contract
         if contract.encoder is None or contract.mpp is None or contract.tile_size is None:
             raise ConfigError(
-                "the model was trained on features that do not say how they were made, so it cannot read slides",
+                "the model was trained on features that do not state how they were made, so it cannot read slides",
                 "send a bag instead, made by the same tool",
             )
         if (tissue := contract.reading.get("tissue")) in OWN_TISSUE and self._tissue_folder is None:
             raise ConfigError(
-                f"the model reads slides only where their tissue was drawn (it was trained with --tissue {tissue})",
+                f"the model reads slides only with their tissue drawn by hand (it was trained with --tissue {tissue})",
                 "draw this slide's and give the folder as --tissue-folder (of the service: tissue_folder), or send a bag",
             )
         if self._tissue_folder is not None and not self._tissue_folder.is_dir():
             raise ConfigError(f"{self._tissue_folder}: no such folder", "check --tissue-folder")
         reference = contract.reading.get("stain_reference")
         if foreign := sorted(set(contract.reading) - set(EXTRACTION_FIELDS)):
-            raise FeatureMismatch(f"the model's contract has '{foreign[0]}', which is no setting of it", _SEND_A_BAG)
+            raise FeatureMismatch(f"the model's contract has '{foreign[0]}', which is not one of its settings", _SEND_A_BAG)
         if reference is not None and not isinstance(reference, dict):
-            raise FeatureMismatch("the model's contract names a file as its stain reference, not what it shows", _SEND_A_BAG)
+            raise FeatureMismatch("the model's contract names a file as its stain reference, not its staining", _SEND_A_BAG)
         known: dict[str, Any] = {
             **contract.reading,
             "encoder": self._source or contract.encoder,
@@ -125,15 +125,15 @@ class ContractReader:
             ) from None
 
     def source(self, path: Path, *, slide_id: str, mpp: float | None = None) -> dict[str, Any] | None:
-        """What decides a slide's features beside the contract, as JSON values; nothing is extracted.
+        """What determines a slide's features besides the contract, as JSON values; nothing is extracted.
 
         Returns:
-            Equal values where :meth:`extract` gives equal features. None if the contract does not have the hash of its
-            encoder's weights, so that others may be at hand today.
+            Equal values mean that :meth:`extract` gives equal features. None if the contract does not have the hash of its
+            encoder's weights, so that they may have changed.
 
         Raises:
             ConfigError, FeatureMismatch: see :meth:`settings`.
-            SlideError: the slide's own tissue is not as it must be.
+            SlideError: the slide's own tissue is not valid.
             OSError: the slide or the file of its tissue cannot be read.
         """
         if self._contract.weights_hash is None:
@@ -149,7 +149,7 @@ class ContractReader:
         }
 
     def thumbnail(self, path: Path, *, mpp: float | None = None) -> Image:
-        """The whole slide as a picture of at most 1,536 pixels a side."""
+        """The whole slide as a picture of at most 1,536 pixels per side."""
         with open_slide(path, mpp=mpp, assume_mpp=self._assume_mpp) as slide:
             return slide.thumbnail(THUMBNAIL_SIDE)
 
@@ -163,15 +163,15 @@ class ContractReader:
                 raise FeatureMismatch(f"{self._source}: is the encoder {encoder.name}, not {name}", "name the model's encoder")
             if weights_hash and encoder.weights_hash != weights_hash:
                 raise FeatureMismatch(
-                    f"{name}: other weights on this machine than the model was trained with",
-                    "install those, or send a bag made with them",
+                    f"{name}: the weights on this machine are not those that the model was trained with",
+                    "install the original ones, or send a bag made with them",
                 )
             code = self._contract.code_sha256
             if code and encoder.code_sha256 and encoder.code_sha256 != code:
                 raise FeatureMismatch(
-                    f"{name}: is not the code that the model's slides were extracted with "
+                    f"{name}: not the code that the model's slides were extracted with "
                     f"(SHA-256 {encoder.code_sha256[:12]}... instead of {code[:12]}...)",
-                    "give the file as it was then, or send a bag made with it",
+                    "give the file in its state then, or send a bag made with it",
                 )
             self._encoder = encoder
         return self._encoder

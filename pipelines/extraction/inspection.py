@@ -1,4 +1,4 @@
-"""What a slide is, and what would be cut from it: the tissue and the tiles of an extraction, without encoding any."""
+"""A slide's properties, and the tissue and tiles that an extraction would use, without encoding any."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Inspection", "inspect_slide"]
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """The result.
 
     Attributes:
         facts: plain values by name, in the order to show them.
@@ -34,12 +34,12 @@ class Inspection:
 
 
 def inspect_slide(path: Path, settings: ExtractSettings, *, mpp: float | None = None) -> Inspection:
-    """Look at a slide as an extraction would.
+    """Inspect a slide as an extraction would.
 
     Args:
-        path: the slide; its name without suffix is taken as its slide_id where ``settings`` name a folder of own tissue.
-        settings: those of the extraction; the encoder is not used.
-        mpp: micrometres per pixel of level 0 in place of what the slide says.
+        path: the slide; its name without suffix is its slide_id if ``settings`` name a folder of the user's own tissue.
+        settings: the extraction's settings; the encoder is not used.
+        mpp: micrometres per pixel of level 0, overriding the slide's own.
 
     Raises:
         SlideError: the slide or the tissue's file cannot be used.

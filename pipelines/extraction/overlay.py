@@ -1,4 +1,4 @@
-"""A picture to check an extraction by: the slide, its tissue's outline, the tiles that were kept, and what spoils tiles."""
+"""A picture for checking an extraction: the slide, its tissue's outline, the kept tiles, and ink, folds and blur."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw_overlay(
     labels: np.ndarray | None = None,
     blur: np.ndarray | None = None,
 ) -> Image:
-    """Draw tissue outlines, holes too, ink, folds and tiles over a thumbnail, with a legend of what occurs below it.
+    """Draw tissue outlines, holes too, ink, folds and tiles over a thumbnail, with a legend below.
 
     Kept tiles are blue, positive ones red, blurred ones crossed in yellow.
 
@@ -105,7 +105,7 @@ def _mark(pixels: np.ndarray, mask: np.ndarray | None, colour: tuple[int, int, i
 
 
 def _with_legend(picture: Image, names: list[str]) -> Image:
-    """The picture with a white strip below it that says what the colours mean; on narrow pictures in several lines."""
+    """The picture with a legend on a white strip below it; on narrow pictures in several lines."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(_FONT_SIZE)

@@ -1,4 +1,4 @@
-"""Tiles only where an annotation allows them: inside its regions, and outside those that are excluded."""
+"""Restrict tiles by an annotation: inside its regions, and outside those that are excluded."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def named_classes(settings: ExtractSettings) -> tuple[str, ...]:
 
 
 def absent_class(name: str) -> str:
-    """What is said of a slide whose annotation has no area of a class that is asked for, which may be a misspelt one."""
+    """The note for a slide whose annotation has no area of a requested class, which may be misspelt."""
     return f"no area of class {name}"
 
 
 def within_regions(plan: TilePlan, annotation: Annotation | None, settings: ExtractSettings, slide: Path) -> TilePlan:
     """Keep the tiles that the settings' regions allow.
 
-    A tile counts as inside, and likewise as excluded, where at least ``annotation_overlap`` of its area lies there. One that
+    A tile counts as inside, and likewise as excluded, if at least ``annotation_overlap`` of its area lies there. One that
     is both is excluded.
 
     Args:
@@ -43,14 +43,14 @@ def within_regions(plan: TilePlan, annotation: Annotation | None, settings: Extr
         slide: the slide's file, for messages.
 
     Raises:
-        SlideError: tiles are wanted inside regions and the slide has no annotation, or classes are asked of a mask image
+        SlideError: tiles are requested inside regions but the slide has no annotation, or classes are requested of a mask image
             (stage "annotation").
     """
     inside = settings.regions_only or bool(settings.regions)
     if annotation is None:
         if inside:
             raise SlideError(
-                f"{slide}: no annotation says where its regions are",
+                f"{slide}: no annotation marks its regions",
                 "give one in the manifest column 'annotation', leave the slide out, or extract without --regions",
                 stage="annotation",
             )
@@ -66,7 +66,7 @@ def within_regions(plan: TilePlan, annotation: Annotation | None, settings: Extr
 
 
 def tiles_to_extract(slide: Slide, tissue: TissueMask, settings: ExtractSettings) -> TilePlan:
-    """:func:`plan_tiles` as an extraction with these settings does it, before its regions are looked at.
+    """:func:`plan_tiles` as an extraction with these settings does it, before its regions are applied.
 
     Raises:
         SlideError: the slide is too coarse for ``target_mpp``.

@@ -1,4 +1,4 @@
-"""The settings of an extraction, and what identifies its result."""
+"""The settings of an extraction, and the identity of its result."""
 
 from __future__ import annotations
 
@@ -42,52 +42,54 @@ class ExtractSettings(BaseModel):
     ink: Annotated[tuple[Literal["red", "green", "blue", "black"], ...], BeforeValidator(comma_separated), Written(str)] = (
         Field(
             ("red", "green", "blue", "black"),
-            description="marker inks to look for, comma-separated, or none; leave out a colour that the slides are stained in, "
+            description="marker inks to look for, comma-separated, or none; leave out colours that the slides are stained in, "
             "such as blue for a trichrome",
         )
     )
-    max_pen: float = Field(0.25, ge=0, le=1, description="most of a tile's area that may lie under a marker's ink")
-    max_fold: float = Field(1.0, ge=0, le=1, description="most of a tile's area that may be folded; 1 keeps every tile")
+    max_pen: float = Field(0.25, ge=0, le=1, description="largest share of a tile's area under a marker's ink")
+    max_fold: float = Field(1.0, ge=0, le=1, description="largest share of a tile's area that is folded; 1 keeps every tile")
     tissue: Literal["hsv-otsu", "stain-density", "mask", "geojson"] = Field(
-        "hsv-otsu", description="what finds the tissue (docs/tissue.md); mask and geojson are your own, in the tissue folder"
+        "hsv-otsu", description="how tissue is found (docs/tissue.md); mask and geojson: your own, in the tissue folder"
     )
     tissue_folder: Path | None = Field(
-        None, description="folder of your own tissue, <slide_id>.geojson, .png, ...: used for the slides that it has a file of"
+        None,
+        description="folder of your own tissue outlines, <slide_id>.geojson, .png, ...: used for slides that have a file there",
     )
     assume_mpp: float | None = Field(
-        None, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of slides that state none"
+        None, ge=MPP_RANGE[0], le=MPP_RANGE[1], description="micrometres per pixel of slides that do not state it"
     )
     positive_classes: tuple[str, ...] = Field(
-        (), description="classes of the annotations that make a tile positive; default all but those that are cut out"
+        (), description="classes of the annotations that make a tile positive; default all except those that are cut out"
     )
-    regions_only: bool = Field(False, description="take tiles inside the slides' annotations only")
-    regions: tuple[str, ...] = Field((), description="take tiles inside these classes of the annotations only")
+    regions_only: bool = Field(False, description="take only tiles inside the slides' annotations")
+    regions: tuple[str, ...] = Field((), description="take only tiles inside these classes of the annotations")
     exclude_regions: tuple[str, ...] = Field((), description="take no tiles inside these classes of the annotations")
     annotation_overlap: float = Field(
         0.25, gt=0, le=1, description="least share of a tile's area that makes it count as inside an annotation"
     )
-    batch_size: int = Field(32, ge=1, le=4096, description="tiles that are encoded at once")
+    batch_size: int = Field(32, ge=1, le=4096, description="tiles encoded at a time")
     precision: Precision = Field(
         "auto",
-        description="type of number that the encoder computes in; auto: bfloat16 or float16 on CUDA devices, else float32",
+        description="number type of the encoder; auto: bfloat16 or float16 on CUDA devices, otherwise float32",
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="type of the stored features")
     stain_normalisation: Literal["none", "macenko", "reinhard"] = Field(
-        "none", description="brings every slide's staining to the reference's; measured once a slide"
+        "none", description="normalise every slide's staining to the reference's; measured once per slide"
     )
     stain_reference: Annotated[StainReference | None, Written(Path)] = Field(
         None,
         validate_default=True,
-        description="image of H&E tissue whose staining is the reference; default built in. Kept as measured",
+        description="image of H&E tissue whose staining is the reference; default built in. Stored as measured",
     )
     stain: Stain | Literal["random"] = Field(
-        "as-scanned", description="shifts the staining, as other laboratories might stain; random: another shift for each slide"
+        "as-scanned",
+        description="shift the staining, as another laboratory might stain; random: a different shift for each slide",
     )
 
     @field_validator("tissue_folder")
     @classmethod
     def _is_a_folder(cls, value: Path | None) -> Path | None:
-        """The folder, absolute: workers elsewhere were started in another folder."""
+        """The absolute folder: workers elsewhere have other working directories."""
         try:
             if value is not None and not value.is_dir():
                 raise ValueError(f"{value}: no such folder")
@@ -98,7 +100,7 @@ class ExtractSettings(BaseModel):
     @field_validator("stain_reference", mode="before")
     @classmethod
     def _measured(cls, value: Any, info: ValidationInfo) -> Any:
-        """An image as the staining that it shows, so that its content, not its path, is what identifies an extraction."""
+        """An image as the staining that it shows, so that its content, not its path, identifies an extraction."""
         method = info.data.get("stain_normalisation")
         if method in (None, "none"):
             if value is not None:
@@ -152,20 +154,20 @@ def content_settings(
     tissue: Path | None = None,
     assumed_mpp: float | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides what is in a bag: two equal dictionaries mean the same content.
+    """Everything that determines a bag's content: two equal dictionaries mean the same content.
 
-    The device and the batch size are left out: they change speed, and features by rounding at most. The precision stands as
-    the encoder took it, the encoder with the hash of its weights, the slide, its annotation and its tissue's file with what
-    identifies their content. ``assume_mpp`` stands as ``assumed_mpp``, and only for a slide that it decided about.
+    The device and the batch size are left out: they change speed, and features at most by rounding. The precision is the one
+    used by the encoder; the encoder has the hash of its weights; the slide, its annotation and its tissue's file have what
+    identifies their content. ``assume_mpp`` appears as ``assumed_mpp``, and only for a slide that it applied to.
 
     Args:
         settings: see :class:`ExtractSettings`.
         encoder: the patch encoder.
         slide: its file.
-        mpp: micrometres per pixel by the manifest.
+        mpp: micrometres per pixel in the manifest.
         annotation: its file.
-        tissue: the file of tissue that a user drew.
-        assumed_mpp: ``settings.assume_mpp`` where neither the slide nor the manifest states micrometres per pixel.
+        tissue: the file of the user's own tissue.
+        assumed_mpp: ``settings.assume_mpp`` if neither the slide nor the manifest states micrometres per pixel.
 
     Raises:
         OSError: the slide, the annotation or the tissue's file cannot be read.

@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["ExtractedSlide", "Progress", "extract_slide"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, tiles done, tiles in all); stages are open, tissue, tiles, annotation, stain and encode."""
+"""Called with (stage, tiles done, total tiles); stages are open, tissue, tiles, annotation, stain and encode."""
 
 
 @dataclass(frozen=True)
 class ExtractedSlide:
-    """What one slide gave.
+    """The result of one slide.
 
     Attributes:
-        bag: its tiles' features; without rows where the slide has no tissue.
-        overlay: the picture to check it by.
+        bag: its tiles' features; without rows if the slide has no tissue.
+        overlay: the picture for checking it.
         tissue_area_mm2: area of the tissue in square millimetres.
         mpp_source: where the slide's resolution comes from.
-        notes: what a user should know about it, one line each.
+        notes: remarks for the user, one line each.
     """
 
     bag: Bag
@@ -73,12 +73,12 @@ def extract_slide(
         slide_id: its name in the manifest.
         encoder: see :func:`pipelines.patch_encoders.load_encoder`.
         settings: see :class:`ExtractSettings`.
-        mpp: micrometres per pixel of level 0 in place of what the slide says.
+        mpp: micrometres per pixel of level 0, overriding the slide's own.
         annotation: see :func:`pipelines.annotations.read_annotation`.
         progress: called with the stage and the tiles done.
 
     Raises:
-        SlideError: the slide or its annotation cannot be used; ``stage`` says where it failed.
+        SlideError: the slide or its annotation cannot be used; ``stage`` is the step that failed.
     """
     report = progress or (lambda stage, done, total: None)
     path = Path(path)
@@ -164,9 +164,9 @@ def _encode(
     appearance: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The features of one scale's tiles as ``appearance`` shows them, and what is measured on their pixels meanwhile.
+    """The features of one scale's tiles as ``appearance`` shows them, and the measurements of their pixels.
 
-    ``advance`` receives how many were encoded more.
+    ``advance`` receives the number of newly encoded tiles.
     """
     features = np.empty((len(plan.coords), encoder.dimension), dtype=settings.dtype)
     quality = {name: np.zeros(len(plan.coords), np.float32) for name in MEASURED}
@@ -195,7 +195,7 @@ def _encode(
 
 
 def _notes(bag: Bag, tissue: TissueMask, marked: Annotation | None, settings: ExtractSettings) -> list[str]:
-    """What a user should know about a slide's bag, one line each."""
+    """Remarks on a slide's bag for the user, one line each."""
     notes = []
     marks, absent = "", []
     if marked is not None:

@@ -33,15 +33,15 @@ _KNOWN = {
 
 
 def load_encoder(name: str, device: str = "auto", precision: Precision = "auto") -> PatchEncoder:
-    """Load the patch encoder that a user named: at the command line, in a settings file of theirs, or from Python.
+    """Load the patch encoder that a user named: on the command line, in their settings file, or from Python.
 
     Args:
         name: ``efficientnet-lite0``; a name of :data:`ENCODER_FACTS`, or that name, a colon and a local folder with the
             files of its hub repository; ``hf:`` with the name of a model on the Hugging Face hub or a local folder;
-            ``path/to/file.py:Class``; or the name of an entry point in ``comel.encoders``. Where it was read from a run or a
-            bag: :func:`load_stated_encoder`.
+            ``path/to/file.py:Class``; or the name of an entry point in ``comel.encoders``. If it was read from a run or a
+            bag, use :func:`load_stated_encoder`.
         device: ``auto``, ``cpu``, ``cuda`` or another name that torch knows.
-        precision: see :func:`pipelines.patch_encoders.base.resolve_precision`; an encoder of the user's own sets it itself.
+        precision: see :func:`pipelines.patch_encoders.base.resolve_precision`; a user's own encoder sets it itself.
 
     Raises:
         ConfigError: there is no such encoder or device, it cannot compute in that precision, its weights cannot be found, or it
@@ -52,7 +52,7 @@ def load_encoder(name: str, device: str = "auto", precision: Precision = "auto")
         return _own(name, own, device, precision, code_sha256)
     kind, colon, place = name.partition(":")
     if colon and not place:
-        raise ConfigError(f"encoders: '{name}' names no folder", f"give {kind}:FOLDER")
+        raise ConfigError(f"encoders: '{name}' does not name a folder", f"give {kind}:FOLDER")
     if kind == "hf" and place:
         from pipelines.patch_encoders.huggingface import HuggingFaceEncoder
 
@@ -61,19 +61,19 @@ def load_encoder(name: str, device: str = "auto", precision: Precision = "auto")
     if kind in ENCODER_FACTS:
         return made(ENCODER_FACTS[kind], place or None, device, precision)
     if place:
-        raise ConfigError(f"encoders: '{name}': {kind} brings its weights and takes no folder", f"give {kind}")
+        raise ConfigError(f"encoders: '{name}': {kind} includes its weights and does not take a folder", f"give {kind}")
     if kind == _SHIPPED:
         return made(device, precision)
     return _own(name, made, device, precision)
 
 
 def load_stated_encoder(name: str, trust: Trust, device: str = "auto") -> PatchEncoder:
-    """Load the patch encoder that a run or a bag names. That may come from anyone, so it stands for a built-in or an
-    installed package's and nothing else, unless the user trusts more.
+    """Load the patch encoder that a run or a bag names. The name may come from anyone, so it refers to a built-in or an
+    installed package's encoder and nothing else, unless the user trusts more.
 
     Args:
-        name: as it stands there.
-        trust: ``hf:NAME`` lets it stand for that model of a hub, ``FILE.py:Class`` for an encoder of the user's own whose
+        name: the name in the run or bag.
+        trust: ``hf:NAME`` lets it refer to that model on a hub, ``FILE.py:Class`` to a user's own encoder whose
             ``name`` it is.
         device: see :func:`load_encoder`.
 

@@ -1,4 +1,4 @@
-"""What a patch encoder is: tiles in, feature vectors out, and a hash that says which weights made them."""
+"""The patch encoder interface: tiles in, feature vectors out, and a hash of the weights."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class PatchEncoder(ABC):
     """A frozen network that turns tiles into feature vectors.
 
     Attributes:
-        name: the name that stands in the bags.
+        name: the name stored in bags.
         dimension: length of a feature vector.
         weights_hash: SHA-256 (hex) of the weights.
-        recipe: in words, how a tile becomes the network's input and the network's output a vector; a change of it changes
+        recipe: in words, how a tile becomes the network's input and the network's output a vector; changing it changes
             the features.
         input_size: side in pixels of the network's input.
         device: the torch device it runs on.
         mpp: micrometres per pixel of the tiles it is meant for; empty if it has no scale of its own.
-        precision: type of number that it computes in; "own" where that is the encoder's own affair.
-        code_sha256: of the file of code that it is, if it is a user's own.
+        precision: the number type it computes in; "own" if the encoder decides for itself.
+        code_sha256: SHA-256 of its code file, if it is a user's own.
         concurrent: whether :meth:`encode` may run in several threads at once, and does best with one thread each.
     """
 
@@ -48,9 +48,9 @@ class PatchEncoder(ABC):
         """Encode tiles (B, H, W, 3) uint8 RGB to features (B, dimension) float32."""
 
     def start(self, tiles: np.ndarray) -> Callable[[], np.ndarray]:
-        """Begin to :meth:`encode`; what is returned waits for the features and gives them.
+        """Start to :meth:`encode`; the returned function waits for the features and returns them.
 
-        A device of its own computes meanwhile, if there is one; else all is done before this returns.
+        A separate device computes meanwhile, if there is one; otherwise everything is done before this returns.
         """
         features = self.encode(tiles)
         return lambda: features
@@ -75,7 +75,7 @@ def resolve_precision(precision: Precision, device: str) -> str:
 
 
 def scale_note(encoder: PatchEncoder, *scales: float) -> str | None:
-    """One line for the user where tiles' um/px are more than 10 % from every resolution the encoder is meant for."""
+    """One line for the user if tiles' um/px are more than 10 % off every resolution the encoder is meant for."""
     off = [scale for scale in scales if all(abs(scale / mpp - 1) > _SCALE_TOLERANCE + 1e-9 for mpp in encoder.mpp)]
     if not encoder.mpp or not off:
         return None

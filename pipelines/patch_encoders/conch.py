@@ -46,7 +46,7 @@ class AttentionalPooler(nn.Module):
 
 
 class _Conch(nn.Module):
-    """The parts under the names that the published weights have."""
+    """The parts under the names in the published weights."""
 
     def __init__(self, trunk: Any, dimension: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _Conch(nn.Module):
 
 
 class ConchV15(TimmEncoder):
-    """The pooled and normalised answer to the one query, 768 values."""
+    """The pooled and normalised answer to the single query, 768 values."""
 
     def build(self, timm: Any, facts: EncoderFacts) -> nn.Module:
         """The network with random weights."""

@@ -22,11 +22,11 @@ class ConvolutionalStem(nn.Module):
 
     Args:
         img_size: side in pixels of the input.
-        patch_size: pixels a side that become one token; the convolutions make it 4.
+        patch_size: pixels per side that become one token; the convolutions make it 4.
         in_chans: channels of the input.
         embed_dim: D, channels of a token.
-        norm_layer: made for the tokens, where given.
-        **_: what timm tells its own patch embedding.
+        norm_layer: normalisation of the tokens, if given.
+        **_: further arguments of timm's own patch embedding.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class CTransPath(TimmEncoder):
         return network
 
     def translate(self, weights: dict[str, Any]) -> dict[str, Any]:
-        """Without buffers and head; timm now counts the merging of patches to the stage after it, the weights before."""
+        """Without buffers and head; timm now counts patch merging to the stage after it, the weights to the one before."""
         kept = {
             name: tensor for name, tensor in weights.items() if not name.startswith("head.") and not name.endswith(_BUFFERS)
         }

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights: small, quick on a CPU, and installed with its weights as a package."""
+"""EfficientNet-Lite0 with ImageNet weights: small, fast on a CPU, and installed with its weights as a package."""
 
 from __future__ import annotations
 

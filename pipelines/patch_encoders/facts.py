@@ -1,4 +1,4 @@
-"""The encoders that have a name: what they are, what they want, and on which terms their weights are given."""
+"""The named encoders: their properties, their requirements, and the terms of their weights."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _BIOPTIMUS = Preprocessing(interpolation="bicubic", mean=(0.707223, 0.578729, 0.
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What is known of an encoder.
+    """The facts of an encoder.
 
     Attributes:
-        name: what the user writes and the bags say.
-        repository: of its weights on the Hugging Face hub.
+        name: the name that users write and bags state.
+        repository: its weights' repository on the Hugging Face hub.
         loader: ``module:Class`` that loads it; called with these facts, a local folder or None, a device and a precision.
-        package: the library its network comes from.
+        package: the library of its network.
         dimension: length of a feature vector.
         input_size: side in pixels of the network's input.
         mpp: micrometres per pixel of the tiles it is meant for; empty for photographs.
-        mpp_source: a figure is stated, a magnification is (20x is taken for 0.5), or neither and 0.5 is the custom.
-        features: what of the network's output makes the vector.
-        licence: of the weights.
-        gated: the hub gives the weights only to those who asked.
-        preprocessing: of the tiles; None if the folder's own preprocessor_config.json says it.
-        files: names the weights may have in the folder, the first found is taken.
+        mpp_source: whether a figure is stated, a magnification (20x is taken as 0.5), or neither, with 0.5 as customary.
+        features: the part of the network's output that forms the vector.
+        licence: the weights' licence.
+        gated: whether the hub gives the weights only on request.
+        preprocessing: the tiles' preprocessing; None if the folder's own preprocessor_config.json defines it.
+        files: possible names of the weights in the folder; the first found is used.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Any image model of the transformers library as a patch encoder: DINOv2, Phikon-v2, ViT, ResNet, ...
 
-The model brings its own preprocessing. The feature vector is chosen by one rule: the class token of the last layer where
-the model has one (for DINOv2 and Phikon-v2 this is what their authors use; a ViT's pooler is left aside, as it often comes
-untrained), else the model's own pooled output, else the mean over the tokens of the last layer.
+The model has its own preprocessing. The feature vector is chosen by one rule: the class token of the last layer if
+the model has one (as the authors of DINOv2 and Phikon-v2 do; a ViT's pooler is ignored, as it is often
+untrained), otherwise the model's own pooled output, otherwise the mean over the tokens of the last layer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PREPROCESSING = (
 
 
 class HuggingFaceEncoder(TorchEncoder):
-    """A transformers image model, from the hub or a local folder, from safetensors and without code of its own.
+    """A transformers image model, from the hub or a local folder, from safetensors and without running its code.
 
     Args:
         source: a local folder, or a name on the hub.
@@ -56,7 +56,7 @@ class HuggingFaceEncoder(TorchEncoder):
         self._open(folder, f"hf:{source}", f"hf:{name}", device, precision)
 
     def _open(self, folder: Path, label: str, name: str, device: str, precision: Precision) -> None:
-        """Load the model in ``folder``; errors say ``label``, bags will say ``name``."""
+        """Load the model in ``folder``; ``label`` is its name in errors, ``name`` its name in bags."""
         self.name = name
         self.run_on(device, precision)
         model, self._processor, missing = _load(label, folder)
@@ -77,7 +77,7 @@ class HuggingFaceEncoder(TorchEncoder):
             self.dimension = int(self.encode(blank).shape[1])
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
-                f"{label}: not a model that takes images alone ({error})", "give a vision model, such as a ViT or DINOv2"
+                f"{label}: not a model that takes only images ({error})", "give a vision model, such as a ViT or DINOv2"
             ) from None
         self.recipe = f"{self._pooling}; {canonical_json(self._preprocessing())}"
 
@@ -89,7 +89,7 @@ class HuggingFaceEncoder(TorchEncoder):
         return prepared
 
     def compute(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Vectors (B, dimension) of what the processor prepared."""
+        """Vectors (B, dimension) of the processor's output."""
         output = self._model(**inputs)
         tokens: torch.Tensor = output.last_hidden_state  # (B, T, D)
         if self._pooling == "class token":
@@ -108,7 +108,7 @@ class HuggingFaceEncoder(TorchEncoder):
 
 
 def _local_folder(source: str) -> Path:
-    """The folder of a model; a name on the hub is downloaded, or found among what was downloaded before."""
+    """The folder of a model; a name on the hub is downloaded, or found in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -118,11 +118,13 @@ def _local_folder(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
     except HFValidationError:
-        raise ConfigError(f"hf:{source}: no such folder, and no name on the hub", "give hf:OWNER/MODEL or a folder") from None
-    except Exception as error:  # no network, no such model, no access: each layer below raises its own kind
+        raise ConfigError(
+            f"hf:{source}: no such folder, and not a name on the hub", "give hf:OWNER/MODEL or a folder"
+        ) from None
+    except Exception as error:  # no network, no such model, no access: every layer raises its own errors
         raise ConfigError(
             f"hf:{source}: the model cannot be fetched ({first_line(error)})",
-            f"where there is network run 'hf download {source} --local-dir FOLDER', and give hf:FOLDER here",
+            f"run 'hf download {source} --local-dir FOLDER' on a machine with network access, and give hf:FOLDER here",
         ) from None
 
 
@@ -135,12 +137,12 @@ def _load(label: str, folder: Path) -> tuple[Any, Any, set[str]]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        # The PIL backend everywhere: torchvision's resizing gives slightly other features.
+        # Always the PIL backend: torchvision's resizing gives slightly different features.
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
         registers = _registers(folder)
         model, loading = AutoModel.from_pretrained(folder, **options, **({"config": registers} if registers else {}))
-    except Exception as error:  # what a foreign or damaged file makes the libraries raise is not documented
+    except Exception as error:  # the libraries' errors on foreign or damaged files are not documented
         raise ConfigError(
             f"{label}: the model cannot be loaded ({first_line(error)})",
             "the folder needs config.json, preprocessor_config.json and model.safetensors of an image model",
@@ -159,10 +161,10 @@ def _load(label: str, folder: Path) -> tuple[Any, Any, set[str]]:
 
 
 def _registers(folder: Path) -> Any:
-    """The configuration of a DINOv2 with register tokens that calls itself a plain one, as Hibou does; else None.
+    """The configuration of a DINOv2 with register tokens that is labelled as a plain one, such as Hibou's; otherwise None.
 
-    Its repository brings code for that, from before transformers had this model. Read as a plain DINOv2 it would lose
-    its registers, and give other features without a word.
+    Its repository has code for that, from before transformers had this model. Read as a plain DINOv2 it would lose
+    its registers, and silently give other features.
     """
     stated = read_json(folder / "config.json")
     if stated.get("model_type") != "dinov2" or not stated.get("num_register_tokens"):

@@ -1,4 +1,4 @@
-"""The encoders there are, what each wants, and whether it could be used here and now. Nothing is loaded or fetched."""
+"""The available encoders, their requirements, and whether each is usable now. Nothing is loaded or downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["list_encoders", "obtain"]
 
 
 def list_encoders(name: str | None = None) -> list[dict[str, Any]]:
-    """What is known of every encoder, or of one.
+    """The facts of every encoder, or of one.
 
     Returns:
         For each ``name, dimension, mpp`` (micrometres per pixel it is meant for; empty: photographs), ``mpp_source,
@@ -48,7 +48,7 @@ def obtain(name: str) -> list[str]:
     return [
         *steps,
         f"comel extract MANIFEST --out BAGS --encoder {name}",
-        f"without network: hf download {facts.repository} --local-dir FOLDER, and --encoder {name}:FOLDER",
+        f"without network access: hf download {facts.repository} --local-dir FOLDER, and --encoder {name}:FOLDER",
     ]
 
 
@@ -94,4 +94,4 @@ def _ready(facts: EncoderFacts) -> str:
     names = facts.files if facts.package == "timm" else ("model.safetensors",)
     if any(isinstance(try_to_load_from_cache(facts.repository, name), str) for name in names):
         return "yes"
-    return "weights: on request" if facts.gated else "weights: to be fetched"
+    return "weights: on request" if facts.gated else "weights: to be downloaded"

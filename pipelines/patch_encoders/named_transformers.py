@@ -1,4 +1,4 @@
-"""Encoders with a name that the transformers library computes: Phikon-v2, Hibou-B and Hibou-L, ResNet-50."""
+"""Named encoders of the transformers library: Phikon-v2, Hibou-B and Hibou-L, ResNet-50."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["NamedTransformersEncoder"]
 
 
 class NamedTransformersEncoder(HuggingFaceEncoder):
-    """A transformers image model whose facts are known; tiles are prepared as its preprocessor_config.json says.
+    """A transformers image model whose facts are known; tiles are prepared according to its preprocessor_config.json.
 
     Args:
-        facts: of the encoder.
-        folder: with the hub repository's files; None to fetch them.
+        facts: the encoder's facts.
+        folder: the folder with the hub repository's files; None to download them.
         device: see :func:`comel.base.devices.resolve_device`.
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:
-        ConfigError: the model cannot be obtained, or the folder holds another one.
+        ConfigError: the model cannot be obtained, or the folder holds a different one.
     """
 
     def __init__(

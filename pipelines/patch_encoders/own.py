@@ -1,4 +1,4 @@
-"""An encoder of the user's own, from a Python file or another package, held to the contract at every call."""
+"""A user's own encoder, from a Python file or another package, checked against the contract at every call."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class OwnEncoder(PatchEncoder):
     """The user's encoder behind the contract of :class:`pipelines.patch_encoders.base.PatchEncoder`.
 
     The class is called with the name of a torch device. Its objects have ``name``, ``dimension``, ``weights_hash`` and
-    ``encode``; ``recipe``, ``input_size`` and ``mpp`` (one figure or several) where they say more.
+    ``encode``; ``recipe``, ``input_size`` and ``mpp`` (one figure or several) are optional.
 
     Args:
-        source: what the user wrote, for the messages.
+        source: the name the user gave, for messages.
         make: the user's class.
         device: see :func:`comel.base.devices.resolve_device`.
         taken: names that belong to other encoders.
-        code_sha256: of the file that the class comes from; None if that is an installed package.
+        code_sha256: SHA-256 of the file of the class; None for an installed package.
 
     Raises:
-        ConfigError: the class cannot be made, lacks a part of the contract, or does not encode two tiles as it says.
+        ConfigError: the class cannot be made, lacks a part of the contract, or does not encode two tiles as stated.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class OwnEncoder(PatchEncoder):
             self._encoder = make(self.device)
         except ComelError:
             raise
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             called = "the class is called with one argument, the name of a device such as 'cpu'"
             raise ConfigError(
                 f"{source}: cannot be made ({type(error).__name__}: {error})",
-                called if isinstance(error, TypeError) else "see to what its __init__ needs",
+                called if isinstance(error, TypeError) else "check what its __init__ needs",
             ) from error
         self.name = self._attribute("name", lambda value: isinstance(value, str) and bool(value.strip()), "a text")
         if self.name in taken or self.name.startswith("hf:"):
-            raise ConfigError(f"{source}: the name '{self.name}' belongs to another encoder", "give it a name of its own")
+            raise ConfigError(f"{source}: the name '{self.name}' belongs to another encoder", "give it another name")
         self.dimension = self._attribute("dimension", lambda value: type(value) is int and value > 0, "a whole number above 0")
         self.weights_hash = self._attribute(
             "weights_hash",
@@ -82,13 +82,13 @@ class OwnEncoder(PatchEncoder):
         """Encode tiles (B, H, W, 3) uint8 RGB to features (B, dimension) float32.
 
         Raises:
-            ConfigError: the user's code fails, or gives anything else.
+            ConfigError: the user's code fails, or returns anything else.
         """
         try:
             features: np.ndarray = self._encoder.encode(tiles)
         except ComelError:
             raise
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise ConfigError(
                 f"{self.name} ({self._source}): encode fails ({type(error).__name__}: {error})", "correct the file"
             ) from error

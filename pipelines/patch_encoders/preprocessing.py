@@ -1,4 +1,4 @@
-"""From tiles to the input of a network: resize, cut out the middle, normalise."""
+"""From tiles to the input of a network: resize, crop the centre, normalise."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its tiles.
+    """A network's preprocessing of tiles.
 
     Attributes:
-        resize: pixels that the shorter side of a tile is brought to.
-        crop: side in pixels of the middle that is kept, the network's input.
-        interpolation: of the resizing, which is antialiased.
-        mean, std: of the channels, for pixels from 0 to 1.
+        resize: pixels that the shorter side of a tile is resized to.
+        crop: side in pixels of the central crop, the network's input.
+        interpolation: the resizing filter, antialiased.
+        mean, std: the channels' statistics, for pixels from 0 to 1.
     """
 
     resize: int = 224
@@ -41,7 +41,7 @@ class Preprocessing:
         scale = self.resize / min(height, width)
         size = (round(height * scale), round(width * scale))
         if size != (height, width):
-            # Bicubic weights are negative in part, and an image library would clip what leaves the range.
+            # Bicubic weights are partly negative, and an image library would clip values outside the range.
             pixels = functional.interpolate(pixels, size=size, mode=self.interpolation, antialias=True).clamp(0, 1)
         top, left = (size[0] - self.crop) // 2, (size[1] - self.crop) // 2
         pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]

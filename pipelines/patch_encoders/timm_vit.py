@@ -1,7 +1,7 @@
 """Vision transformers of the timm library: UNI, UNI2-h, Virchow2, H-optimus-0 and -1, the tile encoder of Prov-GigaPath.
 
 The network is built from its description here, and only tensors are read from the hub's files, so no foreign code or
-configuration decides what is computed.
+configuration influences the computation.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["TimmEncoder", "TimmViT", "import_timm"]
 
 
 class TimmEncoder(TorchEncoder):
-    """An encoder whose network timm builds; the families say how.
+    """An encoder whose network timm builds; subclasses define how.
 
     Args:
-        facts: of the encoder.
-        folder: with the hub repository's files; None to fetch them.
+        facts: the encoder's facts.
+        folder: the folder with the hub repository's files; None to download them.
         device: see :func:`comel.base.devices.resolve_device`.
         precision: see :func:`pipelines.patch_encoders.base.resolve_precision`.
 
     Raises:
-        ConfigError: timm is not installed, or the weights cannot be obtained or do not fit.
+        ConfigError: timm is not installed, or the weights cannot be obtained or do not match.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TimmEncoder(TorchEncoder):
         """The network with random weights."""
 
     def translate(self, weights: dict[str, Any]) -> dict[str, Any]:
-        """The published tensors under the names that the network has for them."""
+        """The published tensors under the network's names."""
         return weights
 
     @abstractmethod
@@ -84,7 +84,7 @@ class TimmViT(TimmEncoder):
         tokens: torch.Tensor = network.forward_features(pixels).float()  # (B, 1 + registers + patches, D)
         if self._facts.features == "class token":
             return tokens[:, 0]
-        # Register tokens stand between class token and patch tokens, and belong to neither.
+        # Register tokens lie between class token and patch tokens, and belong to neither.
         return torch.cat([tokens[:, 0], tokens[:, network.num_prefix_tokens :].mean(dim=1)], dim=1)
 
 
@@ -104,7 +104,7 @@ def import_timm(name: str) -> Any:
 
 
 def _architecture(timm: Any, name: str) -> tuple[str, dict[str, Any]]:
-    """timm's name of the network and what differs from it, as public code that loads the weights whole has it."""
+    """timm's name of the network and the differing arguments, as in public code that loads the full weights."""
     gated = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU}
     optimus = ("vit_giant_patch14_reg4_dinov2", {"init_values": 1e-5, "global_pool": "token"})
     return {

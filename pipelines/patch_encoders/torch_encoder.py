@@ -40,7 +40,7 @@ class TorchEncoder(PatchEncoder):
     """
 
     def run_on(self, device: str, precision: Precision) -> None:
-        """Decide where and in which precision to compute.
+        """Choose device and precision.
 
         Raises:
             ConfigError: there is no such device, or it cannot compute in that precision.
@@ -54,7 +54,7 @@ class TorchEncoder(PatchEncoder):
         """Vectors (B, dimension) of :meth:`inputs`, which are on the device."""
 
     def inputs(self, tiles: np.ndarray) -> Mapping[str, torch.Tensor]:
-        """What is copied to the device: the tiles (B, H, W, 3) uint8 RGB as they are."""
+        """The data copied to the device: the tiles (B, H, W, 3) uint8 RGB unchanged."""
         return {"tiles": torch.from_numpy(np.ascontiguousarray(tiles))}
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Weights of the encoders that have a name: found in a folder or fetched from the hub, read without running their code."""
+"""Weights of the named encoders: found in a folder or downloaded from the hub, read without running code."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["hash_of_weights", "load_weights", "model_folder", "read_weights"]
 
 
 def read_weights(facts: EncoderFacts, folder: str | None) -> dict[str, Any]:
-    """The tensors of an encoder by name, on the CPU; safetensors, or a torch file of which nothing but tensors is read.
+    """The tensors of an encoder by name, on the CPU; safetensors, or a torch file from which only tensors are read.
 
     Args:
-        facts: of the encoder.
-        folder: with what the hub's repository holds; None to fetch it from there.
+        facts: the encoder's facts.
+        folder: the folder with the hub repository's files; None to download them.
 
     Raises:
         ConfigError: there are no weights, no access to them, or the file is damaged or holds more than tensors.
@@ -34,10 +34,8 @@ def read_weights(facts: EncoderFacts, folder: str | None) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         content = content.get("model", content)
         return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:  # a damaged or hostile file makes the readers raise what they like
-        raise ConfigError(
-            f"{path}: not a file of weights ({first_line(error)})", f"download it again from {facts.page}"
-        ) from None
+    except Exception as error:  # the readers may raise anything on a damaged or hostile file
+        raise ConfigError(f"{path}: not a weights file ({first_line(error)})", f"download it again from {facts.page}") from None
 
 
 def model_folder(facts: EncoderFacts, folder: str | None) -> Path:
@@ -52,7 +50,7 @@ def model_folder(facts: EncoderFacts, folder: str | None) -> Path:
 
     try:
         return Path(snapshot_download(facts.repository, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # no network, no such model, no access: each layer below raises its own kind
+    except Exception as error:  # no network, no such model, no access: every layer raises its own errors
         raise _no_access(facts, error) from None
 
 
@@ -60,7 +58,7 @@ def load_weights(network: Any, weights: dict[str, Any], facts: EncoderFacts) -> 
     """Put ``weights`` into ``network``, every tensor of both and no other.
 
     Raises:
-        ConfigError: a tensor is missing, is one too many, or has another shape.
+        ConfigError: a tensor is missing, unexpected, or has a different shape.
     """
     expected = network.state_dict()
     wrong = sorted(set(expected) ^ set(weights))
@@ -68,14 +66,14 @@ def load_weights(network: Any, weights: dict[str, Any], facts: EncoderFacts) -> 
     if wrong:
         raise ConfigError(
             f"{facts.name}: the weights do not fit the network: {len(wrong)} of {len(expected)} tensors are missing, "
-            f"foreign or of another shape ({wrong[0]}, ...)",
+            f"unexpected or of a different shape ({wrong[0]}, ...)",
             f"give the folder of {facts.repository}",
         )
     network.load_state_dict(weights)
 
 
 def hash_of_weights(weights: dict[str, Any]) -> str:
-    """SHA-256 (hex) of tensors by name, the same whatever kind of file they came from."""
+    """SHA-256 (hex) of tensors by name, independent of the kind of file."""
     return sha256_of_arrays({name: tensor.float().numpy() for name, tensor in weights.items()})
 
 
@@ -100,13 +98,13 @@ def _from_hub(facts: EncoderFacts) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    absent: BaseException = FileNotFoundError("no weights there")
+    absent: BaseException = FileNotFoundError("no weights in the cache")
     for name in facts.files:
         try:
             return Path(hf_hub_download(facts.repository, name))
         except EntryNotFoundError as error:
             absent = error
-        except Exception as error:  # no network, no such model, no access: each layer below raises its own kind
+        except Exception as error:  # no network, no such model, no access: every layer raises its own errors
             raise _no_access(facts, error) from None
     raise _no_access(facts, absent)
 
@@ -115,5 +113,5 @@ def _no_access(facts: EncoderFacts, error: BaseException) -> ConfigError:
     ask = f"ask for access at {facts.page} and run 'hf auth login', or " if facts.gated else ""
     return ConfigError(
         f"{facts.name}: the weights cannot be fetched ({first_line(error)})",
-        f"{ask}run 'hf download {facts.repository} --local-dir FOLDER' where there is network, and give {facts.name}:FOLDER",
+        f"{ask}run 'hf download {facts.repository} --local-dir FOLDER' with network access, and give {facts.name}:FOLDER",
     )

@@ -16,7 +16,7 @@ _AVERAGE_FROM = 2.0
 
 @dataclass(frozen=True)
 class Area:
-    """What has to be read of a level for an area of it, and how that becomes the image.
+    """The pixels to read from a level for an area, and how they become the image.
 
     Shrinking twofold or more averages over the area; otherwise the filter is bilinear, widened where it shrinks (neither
     aliases). An area of ``size`` whole pixels is copied.
@@ -25,7 +25,7 @@ class Area:
         left, top, right, bottom: whole pixels of the level that are read: the area, and around it what the filter reaches.
         box: (left, top, right, bottom) of the area within these, not rounded.
         size: (width, height) of the image in pixels.
-        exact: whether the pixels read are the image.
+        exact: whether the pixels read are the image itself.
     """
 
     left: int

@@ -1,4 +1,4 @@
-"""Slides of which a part is missing: a MIRAX file without its folder, an index without its images."""
+"""Slides with a missing part: a MIRAX file without its folder, an index without its images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SLIDEDAT = "Slidedat.ini"
 
 
 def check_companions(path: Path) -> None:
-    """Say which file or folder beside a slide is missing.
+    """Report which file or folder beside a slide is missing.
 
     Args:
-        path: the slide; of other formats than MIRAX, VMS and VMU nothing is looked at.
+        path: the slide; only MIRAX, VMS and VMU are checked.
 
     Raises:
         SlideError: a part is missing.
@@ -33,7 +33,7 @@ def check_companions(path: Path) -> None:
 
 
 def ini_values(path: Path) -> list[tuple[str, str]]:
-    """(name in small letters, value) of every line of an index that has the form ``name = value``.
+    """(name in lower case, value) of every line of an index of the form ``name = value``.
 
     Raises:
         OSError: it cannot be read.
@@ -50,7 +50,7 @@ def _check_mirax(path: Path) -> None:
         target = path.resolve()
         if path.is_symlink() and target.with_suffix("").is_dir():
             said = f"{path}: a link, and the folder {folder.name}/ is not beside it"
-            raise SlideError(said, f"give {target}, or link its folder too, beside the link and by the same name")
+            raise SlideError(said, f"give {target}, or link its folder too, beside the link and with the same name")
         what = f"the folder {folder.name}/ beside it, in which the pixels of a MIRAX slide lie"
         raise _missing(path, what, f"the folder, and leave it the name of the {path.suffix} file")
     if not (folder / _SLIDEDAT).is_file():

@@ -13,7 +13,7 @@ def area_fraction(
     """The exact share of each tile's area that a mask covers.
 
     An integral image of a mask whose pixels are squares of constant value is bilinear between its nodes, so four
-    interpolated look-ups a tile give the area without rounding.
+    interpolated look-ups per tile give the area without rounding.
 
     Args:
         mask: (h, w) bool or float.

@@ -1,4 +1,4 @@
-"""DICOM files of slides: known by their content, with what their headers say of the pixels."""
+"""DICOM files of slides: recognised by their content, with the properties of the pixels in their headers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _TAGS = [
 
 @dataclass(frozen=True)
 class DicomFile:
-    """What the header of a DICOM file says.
+    """The header of a DICOM file.
 
     Attributes:
         path: the file.
         is_slide: whether it holds an image of a slide, and not an annotation, a report or another modality's image.
-        series: the unique name of its series; the levels of a slide are one.
+        series: the unique name of its series; a slide's levels form one series.
         is_level: whether it is a level, and not the label, the overview or a thumbnail.
         size: (width, height) of the level in pixels.
         mpp: micrometres per pixel (x, y), if stated.
@@ -92,12 +92,12 @@ def read_dicom(path: Path) -> DicomFile | None:
                 focal_planes=int(header.get("TotalPixelMatrixFocalPlanes") or 1),
                 image=str(header.get("ConcatenationUID") or header.get("SOPInstanceUID", "")),
             )
-    except Exception:  # pydicom raises whatever a damaged header makes it stumble over
+    except Exception:  # pydicom may raise anything on a damaged header
         return None
 
 
 def series_beside(path: Path) -> list[DicomFile]:
-    """The levels of the slide that a DICOM file belongs to: those of its series in its folder.
+    """The levels of the slide that a DICOM file belongs to: its series' levels in its folder.
 
     Raises:
         OSError: the folder or a file of it cannot be read.
@@ -113,7 +113,7 @@ def level_mpps(files: Sequence[DicomFile], dimensions: Sequence[tuple[int, int]]
     """Micrometres per pixel (x, y) of each level; None if none is stated or the files of a level disagree.
 
     Args:
-        files: of one series.
+        files: the files of one series.
         dimensions: (width, height) of each level.
     """
     stated = [{part.mpp for part in files if part.is_level and part.size == size} for size in dimensions]
@@ -121,30 +121,30 @@ def level_mpps(files: Sequence[DicomFile], dimensions: Sequence[tuple[int, int]]
 
 
 def check_dicom(path: Path, files: Sequence[DicomFile]) -> None:
-    """Refuse a series that OpenSlide does not read, by what it does not read.
+    """Refuse a series that OpenSlide does not read, naming the reason.
 
     Args:
-        path: what the user gave, for messages.
-        files: of the series.
+        path: the user's path, for messages.
+        files: the series' files.
 
     Raises:
         SlideError: another kind of image, another encoding of pixels than OpenSlide decodes, samples other than three of 8
             bits, or several focal planes.
     """
     if not any(part.is_slide for part in files):
-        raise SlideError(f"{path}: DICOM, but no image of a slide", "give a file of the modality SM (slide microscopy)")
+        raise SlideError(f"{path}: DICOM, but not an image of a slide", "give a file of the modality SM (slide microscopy)")
     levels = [part for part in files if part.is_slide and part.is_level]
     if not levels:
-        raise SlideError(f"{path}: a label or an overview, and no level of its slide", "give the folder of the whole series")
+        raise SlideError(f"{path}: a label or an overview, not a level of its slide", "give the folder of the whole series")
     for part in levels:
         where = f"{path}: {part.path.name}: " if part.path != path else f"{path}: "
         if part.focal_planes > 1:
-            raise SlideError(f"{where}{part.focal_planes} focal planes", "export the plane that is meant as its own series")
+            raise SlideError(f"{where}{part.focal_planes} focal planes", "export the intended plane as its own series")
         if part.samples != 3:
-            said = f"{part.samples} channel{'s' * (part.samples != 1)} a pixel instead of red, green and blue"
+            said = f"{part.samples} channel{'s' * (part.samples != 1)} per pixel instead of red, green and blue"
             raise SlideError(f"{where}{said}", "export it in colour; fluorescence is not read")
         if part.bits != (8, 8):
-            raise SlideError(f"{where}samples of {max(part.bits)} bits", "export it with 8 bits a channel")
+            raise SlideError(f"{where}samples of {max(part.bits)} bits", "export it with 8 bits per channel")
         if part.syntax not in _SYNTAXES:
             said = f"its pixels are encoded as {_syntax_name(part.syntax)}, which is not decoded here"
             raise SlideError(f"{where}{said}", "convert its pixels to JPEG or JPEG 2000, for instance with dcm4che or GDCM")
@@ -153,11 +153,11 @@ def check_dicom(path: Path, files: Sequence[DicomFile]) -> None:
         if twins:
             names = f"{part.path.name} and {twins[0].path.name}"
             what = f"{path}: two images of {part.size[0]} x {part.size[1]} px in one series, {names}"
-            raise SlideError(what, "leave the one that is not meant out of the folder: another plane, scan or level")
+            raise SlideError(what, "remove the unintended one (another plane, scan or level) from the folder")
 
 
 def _spacing(header: Any) -> tuple[float, float] | None:
-    """Of the shared functional groups, in which the spacing of rows comes first, in millimetres."""
+    """From the shared functional groups, in which the row spacing comes first, in millimetres."""
     try:
         y, x = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
         return (float(x) * 1000, float(y) * 1000) if x > 0 and y > 0 else None
@@ -169,4 +169,4 @@ def _syntax_name(syntax: str) -> str:
     from pydicom.uid import UID
 
     with libraries_silenced():
-        return UID(syntax).name if syntax else "nothing that it names"
+        return UID(syntax).name if syntax else "an unnamed syntax"

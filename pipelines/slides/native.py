@@ -1,10 +1,10 @@
-"""The tiles a slide is stored in, one decoded at a time: straight from a TIFF's JPEG tiles where that is possible and exact.
+"""A slide's stored tiles, decoded one at a time: directly from a TIFF's JPEG tiles if that is possible and exact.
 
 OpenSlide paints the tiles it decodes onto a canvas with transparency and hands that over with the slide's colour profile,
-which costs several times the decoding of a JPEG tile. Of Aperio and plain tiled TIFFs the tiles are therefore decoded here,
-by the same kind of library, to the same pixels. OpenSlide stays the judge: it reads what is stored in another way, every level
-where a tile decoded here is not equal to its own, and each single tile that does not decode cleanly, so what is damaged is
-damaged for both.
+which costs several times the decoding of a JPEG tile. Tiles of Aperio and plain tiled TIFFs are therefore decoded here,
+by the same kind of library, to the same pixels. OpenSlide remains the reference: it reads everything stored differently, every
+level where a tile decoded here differs from its own, and each single tile that does not decode cleanly, so damage is detected
+equally.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class NativeLevel:
     """The grid of one level.
 
     Attributes:
-        level: of the slide.
+        level: the slide's level.
         width, height: of the level in its pixels.
-        tile_width, tile_height: of what is decoded at once; the last column and row are cut off at the level's edge.
+        tile_width, tile_height: size decoded at once; the last column and row are cut off at the level's edge.
     """
 
     level: int
@@ -48,13 +48,13 @@ class NativeLevel:
 
     @classmethod
     def of(cls, slide: Slide, level: int) -> NativeLevel:
-        """As the slide states it. Several tiles make one where they are narrow strips; 512 px where nothing is stated."""
+        """The grid that the slide states. Narrow strips are combined into one tile; 512 px if nothing is stated."""
         sides = [_side(slide.properties.get(f"openslide.level[{level}].tile-{name}")) for name in ("width", "height")]
         return cls(level, *slide.level_dimensions[level], *sides)
 
     @property
     def columns(self) -> int:
-        """Tiles beside each other."""
+        """The number of tiles beside each other."""
         return -(-self.width // self.tile_width)
 
     def box(self, column: int, row: int) -> tuple[int, int, int, int]:
@@ -67,7 +67,7 @@ class NativeTiles:
     """Reads one level's tiles; safe from several threads. Close it after use.
 
     Attributes:
-        grid: of the level.
+        grid: the level's grid.
         direct: whether tiles are decoded here, not by OpenSlide.
     """
 
@@ -92,7 +92,7 @@ class NativeTiles:
     def read(self, column: int, row: int) -> np.ndarray:
         """The pixels of a tile, (height, width, 3) uint8 RGB, cut off at the level's edge.
 
-        On levels above 0 OpenSlide starts at the nearest level-0 pixel, up to half of one beside the tile's corner.
+        On levels above 0 OpenSlide starts at the nearest level-0 pixel, up to half a pixel off the tile's corner.
 
         Raises:
             SlideError: the pixels cannot be read.
@@ -110,10 +110,10 @@ class NativeTiles:
         return np.asarray(self._slide.read_region(location, self.grid.level, (right - left, bottom - top)))
 
     def _agrees(self, file: _TiffTiles) -> bool:
-        """Whether tiles are what OpenSlide makes of them.
+        """Whether tiles match OpenSlide's.
 
-        They must be equal where OpenSlide's place is exact, as in the corner of any level, and show the same where it is not.
-        Compared are the tiles that take the most bytes, since another picture of the same size would differ in texture.
+        They must be equal where OpenSlide's position is exact, as in the corner of any level, and similar elsewhere.
+        The largest tiles in bytes are compared, since another picture of the same size would differ in texture.
         """
         from comel.errors import SlideError
 
@@ -144,19 +144,19 @@ class _TiffTiles:
         self._columns = -(-page.size[0] // grid.tile_width)
         self._compression, self._photometric = page.compression, page.photometric
         self._tables = page.stored.jpegtables
-        # pread takes the position along, so threads need no lock.
+        # pread takes the position as an argument, so threads need no lock.
         self._descriptor = os.open(path, os.O_RDONLY)
 
     @classmethod
     def of(cls, slide: Slide, grid: NativeLevel) -> _TiffTiles | None:
-        """The page that holds a level, or None if it is stored in a way that is OpenSlide's to read."""
+        """The page that holds a level, or None if OpenSlide must read it."""
         page = slide.level_pages[grid.level]
         if page is None or page.tile != (grid.tile_width, grid.tile_height) or not _readable(page):
             return None
         return cls(str(slide.path), page, grid)
 
     def most_textured(self, count: int) -> list[tuple[int, int]]:
-        """(column, row) of the tiles that take the most bytes."""
+        """(column, row) of the largest tiles in bytes."""
         largest = sorted(range(len(self._lengths)), key=lambda index: -self._lengths[index])[:count]
         return [(index % self._columns, index // self._columns) for index in largest]
 
@@ -173,12 +173,12 @@ class _TiffTiles:
         if not 0 < length <= self._shape[0] * self._shape[1] * 4:
             return None
         data = os.pread(self._descriptor, length, self._offsets[index])
-        # The decoder writes into an array of the size that the page states: a tile that says another is refused.
+        # The decoder writes into an array of the size that the page states: a tile that states another is refused.
         pixels = np.empty(self._shape, np.uint8)
         try:
             if self._compression == _APERIO_JPEG2000_RGB:
                 imagecodecs.jpeg2k_decode(data, out=pixels)
-            # The decoder fills up what a cut-off tile lacks; OpenSlide calls it damaged.
+            # The decoder fills in what a truncated tile lacks; OpenSlide reports it as damaged.
             elif data.find(_END_OF_IMAGE) != length - len(_END_OF_IMAGE):
                 return None
             else:
@@ -201,7 +201,7 @@ def _readable(page: TiffPage) -> bool:
 
 
 def _same_picture(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two tiles show the same, where one may lie a fraction of a pixel beside the other."""
+    """Whether two tiles show the same, allowing a shift by a fraction of a pixel."""
     first, second = (pixels.astype(np.float32) - pixels.mean(axis=(0, 1)) for pixels in (one, other))
     strength = float(np.sqrt((first**2).sum() * (second**2).sum()))
     away = np.abs(one.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).max()

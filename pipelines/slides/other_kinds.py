@@ -1,4 +1,4 @@
-"""Kinds of files that are whole, but no slides that are read here: told by how they begin or by their suffix."""
+"""Valid files of formats that are not read here, recognised by their first bytes or their suffix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LARGEST_HEADER = 1 << 20
 
 
 def kind_of(path: Path) -> str | None:
-    """The name of the kind of file that this is, if it is one that is known and not read.
+    """The name of the file's format, if it is a known one that is not read.
 
     Raises:
         OSError: it cannot be read.
@@ -69,7 +69,7 @@ def image_without_its_suffix(path: Path) -> str | None:
 
 
 def jpeg_bits(path: Path) -> int | None:
-    """Bits of the samples of a JPEG file; None if it is not one or does not say.
+    """Bits of the samples of a JPEG file; None if it is not a JPEG or does not state them.
 
     Raises:
         OSError: it cannot be read.

@@ -1,7 +1,7 @@
-"""A PNG, JPEG or plain TIFF image as a slide of one level, decoded whole at the first look at its pixels.
+"""A PNG, JPEG or plain TIFF image as a slide of one level, decoded in full when its pixels are first read.
 
-OpenSlide reads none of these. What such a file says of its resolution is that of a screen or a printer, so it states no
-micrometres per pixel here. Pixels are taken as they are stored: an EXIF orientation and a colour profile change nothing.
+OpenSlide reads none of these. The resolution in such a file is that of a screen or a printer, so it states no
+micrometres per pixel here. Pixels are used as stored: an EXIF orientation and a colour profile have no effect.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class PlainImage:
 
     Attributes:
         level_dimensions: (width, height) in pixels of the only level.
-        level_downsamples: of the only level, 1.
+        level_downsamples: the only level's downsample, 1.
         properties: empty: the image states neither resolution nor bounds.
 
     Raises:
-        SlideError: no image of these formats, several pages, more than :data:`MAX_IMAGE_PIXELS`, or samples of more than 8
+        SlideError: not an image of these formats, several pages, more than :data:`MAX_IMAGE_PIXELS`, or samples of more than 8
             bits. Nothing is decoded to find this out.
     """
 
@@ -48,13 +48,13 @@ class PlainImage:
         self._path = path
         self._lock = threading.Lock()
         self._pixels: Image | None = None
-        with libraries_silenced():  # Pillow warns of images that are within the limit here
+        with libraries_silenced():  # Pillow warns of images within this limit
             self.level_dimensions = (_checked_size(path),)
         self.level_downsamples = (1.0,)
         self.properties: dict[str, str] = {}
 
     def close(self) -> None:
-        """Let go of the pixels."""
+        """Release the pixels."""
         self._pixels = None
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image:
@@ -93,21 +93,21 @@ def _checked_size(path: Path) -> tuple[int, int]:
         raise unopened(path, path, "neither a slide that OpenSlide reads nor an image of PNG, JPEG or TIFF") from None
     except Image.DecompressionBombError:
         raise _too_large(path, "over 170 Mpx") from None
-    except Exception as error:  # Pillow raises whatever a damaged header makes it stumble over
+    except Exception as error:  # Pillow may raise anything on a damaged header
         raise _damaged(path, error) from None
     if size[0] * size[1] > MAX_IMAGE_PIXELS:
         raise _too_large(path, f"{size[0]} x {size[1]} pixels")
     if form == "TIFF" and pages > 1:
-        raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{CONVERT}, or save one page alone")
+        raise SlideError(f"{path}: a TIFF of {pages} pages that OpenSlide does not read", f"{CONVERT}, or save a single page")
     if form == "PNG" and _png_depth(path) > 8:
-        raise SlideError(f"{path}: samples of {_png_depth(path)} bits", "save it with 8 bits a channel")
+        raise SlideError(f"{path}: samples of {_png_depth(path)} bits", "save it with 8 bits per channel")
     if mode not in _EIGHT_BIT_MODES:
-        raise SlideError(f"{path}: pixels of type {mode}", "save it as RGB with 8 bits a channel")
+        raise SlideError(f"{path}: pixels of type {mode}", "save it as RGB with 8 bits per channel")
     return size
 
 
 def _png_depth(path: Path) -> int:
-    """Bits of a PNG's samples: Pillow drops the lower half of 16 without a word."""
+    """Bits of a PNG's samples: Pillow silently drops the lower half of 16."""
     with open(path, "rb") as stream:
         return stream.read(25)[24]
 
@@ -128,7 +128,7 @@ def _decoded(path: Path) -> Image:
                 pixels.paste(layered, mask=layered)
     except SlideError:
         raise
-    except Exception as error:  # Pillow raises whatever damaged data make it stumble over
+    except Exception as error:  # Pillow may raise anything on damaged data
         raise _damaged(path, error) from None
     pixels.info.clear()
     return pixels

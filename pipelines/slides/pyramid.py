@@ -1,11 +1,11 @@
-"""How coarse each level of a slide truly is, and which levels are read.
+"""The true downsample of each level of a slide, and which levels are read.
 
-OpenSlide takes the mean of the ratios of the sides for a level's downsample. That is right to within a pixel if a level is
-the whole slide made smaller, and wrong if it was filled up to whole tiles: then tiles lie beside their place, by thousands of
+OpenSlide uses the mean ratio of the sides as a level's downsample. That is correct to within a pixel if a level is
+the whole slide scaled down, and wrong if it was padded to whole tiles: then tiles are misplaced, by up to thousands of
 pixels. So the downsample is
 
 1. OpenSlide's own, for formats in which it reads it from the file instead of the sides;
-2. what the resolution of the level says, if its size fits: to a pixel, or filled up to whole tiles;
+2. the one implied by the level's resolution, if its size fits: to a pixel, or padded to whole tiles;
 3. the ratio of the sides, if those of x and y agree to within a pixel's rounding.
 
 A level that has none of these is never read, and neither is one of two of the same size.
@@ -30,7 +30,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Stored:
-    """A level as it is stored.
+    """A level as stored.
 
     Attributes:
         size: (width, height) in its pixels.
@@ -49,10 +49,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Level:
-    """A level as it is read.
+    """A level as read.
 
     Attributes:
-        size: (width, height) of what shows the slide, in pixels of the level: without what fills it up to whole tiles.
+        size: (width, height) of the part that shows the slide, in pixels of the level: without padding to whole tiles.
         downsample: level-0 pixels per pixel; infinite for a level that is not read.
         extent: (width, height) of level 0 in pixels of this level, not rounded.
     """
@@ -89,11 +89,11 @@ def _settled(full: Stored, level: Stored) -> Level:
         power = math.log2(stated).is_integer()
         if _fits(whole, size, stated) or (power and _fits_filled(whole, size, stated, level.tile)):
             return _level(whole, level, stated)
-        # A resolution that is not a power of two may be rounded, and sides that are no whole tiles are not filled up.
+        # A resolution that is not a power of two may be rounded, and sides that are not whole tiles are not padded.
         rounded = ratio is not None and not whole_tiles and abs(ratio / stated - 1) < _SAME
         if not rounded and level.mpp is not None and max(level.mpp) <= _COARSEST_MPP:
             return _unread(level)
-    # The sides of a square slide agree also if both were filled up, but on a ratio that is not whole.
+    # The sides of a square slide also agree if both were padded, but on a ratio that is not whole.
     if ratio is None or (whole_tiles and not _fits(whole, size, max(1.0, round(ratio)))):
         return _unread(level)
     return Level(size, ratio, (float(size[0]), float(size[1])))
@@ -104,7 +104,7 @@ def _level(whole: Pair, level: Stored, factor: float | None) -> Level:
     downsample = level.ratio if factor is None else factor
     extent = (whole[0] / downsample, whole[1] / downsample)
     if not _fits(whole, level.size, downsample):
-        # The last pixel that the slide covers in part is left out, since it may have been filled up too.
+        # The last, partly covered pixel is left out, since it may have been padded too.
         shown = [max(1, min(side, int(exact + 1e-6))) for side, exact in zip(level.size, extent, strict=True)]
         return Level((shown[0], shown[1]), downsample, extent)
     return Level(level.size, downsample, extent if factor else (float(level.size[0]), float(level.size[1])))
@@ -134,12 +134,12 @@ def _stated(full: Stored, level: Stored) -> float | None:
 
 
 def _fits(whole: Pair, size: Pair, factor: float) -> bool:
-    """Whether the sides of a level are those of the slide over the factor, but for rounding."""
+    """Whether the sides of a level are those of the slide divided by the factor, up to rounding."""
     return all(abs(full / factor - side) <= _ROUNDING for full, side in zip(whole, size, strict=True))
 
 
 def _fits_filled(whole: Pair, size: Pair, factor: float, tile: Pair | None) -> bool:
-    """Whether a level holds the slide over the factor, filled up by less than a tile."""
+    """Whether a level holds the slide divided by the factor, padded by less than a tile."""
     return tile is not None and all(
         full / factor - _ROUNDING <= side <= math.ceil(full / factor / step - 1e-6) * step
         for full, side, step in zip(whole, size, tile, strict=True)

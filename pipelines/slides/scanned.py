@@ -1,6 +1,6 @@
 """The scanned regions of a slide's canvas, and the pieces in which an overview of them is read.
 
-A slide may lie on a canvas many times the size of what was scanned, and OpenSlide takes its time to paint nothing.
+A slide may lie on a canvas many times the scanned size, and OpenSlide is slow even at painting empty areas.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MARGIN = 2
 
 
 def scanned_areas(properties: Mapping[str, str], size: tuple[int, int]) -> list[Box]:
-    """Where the slide has pixels: its regions where it lists them, else its bounds, else all.
+    """Where the slide has pixels: its regions if it lists them, otherwise its bounds, otherwise everything.
 
     Args:
         properties: the slide's, under OpenSlide's names.
@@ -40,7 +40,7 @@ def scanned_areas(properties: Mapping[str, str], size: tuple[int, int]) -> list[
 
 
 def picture_pieces(areas: list[Box], full: tuple[int, int], level: tuple[float, float], size: tuple[int, int]) -> Iterator[Box]:
-    """The boxes of a picture of the whole slide that are to be read, those of each area from column to column.
+    """The boxes to read for a picture of the whole slide, area by area, column by column.
 
     A piece takes at most 16 Mpx of the level, and the pieces of a column follow one another downwards, so that stored tiles
     which two of them share are still in OpenSlide's cache: of a level of any width nearly all are decoded once.

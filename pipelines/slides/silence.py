@@ -1,4 +1,4 @@
-"""What libraries print, kept from the terminal: what is wrong with a file is said by an exception."""
+"""Keep libraries' output off the terminal: exceptions report what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["libraries_silenced"]
 
 _LOGGERS = ("PIL", "pydicom", "tifffile")
 _PRINTED = re.compile(rb"^(\(\S+:\d+\): \S+-(WARNING|CRITICAL|Message) |tempfile\.tif|TIFF|OpenJPEG|libpng |Corrupt JPEG|\s*$)")
-"""Lines of GLib and of what decodes images in C. Lines of other origin may come from another thread."""
+"""Lines printed by GLib and C image decoders. Other lines may come from another thread."""
 _STDERR = 2
 _alone = threading.RLock()
 
 
 @contextmanager
 def libraries_silenced() -> Iterator[None]:
-    """While the block runs, drop Python's warnings, the logs of image libraries, and what those in C print on standard error.
+    """While the block runs, drop Python's warnings, image libraries' logs, and C libraries' output on standard error.
 
-    Other lines that are printed meanwhile appear when the block ends. One thread at a time.
+    Other lines printed meanwhile appear when the block ends. One thread at a time.
     """
     with _alone, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,9 +1,9 @@
 """Whole-slide images through OpenSlide: their resolution, a thumbnail, and exact areas of a level.
 
-What OpenSlide does not read is tried as a plain image of one level (:mod:`pipelines.slides.plain_image`). A resolution is never
-guessed: it comes from the manifest, from the slide, or from what the user says to assume where the slide states none. How
-coarse a level is, and whether it is read at all, is settled here for everyone (:mod:`pipelines.slides.pyramid`).
-Label and macro images are never touched, and no picture that comes from here carries the slide's colour profile.
+Other files are tried as plain images of one level (:mod:`pipelines.slides.plain_image`). A resolution is never
+guessed: it comes from the manifest, from the slide, or from the user's assumption if the slide states none. How
+coarse a level is, and whether it is read at all, is decided here for all callers (:mod:`pipelines.slides.pyramid`).
+Label and macro images are never read, and no picture returned here has the slide's colour profile.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Slide", "open_handle", "open_slide"]
 
-_MPP_PLACE = "the manifest column 'mpp' (of a slide given by itself: --mpp)"
+_MPP_PLACE = "the manifest column 'mpp' (for a slide given directly: --mpp)"
 _MPP_REMEDY = f"state it in {_MPP_PLACE}"
-_ASSUME_REMEDY = f"{_MPP_REMEDY}, or give --assume-mpp for all slides that state none"
+_ASSUME_REMEDY = f"{_MPP_REMEDY}, or give --assume-mpp for all slides that do not state it"
 _CACHE_BYTES = 128 << 20
 
 MppSource = Literal["manifest", "slide", "assumed"]
@@ -48,16 +48,16 @@ class Slide:
     Attributes:
         path: the file.
         properties: what the file states, under OpenSlide's names.
-        level_dimensions: (width, height) in pixels of every level, level 0 first; what fills a level up to whole tiles is no
+        level_dimensions: (width, height) in pixels of every level, level 0 first; padding to whole tiles is not
             part of it.
-        level_downsamples: level-0 pixels per pixel of every level, infinite for one that is not read, since how coarse it is
-            cannot be known.
+        level_downsamples: level-0 pixels per pixel of every level, infinite for one that is not read because its downsample
+            is unknown.
         level_extents: (width, height) of level 0 in pixels of every level, not rounded.
-        level_pages: of a plain or Aperio TIFF the page of every level, else None.
+        level_pages: for a plain or Aperio TIFF the page of every level, otherwise None.
         mpp_x, mpp_y: micrometres per pixel of level 0.
-        mpp_source: where these come from: the manifest, the slide, or the user's assumption.
-        bounds: (x, y, width, height) of the non-empty region in level-0 pixels where the slide states all four
-            ``openslide.bounds-*``, else None.
+        mpp_source: their source: the manifest, the slide, or the user's assumption.
+        bounds: (x, y, width, height) of the non-empty region in level-0 pixels if the slide states all four
+            ``openslide.bounds-*``, otherwise None.
     """
 
     def __init__(self, path: Path, mpp: float | None, assume_mpp: float | None) -> None:
@@ -87,11 +87,11 @@ class Slide:
         return self.level_dimensions[0]
 
     def facts(self) -> dict[str, Any]:
-        """What the file says of its making: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every
+        """The file's facts: ``format`` (OpenSlide's name of the vendor), ``objective_power``, and of every
         level ``width, height, downsample`` (None for a level that is not read) and ``tile``, (width, height) of its tiles
-        where it states them.
+        if it states them.
 
-        Files also carry names, dates and accession numbers in their properties: nothing but these is read.
+        Files also have names, dates and accession numbers in their properties; those are not read.
         """
         properties = self._handle.properties
         tiles = [
@@ -113,15 +113,15 @@ class Slide:
         }
 
     def level_for(self, downsample: float) -> int:
-        """The coarsest level that is not coarser than ``downsample`` (level-0 pixels per pixel); level 0 at least."""
+        """The coarsest level that is not coarser than ``downsample`` (level-0 pixels per pixel), or level 0."""
         fitting = [level for level, own in enumerate(self.level_downsamples) if own <= downsample]
         return max(fitting, key=lambda level: self.level_downsamples[level], default=0)
 
     def thumbnail(self, max_side: int) -> Image:
         """The whole slide as an RGB image whose longer side is at most ``max_side`` pixels; nothing is enlarged.
 
-        Only what was scanned is read, the rest is white. It is read in pieces, so that a slide with a single huge level
-        takes no more memory than a piece of it.
+        Only scanned areas are read; the rest is white. They are read in pieces, so that a slide with a single huge level
+        needs no more memory than a piece.
 
         Raises:
             SlideError: the slide's pixels cannot be read.
@@ -144,11 +144,11 @@ class Slide:
     def read_area(self, level: int, box: tuple[float, float, float, float], size: tuple[int, int]) -> Image:
         """An exact area of a level, resampled to ``size``.
 
-        See :class:`pipelines.slides.area.Area` on how; an area of ``size`` whole pixels comes back as it is.
+        See :class:`pipelines.slides.area.Area`; an area of ``size`` whole pixels is returned unchanged.
 
         Args:
             level: the level to read.
-            box: (left, top, right, bottom) in pixels of that level, not rounded; what lies outside is cut off.
+            box: (left, top, right, bottom) in pixels of that level, not rounded; cut off at the level's edge.
             size: (width, height) of the result in pixels.
 
         Raises:
@@ -168,18 +168,18 @@ class Slide:
             size: (width, height) in pixels of that level.
 
         Raises:
-            SlideError: the pixels cannot be read, also not by a fresh handle.
+            SlideError: the pixels cannot be read, even by a fresh handle.
         """
         import openslide
 
         handle = self._handle
-        # OpenSlide finds a place on a level by its own ratio of the sides.
+        # OpenSlide locates a place on a level by its own ratio of the sides.
         beside = self._ratios[level] / self.level_downsamples[level]
         location = location if beside in (0.0, 1.0) else (round(location[0] * beside), round(location[1] * beside))
         try:
             pixels = handle.read_region(location, level, size)
         except openslide.OpenSlideError:
-            # One bad tile leaves a handle unusable for good. The old one is not closed: another thread may be reading by it.
+            # One bad tile makes a handle permanently unusable. The old one is not closed: another thread may be using it.
             try:
                 with self._lock:
                     if self._handle is handle:
@@ -201,23 +201,23 @@ class Slide:
 
 
 def open_slide(path: Path, *, mpp: float | None = None, assume_mpp: float | None = None) -> Slide:
-    """Open a slide and settle its resolution.
+    """Open a slide and determine its resolution.
 
     Args:
         path: any file that OpenSlide reads, the folder of a DICOM series, or a PNG, JPEG or plain TIFF image of at most
             128 Mpx.
-        mpp: micrometres per pixel of level 0 that override what the slide says, in x and y (the manifest's column).
-        assume_mpp: micrometres per pixel for a slide that states none; never used against what a slide says.
+        mpp: micrometres per pixel of level 0 that override the slide's own, in x and y (the manifest's column).
+        assume_mpp: micrometres per pixel for a slide that does not state it; never overrides the slide's own.
 
     Raises:
-        SlideError: no such file, empty, not to be read, not a slide, a folder of several (stage "open"); no resolution, or
+        SlideError: no such file, empty, unreadable, not a slide, a folder of several (stage "open"); no resolution, or
             one outside :data:`MPP_RANGE` (stage "mpp").
     """
     return Slide(Path(path), mpp, assume_mpp)
 
 
 def open_handle(path: Path) -> Any:
-    """The slide behind OpenSlide's own interface, or a plain image behind the part of it that is used here.
+    """The slide with OpenSlide's own interface, or a plain image with the part of it that is used here.
 
     Raises:
         SlideError: it cannot be opened (stage "open").
@@ -227,7 +227,7 @@ def open_handle(path: Path) -> Any:
     try:
         if not path.exists():
             raise SlideError(f"{path}: no such file", "check the path in the manifest")
-        # OpenSlide and Pillow take a file that may not be read for one of another format.
+        # OpenSlide and Pillow report an unreadable file as one of another format.
         for part in slide_files(path):
             open(part, "rb").close()
         file = file_to_open(path)
@@ -253,7 +253,7 @@ def open_handle(path: Path) -> Any:
 def _stored_levels(
     path: Path, properties: Mapping[str, str], dimensions: Sequence[tuple[int, int]], ratios: Sequence[float]
 ) -> tuple[list[Stored], list[TiffPage | None]]:
-    """The levels as the file has them, with what each says of its resolution, and the TIFF page of each."""
+    """The levels in the file, with each one's stated resolution and TIFF page."""
     vendor = properties.get("openslide.vendor")
     pages: list[TiffPage | None] = [None] * len(dimensions)
     mpps: list[tuple[float, float] | None] = [None] * len(dimensions)
@@ -270,7 +270,7 @@ def _stored_levels(
 
 
 def _may_be_overview(page: TiffPage | None, vendor: str | None) -> bool:
-    """Whether OpenSlide may have taken an overview for a level: the first page of a plain TIFF need not call itself reduced."""
+    """Whether OpenSlide may have mistaken an overview for a level: a plain TIFF's first page need not be marked reduced."""
     return page is not None and vendor == "generic-tiff" and not page.reduced
 
 
@@ -288,13 +288,13 @@ def _resolution(path: Path, properties: Any, mpp: float | None, assume_mpp: floa
         raise SlideError(what, remedy, stage="mpp")
 
     if mpp is not None:
-        return checked(mpp, mpp, "manifest", "it is said to have", f"correct {_MPP_PLACE}")
+        return checked(mpp, mpp, "manifest", "the manifest states", f"correct {_MPP_PLACE}")
     own = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
     if own[0] is not None and own[1] is not None:
-        remedy = f"{_MPP_REMEDY}; --assume-mpp does not overrule what a slide states"
+        remedy = f"{_MPP_REMEDY}; --assume-mpp does not override what a slide states"
         return checked(own[0], own[1], "slide", "the file states", remedy)
     if assume_mpp is not None:
-        return checked(assume_mpp, assume_mpp, "assumed", "--assume-mpp says", "correct --assume-mpp")
+        return checked(assume_mpp, assume_mpp, "assumed", "--assume-mpp states", "correct --assume-mpp")
     raise SlideError(f"{path}: the slide states no micrometres per pixel", _ASSUME_REMEDY, stage="mpp")
 
 
@@ -310,7 +310,7 @@ def _on_white(pixels: Image) -> Image:
 
     if pixels.getchannel("A").getextrema() == (255, 255):
         opaque = pixels.convert("RGB")
-        # OpenSlide hands its regions the profile, which a PNG made of them would carry along.
+        # OpenSlide attaches the profile to its regions, and a PNG made of them would keep it.
         opaque.info.clear()
         return opaque
     opaque = Image.new("RGB", pixels.size, "white")

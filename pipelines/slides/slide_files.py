@@ -1,7 +1,7 @@
-"""Which files a slide is made of, and a fingerprint of their content.
+"""The files that a slide consists of, and a fingerprint of their content.
 
 Most formats are one file. A MIRAX slide has a folder beside it, a Hamamatsu VMS or VMU index names its images, and a DICOM
-slide is a series of files, of which OpenSlide is given any one.
+slide is a series of files, any one of which OpenSlide can open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCKS = 32
 
 
 def file_to_open(path: Path) -> Path:
-    """The file to give to OpenSlide: the path itself, or of a folder that holds one DICOM series one of its files.
+    """The file for OpenSlide: the path itself or, for a folder with one DICOM series, one of its files.
 
     Raises:
         SlideError: a folder without DICOM files, or with those of several slides.
@@ -32,11 +32,11 @@ def file_to_open(path: Path) -> Path:
     found = [read_dicom(part) for part in dicom_files(path)]
     series: dict[str, Path] = {}
     for part in found:
-        # A folder of DICOM may hold labels, annotations and reports too.
+        # A DICOM folder may also hold labels, annotations and reports.
         if part is not None and part.is_slide and part.is_level:
             series.setdefault(part.series, part.path)
     if not series:
-        held = "DICOM files, but no image of a slide" if found else "a folder, and none of DICOM files of a slide"
+        held = "DICOM files, but not an image of a slide" if found else "a folder, but not of a slide's DICOM files"
         raise SlideError(f"{path}: {held}", "give the slide's file")
     if len(series) > 1:
         names = ", ".join(part.name for part in list(series.values())[:3])
@@ -45,9 +45,9 @@ def file_to_open(path: Path) -> Path:
 
 
 def slide_files(path: Path) -> list[Path]:
-    """The files that a slide's content lies in, as far as its kind tells without opening it; the path's own first.
+    """The files of a slide's content, as far as its kind tells without opening it; the path's own first.
 
-    Of a DICOM slide that is named by one of its files it is this one alone: others of its folder may be another slide's.
+    For a DICOM slide named by one of its files, only that file: others in its folder may belong to another slide.
 
     Raises:
         OSError: the files cannot be listed.
@@ -67,9 +67,9 @@ def slide_files(path: Path) -> list[Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) over the size of each of a slide's files and 32 blocks spread over it: 2 MiB a file, however large.
+    """SHA-256 (hex) over the size of each of a slide's files and 32 blocks spread over it: 2 MiB per file, however large.
 
-    A copy has the same fingerprint, another slide under the same name has not. A DICOM slide that is named by one of its
+    A copy has the same fingerprint; another slide under the same name does not. A DICOM slide that is named by one of its
     files adds OpenSlide's quick hash, which is over the unique names of all its levels.
 
     Raises:
@@ -101,5 +101,5 @@ def _quick_hash(path: Path) -> str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that no file system takes
+    except (OSError, ValueError):  # a name that no file system accepts
         return False

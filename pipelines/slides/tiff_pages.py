@@ -1,7 +1,7 @@
 """The pages of a TIFF, and which of them are the levels of a slide.
 
-Which page is a level follows OpenSlide's rule: of an Aperio file every tiled page, of a plain pyramid the first page and every
-tiled one that calls itself a reduced image, from wide to narrow.
+Levels follow OpenSlide's rule: in an Aperio file every tiled page, in a plain pyramid the first page and every
+tiled one marked as a reduced image, from wide to narrow.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _OF_ONE_PICTURE = "YXS"
 
 @dataclass(frozen=True)
 class TiffPage:
-    """What a page says of itself.
+    """A page's tags.
 
     Attributes:
-        number: of the page, from 0.
+        number: the page's number, from 0.
         size: (width, height) in pixels.
         tile: (width, height) of its tiles; None if it is stored in strips.
         depth: planes of a volume that is stored as one page; 1 for a picture.
-        reduced: whether it calls itself a reduced version of another page.
-        mask: whether it calls itself a mask of another page.
+        reduced: whether it is marked as a reduced version of another page.
+        mask: whether it is marked as a mask of another page.
         compression, photometric, planar: codes of the TIFF standard.
         samples: channels of a pixel.
-        extra: what those beyond its colours are, as codes of the TIFF standard; 1 and 2 are transparency.
-        bits: of a sample, the largest; 0 if not stated, which means 1.
+        extra: the kinds of channels beyond its colours, as codes of the TIFF standard; 1 and 2 are transparency.
+        bits: bits of a sample, the largest; 0 if not stated, which means 1.
         sample_kind: code of the TIFF standard: 1 unsigned, 2 signed, 3 floating-point, 4 undefined, 5 and 6 complex.
-        mpp: micrometres per pixel (x, y); None if it states none, or none with a unit.
+        mpp: micrometres per pixel (x, y); None if not stated, or stated without a unit.
         description: its text.
-        stored: the page as tifffile knows it.
+        stored: tifffile's page.
     """
 
     number: int
@@ -63,7 +63,7 @@ class TiffPage:
 
     @classmethod
     def of(cls, page: Any) -> TiffPage:
-        """A page of tifffile's, whose values are those of the file, of whatever type.
+        """A tifffile page; its values come from the file and may have any type.
 
         Raises:
             TypeError, ValueError: a value is not a number.
@@ -90,16 +90,16 @@ class TiffPage:
 
     @property
     def area(self) -> int:
-        """Of the page in pixels."""
+        """The page's area in pixels."""
         return self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True)
 class Tiff:
-    """What a TIFF holds.
+    """The content of a TIFF.
 
     Attributes:
-        pages: its pages; none if the file is no TIFF or its pages cannot be listed.
+        pages: its pages; none if the file is not a TIFF or its pages cannot be listed.
         planes: number of pictures along ``Z`` (focus), ``T`` (time), ``C`` (channel) and other axes that OME, ImageJ or
             tifffile describe, if more than one.
     """
@@ -122,13 +122,13 @@ def read_tiff(path: Path) -> Tiff:
             series = file.series if described else []
             sizes = dict(zip(series[0].axes, series[0].shape, strict=True)) if len(series) else {}
             planes = {axis: int(size) for axis, size in sizes.items() if axis not in _OF_ONE_PICTURE and size > 1}
-    except Exception:  # tifffile raises errors of many kinds; whoever opens the file says what is wrong with it
+    except Exception:  # tifffile raises many kinds of errors; opening the file then reports what is wrong
         return Tiff()
     return Tiff([page for page in pages if page.area > 0], planes)
 
 
 def least_size(path: Path) -> int:
-    """The bytes that a TIFF must have for its pages to be there and their pixels; 0 if the file is not a TIFF.
+    """The bytes that a TIFF needs to hold its pages and their pixels; 0 if the file is not a TIFF.
 
     Raises:
         OSError: it cannot be read.
@@ -147,11 +147,11 @@ def least_size(path: Path) -> int:
 
 
 def level_candidates(tiff: Tiff, vendor: str | None) -> list[TiffPage]:
-    """The pages that OpenSlide takes for levels, finest first.
+    """The pages that OpenSlide uses as levels, finest first.
 
     Args:
         tiff: the file's pages.
-        vendor: OpenSlide's name of the format; none are known but those of ``aperio`` and ``generic-tiff``.
+        vendor: OpenSlide's name of the format; only ``aperio`` and ``generic-tiff`` are known.
     """
     tiled = [page for page in tiff.pages if page.tile is not None]
     if vendor == "aperio":

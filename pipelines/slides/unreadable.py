@@ -1,4 +1,4 @@
-"""Files that cannot be read, as errors that say why and what to do: the system's reasons, and those of the file."""
+"""Errors for unreadable files, with the reason, from the system or the file, and a remedy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pipelines.slides.tiff_pages import least_size
 __all__ = ["CONVERT", "COPY_OR_CONVERT", "unopened", "unreadable"]
 
 CONVERT = "convert it to a tiled pyramidal TIFF"
-COPY_OR_CONVERT = f"copy it again; if it stays so, {CONVERT}"
-"""For a file that is of no known format: a copy that was cut off looks like that, since most formats end in their index."""
+COPY_OR_CONVERT = f"copy it again; if that does not help, {CONVERT}"
+"""For a file of unknown format: a truncated copy looks like that, since most formats end in their index."""
 
 
 def unreadable(path: Path, error: OSError, *, stage: str = "open") -> SlideError:
-    """Say of ``path`` that it cannot be read, and of which part of it that is so, where it is a part.
+    """The error that ``path`` cannot be read, naming the part that cannot be read, if only a part.
 
     Args:
         path: the slide, the annotation or the folder.
-        error: what the system said.
+        error: the system's error.
         stage: see :class:`comel.errors.SlideError`.
     """
     part = "" if error.filename is None or Path(error.filename) == path else f": {error.filename}"
@@ -33,12 +33,12 @@ def unreadable(path: Path, error: OSError, *, stage: str = "open") -> SlideError
 
 
 def unopened(path: Path, file: Path, said: str, *, stage: str = "open") -> SlideError:
-    """Why OpenSlide does not open or read a slide, as far as its files tell.
+    """The reason why OpenSlide does not open or read a slide, as far as its files tell.
 
     Args:
-        path: what the user gave.
-        file: the file that OpenSlide was given.
-        said: what happened, in case that the files do not tell.
+        path: the user's path.
+        file: the file given to OpenSlide.
+        said: what happened, in case the files do not tell.
         stage: see :class:`comel.errors.SlideError`.
     """
     try:
@@ -56,7 +56,7 @@ def unopened(path: Path, file: Path, said: str, *, stage: str = "open") -> Slide
     if kind is not None:
         return SlideError(f"{path}: {said}, but {kind}", CONVERT, stage=stage)
     if bits is not None and bits > 8:
-        return SlideError(f"{path}: samples of {bits} bits", "save it with 8 bits a channel", stage=stage)
+        return SlideError(f"{path}: samples of {bits} bits", "save it with 8 bits per channel", stage=stage)
     if least > size:
-        said = f"{said}: the file is cut off, it has {size} bytes of at least {least}"
+        said = f"{said}: the file is truncated to {size} of at least {least} bytes"
     return SlideError(f"{path}: {said}", COPY_OR_CONVERT, stage=stage)

@@ -1,7 +1,7 @@
-"""Shifts of H&E staining, by albumentations' ``HEStain``; the only file that knows it.
+"""Shifts of H&E staining, by albumentations' ``HEStain``; the only file that uses it.
 
 Each shift re-stains an image with fixed reference vectors of hematoxylin and eosin, so that the same shift gives the same
-picture every time. A cohort may also be extracted with another shift for each slide, as if from as many laboratories.
+picture every time. A cohort may also be extracted with a different shift for each slide, as if from as many laboratories.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def drawn_shift(name: str) -> tuple[str, float, float]:
 
 
 def restain(images: np.ndarray, stain: str, scale: float = _SCALE, shift: float = _SHIFT) -> np.ndarray:
-    """Images (N, H, W, 3) uint8 as if stained otherwise; ``as-scanned`` changes nothing.
+    """Images (N, H, W, 3) uint8 as if stained differently; ``as-scanned`` changes nothing.
 
     Args:
         images: RGB.
         stain: one of :data:`STAINS`.
-        scale, shift: both stains' concentrations are multiplied by the one, then the other is added.
+        scale, shift: both stains' concentrations are multiplied by ``scale``, then ``shift`` is added.
 
     Raises:
-        ValueError: no such stain.
+        ValueError: there is no such stain.
     """
     if stain not in STAINS:
         raise ValueError(f"no stain '{stain}'; there are {', '.join(STAINS)}")
     if stain == "as-scanned":
         return images
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network for a newer version
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import checks the network for a newer version
     import albumentations
 
     shifted = albumentations.HEStain(

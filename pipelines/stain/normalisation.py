@@ -1,8 +1,8 @@
-"""Stain normalisation: a slide's staining is measured once, and every tile is brought to that of a reference.
+"""Stain normalisation: a slide's staining is measured once, and every tile is normalised to that of a reference.
 
-It is measured on tiles from all over the slide and not tile by tile, because a tile of fat or of lymphocytes alone has not
-both stains, and because two tiles that look alike on the slide must look alike afterwards. torchstain measures; what is
-done to a tile follows from the two measurements. The only file that knows torchstain.
+It is measured on tiles from the whole slide and not tile by tile, because a tile of only fat or lymphocytes does not have
+both stains, and because two tiles that look alike on the slide must look alike afterwards. torchstain measures; the
+transformation follows from the two measurements. The only file that uses torchstain.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ __all__ = ["measure_staining", "normaliser", "read_reference"]
 MIN_STAINED_PIXELS = 10_000
 """Fewer stained pixels than this do not measure a slide: a sixth of a tile of 256 px."""
 
-_LIGHT = 240.0  # what torchstain takes for the light that no tissue absorbs
-_STAINED = 0.15  # optical density (natural logarithm) from which a pixel counts as stained, as torchstain has it
+_LIGHT = 240.0  # torchstain's value for unabsorbed light
+_STAINED = 0.15  # optical density (natural logarithm) from which a pixel counts as stained, as in torchstain
 _MIN_ANGLE = 0.05  # radians between the two stains' directions
-_MAX_EOSIN_RED = 0.5  # of a unit vector: eosin lets red light through; what does not is blood, ink or a second blue
+_MAX_EOSIN_RED = 0.5  # of a unit vector: eosin transmits red light; blood, ink or a second blue do not
 _MAX_PIXELS = 1 << 20
-_DIGITS = 4  # what different machines agree on
+_DIGITS = 4  # digits on which different machines agree
 
 
 def measure_staining(pixels: np.ndarray, method: Method, where: str) -> MacenkoStaining | ReinhardStaining:
-    """The staining that pixels show; those of glass do not count.
+    """The staining of pixels, without glass.
 
     Args:
         pixels: (N, 3) uint8 RGB.
-        method: what to measure.
-        where: their origin, for the message.
+        method: the measurement method.
+        where: the pixels' origin, for messages.
 
     Raises:
-        SlideError: fewer than :data:`MIN_STAINED_PIXELS` are stained, or the two stains cannot be told apart (stage "stain").
+        SlideError: fewer than :data:`MIN_STAINED_PIXELS` are stained, or the two stains cannot be separated (stage "stain").
     """
-    remedy = "extract it without stain normalisation, into a folder of its own, or leave it out"
+    remedy = "extract it without stain normalisation, into a separate folder, or leave it out"
     density = _optical_density()[pixels]  # (N, 3)
     stained = pixels[(density >= _STAINED).all(axis=1) if method == "macenko" else density.max(axis=1) >= _STAINED]
     if len(stained) < MIN_STAINED_PIXELS:
@@ -49,7 +49,7 @@ def measure_staining(pixels: np.ndarray, method: Method, where: str) -> MacenkoS
         raise SlideError(what, remedy, stage="stain")
     staining = _macenko(stained) if method == "macenko" else _reinhard(stained)
     if staining is None:
-        what = f"{where}: hematoxylin and eosin cannot be told apart (another staining, or much blood or ink)"
+        what = f"{where}: hematoxylin and eosin cannot be separated (another staining, or much blood or ink)"
         raise SlideError(what, "--stain-normalisation reinhard needs no stains, for the whole cohort", stage="stain")
     return staining
 
@@ -57,11 +57,11 @@ def measure_staining(pixels: np.ndarray, method: Method, where: str) -> MacenkoS
 def normaliser(
     slide: MacenkoStaining | ReinhardStaining, reference: MacenkoStaining | ReinhardStaining
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """What brings tiles (B, H, W, 3) uint8 RGB of a slide to the reference's staining; both measured by one method.
+    """A function that normalises a slide's tiles (B, H, W, 3) uint8 RGB to the reference's staining, by one method.
 
-    Macenko: concentrations C of a pixel's optical density OD = S C are scaled by the ratio of the strengths and seen through
+    Macenko: concentrations C of a pixel's optical density OD = S C are scaled by the ratio of the strengths and recombined with
     the reference's stains, so that OD' = R diag(r / s) S⁺ OD, one matrix for the whole slide. Reinhard: each of L, a and b is
-    shifted and scaled from the slide's mean and deviation to the reference's; glass stays as it is.
+    shifted and scaled from the slide's mean and deviation to the reference's; glass is unchanged.
     """
     if isinstance(slide, MacenkoStaining) and isinstance(reference, MacenkoStaining):
         return _macenko_normaliser(slide, reference)
@@ -71,12 +71,12 @@ def normaliser(
 
 
 def read_reference(image: Path | None, method: Method) -> MacenkoStaining | ReinhardStaining:
-    """The staining to bring slides to.
+    """The reference staining.
 
     Args:
         image: a PNG, JPEG or plain TIFF of stained tissue; None for a built-in reference: Macenko's published stains, and
             for Reinhard the colours of a made-up tissue stained with them.
-        method: how it is measured.
+        method: the measurement method.
 
     Raises:
         ConfigError: the image cannot be read or used.
@@ -155,7 +155,7 @@ def _reinhard_normaliser(slide: ReinhardStaining, reference: ReinhardStaining) -
         column = tiles.reshape(-1, 1, 3)
         lab = cv2.cvtColor(column.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
         moved = cv2.cvtColor(lab * scale + shift, cv2.COLOR_LAB2RGB) * 255
-        # Between glass and tissue the change sets in gradually, so that no edge appears that the slide has not.
+        # Between glass and tissue the change sets in gradually, so that no new edge appears.
         share = np.clip(densities[column].max(axis=-1, keepdims=True) / _STAINED, 0, 1)
         normalised: np.ndarray = (
             np.clip(np.rint(column + share * (moved - column)), 0, 255).astype(np.uint8).reshape(tiles.shape)

@@ -1,4 +1,4 @@
-"""Stainings as settings name and store them: the shifts, the methods of normalisation, and what each method measures."""
+"""Stainings in settings: the shifts, the methods of normalisation, and the measurements of each method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Triple = tuple[float, float, float]
 
 
 class MacenkoStaining(BaseModel):
-    """The directions of the two stains in optical density, and how strong they get (Macenko et al., ISBI 2009).
+    """The directions of the two stains in optical density, and their strengths (Macenko et al., ISBI 2009).
 
     Attributes:
         hematoxylin, eosin: optical density of red, green and blue for one unit of the stain.

@@ -14,7 +14,7 @@ from pipelines.synth.nuclei import NucleusKind, make_bank
 
 __all__ = ["Canvas", "Paint", "ring", "wavy"]
 
-# Concentrations are painted in 8 bits; textures and noise cover the steps.
+# Concentrations are painted in 8 bits; textures and noise hide the steps.
 _STEPS = 140.0
 _MARGIN = 64
 _STROMA = 255
@@ -25,7 +25,7 @@ Paint = tuple[float, float, float]
 
 
 class Canvas:
-    """A slide while it is drawn. Lengths in the drawing methods are micrometres where they say so, points are pixels (x, y).
+    """A slide being drawn. Lengths in the drawing methods are micrometres if stated, points are pixels (x, y).
 
     Attributes:
         rng: the slide's random numbers.
@@ -185,8 +185,8 @@ class Canvas:
 
         Args:
             points: their centres, pixels.
-            kind: what they look like; ``normal`` nuclei grow by the slide's reactive factor.
-            angles: (N,) radians of their long axes; at random where None.
+            kind: their appearance; ``normal`` nuclei grow by the slide's reactive factor.
+            angles: (N,) radians of their long axes; random if None.
         """
         if not len(points):
             return

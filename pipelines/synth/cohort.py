@@ -17,7 +17,7 @@ __all__ = ["COLUMNS", "generate_cohort"]
 
 COLUMNS = ("slide_id", "path", "label", "task", "patient_id", "split", "annotation")
 
-# Raised whenever the drawing changes, so that a cohort is never a mixture of two generators.
+# Incremented whenever the drawing changes, so that a cohort never mixes two generators.
 _GENERATOR = 1
 
 _SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}
@@ -38,13 +38,13 @@ def generate_cohort(out: Path, *, settings: SynthSettings, progress: Callable[[i
 
     Writes ``slides/<slide_id>.tif``, ``masks/<slide_id>.png`` (255 = tumour, an eighth of level 0; blank for normal slides),
     ``SYNTHETIC.txt`` and ``manifest.csv`` with paths relative to the folder. Each patient gives two slides of one organ, one
-    without and one with a tumour; patients are divided 60/15/25 into train, val and test. Slides that are already there,
-    whole and made from the same settings, are kept.
+    without and one with a tumour; patients are divided 60/15/25 into train, val and test. Existing slides that are
+    complete and made from the same settings are kept.
 
     Args:
         out: the folder; created if missing.
-        settings: what to draw.
-        progress: called as (slides done, slides in all, slide id) after each slide.
+        settings: the settings of the drawing.
+        progress: called as (slides done, total slides, slide id) after each slide.
 
     Returns:
         The path of ``manifest.csv``.
@@ -66,9 +66,7 @@ def generate_cohort(out: Path, *, settings: SynthSettings, progress: Callable[[i
         writer.writerows(rows)
         write_text(out / "manifest.csv", table.getvalue())
     except OSError as error:
-        raise ComelError(
-            f"{out}: {error.strerror or error}", "choose a folder that can be written, with room on the disk"
-        ) from error
+        raise ComelError(f"{out}: {error.strerror or error}", "choose a writable folder with enough disk space") from error
     return out / "manifest.csv"
 
 
@@ -81,7 +79,7 @@ def _make_slide(out: Path, row: dict[str, Any], settings: SynthSettings) -> None
     if is_complete(slide, mask, recipe):
         return
     rendered = render_slide(settings, row["task"], row["index"])
-    # The slide comes last: where it is whole, its mask is too.
+    # The slide is written last: if it is complete, its mask is too.
     write_mask(mask, rendered.tumour)
     write_pyramid(slide, rendered.image, mpp=settings.mpp, recipe=recipe)
 
@@ -108,9 +106,9 @@ def _rows(organ: str, slides: int) -> list[dict[str, Any]]:
 
 
 def _splits(patients: int) -> list[str]:
-    """A split for each patient: the shares rounded by largest remainder, and none empty if there are three patients."""
+    """A split for each patient: shares rounded by largest remainder, no split empty if there are three patients."""
     counts = {name: int(share * patients) for name, share in _SHARES.items()}
-    # Ties go to the test set, whose size decides how much a result means.
+    # Ties go to the test set, whose size determines the weight of a result.
     order = sorted(_SHARES, key=lambda name: (-round(_SHARES[name] * patients - counts[name], 9), name != "test"))
     for name in order[: patients - sum(counts.values())]:
         counts[name] += 1

@@ -10,7 +10,7 @@ __all__ = ["COARSE", "enlarge", "fibres", "smooth_noise", "tissue_field", "tumou
 
 # Outlines and masks are made at an eighth of level 0, which is also the scale of the annotation.
 COARSE = 8
-# Fibres are some pixels wide and drawn at a quarter.
+# Fibres are a few pixels wide and drawn at a quarter.
 _FIBRE_SCALE = 4
 
 

@@ -1,4 +1,4 @@
-"""What a synthetic cohort is made from."""
+"""The settings of a synthetic cohort."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SynthSettings(BaseModel):
     """Settings of :func:`pipelines.synth.generate_cohort`.
 
     Raises:
-        ConfigError: an organ that cannot be drawn or is named twice, or a range whose ends are exchanged.
+        ConfigError: an organ that cannot be drawn or is named twice, or a range whose ends are swapped.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +52,6 @@ class SynthSettings(BaseModel):
         low, high = self.tumour_fraction
         if not 0.01 <= low <= high <= 0.9:
             raise ConfigError(
-                f"tumour_fraction: {low:g} to {high:g} is no range within 0.01 to 0.9", "give the smaller share first"
+                f"tumour_fraction: {low:g} to {high:g} is not a range within 0.01 to 0.9", "give the smaller share first"
             )
         return self

@@ -22,13 +22,13 @@ _QUALITY = 90
 
 
 def write_pyramid(path: Path, image: np.ndarray, *, mpp: float, recipe: dict[str, Any]) -> None:
-    """Write a tiled JPEG TIFF whose further pages are halved until a side is at most 256 pixels.
+    """Write a tiled JPEG TIFF whose further pages halve until a side is at most 256 pixels.
 
     Args:
         path: the ``.tif`` to write.
         image: (height, width, 3) uint8.
         mpp: micrometres per pixel of ``image``.
-        recipe: what the slide was made from; goes into the image description, with the notice that it is synthetic.
+        recipe: the settings that the slide was made from; stored in the image description with the notice that it is synthetic.
     """
     import tifffile
 
@@ -61,7 +61,7 @@ def write_mask(path: Path, tumour: np.ndarray) -> None:
 
 
 def is_complete(slide: Path, mask: Path, recipe: dict[str, Any]) -> bool:
-    """Whether both files exist, are whole, and were made from ``recipe``."""
+    """Whether both files exist, are complete, and were made from ``recipe``."""
     import tifffile
 
     try:

@@ -1,4 +1,4 @@
-"""Planned tiles as batches of pixels, decoded and worked on ahead by background threads; each stored tile is decoded once."""
+"""Planned tiles as batches of pixels, decoded and processed ahead by background threads; each stored tile is decoded once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CORES", "DECODERS", "PixelCount", "decoded_batches", "worked_batches
 T = TypeVar("T")
 
 CORES = threads_to_start()
-"""Cores that this process is to use."""
+"""The cores that this process should use."""
 
 DECODERS = min(8, CORES)
 """Threads that decode and, on a CPU, encode. Decoders and torch run outside Python's lock."""
@@ -36,12 +36,12 @@ _MOST_BYTES = 256 << 20
 
 @dataclass
 class PixelCount:
-    """Pixels of the level that is read.
+    """Pixels of the level read.
 
     Attributes:
-        decoded: area of the stored tiles that were decoded, as often as they were.
-        unique: area of the stored tiles that the planned tiles lie on.
-        direct: whether they were decoded here rather than by OpenSlide, whose own repetitions are not seen.
+        decoded: area of the decoded stored tiles, repeats included.
+        unique: area of the stored tiles under the planned tiles.
+        direct: whether they were decoded here rather than by OpenSlide, whose own repeats are not visible.
     """
 
     decoded: int = 0
@@ -66,20 +66,20 @@ def worked_batches(
     prepare_thread: Callable[[], None] | None = None,
     count: PixelCount | None = None,
 ) -> Generator[T, None, None]:
-    """What ``work`` makes of the planned tiles, in order, batch by batch.
+    """The results of ``work`` on the planned tiles, in order, batch by batch.
 
-    A batch is decoded, brought to the target resolution and worked on by one thread; the threads run a few batches ahead. A
-    stored tile is kept until the last planned tile that needs it is cut, so it is decoded once as long as what is kept stays
-    under 256 MiB; beyond that the oldest are given up and decoded again.
+    A batch is decoded, resampled to the target resolution and processed by one thread; the threads run a few batches ahead. A
+    stored tile is kept until the last planned tile that needs it is cut, so it is decoded once as long as kept tiles stay
+    under 256 MiB; beyond that the oldest are dropped and decoded again.
 
     Args:
-        slide: to read; it must stay open.
-        plan: what to read.
-        batch_size: B, of all but the last batch.
-        work: is given (B, tile_size, tile_size, 3) uint8 RGB at the target resolution, in several threads at once.
-        workers: threads.
+        slide: the slide to read; it must stay open.
+        plan: the tiles to read.
+        batch_size: B, for all but the last batch.
+        work: called with (B, tile_size, tile_size, 3) uint8 RGB at the target resolution, in several threads at once.
+        workers: number of threads.
         prepare_thread: called by each thread at its start.
-        count: filled with the pixels decoded.
+        count: receives the pixels decoded.
 
     Raises:
         SlideError: a tile cannot be read.
@@ -125,7 +125,7 @@ class _Cutter:
         count.direct = native.direct
 
     def cut(self, first: int, last: int) -> np.ndarray:
-        """The planned tiles ``first`` to ``last``, which is left out, (B, tile_size, tile_size, 3) uint8 RGB."""
+        """The planned tiles from ``first`` up to but excluding ``last``, (B, tile_size, tile_size, 3) uint8 RGB."""
         from PIL import Image
 
         side = self._plan.geometry.patch_size
@@ -164,12 +164,12 @@ class _Cache:
         self._most = max(16, _MOST_BYTES // (native.grid.tile_width * native.grid.tile_height * 3))
 
     def expect(self, cells: list[tuple[int, int]]) -> None:
-        """Each of ``cells`` will be taken once more."""
+        """Note that each of ``cells`` will be used once more."""
         for cell in cells:
             self._uses[cell] = self._uses.get(cell, 0) + 1
 
     def take(self, cell: tuple[int, int]) -> np.ndarray:
-        """The pixels of a stored tile (column, row); where another thread is decoding it, this one waits for it."""
+        """The pixels of a stored tile (column, row); if another thread is decoding it, this one waits."""
         with self._lock:
             self._uses[cell] -= 1
             future = self._kept.get(cell)

@@ -1,4 +1,4 @@
-"""Planned tiles to features: where each part of the work is done, so that neither decoder nor encoder waits."""
+"""Planned tiles to features, with the work distributed so that neither decoder nor encoder waits."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def encoded_batches(
     *,
     workers: int = DECODERS,
 ) -> Generator[tuple[np.ndarray, T], None, None]:
-    """The features (B, dimension) float32 of the planned tiles in order, batch by batch, with what else was found on them.
+    """The features (B, dimension) float32 of the planned tiles in order, batch by batch, with their other measurements.
 
-    An encoder that may run in several threads does so, beside the decoding and with one thread a batch: no core waits for
+    An encoder that may run in several threads does so, alongside the decoding and with one thread per batch: no core waits for
     another, and features do not depend on the number of cores. Any other runs in the calling thread, one batch ahead.
 
     Args:
-        slide: to read; it must stay open.
-        plan: what to read.
+        slide: the slide to read; it must stay open.
+        plan: the tiles to read.
         encoder: see :class:`PatchEncoder`.
-        batch_size: B, of all but the last batch.
-        prepare: is given tiles (B, tile_size, tile_size, 3) uint8 RGB, in several threads at once; returns those that the
-            encoder is to see and whatever else.
-        workers: threads.
+        batch_size: B, for all but the last batch.
+        prepare: called with tiles (B, tile_size, tile_size, 3) uint8 RGB, in several threads at once; returns the tiles for the
+            encoder and any measurements.
+        workers: number of threads.
 
     Raises:
         SlideError: a tile cannot be read.
@@ -75,10 +75,10 @@ def encoded_batches(
 
 @contextmanager
 def one_thread_each() -> Iterator[Callable[[], None]]:
-    """Torch computes with one thread in each thread that is begun meanwhile and calls what this gives.
+    """While open, torch is single-threaded in every thread that first calls the yielded function.
 
-    Torch keeps the number for the process and for every thread of its own, so both are set. The last to leave puts the
-    process's back. An encoder that computes without torch does not have it loaded for this.
+    Torch keeps the number for the process and for each thread, so both are set. The last block to end restores the
+    process's number. For an encoder without torch, torch is not loaded.
     """
     torch = sys.modules.get("torch")
     if torch is None:

@@ -1,12 +1,12 @@
-"""Coarser scales of a tile grid: each coarser tile holds a whole block of finer ones, and every finer tile has one.
+"""Coarser scales of a tile grid: each coarser tile contains a whole block of finer ones, and every finer tile lies in one.
 
 All grids start at the slide's top left corner and have the same tile size and overlap in pixels of their own scale. Where one
 scale is ``k`` times as coarse as the next finer one, its stride is ``k`` finer strides, so column ``j`` of the finer grid
 lies within column ``j // k`` of the coarser, whatever the overlap: its last finer tile of size ``T`` and stride ``s`` ends at
 ``(k - 1) s + T <= k T``.
 
-At the right and the lower edge a whole coarser tile may not fit where finer ones do. There it is moved back until it ends at
-the slide's edge: it still holds all of its block, and every pixel of it is on the slide.
+At the right and the lower edge a whole coarser tile may not fit although finer ones do. There it is moved back until it ends at
+the slide's edge: it still contains its whole block, and all its pixels are on the slide.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Scale", "covering_positions", "plan_scales"]
 
 @dataclass(frozen=True)
 class Scale:
-    """The tiles of one scale, and which tile of the next coarser one holds each of them.
+    """The tiles of one scale, and the tile of the next coarser scale that contains each of them.
 
     Attributes:
         plan: the tiles.
@@ -41,7 +41,7 @@ class Scale:
 
 
 def covering_positions(finer: int, ratio: int, length: int, tile: float, stride: float) -> np.ndarray:
-    """Start of every coarser tile along one axis in whole level-0 pixels, int64: enough to hold every finer tile.
+    """Start of every coarser tile along one axis in whole level-0 pixels, int64: enough to contain every finer tile.
 
     Args:
         finer: number of finer tiles along the axis.
@@ -51,7 +51,7 @@ def covering_positions(finer: int, ratio: int, length: int, tile: float, stride:
         stride: distance of neighbouring coarser tiles in level-0 pixels.
 
     Returns:
-        (M,) ascending; empty where a coarser tile is larger than the slide.
+        (M,) ascending; empty if a coarser tile is larger than the slide.
     """
     regular = grid_positions(length, tile, stride)
     if not len(regular) or finer <= ratio * len(regular):
@@ -61,7 +61,7 @@ def covering_positions(finer: int, ratio: int, length: int, tile: float, stride:
 
 
 def plan_scales(slide: Slide, tissue: TissueMask, finest: TilePlan, mpps: Sequence[float]) -> list[Scale]:
-    """Coarser scales over the kept tiles of the finest: every tile that holds one of them, and no other.
+    """Coarser scales over the kept tiles of the finest: exactly the tiles that contain one of them.
 
     Args:
         slide: an open slide.

@@ -32,16 +32,16 @@ _MOST_ENLARGED = 1.10
 
 
 class TooCoarse(SlideError):
-    """A slide whose level 0 has not the resolution that its tiles are to have."""
+    """A slide whose level 0 is too coarse for the tiles' resolution."""
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Which tiles of a slide are read, and from where.
+    """The tiles of a slide to read, and their level.
 
     Attributes:
         geometry: size, resolution and stride of the tiles.
-        level: the slide's level that is read.
+        level: the slide's level to read.
         coords: (N, 2) int64 level-0 top-left pixels (x, y), by y, then x.
         tissue: (N,) float32, the share of each tile's area that is tissue.
     """
@@ -52,7 +52,7 @@ class TilePlan:
     tissue: np.ndarray
 
     def only(self, kept: np.ndarray) -> TilePlan:
-        """The plan with those tiles alone that ``kept``, (N,) bool, is true for."""
+        """The plan with only the tiles for which ``kept``, (N,) bool, is true."""
         return replace(self, coords=self.coords[kept], tissue=self.tissue[kept])
 
 
@@ -91,7 +91,7 @@ def tile_geometry(slide: Slide, *, tile_size: int, target_mpp: float, overlap: i
 
 
 def too_small(geometry: TileGeometry) -> str | None:
-    """What to say of a slide that is smaller than one tile, whatever is on it; None for any other."""
+    """The message for a slide that is smaller than one tile; None for any other."""
     if all(len(positions) for positions in grid_axes(geometry)):
         return None
     width, height = geometry.level0_width, geometry.level0_height
@@ -104,7 +104,7 @@ def too_small(geometry: TileGeometry) -> str | None:
 def grid_positions(length: int, tile: float, stride: float) -> np.ndarray:
     """Start of every tile along one axis in whole level-0 pixels, int64.
 
-    Each position is rounded by itself from a stride that is not, so none is off by more than half a pixel however long the
+    Each position is rounded separately from an unrounded stride, so none is off by more than half a pixel however long the
     axis is. Tiles lie inside the slide to within half a pixel.
 
     Args:

@@ -1,4 +1,4 @@
-"""How sharp a tile is, measured on its pixels while it is at hand for the encoder."""
+"""How sharp a tile is, measured on its pixels while they are in memory for the encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 __all__ = ["MEASURED", "blurriness", "tile_quality"]
 
 MEASURED = ("blur",)
-"""What :func:`tile_quality` measures."""
+"""The measurements of :func:`tile_quality`."""
 
 _WINDOW = 9
 _STEPS = 64  # of a grey level, so that means of small differences are not rounded away
@@ -19,7 +19,7 @@ _SMALL = 0.01 * _STEPS
 def tile_quality(tiles: np.ndarray) -> dict[str, np.ndarray]:
     """The measurements of a batch that need its pixels.
 
-    Each tile is measured by itself, so order and batch size change nothing.
+    Each tile is measured separately, so order and batch size have no effect.
 
     Args:
         tiles: (B, H, W, 3) uint8 RGB.
@@ -31,13 +31,13 @@ def tile_quality(tiles: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def blurriness(tile: np.ndarray) -> float:
-    """How blurred a tile is: near 0 where it is sharp, 1 where it has no fine detail left.
+    """How blurred a tile is: near 0 if sharp, 1 without any fine detail.
 
-    A sharp picture changes much when it is blurred once more, a blurred one hardly. The differences between neighbouring
-    pixels are summed before and after a mean over nine pixels along them; the share that is left is the result, of the two
-    directions the larger (Crete et al. 2007, "The blur effect"). As a ratio it depends neither on contrast nor on stain.
+    A sharp picture changes much when blurred again, a blurred one hardly. The differences between neighbouring
+    pixels are summed before and after a mean over nine pixels along them; the remaining share is the result, the larger of the
+    two directions (Crete et al. 2007, "The blur effect"). As a ratio it depends neither on contrast nor on stain.
     Differences of less than two grey levels count as noise. A tile of one tone, such as glass or mucus, says nothing about its
-    focus: where the means vary by less than three grey levels, the result is 0.
+    focus: if the means vary by less than three grey levels, the result is 0.
 
     Args:
         tile: (H, W, 3) uint8 RGB.

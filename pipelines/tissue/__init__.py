@@ -1,4 +1,4 @@
-"""Where there is tissue on a slide, and ink and folds, found on a thumbnail of about 8 micrometres per pixel."""
+"""Tissue, ink and folds on a slide, found on a thumbnail of about 8 micrometres per pixel."""
 
 from pipelines.slides.coverage import area_fraction
 from pipelines.tissue.find import TISSUE_METHODS, find_tissue

@@ -30,7 +30,7 @@ _CUT_OFF, _OF_PICTURE = 0.25, 0.25
 _EDGE_LENGTH_UM, _EDGE_WIDTH_UM = 2000.0, 120.0
 
 TissueMethod = Callable[[Thumbnail, np.ndarray], np.ndarray]
-"""From a thumbnail and where it is clear of ink and borders, (h, w) bool, to its tissue, (h, w) bool."""
+"""From a thumbnail and its mask clear of ink and borders, (h, w) bool, to its tissue, (h, w) bool."""
 
 TISSUE_METHODS: dict[str, TissueMethod] = {"hsv-otsu": hsv_otsu, "stain-density": stain_density}
 """The methods that find tissue by themselves, by name."""
@@ -44,8 +44,8 @@ def find_tissue(
     Args:
         slide: an open slide.
         method: a name in :data:`TISSUE_METHODS`; not used if there is a file.
-        file: the user's own tissue (:mod:`pipelines.tissue.own`), taken as it is, also under ink.
-        ink_colours: the inks to look for, of :data:`pipelines.tissue.ink.INK_COLOURS`.
+        file: the user's own tissue (:mod:`pipelines.tissue.own`), used unchanged, also under ink.
+        ink_colours: the inks to look for, from :data:`pipelines.tissue.ink.INK_COLOURS`.
 
     Raises:
         ConfigError: there is no such method.
@@ -73,7 +73,7 @@ def segment(thumbnail: Thumbnail, method: str, ink: np.ndarray) -> np.ndarray:
     Args:
         thumbnail: the slide.
         method: the method's name.
-        ink: (h, w), not zero where there is ink.
+        ink: (h, w), nonzero for ink.
     """
     import cv2
 
@@ -116,10 +116,10 @@ def _without_pinholes(mask: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
 
 
 def _least_area(area_um2: float, found: np.ndarray, thumbnail: Thumbnail) -> np.ndarray:
-    """Pixels that each connected part must have to count, (parts,) float64.
+    """(parts,) float64: the pixels that each connected part needs to count.
 
-    Of a picture of less than a square millimetre, such as a patch cut out of a slide, a quarter is enough, and so is a
-    quarter of the area for a part that the picture's edge cuts off: it goes on beyond.
+    In a picture of less than a square millimetre, such as a patch cut from a slide, a quarter is enough; the same holds for
+    a part that the picture's edge cuts off, since it continues beyond.
     """
     import cv2
 

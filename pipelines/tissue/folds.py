@@ -22,8 +22,8 @@ def find_folds(thumbnail: Thumbnail, tissue: np.ndarray) -> np.ndarray:
 
     A pleat is three layers, and layers add up in optical density (Beer and Lambert). So a fold is at least 1.9 times as
     dense, for light of every colour, as the surrounding 600 um and as half of the slide's tissue; a dense infiltrate, in
-    which only the hematoxylin rises, is so for red light alone. What is wider than 250 um, or less than two and a half
-    times as long as it is wide, is a dark tissue and not a fold.
+    which only the hematoxylin rises, is so only for red light. Areas wider than 250 um, or less than two and a half
+    times as long as wide, are dark tissue, not folds.
 
     Args:
         thumbnail: the slide.

@@ -17,8 +17,8 @@ _LOWEST_CHROMA = 0.04
 def hsv_otsu(thumbnail: Thumbnail, clear: np.ndarray) -> np.ndarray:
     """Tissue by Otsu's threshold on HSV saturation, kept within absolute limits.
 
-    Otsu (1979) always splits a picture in two, also one of bare glass and one full of tissue. Between the limits it
-    adapts to the stain; below the lower one nothing counts, above the upper one everything does. Grey has no saturation, so
+    Otsu (1979) always splits a picture in two, even bare glass or a picture full of tissue. Between the limits it
+    adapts to the stain; below the lower limit nothing counts, above the upper limit everything does. Grey has no saturation, so
     that dust, shadows and glue without colour do not count.
 
     Args:

@@ -1,7 +1,7 @@
-"""Ink of markers on a slide: red, green, blue and black, told from stain by optical density and by size.
+"""Marker ink on a slide: red, green, blue and black, distinguished from stain by optical density and size.
 
 Layers of stain and ink add up in optical density (Beer and Lambert), so the differences between the densities of red,
-green and blue light tell an ink also where it lies over tissue. Hematoxylin, eosin and DAB all absorb green light about as
+green and blue light reveal an ink even over tissue. Hematoxylin, eosin and DAB all absorb green light about as
 much as red or more, and no common stain absorbs red and blue light alike as strongly as black ink does.
 """
 
@@ -25,17 +25,17 @@ _FRINGE_UM = 40.0
 
 
 def find_ink(thumbnail: Thumbnail, colours: Sequence[str] = INK_COLOURS) -> np.ndarray:
-    """Where a marker's ink lies.
+    """The marker ink of a thumbnail.
 
-    A stroke has a core of a colour that stain does not have, larger than a speck of dust; from there it takes in weaker ink of
-    the same colour within 40 um, and a rim of 8 um where its edge mixes with what is beside it.
+    A stroke has a core of a colour that stain does not have, larger than a speck of dust; it is extended by weaker ink of
+    the same colour within 40 um, and a rim of 8 um where its edge mixes with its surroundings.
 
     Args:
         thumbnail: the slide.
-        colours: the inks to look for; leave out those that the slide is stained in, such as blue for a trichrome.
+        colours: the inks to look for; leave out colours that the slide is stained in, such as blue for a trichrome.
 
     Returns:
-        (h, w) uint8: 0 none, else 1 + the index in :data:`INK_COLOURS`.
+        (h, w) uint8: 0 for none, otherwise 1 + the index in :data:`INK_COLOURS`.
     """
     import cv2
 
@@ -57,7 +57,7 @@ def find_ink(thumbnail: Thumbnail, colours: Sequence[str] = INK_COLOURS) -> np.n
 
 
 def find_border(thumbnail: Thumbnail) -> np.ndarray:
-    """(h, w) bool: what a scanner stores in black outside the slide, and its fringe.
+    """(h, w) bool: the black that a scanner stores outside the slide, and its fringe.
 
     Black that runs along at least a quarter of a side of the picture; a stroke that leaves the picture is narrower.
     """

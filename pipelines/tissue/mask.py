@@ -16,14 +16,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TissueMask:
-    """What there is on a slide, seen from afar.
+    """Tissue, ink and folds of a slide at low resolution.
 
     Attributes:
-        mask: (h, w) bool, True where there is tissue.
+        mask: (h, w) bool, True for tissue.
         scale_x, scale_y: level-0 pixels per mask pixel.
         area_mm2: area of the tissue in square millimetres.
         ink: (h, w) uint8, colours of ink as :func:`pipelines.tissue.ink.find_ink` numbers them; None means no ink.
-        fold: (h, w) bool, True where tissue lies double; None means nowhere.
+        fold: (h, w) bool, True for folded tissue; None means none.
     """
 
     mask: np.ndarray

@@ -21,7 +21,7 @@ __all__ = ["OWN_TISSUE", "draw_own_tissue", "own_tissue", "unclaimed_tissue"]
 
 _SUFFIXES = {"mask": (".png", ".tif", ".tiff"), "geojson": (".geojson", ".json")}
 OWN_TISSUE = frozenset(_SUFFIXES)
-"""Methods that find no tissue but take a user's own."""
+"""Methods that use a user's own tissue instead of finding it."""
 _ANY = (*_SUFFIXES["mask"], *_SUFFIXES["geojson"], ".xml")
 _MOST_CELLS = 1 << 19
 
@@ -31,16 +31,16 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
 
     Args:
         folder: holds ``<slide_id>.png``, ``.tif``, ``.tiff``, ``.geojson``, ``.json`` or ``.xml``, one file per slide; the
-            suffix in any case of letters.
+            suffix in any letter case.
         slide_id: the slide.
-        method: ``mask`` or ``geojson`` want a file of that kind for every slide; with any other method a slide without a file
-            is left to it.
+        method: ``mask`` or ``geojson`` need a file of that kind for every slide; any other method handles slides without a file
+            itself.
 
     Returns:
-        The file; None if there is none and none is wanted.
+        The file; None if there is none and none is needed.
 
     Raises:
-        SlideError: the slide has no file and wants one, or has several, or the folder cannot be read (stage "tissue").
+        SlideError: the slide has no file but needs one, or has several, or the folder cannot be read (stage "tissue").
     """
     if folder is None:
         return None
@@ -62,7 +62,7 @@ def own_tissue(folder: Path | None, slide_id: str, method: str) -> Path | None:
 
 
 def unclaimed_tissue(folder: Path, slide_ids: Collection[str]) -> list[str]:
-    """Names of the files that could show a slide's tissue and are none of these slides'.
+    """Names of possible tissue files that do not belong to any of these slides.
 
     Raises:
         OSError: the folder cannot be read.
@@ -77,14 +77,14 @@ def _is_of(path: Path, suffixes: Sequence[str]) -> bool:
 
 
 def draw_own_tissue(file: Path, slide: Slide, shape: tuple[int, int]) -> np.ndarray:
-    """The tissue of a user's file as (h, w) bool: a cell of the slide is tissue where at least half of it is marked.
+    """The tissue of a user's file as (h, w) bool: a cell of the slide is tissue if at least half of it is marked.
 
     Outlines of every class are tissue, also ``Normal`` and ``Region*``; see :func:`pipelines.annotations.read_annotation`.
 
-    Outlines are cut exactly, so of large slides cells of several mask pixels are taken: half a million at most.
+    Outlines are cut exactly, so large slides use cells of several mask pixels: at most half a million.
 
     Args:
-        file: see :func:`pipelines.annotations.read_annotation` for what it may hold.
+        file: see :func:`pipelines.annotations.read_annotation` for the formats.
         slide: the slide it belongs to.
         shape: (h, w) of the mask.
 

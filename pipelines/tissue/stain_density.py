@@ -10,7 +10,7 @@ __all__ = ["STAINS", "stain_density"]
 
 STAINS = np.array([(0.650, 0.704, 0.286), (0.216, 0.801, 0.558), (0.268, 0.570, 0.776)])
 """Optical density of red, green and blue light per unit of hematoxylin, eosin and DAB (Ruifrok and Johnston 2001; eosin as
-Macenko et al. 2009 found it on scanned slides)."""
+measured on scanned slides by Macenko et al. 2009)."""
 
 _LOWEST, _HIGHEST = 0.03, 0.06
 _NOISES = 6.0
@@ -18,12 +18,12 @@ _LEAST_COLOUR = 0.06
 
 
 def stain_density(thumbnail: Thumbnail, clear: np.ndarray) -> np.ndarray:
-    """Tissue where the stains together are denser than the glass is noisy.
+    """Tissue where the total stain density exceeds the noise of the glass.
 
-    The median of five by five pixels brings the noise of the glass down and leaves the border of the tissue where it is. The
+    The median of five by five pixels reduces the noise of the glass and preserves the border of the tissue. The
     densities are resolved into the three stains, each not below zero, and added. The threshold lies six robust standard
     deviations above the glass, between 0.03 and 0.06 units; so it does not depend on how much of the slide is tissue or on its
-    strongest stain, as Otsu's does. Grey is not a stain: what absorbs all colours alike does not count.
+    strongest stain, as Otsu's does. Grey is not a stain: anything that absorbs all colours alike does not count.
 
     Args:
         thumbnail: the slide.

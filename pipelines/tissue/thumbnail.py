@@ -24,11 +24,11 @@ _COLOURLESS_GLASS, _TINTED_GLASS, _LEAST_GREEN = 0.06, 0.15, 0.01
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A slide seen from afar.
+    """A slide at low resolution.
 
     Attributes:
         pixels: (h, w, 3) uint8 RGB.
-        mpp_x, mpp_y: micrometres per pixel of it.
+        mpp_x, mpp_y: its micrometres per pixel.
     """
 
     pixels: np.ndarray
@@ -73,11 +73,11 @@ def read_thumbnail(slide: Slide) -> Thumbnail:
 
 
 def _glass_colour(pixels: np.ndarray) -> np.ndarray:
-    """Colour (3,) of the empty glass, white where little of the picture can be glass.
+    """Colour (3,) of the empty glass, white if little of the picture can be glass.
 
-    Glass is bright and nearly without colour. A lamp or a mounting medium may tint it; but what takes most from the green
-    light is pale tissue. Of what may be glass the brighter half decides, since pale tissue can be among it. Pure white is
-    what a scanner fills in where it did not scan: it is left out, unless what remains is too uneven to be glass.
+    Glass is bright and nearly without colour. A lamp or a mounting medium may tint it; but what absorbs mostly green
+    light is pale tissue. The brighter half of the candidates decides, since pale tissue can be among them. Pure white is
+    what a scanner fills in where it did not scan: it is left out, unless the rest is too uneven to be glass.
     """
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     tint = pixels.max(axis=2) - pixels.min(axis=2)

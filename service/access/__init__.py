@@ -1,1 +1,1 @@
-"""Who may do what: keys, tokens, rates and the audit log."""
+"""Access control: keys, tokens, rates and the audit log."""

@@ -1,10 +1,10 @@
-"""Who predicted and read what, with which model: one JSON line each in ``<state_dir>/audit.jsonl``, only ever appended.
+"""Who predicted and read what, with which model: one JSON line each in ``<state_dir>/audit.jsonl``, append-only.
 
-A line is there whole or not at all, and what has to be in the log is not done where the log cannot take it. So that a full disk
-stops no one from deleting, a file ``reserve`` holds some room that is given up then.
+A line is written completely or not at all, and an action that must be logged is not done if the log cannot be written. So that
+a full disk does not prevent deleting, a file ``reserve`` holds some space that is then released.
 
-No line has a file name or a slide's name. A slide is named by a keyed hash of its name: whoever has the slide's name and the
-state folder's ``pseudonym.key`` finds its lines; without that key a list of guessed names does not help.
+No line has a file name or a slide's name. A slide is named by a keyed hash of its name: anyone with the slide's name and the
+state folder's ``pseudonym.key`` can find its lines; without that key a list of guessed names does not help.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LONGEST_LINE = 1 << 16
 
 
 class AuditLog:
-    """Appends lines; safe from several threads and processes.
+    """Appends lines; safe across threads and processes.
 
     Raises:
         ConfigError: ``pseudonym.key`` is damaged or cannot be made.
@@ -51,7 +51,7 @@ class AuditLog:
         self._secret = _pseudonym_key(state_dir / "pseudonym.key")
 
     def pseudonym(self, slide: str) -> str:
-        """What a slide is called here and in the log: 128 bits of BLAKE2b over its name, keyed with ``pseudonym.key``."""
+        """A slide's name here and in the log: 128 bits of BLAKE2b over its name, keyed with ``pseudonym.key``."""
         return hashlib.blake2b(slide.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=16).hexdigest()
 
     def record(self, action: Action, *, key: str | None, outcome: str, **facts: Any) -> None:
@@ -71,7 +71,7 @@ class AuditLog:
             try:
                 _append(self.path, content)
             except OSError as error:
-                # A reader may have what is beyond the share of those who delete.
+                # A reader may use the space beyond the share reserved for deleting.
                 if not is_full(error) or not self.reserve.lend(len(content), last=action in ("delete", "cancel")):
                     raise
                 _append(self.path, content)
@@ -83,9 +83,9 @@ class AuditLog:
 
     @contextmanager
     def recorded(self, action: Action, *, key: str | None, **facts: Any) -> Iterator[Recording]:
-        """Record what the block came to, an error included.
+        """Record the outcome of the block, including an error.
 
-        What the block does for good it does after it has called what this gives, which writes the line that it is done.
+        Before any permanent effect, the block must call the yielded function, which writes the line.
         """
         recording = Recording(self, action, key, facts)
         try:
@@ -97,7 +97,7 @@ class AuditLog:
 
 
 class Recording:
-    """Writes the line of something that is about to be done, once, however often it is called."""
+    """Writes the line of an action about to be done, once, however often it is called."""
 
     def __init__(self, log: AuditLog, action: Action, key: str | None, facts: dict[str, Any]) -> None:
         self._log, self._action, self._key, self._facts, self._written = log, action, key, facts, False
@@ -109,20 +109,20 @@ class Recording:
 
 
 class Reserve:
-    """Room on the disk of the state folder that is kept for lines of the log and for what deletes.
+    """Disk space in the state folder reserved for log lines and for deleting.
 
     Args:
         state_dir: the state folder.
-        size: bytes of the file when nothing was lent.
+        size: bytes of the file when nothing is lent.
     """
 
     def __init__(self, state_dir: Path, size: int = 1 << 20) -> None:
         self._path, self._size = state_dir / "reserve", size
 
     def lend(self, size: int = 0, *, last: bool = False) -> bool:
-        """Give up at least ``size`` bytes of the file; says whether there were any to give.
+        """Release at least ``size`` bytes of the file; returns whether there were any.
 
-        Half of it is for those alone who say that they delete (``last``).
+        Half of it is reserved for deleting (``last``).
         """
         size = max(size, _LONGEST_LINE)
         try:
@@ -136,7 +136,7 @@ class Reserve:
         return True
 
     def refill(self) -> None:
-        """Take back what was lent, where the disk has room again."""
+        """Take back lent space once the disk has room again."""
         try:
             held = self._path.stat().st_size if self._path.exists() else 0
             if held >= self._size or shutil.disk_usage(self._path.parent).free < 4 * self._size:
@@ -151,7 +151,7 @@ class Reserve:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Some of the room while the block deletes: a database too needs a little to forget a row."""
+        """Lend some space while the block deletes: a database also needs a little to delete a row."""
         with suppress(OSError):
             if shutil.disk_usage(self._path.parent).free < self._size // 4:
                 self.lend(self._size // 4, last=True)
@@ -162,13 +162,13 @@ class Reserve:
 
 
 def outcome_of(error: BaseException) -> dict[str, str]:
-    """What became of a request that ended in ``error``, without the error's text, which may name a file."""
+    """The outcome of a request that ended in ``error``, without the error's text, which may name a file."""
     outcome = "refused" if isinstance(error, (ComelError, HTTPException, ClientDisconnect)) else "failed"
     return {"outcome": outcome, "reason": type(error).__name__}
 
 
 def _append(path: Path, content: bytes) -> None:
-    """Add whole lines to a file and flush them; where that fails the file ends as it did before."""
+    """Append whole lines to a file and flush them; on failure the file ends as before."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         _lock(descriptor)
@@ -179,7 +179,7 @@ def _append(path: Path, content: bytes) -> None:
                 left = left[os.write(descriptor, left) :]
             os.fsync(descriptor)
         except OSError:
-            with suppress(OSError):  # a file that may only be appended to keeps the part; the next line ends it
+            with suppress(OSError):  # an append-only file keeps the part; the next line ends it
                 os.ftruncate(descriptor, size)
             raise
     finally:
@@ -187,7 +187,7 @@ def _append(path: Path, content: bytes) -> None:
 
 
 def _lock(descriptor: int) -> None:
-    """Keep other writers out, but do not wait for one that is frozen: a line is one write all the same."""
+    """Keep other writers out, without waiting for a frozen one: a line is a single write anyway."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -200,7 +200,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _whole_lines(descriptor: int, content: bytes) -> tuple[int, bytes]:
-    """The file's size and what to append to it, after a part of a line that a power cut left at its end was removed."""
+    """The file's size and what to append to it, after removing a partial line left by a power cut."""
     size = os.fstat(descriptor).st_size
     if not size or os.pread(descriptor, 1, size - 1) == b"\n":
         return size, content
@@ -210,7 +210,7 @@ def _whole_lines(descriptor: int, content: bytes) -> tuple[int, bytes]:
         if whole > start or start == 0:
             os.ftruncate(descriptor, whole)
             return whole, content
-    except OSError:  # it may only be appended to
+    except OSError:  # append-only
         pass
     return size, b"\n" + content
 
@@ -222,14 +222,14 @@ def _pseudonym_key(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         said = f"{path}: cannot be used ({os.strerror(error.errno or 0)})"
-        raise ConfigError(said, "see to the state folder's permissions and its disk") from None
+        raise ConfigError(said, "check the state folder's permissions and its disk") from None
     if len(content) != _PSEUDONYM_BYTES:
         raise ConfigError(f"{path}: is {len(content)} bytes, not {_PSEUDONYM_BYTES}", "restore it from a copy")
     return content
 
 
 def _make_key(path: Path) -> None:
-    # Written under another name and linked, so that of two processes that start at once one wins and both read the same.
+    # Written under another name and linked, so that if two processes start at once, one wins and both read the same.
     partial = path.with_name(f".partial-{secrets.token_hex(8)}")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

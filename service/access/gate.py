@@ -1,4 +1,4 @@
-"""Who may do what: the key or token of a request, its scope, and how often it asks."""
+"""Admission of requests: the key or token, its scope, and its rate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Gate", "allow", "reaches"]
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d{1,5})?", re.ASCII)
 _CHALLENGE = 'Bearer realm="comel"'
 REFUSALS_A_MINUTE = 10
-"""Most lines in the audit log about refusals of one kind and key."""
+"""Most lines per minute in the audit log about refusals of one kind and key."""
 
 BearerHeader = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -38,8 +38,8 @@ Header = Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error
 
 
 class Gate:
-    """Lets requests in. Open, which needs no key, only where it listens on loopback, none is required, none was ever added, and
-    no OpenID Connect provider is set. A gate that was closed once stays closed, whatever becomes of the files."""
+    """Admits requests. Open (no key needed) only if it listens on loopback, no key is required, none was ever added, and
+    no OpenID Connect provider is set. Once closed, a gate stays closed, whatever happens to the files."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.keys = KeyStore(settings.state_dir)
@@ -57,18 +57,18 @@ class Gate:
 
     @property
     def open(self) -> bool:
-        """Whether no key is asked for."""
+        """Whether no key is needed."""
         self._may_be_open = self._may_be_open and not self.keys.exists()
         return self._may_be_open
 
     def check_exposure(self) -> None:
-        """Refuse to serve where keys are required, as they are at an address that others reach, and there is none.
+        """Refuse to serve without keys if they are required, as at an address that other machines can reach.
 
         Raises:
-            ConfigError: as said.
+            ConfigError: keys are required and there are none.
         """
         if self._required and not self.keys.active() and self._tokens is None:
-            why = "require_keys is set" if is_loopback(self._host) else f"{self._host} is reached from other machines"
+            why = "require_keys is set" if is_loopback(self._host) else f"{self._host} is reachable from other machines"
             lost = f"; {self.keys.path.name} is lost: restore it" if self.keys.lost() else ""
             raise ConfigError(
                 f"{why}, and there is no API key in {self.keys.path.parent}{lost}",
@@ -77,9 +77,11 @@ class Gate:
             )
 
     def check_keys(self) -> None:
-        """Raise :class:`ConfigError` where nobody can be let in because the keys are lost or cannot be read."""
+        """Raise :class:`ConfigError` if no request can be admitted because the keys are lost or cannot be read."""
         if self._tokens is None and self.keys.lost():
-            raise ConfigError("the API keys are lost, so nobody is let in", "restore keys.json, or add a key: comel keys add")
+            raise ConfigError(
+                "the API keys are lost, so no request is admitted", "restore keys.json, or add a key: comel keys add"
+            )
         self.keys.all()
 
     def wants_keys(self, presented: str | None) -> bool:
@@ -92,12 +94,12 @@ class Gate:
             self._tokens.fetch()
 
     def admit(self, presented: str | None, scope: Scope, request: Request, cost: float = 1.0) -> str | None:
-        """The name of the request's key, None if the gate is open. ``cost`` is how many requests it counts as.
+        """The name of the request's key, None if the gate is open. ``cost`` is the number of requests it counts as.
 
         Raises:
-            HTTPException: 401 without a valid key, 403 where its scope does not reach or a page of another
-                origin asks an open service, 421 where an open service is called
-                by a foreign name, 429 where it asks too often.
+            HTTPException: 401 without a valid key, 403 if its scope is too small or a page of another
+                origin calls an open service, 421 if an open service is called
+                by a foreign name, 429 if its rate is too high.
         """
         if self.open:
             _check_host(request)
@@ -106,7 +108,7 @@ class Gate:
         key = None if presented is None else self._identify(presented)
         if key is None:
             error = "" if presented is None else ', error="invalid_token"'
-            said = "this needs an API key" if presented is None else "this key or token is not known, or no longer"
+            said = "this needs an API key" if presented is None else "this key or token is unknown or no longer valid"
             raise _refusal(401, said, {"WWW-Authenticate": _CHALLENGE + error})
         request.state.key, request.state.scope = key.name, key.scope
         if wait := self._limiter.wait(key.name, cost):
@@ -119,14 +121,14 @@ class Gate:
         return key.name
 
     def note(self, refusal: HTTPException, request: Request) -> None:
-        """Write a refusal into the audit log; of many of a kind the first of a minute, so that no stranger fills the disk."""
+        """Write a refusal into the audit log; only the first few of a kind per minute, so strangers cannot fill the disk."""
         key = getattr(request.state, "key", None)
         if self._noted.wait(f"{refusal.status_code} {key}"):
             return
         audit: AuditLog = request.app.state.audit
         route = getattr(request.scope.get("route"), "path", "unmatched")
         facts = {"request": request.state.request_id, "method": request.method[:16], "route": route}
-        with suppress(ComelError):  # it is refused all the same
+        with suppress(ComelError):  # it is refused anyway
             audit.record("refuse", key=key, outcome="refused", status=refusal.status_code, **facts)
 
     def _is_token(self, presented: str | None) -> bool:
@@ -142,20 +144,20 @@ class Gate:
         try:
             return self.keys.identify(presented)
         except ConfigError:
-            raise _refusal(503, "the service's API keys cannot be read; its operator must see to them", {}) from None
+            raise _refusal(503, "the service's API keys cannot be read; its operator must fix this", {}) from None
 
 
 def allow(scope: Scope, *, cost: float = 1.0) -> Any:
-    """A dependency that lets in requests whose key reaches ``scope``; it runs before the body is read.
+    """A dependency that admits requests whose key covers ``scope``; it runs before the body is read.
 
-    A request counts as ``cost`` of those that a key may make in a minute: a viewer asks for tiles by the hundred.
+    A request counts as ``cost`` of the requests that a key may make per minute: a viewer requests hundreds of tiles.
     """
 
     async def check(request: Request, bearer: BearerHeader, header: Header) -> None:
         gate: Gate = request.app.state.gate
         presented = bearer.credentials if bearer else header
         if gate.wants_keys(presented):
-            # One thread for all who wait, so that a provider that is away takes none from others.
+            # One thread for all waiting requests, so that an unavailable provider does not block others.
             await anyio.to_thread.run_sync(gate.fetch_keys, limiter=request.app.state.fetching)
         try:
             gate.admit(presented, scope, request, cost)
@@ -168,13 +170,13 @@ def allow(scope: Scope, *, cost: float = 1.0) -> Any:
 
 
 def reaches(held: Scope | None, scope: Scope) -> bool:
-    """Whether a key's scope allows what ``scope`` does."""
+    """Whether a key's scope includes ``scope``."""
     return held is not None and SCOPES.index(held) >= SCOPES.index(scope)
 
 
 def _check_host(request: Request) -> None:
-    """Refuse names that lead here from elsewhere: a web page whose name resolves to loopback may otherwise read an open
-    service through the browser of whoever sits at this machine (DNS rebinding)."""
+    """Refuse foreign host names: a web page whose name resolves to loopback could otherwise read an open
+    service through the browser of this machine's user (DNS rebinding)."""
     named = _HOST.fullmatch(request.headers.get("host", ""))
     name = named[1].lower() if named else ""
     arrived_at = str((request.scope.get("server") or ("", None))[0]).lower()
@@ -183,13 +185,13 @@ def _check_host(request: Request) -> None:
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse what a page of another origin sends: a form of it needs nobody's leave to reach an open service."""
+    """Refuse requests from pages of other origins: their forms need no permission to reach an open service."""
     origin = request.headers.get("origin")
     allowed: tuple[str, ...] = request.app.state.settings.cors_origins
     if origin is None or origin in allowed:
         return
     if urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
-        raise _refusal(403, "without API keys this service takes nothing from pages of other origins", {})
+        raise _refusal(403, "without API keys this service refuses requests from pages of other origins", {})
 
 
 def _refusal(status: int, said: str, headers: dict[str, str]) -> HTTPException:

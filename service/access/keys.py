@@ -1,10 +1,10 @@
-"""API keys: who may do what. A key is shown once; the state folder keeps only a salted hash of it.
+"""API keys. A key is shown once; the state folder keeps only a salted hash of it.
 
 ``<state_dir>/keys.json`` (mode 0600) holds a name, a scope, a salt and a hash for every key. A key is 256 random bits, so
-nobody can try them all, however quick the hash: a slow password hash (scrypt) would protect nothing more and would let
+nobody can try them all, however fast the hash: a slow password hash (scrypt) would add no protection and would let
 anyone keep the service busy with wrong keys. BLAKE2b, salted and personalised, is therefore the hash.
 
-``<state_dir>/keys.required`` says that there were keys once: where ``keys.json`` is lost, the service still asks for keys.
+``<state_dir>/keys.required`` records that there were keys: if ``keys.json`` is lost, the service still requires keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["SCOPES", "Key", "KeyStore", "Scope", "is_loopback", "private_files",
 
 Scope = Literal["read", "predict", "manage", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "predict", "manage", "admin")
-"""In rising order: each scope allows what those before it allow."""
+"""In rising order: each scope includes the ones before it."""
 
 _PREFIX = "comel_"
 _KEY_BYTES = 32
@@ -41,15 +41,15 @@ _OURS = {"audit.jsonl", "comel.db", "keys.json", "models.json", "predictions", "
 
 @dataclass(frozen=True)
 class Key:
-    """What is kept of a key: never the key itself.
+    """The stored record of a key, never the key itself.
 
     Attributes:
-        name: who holds it; the audit log names this.
+        name: the holder's name; the audit log shows it.
         scope: one of :data:`SCOPES`.
         salt: 16 random bytes, hexadecimal.
         hash: BLAKE2b-256 of the key with that salt, hexadecimal.
         created: UTC time, ISO 8601.
-        revoked: UTC time from which it is not taken, or None.
+        revoked: UTC time from which it is refused, or None.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Key:
     revoked: str | None = None
 
     def allows(self, scope: Scope) -> bool:
-        """Whether this key's scope reaches ``scope``."""
+        """Whether this key's scope includes ``scope``."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
 class KeyStore:
-    """The keys of one state folder. Read anew when the file has changed, so a revoked key is refused at once."""
+    """The keys of one state folder. Read again when the file has changed, so a revoked key is refused at once."""
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / "keys.json"
@@ -74,24 +74,24 @@ class KeyStore:
         self._read: tuple[tuple[int, int, int], list[Key]] | None = None
 
     def exists(self) -> bool:
-        """Whether a key was ever added, also where the file that had it is lost."""
+        """Whether a key was ever added, even if its file is lost."""
         return _is_there(self.path) or _is_there(self._marker)
 
     def lost(self) -> bool:
-        """Whether there were keys, and the file that had them is gone."""
+        """Whether there were keys, but their file is gone."""
         return not _is_there(self.path) and _is_there(self._marker)
 
     def remember(self) -> None:
-        """Keep in mind that there are keys, in a state folder of an earlier version too."""
+        """Record that there are keys, also in a state folder of an earlier version."""
         if _is_there(self.path) and not _is_there(self._marker):
             with suppress(OSError):  # the next start tries again
                 os.close(os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def all(self) -> list[Key]:
-        """Every key, the revoked ones too, in the order in which they were added.
+        """Every key, including revoked ones, in the order in which they were added.
 
         Raises:
-            ConfigError: the file cannot be read; nobody is let in then.
+            ConfigError: the file cannot be read; no request is then admitted.
         """
         with self._lock:
             try:
@@ -100,18 +100,18 @@ class KeyStore:
                 return []
             except OSError:
                 raise self._unreadable() from None
-            # The inode is part of it: a replaced file may have the old one's time and size.
+            # The inode is included: a replaced file may have the old one's time and size.
             stamp = (about.st_ino, about.st_mtime_ns, about.st_size)
             if self._read is None or self._read[0] != stamp:
                 self._read = stamp, self._load()
             return list(self._read[1])
 
     def active(self) -> list[Key]:
-        """The keys that are taken."""
+        """The valid keys."""
         return [key for key in self.all() if key.revoked is None]
 
     def add(self, name: str, scope: str, *, record: Callable[[], None] = lambda: None) -> str:
-        """Make a key and return it; it cannot be obtained again. ``record`` is called before the key counts.
+        """Create a key and return it; it cannot be obtained again. ``record`` is called before the key takes effect.
 
         Raises:
             ConfigError: the name or the scope cannot be used, or a key of this name exists (revoked or not: a name means
@@ -132,7 +132,7 @@ class KeyStore:
         return secret
 
     def revoke(self, name: str, *, record: Callable[[], None] = lambda: None) -> None:
-        """Take a key no longer; ``record`` is called before.
+        """Revoke a key; ``record`` is called before.
 
         Raises:
             ConfigError: there is no active key of this name.
@@ -146,9 +146,9 @@ class KeyStore:
             raise ConfigError(f"there is no active key '{name[:80]}'", "see the names with: comel keys list")
 
     def identify(self, presented: str) -> Key | None:
-        """The active key that ``presented`` is, or None.
+        """The active key that matches ``presented``, or None.
 
-        Every active key is compared, each in constant time, so the time taken tells nothing about which one was close.
+        Every active key is compared, each in constant time, so the time taken reveals nothing about near matches.
         """
         if not presented.isascii() or len(presented) > _LONGEST:
             return None
@@ -192,7 +192,7 @@ class KeyStore:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a service that listens on ``host``. A name other than localhost may mean anything."""
+    """Whether only this machine can reach a service that listens on ``host``. A name other than localhost may mean anything."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -200,10 +200,10 @@ def is_loopback(host: str) -> bool:
 
 
 def private_folder(folder: Path) -> None:
-    """Make sure of a state folder that only its owner can read; one that others can read is closed to them.
+    """Ensure a state folder that only its owner can read; permissions of others are removed.
 
     Raises:
-        ConfigError: it cannot be made or closed, or is a folder that others use too, such as /tmp or a home folder.
+        ConfigError: it cannot be created or restricted, or is a folder that others use too, such as /tmp or a home folder.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ def private_folder(folder: Path) -> None:
         raise ConfigError(f"state folder {folder} cannot be made or read ({error.strerror})", "give another one") from None
     if about.st_mode & 0o1000 or (names and not names & _OURS):
         raise ConfigError(
-            f"state folder {folder} can be read by others, and holds what is not the service's", "give a folder of its own"
+            f"state folder {folder} can be read by others, and holds files that are not the service's", "give a separate folder"
         )
     try:
         folder.chmod(0o700)
@@ -227,7 +227,7 @@ def private_folder(folder: Path) -> None:
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Files that this process and its children make in the block can be read by their owner alone."""
+    """Files that this process and its children create in the block are readable only by their owner."""
     before = os.umask(0o077)
     try:
         yield
@@ -236,7 +236,7 @@ def private_files() -> Iterator[None]:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is such a file, or none can know: what cannot be looked at may be there."""
+    """Whether there is such a file; also true if it cannot be checked."""
     try:
         return path.exists()
     except OSError:

@@ -1,4 +1,4 @@
-"""How many requests per key may make: one token bucket per key, in memory."""
+"""Request rates per key: one token bucket per key, in memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["RateLimiter"]
 
 
 class RateLimiter:
-    """A bucket a name: full at first, one token a request, filled again evenly over a minute.
+    """One bucket per name: initially full, one token per request, refilled evenly over a minute.
 
     Args:
-        per_minute: size of a bucket, and what flows into it in a minute.
-        clock: seconds that never go back.
+        per_minute: the size of a bucket, and its refill per minute.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +30,7 @@ class RateLimiter:
             now = self._clock()
             tokens, last = self._buckets.get(name, (float(self.per_minute), now))
             tokens = min(float(self.per_minute), tokens + max(0.0, now - last) * rate)
-            # A client that waited as long as it was told must not be refused for a rounding.
+            # A client that waited for Retry-After must not be refused because of rounding.
             if tokens >= cost - 1e-9:
                 self._buckets[name] = tokens - cost, now
                 return 0

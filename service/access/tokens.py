@@ -1,11 +1,11 @@
-"""Bearer tokens of an OpenID Connect provider, beside or in place of API keys.
+"""Bearer tokens of an OpenID Connect provider, in addition to or instead of API keys.
 
-A token counts where the provider's own key signed it, it names this provider and this service, its time has not passed, and a
-scope, role or group in it stands for one of the service's scopes. Whatever else it may be, it does not count.
+A token is valid if the provider's own key signed it, it names this provider and this service, it has not expired, and a
+scope, role or group in it maps to one of the service's scopes. Any other token is refused.
 
 The provider's public keys are fetched when they are first needed, again after an hour, and again when a token is signed by one
-that is not known, at most once in ten seconds. One fetch is under way at a time, in a thread of its own, and is given up after
-ten seconds: a provider that is away or slow holds up only those whose token cannot be checked without it.
+unknown key, at most once in ten seconds. One fetch runs at a time, in its own thread, and is given up after
+ten seconds: an unavailable or slow provider delays only requests whose token cannot be checked without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Bearer", "ProviderUnreachable", "TokenVerifier"]
 
 _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Signatures by a private key. A shared secret (HS256) is not among them, nor is none at all."""
+"""Signatures by a private key. Neither a shared secret (HS256) nor "none" is allowed."""
 _LONGEST_TOKEN = 16 << 10
 _LARGEST_ANSWER = 1 << 20
 _LEEWAY_SECONDS = 60
@@ -51,24 +51,24 @@ class ProviderUnreachable(Exception):
 
 @dataclass(frozen=True)
 class Bearer:
-    """Who a token is of: the name that the audit log has, and the highest scope that it reaches, None of none."""
+    """A token's holder: the name in the audit log, and the highest scope that it has, or None."""
 
     name: str
     scope: Scope | None
 
     def allows(self, scope: Scope) -> bool:
-        """Whether the scope reaches ``scope``."""
+        """Whether the scope includes ``scope``."""
         return self.scope is not None and SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
 class TokenVerifier:
-    """Checks tokens of one provider. Safe from several threads.
+    """Checks tokens of one provider. Thread-safe.
 
     Args:
         issuer: the provider, as its tokens name it in ``iss``; its configuration lies below.
         audience: this service, as tokens name it in ``aud``.
         claim: where a token lists scopes, roles or groups: a claim's name, or a path of names joined by dots.
-        scopes: which of these stands for which scope of the service.
+        scopes: the service's scope for each of these.
 
     Raises:
         ConfigError: the library is not installed, or keys would come over an unprotected connection.
@@ -90,11 +90,11 @@ class TokenVerifier:
 
     @staticmethod
     def is_token(presented: str) -> bool:
-        """Whether this has the form of a signed token, which no API key has."""
+        """Whether this has the form of a signed token; API keys do not."""
         return len(presented) <= _LONGEST_TOKEN and re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", presented, re.ASCII) is not None
 
     def wants_keys(self, token: str) -> bool:
-        """Whether a token cannot be checked before :meth:`fetch` was called. Where keys are only old, a fetch is begun."""
+        """Whether a token cannot be checked before :meth:`fetch` was called. If keys are merely old, a fetch is started."""
         kid = self._signed_with(token)
         with self._lock:
             if kid is None or not self._due():
@@ -122,7 +122,7 @@ class TokenVerifier:
         """Who the token is of, None if it does not count. Never waits.
 
         Raises:
-            ProviderUnreachable: as said.
+            ProviderUnreachable: the keys cannot be fetched.
         """
         kid = self._signed_with(token)
         with self._lock:

@@ -1,7 +1,7 @@
-"""The database as one file that either kind of database takes back, so a backup also moves from SQLite to PostgreSQL.
+"""The database as one file that either kind of database can restore, so a backup also moves data from SQLite to PostgreSQL.
 
-The file is gzip-compressed JSON lines: first ``{"format": 1, "revision": ...}``, then one ``{"table": ..., "row": ...}`` a row,
-last ``{"rows": count}``. It is one consistent moment, taken while the service runs.
+The file is gzip-compressed JSON lines: first ``{"format": 1, "revision": ...}``, then one ``{"table": ..., "row": ...}`` per
+row, last ``{"rows": count}``. It is a consistent snapshot, taken while the service runs.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _REMEDY = "give a file that comel db backup wrote"
 
 
 def backup(database: Database, path: Path) -> int:
-    """Write every row to ``path``, atomically, and return how many there are.
+    """Write every row to ``path``, atomically, and return their number.
 
     Raises:
-        ConfigError: the database does not answer, or has other tables than this program.
+        ConfigError: the database does not answer, or has different tables from this program.
     """
     if (current := revision(database)) != head():
-        raise ConfigError(f"the database's tables are of {current}, not {head()}", "run comel db upgrade first")
+        raise ConfigError(f"the database's tables are at {current}, not {head()}", "run comel db upgrade first")
     count = 0
     with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
         _write(file, {"format": _FORMAT, "revision": head()})
@@ -50,13 +50,13 @@ def backup(database: Database, path: Path) -> int:
 
 
 def restore(database: Database, path: Path) -> int:
-    """Fill an empty database from a backup of this version or an earlier one, wholly or not at all; how many rows there are.
+    """Fill an empty database from a backup of this version or an earlier one, completely or not at all; returns the rows.
 
-    Jobs that were running are queued again when their lease is over. Which state folder the database belongs to comes with the
-    backup.
+    Jobs that were running are queued again when their lease expires. The state folder that the database belongs to comes with
+    the backup.
 
     Raises:
-        ConfigError: the file cannot be read or is of another version, or the database is not empty.
+        ConfigError: the file cannot be read or has another version, or the database is not empty.
     """
     upgrade(database)
     _refuse_filled(database)
@@ -64,7 +64,7 @@ def restore(database: Database, path: Path) -> int:
         lines = _lines(path)
         first = next(lines, {})
         if first.get("format") != _FORMAT or first.get("revision") not in revisions():
-            raise ConfigError(f"{path}: is no backup of this version of comel or an earlier one", _REMEDY)
+            raise ConfigError(f"{path}: not a backup of this version of comel or an earlier one", _REMEDY)
         upgrade(database, str(first["revision"]))
         try:
             return _insert(database, path, lines)
@@ -75,7 +75,7 @@ def restore(database: Database, path: Path) -> int:
 
 
 def _refuse_filled(database: Database) -> None:
-    """Whose state folder's it is does not count: that comes with the backup."""
+    """Whether the database is empty, ignoring its state folder, which comes with the backup."""
     filled = (table for table in Base.metadata.sorted_tables if table.name != Installation.__tablename__)
     with database.reading() as session:
         if any(session.execute(select(func.count()).select_from(table)).scalar_one() for table in filled):
@@ -93,7 +93,7 @@ def _insert(database: Database, path: Path, lines: Iterator[dict[str, Any]]) -> 
                     raise ConfigError(f"{path}: {count} rows of {line['rows']}", _REMEDY)
                 return count
             session.execute(insert(tables[line["table"]]), line["row"])
-        raise ConfigError(f"{path}: is cut short", _REMEDY)
+        raise ConfigError(f"{path}: truncated", _REMEDY)
 
 
 def _write(file: Any, value: dict[str, Any]) -> None:

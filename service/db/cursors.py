@@ -1,4 +1,4 @@
-"""Lists in pages: how many entries, and where the next page starts."""
+"""Lists in pages: the number of entries, and where the next page starts."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from comel.errors import ComelError
 __all__ = ["Limit", "NameCursor", "TimeCursor", "no_cursor", "page_of", "read_cursor", "write_cursor"]
 
 Entry = TypeVar("Entry")
-Limit = Annotated[int, Query(ge=1, le=200, description="most entries of a page", examples=[100])]
+Limit = Annotated[int, Query(ge=1, le=200, description="most entries per page", examples=[100])]
 
 
 def _cursor(example: str) -> Any:
-    said = "`next` of the page before; the first page if not given"
+    said = "`next` of the previous page; the first page if not given"
     return Query(max_length=1024, description=said, examples=[example])
 
 
 NameCursor = Annotated[str | None, _cursor("WyJzbGlkZS0xLnN2cyIsICI1ZDQxNDAyYWJjNGIyYTc2Yjk3MTlkOTExMDE3YzU5MiJd")]
-"""Of a list that is sorted by name."""
+"""The cursor of a list sorted by name."""
 TimeCursor = Annotated[str | None, _cursor("WyIxNzcyMzU3NDAwLjAiLCAiOWY4NmQwODE4ODRjNGQ2NTlhMmZlYWEwYzU1YWQwMTUiXQ")]
-"""Of a list whose newest entries come first."""
+"""The cursor of a list sorted newest first."""
 
 
 def page_of(
     entries: Sequence[Entry], limit: int, cursor: str | None, *, key: Callable[[Entry], tuple[str, ...]]
 ) -> tuple[list[Entry], str | None]:
-    """A page of entries that are sorted by ``key``, and the cursor of the next one.
+    """A page of entries sorted by ``key``, and the cursor of the next page.
 
-    A cursor says which entry was the last, so entries that come or go between two pages shift none of the others.
+    A cursor names the last entry, so entries added or removed between two pages do not shift the others.
 
     Raises:
-        ComelError: the cursor is none that this function gave.
+        ComelError: the cursor did not come from this function.
     """
     after = None if cursor is None else read_cursor(cursor)
     left = [entry for entry in entries if after is None or key(entry) > after]
@@ -51,10 +51,10 @@ def write_cursor(last: tuple[str, ...]) -> str:
 
 
 def read_cursor(cursor: str) -> tuple[str, ...]:
-    """What :func:`write_cursor` was given.
+    """The inverse of :func:`write_cursor`.
 
     Raises:
-        ComelError: it gave no such cursor.
+        ComelError: the cursor did not come from there.
     """
     try:
         last: Any = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
@@ -66,5 +66,5 @@ def read_cursor(cursor: str) -> tuple[str, ...]:
 
 
 def no_cursor() -> ComelError:
-    """What a client is told whose cursor is of no list, or of another."""
-    return ComelError("the cursor is not one that this list gave", "start again without a cursor")
+    """The error for a cursor of no list or another list."""
+    return ComelError("the cursor does not belong to this list", "start again without a cursor")

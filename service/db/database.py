@@ -1,10 +1,10 @@
 """A connection to the database. Two kinds: SQLite for one machine, PostgreSQL for several.
 
-Once it is known which state folder the database belongs to (:meth:`Database.bind`), every new connection is asked whether it
-still leads there: a file that was deleted, replaced or emptied while the service runs is an error, and never a new start.
+Once the database is bound to a state folder (:meth:`Database.bind`), every new connection is checked to
+still lead there: a file that was deleted, replaced or emptied while the service runs is an error, never a fresh start.
 
 SQLite runs in WAL mode, so readers never wait for a writer; a writing transaction takes the write lock when it begins
-(``BEGIN IMMEDIATE``), so it never fails half way because another writer was quicker.
+(``BEGIN IMMEDIATE``), so it never fails half way because another writer was faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WHOSE = "SELECT id FROM installation"
 
 
 class WrongDatabase(OperationalError):
-    """The database is gone, or is not the one that belongs to the state folder; nothing may be concluded from what it lacks."""
+    """The database is gone, or does not belong to the state folder; nothing may be concluded from what it lacks."""
 
     def __init__(self) -> None:
         super().__init__(_WHOSE, {}, Exception("it is not the database of this state folder"))
@@ -53,11 +53,11 @@ class Database:
             if kind == "postgresql" and parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             if kind not in ("sqlite", "postgresql"):
-                raise ConfigError(f"no database of kind '{kind}' is used", "give sqlite:///... or postgresql://...")
+                raise ConfigError(f"databases of kind '{kind}' are not supported", "give sqlite:///... or postgresql://...")
             options: dict[str, Any] = {"pool_pre_ping": True} if kind == "postgresql" else {}
             self.engine = create_engine(parsed, **options)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-            # A URL may hold a password, so it is not repeated.
+            # A URL may contain a password, so it is not repeated.
             raise ConfigError(
                 f"the database's URL cannot be used ({type(error).__name__})",
                 "give sqlite:///FILE, or postgresql://USER@HOST/NAME with comel-mil[postgres] installed",
@@ -75,7 +75,7 @@ class Database:
         self.engine.dispose()
 
     def bind(self, identifier: str) -> None:
-        """From now on take connections only to the database of this id (:mod:`service.db.pairing`)."""
+        """From now on accept connections only to the database with this id (:mod:`service.db.pairing`)."""
         self._id = identifier
 
     def expect(self, session: Session) -> None:
@@ -95,11 +95,13 @@ class Database:
                 self.expect(session)
         except WrongDatabase:
             raise ConfigError(
-                "the database is not that of the state folder any more", "restore it, and start the service again"
+                "the database no longer belongs to the state folder", "restore it, and start the service again"
             ) from None
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", error)).splitlines() or [""]
-            raise ConfigError(f"the database does not answer ({reason[0][:160]})", "check its URL, and that it runs") from None
+            raise ConfigError(
+                f"the database does not answer ({reason[0][:160]})", "check its URL, and whether it is running"
+            ) from None
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -109,12 +111,12 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction that is committed at the end of the block, or undone where it raises."""
+        """A transaction that is committed at the end of the block, or rolled back if it raises."""
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def now(self, session: Session) -> float:
-        """Seconds since 1970 by the database's clock, so that leases of several machines mean the same."""
+        """Seconds since 1970 by the database's clock, so that leases on several machines are comparable."""
         if self.sqlite:
             return time.time()
         return float(session.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
@@ -125,7 +127,7 @@ class Database:
             session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
     def _watch(self) -> None:
-        """Look at each connection when it is made, and at SQLite's file each time that one is used."""
+        """Check each connection when it is made, and SQLite's file each time a connection is used."""
         driver = self.engine.dialect.loaded_dbapi
 
         @event.listens_for(self.engine, "do_connect")
@@ -144,7 +146,7 @@ class Database:
                 cursor.execute(_WHOSE)
                 found = [row[0] for row in cursor.fetchall()]
                 cursor.close()
-                connection.rollback()  # the first statement of a transaction may be one that has to be the first
+                connection.rollback()  # some statements must be the first of a transaction
             except driver.Error:
                 found = []
             if found != [self._id]:
@@ -152,7 +154,7 @@ class Database:
 
         @event.listens_for(self.engine, "checkout")
         def taken(connection: Any, record: Any, proxy: Any) -> None:
-            # What is written to a file that has no name any more is lost with the last process that has it open.
+            # Data written to a deleted file is lost with the last process that has it open.
             if self._file is not None and record.info.get("file") != self._stamp():
                 raise DisconnectionError
 
@@ -165,14 +167,14 @@ class Database:
 
 
 def database_url(url: str | None, state_dir: Path) -> str:
-    """``url``, or that of the SQLite file in the state folder where none is set."""
+    """``url``, or the URL of the SQLite file in the state folder if none is set."""
     return url or f"sqlite:///{(state_dir / 'comel.db').absolute()}"
 
 
 def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:
-        # The driver would begin transactions by itself, and only at the first change.
+        # Otherwise the driver begins transactions by itself, and only at the first change.
         connection.isolation_level = None
         for setting in (
             f"busy_timeout={BUSY_SECONDS * 1000}",

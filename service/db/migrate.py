@@ -17,11 +17,11 @@ _LOCK = 7_023_101
 
 
 def upgrade(database: Database, to: str | None = None) -> None:
-    """Make the missing tables and columns; does nothing where there are none. Several processes may start at once.
+    """Create missing tables and columns; does nothing if there are none. Several processes may start at once.
 
     Args:
         database: an empty one, or one of this version or an earlier one.
-        to: the version that its tables are to have, which may be an earlier one where it holds nothing; default this program's.
+        to: the target version of its tables, which may be an earlier one if the database is empty; default this program's.
 
     Raises:
         ConfigError: the database does not answer, or a later version of comel made its tables.
@@ -63,7 +63,7 @@ def _refuse_newer(connection: Connection) -> str | None:
     current = _current(connection)
     if current is not None and current not in revisions():
         raise ConfigError(
-            f"the database was made by a later version of comel (its tables are of {current[:40]}, this program's of {head()})",
+            f"the database was made by a later version of comel (its tables are at {current[:40]}, this program's at {head()})",
             "run that version, or restore a backup of this one: comel db restore",
         )
     return current

@@ -1,4 +1,4 @@
-"""Lists in pages, newest first, with a cursor that says where the next page starts."""
+"""Lists in pages, newest first, with a cursor for the start of the next page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Page(Generic[Item]):
-    """Some of a list, and the cursor of the next page: None on the last one."""
+    """A page of a list, and the cursor of the next page: None on the last one."""
 
     items: list[Item]
     next: str | None
@@ -29,10 +29,10 @@ class Page(Generic[Item]):
 def page_of(
     session: Session, table: Any, conditions: Sequence[ColumnElement[bool]], *, limit: int, cursor: str | None
 ) -> Page[Any]:
-    """At most ``limit`` rows of a table that has ``created`` and ``id``. Rows that are added meanwhile shift nothing.
+    """At most ``limit`` rows of a table that has ``created`` and ``id``. Rows added meanwhile do not shift the pages.
 
     Raises:
-        ComelError: the cursor is none that a page gave.
+        ComelError: the cursor did not come from a page.
     """
     wanted = select(table).where(*conditions).order_by(table.created.desc(), table.id.desc()).limit(limit + 1)
     if cursor is not None:

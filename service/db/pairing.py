@@ -1,8 +1,8 @@
 """Which database belongs to which state folder: both hold the same id, ``<state_dir>/state.id`` and the table ``installation``.
 
-The folder holds predictions, uploads and bags, the database says which of them are there. A database that is empty, was
-restored from elsewhere, or is another one altogether says of none of them that they are needed; so before anything is cleaned
-up, or answered, the two must be found to belong together.
+The folder holds predictions, uploads and bags; the database lists them. A database that is empty, was
+restored from elsewhere, or is a different one altogether does not list them as needed; so before anything is cleaned
+up or answered, the two are checked to belong together.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _KEPT = (PredictionRow, Upload)
 
 
 def pair(database: Database, state_dir: Path) -> None:
-    """Make sure that a database, whose tables are this version's, belongs to a state folder; bind it to the folder's id.
+    """Check that a database with this version's tables belongs to a state folder, and bind it to the folder's id.
 
-    Where one of the two has no id yet, what they hold decides: both nothing, or the database knows some of what lies in the
-    folder. So a state of an earlier version is taken as it is. Several processes may start at once.
+    If one of the two has no id yet, their content decides: both are empty, or the database lists some of what lies in the
+    folder. So a state of an earlier version is accepted. Several processes may start at once.
 
     Raises:
         ConfigError: they do not belong together, or the folder's id cannot be read or written.
@@ -50,7 +50,7 @@ def pair(database: Database, state_dir: Path) -> None:
 
 
 def join(database: Database, state_dir: Path) -> None:
-    """Let a database and a state folder belong together from now on, whatever they hold; what an operator asks for.
+    """Pair a database and a state folder from now on, whatever they hold, at an operator's request.
 
     Raises:
         ConfigError: the folder's id cannot be written.
@@ -65,7 +65,7 @@ def join(database: Database, state_dir: Path) -> None:
 
 
 def _alike(session: Session, state_dir: Path) -> bool:
-    """Whether nothing speaks against it that the database knows the folder."""
+    """Whether nothing contradicts that the database belongs to the folder."""
     found, kept = _found(state_dir), _names(session, *_KEPT)
     return bool(found & (kept | _names(session, Job))) or not (found or kept)
 
@@ -92,7 +92,9 @@ def _read(state_dir: Path) -> str | None:
     except (OSError, UnicodeDecodeError):
         content = ""
     if not is_id(content):
-        raise ConfigError(f"{path}: cannot be read", "restore it from a copy, or delete it where the database is this folder's")
+        raise ConfigError(
+            f"{path}: cannot be read", "restore it from a copy, or delete it if the database belongs to this folder"
+        )
     return content
 
 
@@ -100,14 +102,16 @@ def _write(state_dir: Path, identifier: str) -> None:
     try:
         write_text(state_dir / _FILE, f"{identifier}\n", mode=0o600)
     except OSError as error:
-        raise ConfigError(f"{state_dir / _FILE}: cannot be written ({os.strerror(error.errno or 0)})", "see to it") from None
+        raise ConfigError(
+            f"{state_dir / _FILE}: cannot be written ({os.strerror(error.errno or 0)})", "check its permissions and disk"
+        ) from None
 
 
 def _mismatch(session: Session, state_dir: Path) -> ConfigError:
     held, known = len(_found(state_dir)), len(_names(session, *_KEPT))
     return ConfigError(
-        f"the database is not that of the state folder {state_dir}: {held} predictions and uploads lie there, the database "
+        f"the database does not belong to the state folder {state_dir}: {held} predictions and uploads lie there, the database "
         f"knows {known} of its own",
         "give the database_url and the state_dir that belong together, or restore the database: comel db restore; "
-        f"to use them together all the same: comel db pair --state {state_dir}",
+        f"to use them together anyway: comel db pair --state {state_dir}",
     )

@@ -1,6 +1,6 @@
 """The tables. Times are seconds since 1970 (UTC), as floats; ids are 32 hexadecimal digits.
 
-Only names and places are here; what a prediction says lies in its folder (:mod:`service.predictions.store`).
+Only names and places are stored here; a prediction's content lies in its folder (:mod:`service.predictions.store`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 __all__ = ["ENDED", "Base", "Delivery", "IdempotencyKey", "Installation", "Job", "PredictionRow", "Upload"]
 
 ENDED = ("done", "failed", "cancelled")
-"""States that a job does not leave."""
+"""Final states of a job."""
 
 Id = String(32)
 
@@ -41,22 +41,22 @@ class Installation(Base):
 
 
 class Job(Base):
-    """One prediction to be made, and how far it is. The prediction has the job's id, so a job done twice gives one result.
+    """One prediction to be made, and its progress. The prediction has the job's id, so a job done twice gives one result.
 
     Attributes:
         kind: what it predicts from, a ``bag`` or a ``slide``.
-        source: where that lies: ``{"path": ...}`` absolute, ``{"bag": name}`` in the state folder's inbox, or
+        source: its location: ``{"path": ...}`` absolute, ``{"bag": name}`` in the state folder's inbox, or
             ``{"upload": id}``.
         options: ``task``, ``mpp`` and ``assume_encoder`` as the client gave them.
-        model, version: what it is predicted with; chosen when the job is accepted, so that a second attempt says the same.
+        model, version: the model; chosen when the job is accepted, so that a second attempt gives the same result.
         slide_id: the slide's name.
-        key: name of the API key that asked.
-        request: id of the request that asked.
+        key: the name of the requesting API key.
+        request: the id of the request.
         stage, done, total: progress; of the stage ``encode`` in tiles.
-        lease_owner, lease_until: which worker has it, and until when it need not say so again.
-        lease_seconds: how long that lease is; one that ends later than this from now was made before the clock was set back.
+        lease_owner, lease_until: the worker that has it, and the time by which it must renew the lease.
+        lease_seconds: the lease's length; one that ends later than this from now was made before the clock was set back.
         error: what went wrong and what to do about it.
-        webhook: where to say that it ended.
+        webhook: the URL to notify when it has ended.
     """
 
     __tablename__ = "jobs"
@@ -87,7 +87,7 @@ class Job(Base):
 
 
 class PredictionRow(Base):
-    """What a list of predictions shows of one; ``size`` is its folder's in bytes, ``key`` names the API key that made it."""
+    """A prediction's entry in a list; ``size`` is its folder's size in bytes, ``key`` names the API key that made it."""
 
     __tablename__ = "predictions"
     __table_args__ = (Index(None, "created", "id"),)
@@ -105,7 +105,7 @@ class PredictionRow(Base):
 
 
 class Upload(Base):
-    """A file that arrives in parts. ``kind`` is set when it is whole and was looked at."""
+    """A file that arrives in parts. ``kind`` is set when it is complete and was checked."""
 
     __tablename__ = "uploads"
     __table_args__ = (Index(None, "expires"),)
@@ -122,7 +122,7 @@ class Upload(Base):
 
 
 class IdempotencyKey(Base):
-    """A request that a client may send again: its body's hash, and the job or prediction that it made."""
+    """A repeatable request: its body's hash, and the job or prediction that it made."""
 
     __tablename__ = "idempotency_keys"
 

@@ -1,4 +1,4 @@
-"""Answers that depend on what a client has already (RFC 9110, 13 and 14): 304, and parts of files."""
+"""Answers that depend on what a client already has (RFC 9110, 13 and 14): 304, and parts of files."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _RANGE = re.compile(r"(\d{1,20})-(\d{0,20})|-(\d{1,20})", re.ASCII)
 
 
 def is_current(headers: Headers, etag: str, modified: float | None = None) -> bool:
-    """Whether what a client says it has is what it would get.
+    """Whether the client already has the current content.
 
     Args:
-        headers: of the request.
-        etag: of the content, in its quotes.
-        modified: when it was changed, seconds since 1970; compared where the client names no tag.
+        headers: the request's headers.
+        etag: the content's tag, with quotes.
+        modified: when it was changed, seconds since 1970; compared if the client does not name a tag.
     """
     tags = ",".join(headers.getlist("if-none-match"))
     if tags:
-        # Weak tags count as strong ones do here: nothing is put together from parts.
+        # Weak tags count like strong ones here: nothing is assembled from parts.
         return tags.strip() == "*" or etag.removeprefix("W/") in _TAGS.findall(tags)
     since = headers.get("if-modified-since")
     if since is None or modified is None:
@@ -46,7 +46,7 @@ def asked_for_head(scope: Scope) -> bool:
 
 
 class FileAnswer(FileResponse):
-    """A file, or the part of it that is asked for; 304 where the client has it, a problem where there is no such part."""
+    """A file, or the requested part; 304 if the client has it, a problem if there is no such part."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -60,7 +60,7 @@ class FileAnswer(FileResponse):
             kept = {name: self.headers[name] for name in ("etag", "last-modified")}
             if is_current(headers, self.headers["etag"], about.st_mtime):
                 answer = Response(status_code=304, headers=kept)
-            # Parts are of a request by GET alone, and of the file that the client has begun with.
+            # Parts are served only for GET, and only of the file version that the client started with.
             begun = headers.get("if-range", kept["etag"])
             whole = asked_for_head(scope) or begun not in kept.values()
             wanted = None if whole else _range(headers.get("range", ""), about.st_size)
@@ -77,9 +77,9 @@ class FileAnswer(FileResponse):
 
 
 def _range(header: str, size: int) -> str | None:
-    """The part that ``Range`` names, empty if there is none of it; None if it is to be ignored.
+    """The part that ``Range`` names, empty if it does not exist; None if it must be ignored.
 
-    That is so where it is not valid, and where it names several parts: those come as the whole file.
+    It is ignored if invalid or if it names several parts: the whole file is then sent.
     """
     unit, _, said = header.partition("=")
     part = _RANGE.fullmatch(said.strip(" \t,"))

@@ -1,7 +1,7 @@
-"""Connections that keep nobody waiting: heads of requests that do not come, bodies that go on after the answer, answers that
-are not read, and more connections than there may be. What uvicorn leaves open is closed here.
+"""Limits on connections: request heads that do not arrive, bodies that continue after the answer, answers that
+are not read, and too many connections. Connections that uvicorn leaves open are closed here.
 
-How slowly the body of a request may come is looked at where it is read (:class:`service.http.middleware.BodyLimits`).
+The minimum speed of a request's body is enforced where it is read (:class:`service.http.middleware.BodyLimits`).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from service.settings import ServiceSettings
 __all__ = ["Server", "check_descriptors", "protocol_of"]
 
 OTHER_DESCRIPTORS = 256
-"""Files, pipes and the database's connections that are open beside those of clients."""
+"""Open files, pipes and database connections besides those of clients."""
 REST_SECONDS = 5.0
-"""How long the rest of a body may come after its request was answered; then a client has no use for it."""
+"""Seconds in which the rest of a body may arrive after its request was answered."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which looks at its connections once a second.
+    """uvicorn's server, which checks its connections once a second.
 
     Args:
-        config: its ``http`` is what :func:`protocol_of` gave.
-        stopping: called when it is told to stop; requests under way still end.
+        config: its ``http`` comes from :func:`protocol_of`.
+        stopping: called when it is asked to stop; running requests still end.
     """
 
     def __init__(self, config: uvicorn.Config, *, stopping: Callable[[], None] = lambda: None) -> None:
@@ -59,7 +59,7 @@ def protocol_of(settings: ServiceSettings) -> type[H11Protocol]:
     """uvicorn's protocol with the limits of the settings."""
 
     class Connection(H11Protocol):
-        """One connection; ``_since`` is when it began to wait for what it waits for now, ``_heard`` whether some of it came."""
+        """One connection; ``_since`` is when its current wait began, ``_heard`` whether any of the data has arrived."""
 
         _since, _heard = 0.0, False
         _unread: float | None = None
@@ -75,7 +75,7 @@ def protocol_of(settings: ServiceSettings) -> type[H11Protocol]:
                 if waiting := [one for one in others if one.is_waiting()]:
                     min(waiting, key=lambda one: one._since).transport.abort()
                 else:
-                    self._refuse(503, "there are too many connections", "try it again in a minute")
+                    self._refuse(503, "there are too many connections", "try again in a minute")
 
         def data_received(self, data: bytes) -> None:
             self._heard = True
@@ -98,11 +98,11 @@ def protocol_of(settings: ServiceSettings) -> type[H11Protocol]:
             self._refuse(431 if hint == 431 else 400, "the request's head is too long" if hint == 431 else "this is not HTTP")
 
         def is_waiting(self) -> bool:
-            """Whether no request is under way, though the head of one may be coming."""
+            """Whether no request is running, though a head may be arriving."""
             return (self.cycle is None or self.cycle.response_complete) and self.conn.their_state is h11.IDLE
 
         def look(self, now: float) -> None:
-            """Close it where the client has let it wait for too long."""
+            """Close it if the client has been silent for too long."""
             if self.transport.is_closing():
                 self._closing = self._closing or now
                 if now - self._closing > settings.request_seconds:
@@ -112,13 +112,13 @@ def protocol_of(settings: ServiceSettings) -> type[H11Protocol]:
             elif self.is_waiting():
                 if now - self._since > settings.request_seconds:
                     if self._heard:
-                        self._refuse(408, "the request's head comes too slowly")
+                        self._refuse(408, "the request's head arrives too slowly")
                     self.transport.close()
             elif self.cycle is not None and self.cycle.response_complete and now - self._since > REST_SECONDS:
                 self.transport.abort()
 
         def _refuse(self, status: int, detail: str, remedy: str = "") -> None:
-            """Answer with a problem and close, where an answer can be sent still."""
+            """Answer with a problem, if still possible, and close."""
             body = bytes(problem(status, detail, remedy).body)
             fields = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
             with suppress(h11.LocalProtocolError):
@@ -131,10 +131,10 @@ def protocol_of(settings: ServiceSettings) -> type[H11Protocol]:
 
 
 def check_descriptors(settings: ServiceSettings) -> None:
-    """Make sure that the process may open as many files as it has to at once.
+    """Ensure that the process may open as many files at once as it needs.
 
     Raises:
-        ConfigError: it may not, and cannot allow itself to.
+        ConfigError: it may not, and cannot raise its limit.
     """
     import resource
 

@@ -28,15 +28,15 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class Progress(BaseModel):
-    """How far a running job is."""
+    """A running job's progress."""
 
     stage: str | None = Field(description="open, tissue, tiles, encode or predict; null at the start", examples=["encode"])
     done: int = Field(description="tiles done", examples=[512])
-    total: int = Field(description="tiles in all; 0 if they are not counted yet", examples=[1907])
+    total: int = Field(description="total tiles; 0 if not counted yet", examples=[1907])
 
 
 class JobModel(BaseModel):
-    """What the job is predicted with."""
+    """The model that the job is predicted with."""
 
     name: str = Field(examples=["default"])
     version: int = Field(examples=[2])
@@ -50,7 +50,7 @@ class JobError(BaseModel):
 
 
 class JobLinks(BaseModel):
-    """Where to go from here."""
+    """Links to follow."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -62,7 +62,7 @@ class JobLinks(BaseModel):
 
 
 class JobAnswer(BaseModel):
-    """A prediction that is to be made, is being made, or was made."""
+    """A prediction that is queued, in progress, or made."""
 
     id: str = Field(examples=[EXAMPLE_ID])
     state: State = Field(examples=["running"])
@@ -70,15 +70,15 @@ class JobAnswer(BaseModel):
     slide_id: str = Field(description="the slide's name", examples=["slide-1"])
     model: JobModel
     progress: Progress
-    position: int | None = Field(description="jobs before it in the queue; null when it does not wait", examples=[None])
-    attempts: int = Field(description="how often it was begun", examples=[1])
+    position: int | None = Field(description="jobs before it in the queue; null if it is not waiting", examples=[None])
+    attempts: int = Field(description="number of attempts", examples=[1])
     error: JobError | None = Field(description="why it failed; null otherwise")
     prediction: str | None = Field(description="id of the prediction; null before the job is done", examples=[None])
     created: datetime = Field(examples=[EXAMPLE_TIME])
     started: datetime | None = Field(examples=[EXAMPLE_TIME])
     finished: datetime | None = Field(examples=[None])
     links: JobLinks
-    notice: str = Field(default=NOTICE, description="what the answer may be used for")
+    notice: str = Field(default=NOTICE, description="permitted use of the answer")
 
 
 class JobPage(BaseModel):
@@ -89,28 +89,33 @@ class JobPage(BaseModel):
 
 
 class UploadRequest(BaseModel):
-    """A file that is to be sent in parts."""
+    """A file to be sent in parts."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"filename": "slide-1.svs", "size": 734003200}]})
 
-    filename: str = Field(min_length=1, max_length=1024, description="the slide is called so", examples=["slide-1.svs"])
+    filename: str = Field(min_length=1, max_length=1024, description="the slide gets this name", examples=["slide-1.svs"])
     size: int = Field(gt=0, le=2**53, description="its length in bytes", examples=[734003200])
     sha256: str | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$", description="of its content; compared when it is whole", examples=["0" * 64]
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of its content; checked when it is complete",
+        examples=["0" * 64],
     )
 
 
 class UploadAnswer(BaseModel):
-    """An upload and how far it is."""
+    """An upload and its progress."""
 
     id: str = Field(pattern=ID_PATTERN, examples=[EXAMPLE_ID])
-    filename: str = Field(description="the name that it is kept under", examples=["slide-1.svs"])
-    size: int = Field(description="bytes in all", examples=[734003200])
+    filename: str = Field(description="the name it is stored under", examples=["slide-1.svs"])
+    size: int = Field(description="total bytes", examples=[734003200])
     offset: int = Field(description="bytes received; the next part begins here", examples=[16777216])
-    part_size: int = Field(description="longest part that is taken, in bytes", examples=[16777216])
-    complete: bool = Field(description="whether it is whole and can be predicted", examples=[False])
-    kind: Literal["bag", "slide"] | None = Field(description="by its content; null before it is whole", examples=[None])
-    slide: str | None = Field(description="id of the slide, null if it is none", examples=[None])
+    part_size: int = Field(description="largest part accepted, in bytes", examples=[16777216])
+    complete: bool = Field(description="whether it is complete and can be predicted", examples=[False])
+    kind: Literal["bag", "slide"] | None = Field(
+        description="detected from its content; null until it is complete", examples=[None]
+    )
+    slide: str | None = Field(description="id of the slide, null if it is not a slide", examples=[None])
     expires: datetime = Field(description="when it is deleted if nothing more arrives", examples=[EXAMPLE_TIME])
 
 

@@ -1,5 +1,5 @@
-"""Around every request: its id, its log line, its time, the security headers, where a proxy serves it, how slowly and how much
-a client may send, what pages of other origins are told, and a last catch for defects."""
+"""Around every request: its id, its log line, its duration, the security headers, the proxy's prefix, limits on the speed and
+size of bodies, cross-origin rules, and a final handler for defects."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Of every answer that does not set its own. Transport security is the proxy's: this service speaks plain HTTP."""
+"""For every answer that does not set its own. Transport security is left to the proxy: this service speaks plain HTTP."""
 
 BYTES_A_SECOND = 1024
-"""How fast a body must come on the whole, once the time that it may take anyhow is over."""
+"""The average speed that a body must reach after its initial time allowance."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ASKED_WITH = (
@@ -46,17 +46,17 @@ _ANSWERED_WITH = (
     "Content-Range", "WWW-Authenticate", "Allow",
 )  # fmt: skip
 _STREAMED = re.compile(r"POST (/.*)?/v1/predictions|PUT (/.*)?/v1/uploads/[^/]*")
-"""Requests whose bodies go to disk as they arrive, where their routes look at how much it is."""
+"""Requests whose bodies go to disk as they arrive; their routes check the size."""
 
 
 class RequestRecord:
     """The outermost layer. A request's ``state`` gets ``request_id``; ``key``, ``refusal`` and ``defect`` are read from it
     afterwards. A request by HEAD is handled as one by GET, and its answer loses the body.
 
-    The log line names the route's pattern, never the path or the query: a client may write anything there.
+    The log line names the route's pattern, never the path or the query, which may contain anything.
 
     Args:
-        root_path: prefix below which a proxy serves the application, whether or not it cuts that off.
+        root_path: prefix below which a proxy serves the application, whether or not the proxy strips it.
     """
 
     def __init__(self, app: ASGIApp, *, log: Any, metrics: Metrics, root_path: str = "") -> None:
@@ -102,7 +102,7 @@ class RequestRecord:
 
 
 class Defects:
-    """Answers what no handler took with 500; the request's ``state`` gets the ``defect`` for the log."""
+    """Answers unhandled errors with 500; the request's ``state`` gets the ``defect`` for the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -125,17 +125,17 @@ class Defects:
         except Exception as error:
             request_id = scope["state"]["request_id"]
             scope["state"]["defect"] = describe_defect(error)
-            # Where the answer has begun nothing can be said any more; the server cuts the connection.
+            # Once the answer has begun, nothing more can be sent; the server cuts the connection.
             if begun:
                 raise _CutShort(request_id) from None
-            response = problem(500, "the service failed at this request", f"ask its operator about request {request_id}")
+            response = problem(500, "the service failed on this request", f"ask its operator about request {request_id}")
             await response(scope, receive, send)
 
 
 class BodyLimits:
-    """Cuts bodies that come too slowly, and those that are larger than any JSON that is taken.
+    """Cuts bodies that arrive too slowly, and those larger than any accepted JSON.
 
-    A body may make the service wait for ``seconds`` at a time, and for as much in all and a second more for each KiB that came.
+    A body may make the service wait for ``seconds`` at a time, and for that long in total plus a second per KiB received.
     Only the time counts in which the service waits for the client.
     """
 
@@ -160,7 +160,7 @@ class BodyLimits:
                 with anyio.move_on_after(left):
                     message = await receive()
             if message is None:
-                raise HTTPException(408, "the body comes too slowly")
+                raise HTTPException(408, "the body arrives too slowly")
             waited += time.monotonic() - started
             received += len(message.get("body", b""))
             whole = not message.get("more_body", False)
@@ -172,7 +172,7 @@ class BodyLimits:
 
 
 class Cors(CORSMiddleware):
-    """What pages of the named origins may ask with and read; refusals of a preflight are problems, as all others."""
+    """Cross-origin rules for the named origins; refusals of a preflight are problems, like all others."""
 
     def __init__(self, app: ASGIApp, *, origins: tuple[str, ...]) -> None:
         methods = ("GET", "HEAD", "POST", "PUT", "DELETE")
@@ -190,11 +190,11 @@ class Cors(CORSMiddleware):
 
 
 class _CutShort(Exception):
-    """An answer that broke off. The defect is in the log under the request's id, without its text."""
+    """An interrupted answer. The defect is in the log under the request's id, without its text."""
 
 
 def _put_below(scope: Scope, root_path: str) -> None:
-    """Let a request's path begin with the prefix of the proxy, as ASGI wants it."""
+    """Prefix a request's path with the proxy's prefix, as ASGI requires."""
     if root_path:
         if f"{scope['path']}/".startswith(f"{root_path}/"):
             scope["root_path"] = root_path

@@ -20,21 +20,21 @@ from service.jobs.sources import SourceRequest
 __all__ = ["TAGS", "describe_once"]
 
 TAGS = [
-    {"name": "health", "description": "Whether the service is up and able to work, for who operates it."},
-    {"name": "models", "description": "What the models tell apart, what they need, and which version answers."},
-    {"name": "predictions", "description": "Ask for predictions; read them, their maps and their tiles."},
+    {"name": "health", "description": "Whether the service is up and able to work, for its operator."},
+    {"name": "models", "description": "The models' classes and requirements, and which version answers."},
+    {"name": "predictions", "description": "Request predictions; read them, their maps and their tiles."},
     {"name": "slides", "description": "The slides of the service's folders, for a viewer."},
-    {"name": "jobs", "description": "Predictions that are being made: how far they are, and cancelling them."},
-    {"name": "uploads", "description": "Bags and slides that are sent in parts."},
+    {"name": "jobs", "description": "Predictions in progress: their state, and cancelling them."},
+    {"name": "uploads", "description": "Bags and slides sent in parts."},
 ]
 
 _REFERRED: tuple[type[BaseModel], ...] = (Problem, SourceRequest, JobEnded)
 _UNSAID = "Successful Response"
-"""What FastAPI says of an answer of which nothing else is said."""
+"""FastAPI's description of an answer without another description."""
 
 
 def describe_once(app: FastAPI) -> None:
-    """Complete the application's document when it is first asked for."""
+    """Complete the application's document when it is first requested."""
     described: Callable[[], dict[str, Any]] = app.openapi
 
     def document() -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _illustrate(body: dict[str, Any], examples: dict[str, Any]) -> None:
 
 
 def _what(answer: dict[str, Any], schemas: dict[str, Any]) -> str:
-    """What an answer is, in the words of its schema."""
+    """An answer's description, taken from its schema."""
     for content in answer.get("content", {}).values():
         said: str = schemas[content["schema"]["$ref"].rpartition("/")[2]]["description"]
         return said

@@ -1,4 +1,4 @@
-"""Errors as problem+json (RFC 9457): what a client did wrong with status 4xx, never a traceback, never a server's path."""
+"""Errors as problem+json (RFC 9457): client errors with status 4xx, never a traceback, never a server path."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MEDIA_TYPE = "application/problem+json"
 class Problem(BaseModel):
     """What went wrong, and what to do about it."""
 
-    type: str = Field(default="about:blank", description="always about:blank: the status says the kind")
+    type: str = Field(default="about:blank", description="always about:blank: the status gives the kind")
     title: str = Field(description="the status in words", examples=["Unprocessable Content"])
     status: int = Field(description="the HTTP status", examples=[422])
     detail: str = Field(description="what is wrong, and where", examples=["slide.h5: truncated or not HDF5"])
@@ -62,7 +62,7 @@ _STATUS = {
 }
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 _UNDEFINED_TABLE = "42P01"
-"""PostgreSQL's word for a database that was emptied."""
+"""PostgreSQL's error code for an emptied database."""
 
 
 def problem(status: int, detail: str, remedy: str = "", headers: Any = None) -> JSONResponse:
@@ -72,7 +72,7 @@ def problem(status: int, detail: str, remedy: str = "", headers: Any = None) -> 
 
 
 def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
-    """Answer what clients do wrong as problems. ``hidden`` are folders whose paths are cut from the texts.
+    """Answer client errors as problems. ``hidden`` are folders whose paths are removed from the texts.
 
     Defects are not caught here: the outermost middleware answers and logs them.
     """
@@ -92,7 +92,7 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
         return problem(_STATUS.get(type(error), 422), what, remedy, headers)
 
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        """What the disk or the database could not do; whatever else they raise is a defect of ours."""
+        """Failures of the disk or the database; anything else they raise is a bug."""
         if is_full(error):
             return await mistaken(request, NoRoomError())
         gone = getattr(getattr(error, "orig", None), "sqlstate", None) == _UNDEFINED_TABLE
@@ -125,7 +125,7 @@ def install_problem_handlers(app: FastAPI, *, hidden: Iterable[Path]) -> None:
 
 
 def _allowed(request: Request) -> str:
-    """The methods that a path takes."""
+    """The methods that a path accepts."""
     place = {name: request.scope[name] for name in ("type", "path", "root_path") if name in request.scope}
     methods = [
         method

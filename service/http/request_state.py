@@ -1,4 +1,4 @@
-"""What a route needs of its request: the service behind it, who asks, and the audit log that must have it."""
+"""What a route needs from its request: the service behind it, the caller, and the audit log."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ __all__ = ["audited", "backend_of", "check_maker", "key_of"]
 
 
 def backend_of(request: Request) -> Backend:
-    """What the application keeps behind its routes."""
+    """The backend behind the application's routes."""
     backend: Backend = request.app.state.backend
     return backend
 
 
 def key_of(request: Request) -> str | None:
-    """The name of the key or token that asks; None if the service asks for none."""
+    """The name of the caller's key or token; None if the service needs none."""
     return getattr(request.state, "key", None)
 
 
 def check_maker(request: Request, maker: str | None, what: str) -> None:
-    """Refuse to change what another key made, unless the scope of the one that asks is for that.
+    """Refuse to change what another key made, unless the caller's scope allows it.
 
     Args:
-        request: who asks.
-        maker: name of the key that made it; None if nobody's key did, or none was kept.
+        request: the caller's request.
+        maker: the name of the key that made it; None if no key did, or none was recorded.
         what: "prediction", "job" or "upload".
 
     Raises:
-        ForbiddenError: as said.
+        ForbiddenError: another key made it.
     """
     gate: Gate = request.app.state.gate
     mine = maker is not None and maker == key_of(request)
     if not (gate.open or mine or reaches(getattr(request.state, "scope", None), "manage")):
-        raise ForbiddenError(f"another key made this {what}", "ask with the key that made it, or with one of scope manage")
+        raise ForbiddenError(f"another key made this {what}", "use the key that made it, or one of scope manage")
 
 
 def audited(request: Request, action: Action, **facts: Any) -> AbstractContextManager[Recording]:
-    """Write what the block comes to into the audit log, an error included, with who asked.
+    """Write the block's outcome, including an error, and the caller into the audit log.
 
-    What it gives is to be called just before something is done for good: see :meth:`service.access.audit.AuditLog.recorded`.
+    The yielded function must be called just before any permanent effect: see :meth:`service.access.audit.AuditLog.recorded`.
     """
     audit: AuditLog = request.app.state.audit
     return audit.recorded(action, key=key_of(request), request=request.state.request_id, **facts)

@@ -1,4 +1,4 @@
-"""What goes over the wire: the bodies of requests and answers."""
+"""The bodies of requests and answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "VersionRequest",
 ]
 
-_NOTICE = Field(default=NOTICE, description="what the answer may be used for")
+_NOTICE = Field(default=NOTICE, description="permitted use of the answer")
 Number = int | float
 
 
@@ -41,8 +41,8 @@ class OutOfDistributionBody(BaseModel):
     """Whether the slide is of a kind that the model has learned."""
 
     score: float = Field(description="distance from the nearest class; of the task, if one is given", examples=[1.2])
-    threshold: float = Field(description="distance from which a slide counts as of another kind", examples=[2.3])
-    flag: bool = Field(description="whether it does: the prediction then means little", examples=[False])
+    threshold: float = Field(description="distance from which a slide counts as a different kind", examples=[2.3])
+    flag: bool = Field(description="whether the slide does; the prediction then means little", examples=[False])
 
 
 class PredictionBody(BaseModel):
@@ -52,7 +52,7 @@ class PredictionBody(BaseModel):
     mode: str = Field(description="class-incremental, task-incremental or domain-incremental", examples=["class-incremental"])
     task: str | None = Field(description="the predicted or given task", examples=["breast"])
     label: str | None = Field(description="the predicted label; null if there is no tissue", examples=["tumour"])
-    positive: bool = Field(description="whether the label is another than the task's negative class")
+    positive: bool = Field(description="whether the label differs from the task's negative class")
     confidence: float | None = Field(description="probability of the predicted class", examples=[0.91])
     probabilities: dict[str, float] | None = Field(
         description="probability of every class", examples=[{"breast/normal": 0.09, "breast/tumour": 0.91}]
@@ -61,7 +61,7 @@ class PredictionBody(BaseModel):
     out_of_distribution: OutOfDistributionBody | None = Field(
         description="how far the slide lies from what the model has learned; null if the model cannot tell"
     )
-    model: dict[str, Any] = Field(description="which model said so", examples=[{"run": "demo", "version": 2}])
+    model: dict[str, Any] = Field(description="the model that predicted", examples=[{"run": "demo", "version": 2}])
     notes: list[str] = Field(description="remarks, such as 'no tissue'", examples=[[]])
 
 
@@ -85,7 +85,7 @@ class InstancesBody(BaseModel):
 
 
 class Links(BaseModel):
-    """Where the parts of a prediction are; null where the bag does not say enough to make them."""
+    """Links to the parts of a prediction; null if the bag does not state enough to make them."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -102,7 +102,7 @@ class Links(BaseModel):
 class PredictionAnswer(BaseModel):
     """One prediction."""
 
-    id: str = Field(description="name of the prediction", examples=[EXAMPLE_ID])
+    id: str = Field(description="id of the prediction", examples=[EXAMPLE_ID])
     created: datetime = Field(examples=[EXAMPLE_TIME])
     slide: str | None = Field(description="id of its slide, null if the service cannot show it", examples=[None])
     prediction: PredictionBody
@@ -141,10 +141,10 @@ class TileBody(BaseModel):
     score: float = Field(examples=[0.98])
     x: Number | None = Field(description="level-0 pixel of its left edge", examples=[10240])
     y: Number | None = Field(description="level-0 pixel of its top edge", examples=[20480])
-    width: float | None = Field(description="in level-0 pixels", examples=[512.0])
-    height: float | None = Field(description="in level-0 pixels", examples=[512.0])
+    width: float | None = Field(description="its width in level-0 pixels", examples=[512.0])
+    height: float | None = Field(description="its height in level-0 pixels", examples=[512.0])
     image: str | None = Field(
-        description="its picture; null if the prediction was made from a bag alone",
+        description="its picture; null if the prediction was made only from a bag",
         examples=[f"/v1/predictions/{EXAMPLE_ID}/tiles/1.jpg"],
     )
 
@@ -176,37 +176,37 @@ class TaskBody(BaseModel):
 
 
 class RefusedVersion(BaseModel):
-    """A version that should answer and cannot; the one before it goes on, if there is one."""
+    """A version that should answer but cannot; the previous one continues, if any."""
 
-    version: int | None = Field(description="null if the run does not say which one should", examples=[3])
+    version: int | None = Field(description="null if the run does not state it", examples=[3])
     reason: str = Field(examples=["versions/003/model.safetensors: missing or changed since it was written"])
     remedy: str = Field(examples=["restore the version from a copy"])
 
 
 class ModelSummary(BaseModel):
-    """A model as it answers now, and what it needs to be given."""
+    """A model as it answers now, and its feature contract."""
 
-    name: str = Field(description="what requests call it", examples=["lung"])
-    default: bool = Field(description="whether it answers requests that name no model")
+    name: str = Field(description="its name in requests", examples=["lung"])
+    default: bool = Field(description="whether it answers requests without a model name")
     run: str = Field(description="the run's identity", examples=["3f2a9c51d07b"])
     version: int = Field(description="the version that answers", examples=[2])
-    pinned: bool = Field(description="whether that version was chosen, so that newer ones do not take its place")
+    pinned: bool = Field(description="whether that version was chosen, so that newer ones do not replace it")
     refused: RefusedVersion | None = Field(description="a newer or chosen version that cannot be used")
     mode: str = Field(description="class-incremental or domain-incremental", examples=["class-incremental"])
     classes: list[str] = Field(description="all classes, task/label", examples=[["breast/normal", "breast/tumour"]])
     tasks: list[TaskBody] = Field(description="the tasks in the order in which they were learned")
-    contract: dict[str, Any] = Field(description="how the features of a bag must have been made")
+    contract: dict[str, Any] = Field(description="how a bag's features must have been made")
 
 
 class UnusableModel(BaseModel):
     """A model that cannot answer."""
 
-    name: str = Field(description="what requests call it", examples=["lung"])
+    name: str = Field(description="its name in requests", examples=["lung"])
     refused: RefusedVersion = Field(description="why")
 
 
 class ModelsAnswer(BaseModel):
-    """The models that answer, the default first, those that cannot, and what the service takes."""
+    """The models that answer, the default first, those that cannot, and the service's limits."""
 
     items: list[ModelSummary]
     unusable: list[UnusableModel] = Field(description="models none of whose versions can be used", examples=[[]])
@@ -223,7 +223,7 @@ class ModelVersion(BaseModel):
     created: str = Field(description="UTC time, ISO 8601", examples=["2026-03-01T09:30:00+00:00"])
     tasks: list[str] = Field(description="the tasks that it has learned", examples=[["breast", "colon"]])
     adapters: list[str] = Field(
-        description="the adapters merged into its weights, as their folders are called", examples=[["002-colon"]]
+        description="the adapters merged into its weights, by their folders' names", examples=[["002-colon"]]
     )
     metrics: dict[str, dict[str, dict[str, dict[str, float | None]]]] = Field(
         description="scores on each task's test slides, null if it was not scored: kind, mode, score, task",
@@ -241,7 +241,7 @@ class ModelAnswer(ModelSummary):
 
 
 class VersionRequest(BaseModel):
-    """Which version of a model is to answer."""
+    """The version of a model that should answer."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -262,4 +262,4 @@ class Health(BaseModel):
 class Readiness(Health):
     """The service can predict."""
 
-    warnings: list[str] = Field(default=[], description="what the operator should see to, though requests are answered")
+    warnings: list[str] = Field(default=[], description="problems for the operator, although requests are answered")

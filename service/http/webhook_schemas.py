@@ -1,4 +1,4 @@
-"""What the API's description says of the calls that the service makes."""
+"""The API's description of the service's webhook calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["WEBHOOKS", "JobEnded"]
 
 
 class JobEnded(BaseModel):
-    """Which job ended and how, not what it found: ask for the prediction with a key."""
+    """Which job ended and how, without the result: read the prediction with a key."""
 
     job: str = Field(description="the job's id", examples=[EXAMPLE_ID])
     state: Literal["done", "failed", "cancelled"] = Field(examples=["done"])
@@ -49,11 +49,11 @@ WEBHOOKS: dict[str, Any] = {
         "post": {
             "tags": ["jobs"],
             "summary": "A job has ended",
-            "description": "Sent to the `webhook` of the request that led to the job; repeated until it is answered with 2xx.",
+            "description": "Sent to the `webhook` of the request that led to the job; repeated until answered with 2xx.",
             "operationId": "job_ended",
             "parameters": [
                 _header("Comel-Delivery", "the job's id: the same in a repeated call", EXAMPLE_ID),
-                _header(HEADER, "time and HMAC-SHA256 of the body, to be checked", f"t=1772357400,v1={'0' * 64}"),
+                _header(HEADER, "time and HMAC-SHA256 of the body, for verification", f"t=1772357400,v1={'0' * 64}"),
             ],
             "requestBody": {
                 "required": True,
@@ -64,7 +64,7 @@ WEBHOOKS: dict[str, Any] = {
                     }
                 },
             },
-            "responses": {"2XX": {"description": "The call is taken. Any other answer has it repeated."}},
+            "responses": {"2XX": {"description": "The call is accepted. After any other answer it is repeated."}},
         }
     }
 }

@@ -1,6 +1,6 @@
-"""A look at an uploaded HDF5 file before anything in it is read: names, links, shapes, filters and attributes only.
+"""A check of an uploaded HDF5 file before anything in it is read: only names, links, shapes, filters and attributes.
 
-A bag is a handful of plain arrays. Whatever makes a reader follow, expand or allocate more than the file holds is refused
+A bag is a handful of plain arrays. Anything that makes a reader follow, expand or allocate more than the file holds is refused
 here: links, virtual and external storage, huge declared shapes or chunks, other filters, deep or crowded groups, and
 attributes that repeat one stored string many times.
 """
@@ -22,7 +22,7 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS = 200
 MAX_DEPTH = 4
 MAX_CHUNK_BYTES = 256 << 20
-# gzip, shuffle, fletcher32 and lzf: what h5py itself brings, and what the bags' reader takes.
+# gzip, shuffle, fletcher32 and lzf: included in h5py, and accepted by the bags' reader.
 _FILTERS = frozenset({1, 2, 3, 32000})
 _REMEDY = "send a file that holds its own data in plain arrays"
 
@@ -32,11 +32,11 @@ def check_hdf5(path: Path, *, max_bytes: int, max_instances: int) -> None:
 
     Args:
         path: the file.
-        max_bytes: most that its arrays may be when decoded, together.
+        max_bytes: most bytes of its decoded arrays in total.
         max_instances: most rows of ``features`` or ``feats``.
 
     Raises:
-        BagError: it is damaged, or has what no bag has.
+        BagError: it is damaged, or has content that a bag does not have.
         TooLargeError: it declares more than that.
     """
     with open_hdf5(path) as file:
@@ -85,7 +85,7 @@ class _Walk:
             raise self._refusal(f"'{place[:80]}' uses a filter that is not accepted")
         shape = dataset.shape or ()
         size = dataset.id.get_type().get_size()
-        # The library unpacks a whole chunk into memory, however little of it the shape uses.
+        # The library decompresses a whole chunk into memory, however little of it the shape uses.
         chunk = math.prod(dataset.chunks or ()) * size
         if chunk > MAX_CHUNK_BYTES:
             raise self._refusal(f"'{place[:80]}' has chunks of {chunk} bytes")

@@ -1,4 +1,4 @@
-"""How much one API key may keep here: bytes that arrived and predictions that were made; what was only announced takes none."""
+"""Quotas per API key: bytes received and predictions made; merely announced data does not count."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Quotas:
         self._settings = settings
 
     def check(self, session: Session, key: str | None, more: int = 0) -> None:
-        """Refuse ``more`` bytes of a key that would then have more than it may.
+        """Refuse ``more`` bytes that would exceed a key's quota.
 
         Raises:
-            TooLargeError: as said.
+            TooLargeError: the quota is used up.
         """
         most = self._settings.max_key_bytes
         if most is not None and used_bytes(session, key) + more > most:
             raise TooLargeError(f"the quota of this key, {most} bytes, is used up", "delete some, or ask its operator for more")
 
     def check_uploads(self, session: Session, key: str | None) -> None:
-        """Refuse another upload of a key that has too many which are not complete.
+        """Refuse another upload of a key with too many incomplete ones.
 
         Raises:
-            BusyError: as said.
+            BusyError: there are too many.
         """
         most = self._settings.max_key_uploads
         count = select(func.count()).where(Upload.key.is_not_distinct_from(key), Upload.kind.is_(None))
@@ -41,7 +41,7 @@ class Quotas:
 
 
 def used_bytes(session: Session, key: str | None) -> int:
-    """What a key has here: parts of uploads that arrived, predictions with their bags, and bags of jobs that have not ended."""
+    """A key's bytes: received parts of uploads, predictions with their bags, and bags of jobs that have not ended."""
     uploads = session.execute(select(func.sum(Upload.offset)).where(Upload.key.is_not_distinct_from(key))).scalar_one()
     predictions = session.execute(
         select(func.sum(PredictionRow.size)).where(PredictionRow.key.is_not_distinct_from(key))

@@ -1,4 +1,4 @@
-"""Bags from outside: read, and refused where their name is none to show; the reader refuses what cannot be true of a slide."""
+"""Bags from outside: read, and refused if their name cannot be shown; the reader refuses impossible values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_received_bag(path: Path, *, assume_encoder: str | None) -> Bag:
     """Read a feature file that a client sent.
 
     Raises:
-        BagError: it cannot be read, or its name, coordinates or features are such as no slide and no encoder has.
+        BagError: it cannot be read, or its name, coordinates or features are impossible.
     """
     from comel.bags.foreign import read_any_bag
 
@@ -27,7 +27,7 @@ def read_received_bag(path: Path, *, assume_encoder: str | None) -> Bag:
     except (ComelError, MemoryError, OSError):
         raise
     except Exception as error:
-        # Attributes that are no numbers or no text of a slide, JSON nested without end: a file may say anything.
+        # Attributes of wrong types, endlessly nested JSON: a file may contain anything.
         raise BagError(f"{path}: cannot be read ({type(error).__name__})", _REMEDY) from None
     if len(bag.slide_id) > LONGEST_NAME or not is_name(bag.slide_id):
         raise BagError(f"{path}: the slide's name is too long, or not text", _REMEDY)

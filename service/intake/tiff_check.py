@@ -1,4 +1,4 @@
-"""A look at an uploaded TIFF before a slide library opens it: the sizes that its directories state, and nothing else.
+"""A check of an uploaded TIFF before a slide library opens it: only the sizes that its directories state.
 
 Slide libraries allocate a tile as large as the file says it is. Here only whole numbers of the directories are read, a few
 hundred bytes each, so this needs no process of its own and answers at once.
@@ -21,15 +21,15 @@ MAX_TILE_SIDE = 1 << 13
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323
 _SIDES = (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH)
 _CLASSIC_BYTES = 1 << 32
-"""A classic TIFF's offsets reach no farther; a larger file is NDPI, which counts in its own way. The child looks at it."""
+"""The limit of a classic TIFF's offsets; a larger file is NDPI, with its own offsets. The child process checks it."""
 _NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 def check_tiff(path: Path) -> None:
-    """Refuse a TIFF whose directories state sizes that no slide has. What is no TIFF passes: others look at it.
+    """Refuse a TIFF whose directories state sizes that no slide has. Other files pass: they are checked elsewhere.
 
     Raises:
-        WrongKindError: as said, or its directories have no end.
+        WrongKindError: a size is impossible, or its directories do not end.
     """
     with open(path, "rb") as file:
         head = file.read(16)
@@ -75,8 +75,8 @@ def _check(path: Path, sides: dict[int, int]) -> None:
     if sides.get(_WIDTH, 1) * sides.get(_LENGTH, 1) > MAX_PIXELS:
         raise _refusal(path, f"states {sides[_WIDTH]} x {sides[_LENGTH]} pixels")
     if max(sides.get(_TILE_WIDTH, 1), sides.get(_TILE_LENGTH, 1)) > MAX_TILE_SIDE:
-        raise _refusal(path, f"tiles of more than {MAX_TILE_SIDE} pixels a side")
+        raise _refusal(path, f"tiles of more than {MAX_TILE_SIDE} pixels per side")
 
 
 def _refusal(path: Path, what: str) -> WrongKindError:
-    return WrongKindError(f"{path}: no slide: {what}", "send a slide as its scanner wrote it")
+    return WrongKindError(f"{path}: not a slide: {what}", "send a slide as its scanner wrote it")

@@ -1,4 +1,4 @@
-"""What an uploaded file is, by its content: the name that a client gives it says nothing."""
+"""The kind of an uploaded file, by its content: the client's file name is not trusted."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _UPLOAD_SECONDS, _BAG_SECONDS = 60.0, 20.0
 
 
 class FileInspector:
-    """Looks at files in child processes of its own, which a hostile one may crash, hang or fill up.
+    """Inspects files in its own child processes, which a hostile file may crash, hang or fill up.
 
-    One process is for whole uploads, which may take long, one for bags whose senders wait. Each is started at its first file
-    and takes one at a time.
+    One process is for complete uploads, which may take long, one for bags whose senders wait. Each is started at its first file
+    and handles one at a time.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -37,18 +37,18 @@ class FileInspector:
         Raises:
             WrongKindError: neither.
             BusyError: too many are before it.
-            ComelError: one of them, but damaged or hostile.
+            ComelError: a bag or slide, but damaged or hostile.
         """
         check_tiff(path)
         limits = self._settings.max_slide_bytes, self._settings.max_instances
         return str(_look(self._uploads, _UPLOAD_SECONDS, kind_of, path, *limits))
 
     def instances(self, path: Path) -> int:
-        """How many tiles a bag that came with its request has; 0 where it is none, which reading it says better.
+        """The number of tiles of a bag sent with its request; 0 if it is not a bag, which reading it will report.
 
         Raises:
             BusyError: too many are before it.
-            ComelError: it is damaged, hostile, or larger than the service takes.
+            ComelError: it is damaged, hostile, or larger than the service accepts.
         """
         seconds = min(_BAG_SECONDS, self._settings.sync_timeout_seconds)
         limits = self._settings.max_upload_bytes, self._settings.max_instances
@@ -64,7 +64,7 @@ def _look(pool: WorkerPool, seconds: float, function: Callable[..., Any], path: 
     try:
         return pool.call(function, path, *limits, timeout=seconds, wait=2 * seconds)
     except WorkerFailure as error:
-        late = f"{path}: looking at it took longer than {seconds:g} s"
+        late = f"{path}: checking it took longer than {seconds:g} s"
         said = no_worker("send it again later") | {
             Fault.LATE: ComelError(late, "send it again; if that does not help, check the file"),
             Fault.DEFECT: ComelError(f"{path}: cannot be read as a slide or a bag", "check the file"),

@@ -1,6 +1,6 @@
-"""Files that arrive in parts and go on after a break: rows of the table ``uploads``, and ``<state_dir>/uploads/<id>/<name>``.
+"""Files that arrive in parts and resume after a break: rows of the table ``uploads``, and ``<state_dir>/uploads/<id>/<name>``.
 
-A part counts once it is on the disk and its row is committed; whoever was cut off asks for the offset and goes on there. Of
+A part counts once it is on the disk and its row is committed; an interrupted client asks for the offset and resumes there. Of
 several processes that serve one at a time receives a part of an upload: it holds a lock on the file ``.lock`` beside it.
 """
 
@@ -33,7 +33,7 @@ from service.settings import ServiceSettings
 __all__ = ["UPLOADS", "UploadStore"]
 
 SILENT_SECONDS = 20.0
-"""How long a client that sends a part may say nothing."""
+"""Seconds that a client sending a part may be silent."""
 _ROOM_LOCK = 7_023_103
 _REMEDY = "use an id that POST /v1/uploads gave, before the upload expires"
 
@@ -51,9 +51,9 @@ class UploadStore:
     """Uploads of one service. Files lie below ``folder``.
 
     Args:
-        database: where the rows are.
+        database: the database with the rows.
         settings: the service's.
-        look: says what a whole file is, ``bag`` or ``slide``, or raises a ComelError.
+        look: returns the kind of a complete file, ``bag`` or ``slide``, or raises a ComelError.
     """
 
     def __init__(self, database: Database, settings: ServiceSettings, look: Callable[[Path], str]) -> None:
@@ -65,7 +65,7 @@ class UploadStore:
     def create(
         self, filename: str, size: int, sha256: str | None, key: str | None, *, record: Callable[[], None] = lambda: None
     ) -> Upload:
-        """Begin an upload; ``record`` is called before it counts.
+        """Begin an upload; ``record`` is called before it takes effect.
 
         Raises:
             TooLargeError: larger than an upload may be, or than the quota of the service or the key has left.
@@ -103,9 +103,9 @@ class UploadStore:
         Raises:
             NotFoundError: there is no such upload.
             ConflictError: the part does not begin where the last one ended, or another part is being received.
-            TooLargeError: the part is too long, or goes beyond the upload's size or the quota.
+            TooLargeError: the part is too long, or exceeds the upload's size or the quota.
             NoRoomError: the disk is full.
-            ComelError: the file is whole, but is not what was announced or is of no kind that is taken; it is removed.
+            ComelError: the file is complete, but differs from the announcement or has an unsupported kind; it is removed.
         """
         if identifier in self._busy:
             begun = await anyio.to_thread.run_sync(self.get, identifier)
@@ -118,25 +118,25 @@ class UploadStore:
                     received = await self._receive(part, body)
                     return await anyio.to_thread.run_sync(self._end, part, offset + received)
                 except BaseException:
-                    with suppress(OSError):  # what does not count takes no room
+                    with suppress(OSError):  # uncounted data takes no space
                         part.file.truncate(part.offset)
                     raise
                 finally:
-                    with suppress(OSError):  # it was flushed where that matters
+                    with suppress(OSError):  # it was flushed already
                         part.file.close()
                     os.close(part.lock)
         finally:
             self._busy.discard(identifier)
 
     async def _receive(self, part: _Part, body: AsyncIterable[bytes]) -> int:
-        """Write a part's bytes where they belong; how many there were."""
+        """Write a part's bytes at their place; returns their number."""
         received, most = 0, min(self._settings.upload_part_bytes, part.upload.size - part.offset)
         blocks = aiter(body)
-        # What a part that broke off left behind is overwritten.
+        # The remains of an interrupted part are overwritten.
         part.file.truncate(part.offset)
         part.file.seek(part.offset)
         while True:
-            # A client whose network went away says nothing, and must not lock its upload against its own return.
+            # A client that lost its network is silent, and must not lock its upload against its own return.
             with anyio.move_on_after(SILENT_SECONDS) as patience:
                 block = await anext(blocks, b"")
             if patience.cancelled_caught:
@@ -152,7 +152,7 @@ class UploadStore:
         return received
 
     def get(self, identifier: str) -> Upload:
-        """An upload and how far it is.
+        """An upload and its progress.
 
         Raises:
             NotFoundError: there is none.
@@ -164,11 +164,11 @@ class UploadStore:
             return upload
 
     def path(self, upload: Upload) -> Path:
-        """Where its file lies."""
+        """The path of its file."""
         return self.folder / upload.id / upload.name
 
     def delete(self, identifier: str, *, record: Callable[[], None] = lambda: None) -> None:
-        """Forget an upload and its file; ``record`` is called before that counts.
+        """Remove an upload and its file; ``record`` is called before that takes effect.
 
         Raises:
             NotFoundError: there is none.
@@ -191,7 +191,7 @@ class UploadStore:
         begun = self.get(identifier)
         path = self.path(begun)
         if not path.is_file():
-            # A restored database knows uploads whose files no backup has.
+            # A restored database lists uploads whose files are not in the backup.
             self.delete(identifier)
             raise NotFoundError("there is no upload of this id", _REMEDY)
         try:
@@ -199,7 +199,7 @@ class UploadStore:
         except FileNotFoundError:  # it was deleted meanwhile
             raise NotFoundError("there is no upload of this id", _REMEDY) from None
         try:
-            upload = self.get(identifier)  # as it is now that no other process changes it
+            upload = self.get(identifier)  # its present state, now that no other process changes it
             if upload.offset != offset or upload.kind is not None:
                 said = "the upload is complete" if upload.kind is not None else f"the next part begins at {upload.offset}"
                 raise ConflictError(said, "ask for the upload to see its offset", offset=upload.offset)
@@ -223,7 +223,7 @@ class UploadStore:
             if upload is None:
                 raise NotFoundError("there is no upload of this id", _REMEDY)
             if upload.offset != part.offset:
-                # Another process took a part at the same place, on a file system that has no locks.
+                # Another process accepted a part at the same place, on a file system without locks.
                 said = f"the next part begins at {upload.offset}"
                 raise ConflictError(said, "ask for the upload to see its offset", offset=upload.offset)
             self._check_quotas(session, upload.key, offset - part.offset)
@@ -238,7 +238,7 @@ class UploadStore:
         return self._look(part.path)
 
     def _check_quotas(self, session: Any, key: str | None, size: int) -> None:
-        """Refuse bytes that would not fit beside those that are there; what is only announced takes no room."""
+        """Refuse bytes that would exceed the quota; merely announced data takes no space."""
         self._quotas.check(session, key, size)
         # Predictions make room for uploads: the housekeeper removes the oldest.
         most = self._settings.max_state_bytes
@@ -251,7 +251,7 @@ def _locked(path: Path, offset: int) -> int:
     """A descriptor that keeps other processes from this upload until it is closed.
 
     Raises:
-        ConflictError: another one receives a part.
+        ConflictError: another process is receiving a part.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -17,15 +17,15 @@ from service.settings import ServiceSettings
 __all__ = ["AtOnce"]
 
 LOAD_SECONDS = 600.0
-"""Longest that loading a model may take, its libraries included; a client is told to come back long before."""
+"""Longest that loading a model may take, its libraries included; a client is asked to retry long before."""
 _AS_JOB = "send it with 'Prefer: respond-async', which makes it a job"
 
 
 class AtOnce:
-    """Makes small predictions, one after the other; safe from several threads.
+    """Makes small predictions, one after another; thread-safe.
 
     Args:
-        executor: what does the work.
+        executor: the executor that does the work.
         settings: the service's.
     """
 
@@ -37,10 +37,10 @@ class AtOnce:
         self._loading: dict[tuple[str, int | None], Future[None]] = {}
 
     def prepare(self, model: str, version: int) -> None:
-        """Load a version, so that the first to ask for it does not wait.
+        """Load a version, so that the first request for it does not wait.
 
         Raises:
-            ComelError: the version cannot be used there, or the service is about to stop.
+            ComelError: the version cannot be used there, or the service is stopping.
         """
         self._await_load(model, version, LOAD_SECONDS)
 
@@ -48,10 +48,10 @@ class AtOnce:
         """Make a prediction. Waits ``sync_timeout_seconds`` at most until it can begin, and as long at most until it is made.
 
         Raises:
-            BusyError: too many are before it.
+            BusyError: too many requests are before it.
             NotReadyError: the model is being loaded or cannot be, or the service is about to stop.
             TooLargeError: it needs more memory than the process may have, or has more instances than the settings allow.
-            ComelError: the bag cannot be read or does not fit the model, it took too long, or the process died of it.
+            ComelError: the bag cannot be read or does not fit the model, it took too long, or the process died.
         """
         seconds = self._settings.sync_timeout_seconds
         deadline = time.monotonic() + seconds
@@ -66,18 +66,18 @@ class AtOnce:
             damaged = "check the file; it may be damaged, or need more memory than a worker has"
             larger = "ask the service's operator for more worker_memory_bytes"
             said = no_worker(_AS_JOB, retry_after=self._settings.retry_seconds) | {
-                Fault.DIED: ComelError("the process that read the bag died of it", damaged),
+                Fault.DIED: ComelError("the process that read the bag died", damaged),
                 Fault.MEMORY: TooLargeError("it needs more memory than a worker has", larger),
                 Fault.LATE: ComelError(f"it took longer than {seconds:g} s", _AS_JOB),
             }
             raise failure(error, "the prediction", said) from None
 
     def close(self) -> None:
-        """End the process; what is under way or waits ends with it."""
+        """End the process, with running and waiting predictions."""
         self._executor.close()
 
     def _await_load(self, model: str, version: int | None, seconds: float) -> None:
-        """Wait until the process has a version. Loading goes on where that takes longer, in a thread of its own.
+        """Wait until the process has a version. If that takes longer, loading continues in its own thread.
 
         Raises:
             NotReadyError: it takes longer, or cannot be done.
@@ -103,7 +103,7 @@ class AtOnce:
                 if pid != self._pid:
                     self._pid, self._ready = pid, set()
                 self._ready.add(wanted)
-        except BaseException as error:  # whoever waits for it is told
+        except BaseException as error:  # passed on to the waiting callers
             failed = error
         with self._guard:
             del self._loading[wanted]

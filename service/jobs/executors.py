@@ -1,4 +1,4 @@
-"""Where a job's work is done: in a child process that can be killed."""
+"""Executors do a job's work in a child process that can be killed."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Executor:
         :meth:`comel.base.workers.WorkerPool.call`.
 
         Args:
-            work: what to do.
-            tell: called with how far it is.
+            work: the work.
+            tell: called with its progress.
             timeout: most seconds that it may take.
             wait: most seconds until it begins.
         """
@@ -68,7 +68,7 @@ class Executor:
 
 
 def devices(settings: ServiceSettings) -> list[str | None]:
-    """One entry a worker process: the GPU that it gets, or None."""
+    """One entry per worker process: its GPU, or None."""
     gpus = 0
     if settings.device in ("auto", "cuda"):
         import torch

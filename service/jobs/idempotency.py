@@ -24,7 +24,7 @@ Kind = Literal["job", "prediction"]
 
 @dataclass(frozen=True)
 class Reservation:
-    """Whose key it is, the key, and a SHA-256 of everything that the request says."""
+    """The key's owner, the key, and a SHA-256 of the whole request."""
 
     owner: str
     key: str
@@ -42,7 +42,7 @@ class Reservations:
         self._database = database
 
     def made(self, wanted: Reservation) -> tuple[Kind, str] | None:
-        """What an earlier request with this key made: its kind and id; None if this is the first.
+        """The result of an earlier request with this key: its kind and id; None if this is the first.
 
         Raises:
             ConflictError: that request had another body.
@@ -52,14 +52,14 @@ class Reservations:
         if row is None:
             return None
         if row.digest != wanted.digest:
-            raise ConflictError("this Idempotency-Key came with another request before", "use a new key for a new request")
+            raise ConflictError("this Idempotency-Key was used with another request before", "use a new key for a new request")
         return ("job" if row.kind == "job" else "prediction"), row.made
 
     def reserve(self, wanted: Reservation, kind: Kind, identifier: str, session: Session) -> None:
         """Keep what the key stands for, once ``session`` is committed.
 
         Raises:
-            sqlalchemy.exc.IntegrityError: another request with the key was quicker; see :meth:`made`.
+            sqlalchemy.exc.IntegrityError: another request with the key was faster; see :meth:`made`.
         """
         session.add(
             IdempotencyKey(
@@ -74,7 +74,7 @@ class Reservations:
         session.flush()
 
     def release(self, wanted: Reservation) -> None:
-        """Forget a key whose request came to nothing, so that it may be tried again."""
+        """Remove the key of a failed request, so that it may be tried again."""
         with self._database.writing() as session:
             row = session.get(IdempotencyKey, (wanted.owner, wanted.key))
             if row is not None and row.digest == wanted.digest:

@@ -17,7 +17,7 @@ __all__ = ["JobWorkers"]
 
 
 class JobWorkers:
-    """One :class:`Worker` an executor; the arguments are the worker's."""
+    """One :class:`Worker` per executor; the arguments are the worker's."""
 
     def __init__(
         self,
@@ -43,19 +43,19 @@ class JobWorkers:
             worker.start()
 
     def wake(self) -> None:
-        """There may be a job."""
+        """Wake the workers: a job may be waiting."""
         for woken in self._woken:
             woken.set()
 
     def drain(self) -> None:
-        """Claim no further job; the grace time of those under way begins."""
+        """Claim no further job; the grace time of running jobs begins."""
         if self._deadline is None:
             self._deadline = time.monotonic() + self._settings.grace_seconds
         for worker in self._workers:
             worker.stop()
 
     def stop(self) -> None:
-        """Claim no further job, let those under way go on until their grace time is over, then put them back."""
+        """Claim no further job, let running jobs continue until their grace time is over, then requeue them."""
         self.drain()
         for worker in self._workers:
             worker.join(max(0.0, (self._deadline or 0.0) - time.monotonic()))

@@ -1,8 +1,8 @@
 """The queue: rows of the table ``jobs``, and who works on which.
 
-A job is *leased*: a worker that claims it says so again (:meth:`JobQueue.beat`) before the lease is over. A worker that was
+A job is *leased*: a worker that claims it renews the lease (:meth:`JobQueue.beat`) before it expires. A worker that was
 killed does not, and another one claims the job. Only the holder of the lease ends the job, so of two workers that both believe
-to have it one is told that it has not.
+to have it, one gets :class:`LeaseLost`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _REMEDY = "use an id that POST /v1/predictions or GET /v1/jobs gives"
 
 
 class LeaseLost(Exception):
-    """Another worker has the job, or it was cancelled: what was done for it must not count."""
+    """Another worker has the job, or it was cancelled: this worker's result must not count."""
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """What is asked for; the fields are those of :class:`service.db.tables.Job`."""
+    """A requested job; the fields are those of :class:`service.db.tables.Job`."""
 
     kind: str
     source: dict[str, Any]
@@ -52,7 +52,7 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job, and how many wait before it: None if it does not wait."""
+    """A job, and the number of jobs waiting before it: None if it does not wait."""
 
     job: Job
     place: int | None
@@ -68,7 +68,7 @@ class JobQueue:
         """Accept a job. It is kept once this returns, or once ``session`` is committed if one is given.
 
         Raises:
-            BusyError: as many jobs wait as may.
+            BusyError: the queue is full.
         """
         if session is None:
             with self.database.writing() as own:
@@ -101,7 +101,7 @@ class JobQueue:
     def claim(self, owner: str, *, given_up: Callable[[Job], None] = lambda job: None) -> Job | None:
         """The oldest job that waits, or whose worker has gone silent, now leased to ``owner``; None if there is none.
 
-        A job whose worker went silent at its last attempt fails here, and ``given_up`` is told of it.
+        A job whose worker went silent at its last attempt fails here, and ``given_up`` is called with it.
         """
         over: list[Job] = []
         claimed = self._claim(owner, over)
@@ -131,10 +131,10 @@ class JobQueue:
         return None
 
     def beat(self, identifier: str, owner: str, progress: tuple[str, int, int] | None = None) -> None:
-        """Say that ``owner`` still works on the job, and how far it is: (stage, done, total).
+        """Renew ``owner``'s lease of the job and record its progress: (stage, done, total).
 
         Raises:
-            LeaseLost: as said.
+            LeaseLost: the lease is lost.
         """
         with self.database.writing() as session:
             until = self.database.now(session) + self.settings.lease_seconds
@@ -151,7 +151,7 @@ class JobQueue:
         ``record`` is called before it counts; what it raises undoes both.
 
         Raises:
-            LeaseLost: as said.
+            LeaseLost: the lease is lost.
         """
         self._end_mine(identifier, owner, "done", None, prediction, record)
 
@@ -159,7 +159,7 @@ class JobQueue:
         """The job cannot be done; the error's texts are shown to clients.
 
         Raises:
-            LeaseLost: as said.
+            LeaseLost: the lease is lost.
         """
         self._end_mine(identifier, owner, "failed", error)
 
@@ -167,7 +167,7 @@ class JobQueue:
         """Let another worker have the job; ``counted`` says whether this attempt counts.
 
         Raises:
-            LeaseLost: as said.
+            LeaseLost: the lease is lost.
         """
         fewer = Job.attempts if counted else Job.attempts - 1
         cleared = {"state": "queued", "lease_owner": None, "lease_until": None, "started": None, "stage": None}
@@ -204,7 +204,7 @@ class JobQueue:
         """Jobs, newest first.
 
         Raises:
-            ComelError: the cursor is none that a page gave.
+            ComelError: the cursor did not come from a page.
         """
         conditions: list[ColumnElement[bool]] = []
         if state is not None:
@@ -216,7 +216,7 @@ class JobQueue:
             return Page([self._placed(session, job) for job in page.items], page.next)
 
     def counts(self) -> dict[str, int]:
-        """How many jobs wait and run."""
+        """The numbers of waiting and running jobs."""
         with self.database.reading() as session:
             counted = select(Job.state, func.count()).where(Job.state.in_(("queued", "running"))).group_by(Job.state)
             return {"queued": 0, "running": 0} | {row.state: int(row[1]) for row in session.execute(counted)}
@@ -254,7 +254,7 @@ class JobQueue:
             record()
 
     def _end(self, session: Session, job: Job, state: str, now: float, error: ComelError | None) -> None:
-        """The end of the job and the promise to say so (the webhook) are one transaction."""
+        """The end of the job and its webhook delivery are one transaction."""
         job.state, job.finished, job.lease_owner, job.lease_until = state, now, None, None
         job.error = None if error is None else {"what": error.what, "remedy": error.remedy}
         if job.webhook is not None:
@@ -271,6 +271,6 @@ def _mine(identifier: str, owner: str) -> ColumnElement[bool]:
 
 def _worn_out(attempts: int) -> Sequence[str]:
     return (
-        f"the worker went away at each of {attempts} attempts",
-        "the slide may need more memory than the service has; see to that, or send a bag",
+        f"the worker disappeared at each of {attempts} attempts",
+        "the slide may need more memory than the service has; raise it, or send a bag",
     )

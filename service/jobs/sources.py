@@ -1,4 +1,4 @@
-"""Where the file of a job lies: a slide in its folder, an upload, or a bag that was accepted with the job."""
+"""The location of a job's file: a slide in its folder, an upload, or a bag accepted with the job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inbox:
         self._folder = state_dir / INBOX
 
     def accept(self, path: Path, job: str) -> dict[str, str]:
-        """Take a received bag over, flushed to disk, before its job is committed; returns the job's source.
+        """Move a received bag to the inbox, flushed to disk, before its job is committed; returns the job's source.
 
         Raises:
             NoRoomError: the disk is full.
@@ -74,7 +74,7 @@ class Inbox:
         return path
 
     def discard(self, job: str) -> None:
-        """Remove what was accepted with a job that has ended, or that is none after all."""
+        """Remove the file accepted with a job that has ended or was not accepted after all."""
         shutil.rmtree(self._folder / job, ignore_errors=True)
 
 
@@ -100,10 +100,10 @@ class SourceRequest(BaseModel):
     )
     model: str | None = Field(default=None, max_length=128, description="name of the model; the default one if not given")
     task: str | None = Field(
-        default=None, max_length=256, description="tell apart the classes of this task only", examples=["breast"]
+        default=None, max_length=256, description="distinguish only the classes of this task", examples=["breast"]
     )
     assume_encoder: str | None = Field(
-        default=None, max_length=256, description="the encoder that made an uploaded bag's features, if it does not say"
+        default=None, max_length=256, description="the encoder of an uploaded bag's features, if the bag does not state it"
     )
     webhook: str | None = Field(
         default=None, max_length=2000, description="URL that is called when the job has ended", examples=[None]
@@ -112,7 +112,7 @@ class SourceRequest(BaseModel):
         default=None,
         ge=MPP_RANGE[0],
         le=MPP_RANGE[1],
-        description="micrometres per pixel of level 0, in place of what the slide says",
+        description="micrometres per pixel of level 0, overriding the slide's own",
         examples=[0.25],
     )
 

@@ -1,4 +1,4 @@
-"""What a request for a prediction becomes: a small bag a prediction at once, everything else a job."""
+"""Requests for predictions: a small bag is predicted at once, everything else becomes a job."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from service.webhooks.addresses import check_url
 __all__ = ["Asked", "Submissions"]
 
 Record = Callable[[Made | NewJob], None]
-"""Told what a request is about to come to, before that counts; what it raises undoes it."""
+"""Called with a request's outcome before it takes effect; an exception cancels it."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client wants beside the bag or the slide; None if it did not say.
+    """A client's wishes besides the bag or the slide; None if not stated.
 
     Attributes:
         key: name of its API key.
         request: id of the request.
         idempotency_key: makes the same request sent again lead to the same result.
-        as_job: whether it wants a job in any case.
+        as_job: whether it always wants a job.
     """
 
     model: str | None = None
@@ -98,7 +98,7 @@ class Submissions:
             ComelError: the bag, the model, the task or the webhook cannot be used, or the key's quota is used up.
         """
         model, version = self._model(asked)
-        # The name is part of it: a bag that does not say which slide it is of is called by it.
+        # The name is included: a bag that does not state its slide is named after it.
         reservation = self._reservation(asked, lambda: {"bag": sha256_of_file(path), "name": path.name})
         if (made := self._made(reservation)) is not None:
             return made
@@ -139,14 +139,14 @@ class Submissions:
             self._quotas.check(session, asked.key, size)
 
     def _model(self, asked: Asked) -> tuple[str, int]:
-        """Name and version of the model that is to answer, after a look at whether it can do what is asked."""
+        """Name and version of the model that will answer, after checking that it can do what is requested."""
         if asked.webhook is not None:
             check_url(asked.webhook, self._settings)
         name = asked.model or self._models.names[0]
         predictor = self._models.get(name)
         known = [str(task["name"]) for task in predictor.tasks]
         if asked.task is not None and asked.task not in known:
-            raise ConfigError(f"the model knows no task '{asked.task}'", f"it knows {', '.join(known)}")
+            raise ConfigError(f"the model has no task '{asked.task}'", f"it knows {', '.join(known)}")
         return name, predictor.version
 
     def _predict(
@@ -161,7 +161,7 @@ class Submissions:
                     with self._database.writing() as session:
                         self._reservations.reserve(reservation, "prediction", identifier, session)
                 except IntegrityError:
-                    reservation = None  # another's, and not to be released
+                    reservation = None  # another request's, not to be released
                     raise _under_way() from None
             work = Work(identifier, "bag", path, path.stem, model, version, asked.task, asked.mpp, asked.assume_encoder, origin)
             made = self._at_once.perform(work)
@@ -205,7 +205,7 @@ class Submissions:
         return Reservation(asked.key or "", asked.idempotency_key, sha256_of_json(said))
 
     def _made(self, reservation: Reservation | None) -> Stored | Accepted | None:
-        """What an earlier request with the same key came to; None if this is the first, or the result was deleted."""
+        """The result of an earlier request with the same key; None if this is the first, or the result was deleted."""
         made = None if reservation is None else self._reservations.made(reservation)
         if reservation is None or made is None:
             return None
@@ -218,7 +218,7 @@ class Submissions:
                 raise _under_way()
             with contextlib.suppress(NotFoundError):
                 return self._store.load(identifier)
-            # It was deleted since, or the process that was to make it ended before it could.
+            # It was deleted since, or its process ended before making it.
         self._reservations.release(reservation)
         return None
 

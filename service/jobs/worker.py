@@ -1,4 +1,4 @@
-"""One worker: claims a job, has it done, says how it ended; again and again until it is stopped."""
+"""One worker: claims a job, has it done, records its end; repeatedly until stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from service.settings import ServiceSettings
 __all__ = ["Ended", "Worker"]
 
 Ended = Callable[[Job, str, Made | None, float], None]
-"""Called with (job, outcome, what was made, seconds) before a prediction counts, and after a job came to nothing."""
+"""Called with (job, outcome, what was made, seconds) before a prediction counts, and after a job failed."""
 
 _POLL_SECONDS = 1.0
 _BEAT_SECONDS = 1.0
@@ -42,13 +42,13 @@ class Worker(threading.Thread):
     """A thread that drives one executor.
 
     Args:
-        queue: where the jobs are.
-        executor: what does the work.
-        ended: told of each attempt that ends the job; if it raises a ComelError, a prediction does not count.
+        queue: the job queue.
+        executor: the executor that does the work.
+        ended: called for each attempt that ends the job; if it raises a ComelError, a prediction does not count.
         settings: the service's.
-        log: structlog's.
-        hidden: folders whose paths are cut from the errors that clients see.
-        woken: set when there may be a job, by whoever submits one in this process.
+        log: a structlog logger.
+        hidden: folders whose paths are removed from the errors that clients see.
+        woken: set when a job may be waiting, by any submission in this process.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Worker(threading.Thread):
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Claim no further job; the one under way goes on."""
+        """Claim no further job; the running one continues."""
         self._stopping.set()
         self._woken.set()
 
     def abandon(self) -> None:
-        """End the work under way too; its job goes back to the queue, and the attempt does not count."""
+        """Also end the running work; its job goes back to the queue, and the attempt does not count."""
         self.stop()
         while self.is_alive():
             self._executor.kill()
@@ -87,7 +87,7 @@ class Worker(threading.Thread):
             while not self._stopping.is_set():
                 try:
                     job = self._queue.claim(self.owner, given_up=self._give_up)
-                except Exception as error:  # a worker that ends for one failed look would do no job ever after
+                except Exception as error:  # one failed query must not end the worker
                     self._log.error("the database does not answer", **describe_defect(error))
                     job = None
                 if job is None:
@@ -96,7 +96,7 @@ class Worker(threading.Thread):
                     continue
                 try:
                     self._do(job)
-                except Exception as defect:  # the job is done again when its lease is over, and the others meanwhile
+                except Exception as defect:  # the job is done again when its lease expires, and the others meanwhile
                     self._log.error("a worker failed", job=job.id, **describe_defect(defect))
         finally:
             self._executor.close()
@@ -108,14 +108,14 @@ class Worker(threading.Thread):
         except LeaseLost:
             self._forget(job)
         except SQLAlchemyError as error:
-            # The lease runs out, and the job is done again; the prediction's folder is there then.
-            self._log.error("the end of a job could not be written down", job=job.id, **describe_defect(error))
+            # The lease expires, and the job is done again; the prediction's folder exists by then.
+            self._log.error("the end of a job could not be recorded", job=job.id, **describe_defect(error))
         about = {"job": job.id, "kind": job.kind, "attempt": job.attempts, "outcome": outcome}
         self._log.info("job", seconds=round(time.monotonic() - started, 2), **about)
 
     def _attempt(self, job: Job, started: float) -> str:
-        """Do the job once and write down its end; says what that was."""
-        error, outcome = ComelError("the service failed at this job", f"ask its operator about job {job.id}"), "failed"
+        """Do the job once and record its end; returns the outcome."""
+        error, outcome = ComelError("the service failed on this job", f"ask its operator about job {job.id}"), "failed"
         beat = _Beat(self._queue, job.id, self.owner, self._executor, self._log)
         try:
             with beat:
@@ -135,7 +135,7 @@ class Worker(threading.Thread):
                 self._queue.finish(job.id, self.owner, row, record=told)
                 self._inbox.discard(job.id)
                 return "done"
-            except ComelError as unrecorded:  # the audit log cannot have it, so it must not be given out
+            except ComelError as unrecorded:  # it cannot be logged, so it must not be given out
                 remove_folder(self._settings.state_dir / PREDICTIONS / job.id)
                 error = unrecorded
         what, remedy = (without_paths(text, self._hidden) for text in (error.what, error.remedy))
@@ -146,7 +146,7 @@ class Worker(threading.Thread):
         return outcome
 
     def _put_back(self, job: Job, failed: WorkerFailure) -> bool:
-        """Put a job back that is not to blame, or not yet; False if it has to end."""
+        """Requeue a job that did not cause the failure, or not yet provably; False if it has to end."""
         if failed.fault in (Fault.STOPPED, Fault.START):
             self._queue.put_back(job.id, self.owner, counted=False)
             if failed.fault is Fault.START:
@@ -163,7 +163,7 @@ class Worker(threading.Thread):
         return False
 
     def _said(self, job: Job) -> dict[Fault, ComelError]:
-        """What is said of a job that came to nothing in its worker process."""
+        """The errors for a job that failed in its worker process."""
         died = f"the worker process died at each of {job.attempts} attempts"
         late = f"it took longer than {self._settings.job_timeout_seconds:g} s"
         large = "it needs more memory than a worker has"
@@ -190,13 +190,13 @@ class Worker(threading.Thread):
         )
 
     def _give_up(self, job: Job) -> None:
-        """Its last worker went silent; nobody else says that it has ended."""
+        """Record the end of a job whose last worker went silent."""
         self._inbox.discard(job.id)
         with suppress(ComelError):
             self._ended(job, "failed", None, 0.0)
 
     def _forget(self, job: Job) -> None:
-        """What was done for a cancelled job is removed; of a job that another worker has nothing is touched."""
+        """Remove a cancelled job's results; a job that another worker has is left alone."""
         try:
             state = self._queue.get(job.id).job.state
         except (ComelError, SQLAlchemyError):
@@ -224,7 +224,7 @@ class _Beat:
         self._thread.join()
 
     def tell(self, stage: str, done: int, total: int) -> None:
-        """How far the work is; written down at the next beat."""
+        """Record the work's progress, written at the next beat."""
         self._progress = stage, done, total
 
     def _run(self) -> None:
@@ -235,5 +235,5 @@ class _Beat:
                 while not self._over.wait(_REPEAT_SECONDS):
                     self._executor.kill()
                 return
-            except Exception as error:  # the next beat tries again; when none can, the lease is over
+            except Exception as error:  # the next beat tries again; if none succeeds, the lease expires
                 self._log.error("the database does not answer", **describe_defect(error))

@@ -1,19 +1,19 @@
-"""A prediction's folder: everything that is kept of it.
+"""A prediction's folder: everything stored for it.
 
 ``prediction.json``
-    what the model says, without the tiles; as :meth:`comel.prediction.prediction.Prediction.to_dict` names it.
+    the model's answer, without the tiles; as :meth:`comel.prediction.prediction.Prediction.to_dict` names it.
 ``instances.npz``
-    what a prediction has of every tile: ``instance_scores``, and ``coords`` and ``class_scores`` where they are known.
+    the values of every tile: ``instance_scores``, and ``coords`` and ``class_scores`` if known.
 ``bag.h5``
     the bag that it was made from.
 ``thumbnail.png``, ``tiles/01.jpg`` ...
     if it was made from a slide: the slide as a small picture, and its strongest tiles.
 ``origin.json``
-    what only the service's list says of it otherwise: the model's name, whence it was made, and which API key asked.
+    facts otherwise only in the service's list: the model's name, the prediction's source, and the requesting API key.
 ``map.png``
-    the map as it is drawn by default, made when it is first asked for.
+    the default map, made when first requested.
 
-A folder is written under another name and renamed when it is whole. Nothing here knows the database.
+A folder is written under another name and renamed when complete. Nothing here uses the database.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ def write_folder(
     tiles: Sequence[Image] = (),
     origin: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a prediction's folder whole; where it is there already it stays as it is, and what was made anew is dropped.
+    """Write a prediction's complete folder; an existing one is kept, and the new one dropped.
 
     Args:
         folder: its final place.
-        prediction: what the model says.
-        bag: puts the bag at the path that it is given.
+        prediction: the model's answer.
+        bag: writes the bag to the given path.
         thumbnail: the whole slide.
         tiles: the strongest tiles, strongest first.
-        origin: what :func:`read_origin` is to give.
+        origin: the value for :func:`read_origin`.
     """
     partial = folder.with_name(f"{PARTIAL}{new_id()}")
     partial.mkdir(parents=True)
@@ -93,7 +93,7 @@ def write_folder(
             tile.save(partial / "tiles" / f"{rank:02d}.jpg", quality=_JPEG_QUALITY)
         write_json(partial / "origin.json", dict(origin or {}))
         write_json(partial / "prediction.json", said)
-        # Not the bag: it was flushed where it was written or accepted, and of one answered at once its sender has a copy.
+        # Not the bag: it was flushed when written or accepted, and the sender of one answered at once has a copy.
         for path in [*(path for path in partial.rglob("*") if path.name != "bag.h5"), partial]:
             _flush(path)
         try:
@@ -128,7 +128,7 @@ def read_folder(folder: Path) -> Prediction:
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
-    """What was kept of where a prediction came from; empty where that is missing or damaged."""
+    """A prediction's recorded origin; empty if missing or damaged."""
     try:
         value = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Kept predictions: folders ``<state_dir>/predictions/<id>/``, with a row each in the table ``predictions`` to list them by."""
+"""Stored predictions: folders ``<state_dir>/predictions/<id>/``, with one row each in the table ``predictions`` for listing."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = ["PredictionStore", "row_of"]
 
 
 class PredictionStore:
-    """Reads, lists and deletes. All methods block and are safe from several threads and processes."""
+    """Reads, lists and deletes. All methods block and are safe across threads and processes."""
 
     def __init__(self, database: Database, state_dir: Path) -> None:
         self._database = database
         self.folder = state_dir / PREDICTIONS
 
     def add(self, row: PredictionRow, *, record: Callable[[], None] = lambda: None) -> None:
-        """Put a prediction whose folder is there into the list; ``record`` is called before it counts."""
+        """Add a prediction with an existing folder to the list; ``record`` is called before it takes effect."""
         with self._database.writing() as session:
             row.created = self._database.now(session)
             session.add(row)
@@ -46,7 +46,7 @@ class PredictionStore:
             record()
 
     def row(self, identifier: str) -> PredictionRow:
-        """What the list says of a prediction.
+        """A prediction's list entry.
 
         Raises:
             NotFoundError: there is none.
@@ -58,7 +58,7 @@ class PredictionStore:
         return row
 
     def load(self, identifier: str) -> Stored:
-        """A prediction, whole.
+        """A complete prediction.
 
         Raises:
             NotFoundError: there is none.
@@ -73,16 +73,16 @@ class PredictionStore:
         """Predictions, newest first.
 
         Raises:
-            ComelError: the cursor is none that a page gave.
+            ComelError: the cursor did not come from a page.
         """
         with self._database.reading() as session:
             return page_of(session, PredictionRow, [], limit=limit, cursor=cursor)
 
     def delete(self, identifiers: Sequence[str], *, record: Callable[[], None] = lambda: None) -> None:
-        """Remove predictions with everything that is kept of them; of those that are not there nothing is done.
+        """Remove predictions with everything stored for them; missing ones are ignored.
 
-        The folders go first, under another name: what a killed process leaves behind is then deleted, and never taken for a
-        prediction that the database lost. ``record`` is called before it counts; where that or the database fails, all stays.
+        The folders are renamed first: if the process is killed, the remains are then deleted, and never taken for a
+        prediction that the database lost. ``record`` is called first; if that or the database fails, all stays.
         """
         aside: list[Path] = []
         try:
@@ -102,7 +102,7 @@ class PredictionStore:
         """The map as PNG: ``width``, ``alpha``, ``threshold`` and ``colormap`` are those of
         :func:`comel.prediction.picture.draw_map`.
 
-        The map of the defaults is kept when it was drawn once.
+        The default map is kept once drawn.
 
         Raises:
             NotFoundError: there is no such prediction.
@@ -111,13 +111,13 @@ class PredictionStore:
         stored = self.load(identifier)
         chosen = {name: value for name, value in choices.items() if value is not None}
         if not chosen:
-            with suppress(OSError):  # it was not drawn yet
+            with suppress(OSError):  # not drawn yet
                 return (stored.folder / "map.png").read_bytes()
         picture = draw_map(stored.prediction, _thumbnail(stored), **chosen)
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", compress_level=PNG_EFFORT)
         if not chosen:
-            # Who deleted the prediction meanwhile must not find its map there again; a disk that is full keeps no map.
+            # The map of a prediction deleted meanwhile must not reappear; on a full disk no map is kept.
             with suppress(OSError), atomic_path(stored.folder / "map.png", parents=False) as temporary:
                 temporary.write_bytes(buffer.getbuffer())
         return buffer.getvalue()
@@ -154,7 +154,7 @@ class PredictionStore:
 
 
 def row_of(made: Made, model: str, source: dict[str, Any], key: str | None) -> PredictionRow:
-    """What the list says of a prediction that was made; when, the database's clock says."""
+    """A new prediction's list entry, with the database's time."""
     told = {name: getattr(made, name) for name in ("id", "slide_id", "label", "confidence", "version", "size")}
     return PredictionRow(model=model, source=source, key=key, **told)
 

@@ -1,4 +1,4 @@
-"""The work itself: a bag or a slide in, a prediction's folder out. Knows models and files, no HTTP and no database.
+"""The work itself: a bag or a slide in, a prediction's folder out. Uses models and files, but neither HTTP nor the database.
 
 Done in worker processes.
 """
@@ -37,7 +37,7 @@ TOP_TILES = 12
 _OPEN_READERS = 2
 
 Tell = Callable[[str, int, int], None]
-"""Called with (stage, done, total) while the work goes on; of the stage ``encode`` in tiles."""
+"""Called with (stage, done, total) during the work; in tiles for the stage ``encode``."""
 OpenModel = Callable[[str, int | None], PredictorLike]
 
 
@@ -46,13 +46,13 @@ class Work:
     """One prediction to be made.
 
     Attributes:
-        id: of the prediction; its folder is called so.
-        kind: what ``path`` is.
+        id: the prediction's id and its folder's name.
+        kind: the kind of ``path``.
         path: the bag or the slide.
-        slide_id: the slide's name; of a bag only where the bag does not say.
-        model, version: what to predict with.
-        task, mpp, assume_encoder: as the client said; None if it did not.
-        origin: what is kept beside the prediction of where it came from.
+        slide_id: the slide's name; for a bag only if the bag does not state it.
+        model, version: the model to predict with.
+        task, mpp, assume_encoder: the client's values; None if not given.
+        origin: the prediction's recorded origin.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Made:
-    """What a list shows of a prediction that was made; ``size`` is its folder's in bytes, ``instances`` its tiles."""
+    """The list entry of a new prediction; ``size`` is its folder's size in bytes, ``instances`` its tiles."""
 
     id: str
     slide_id: str
@@ -82,11 +82,11 @@ class Made:
 
 
 class Workbench:
-    """Makes predictions; one at a time uses a model, and one at a time reads a slide.
+    """Makes predictions; only one at a time uses a model, and only one at a time reads a slide.
 
     Args:
         settings: the service's.
-        open_model: gives the model of a name and a version; :meth:`service.served.registry.ModelRegistry.get`.
+        open_model: returns the model of a name and a version; :meth:`service.served.registry.ModelRegistry.get`.
     """
 
     def __init__(self, settings: ServiceSettings, open_model: OpenModel) -> None:
@@ -95,12 +95,12 @@ class Workbench:
         self._readers: OrderedDict[str, ContractReader] = OrderedDict()
 
     def perform(self, work: Work, tell: Tell = lambda stage, done, total: None) -> Made:
-        """Make the prediction; done a second time, it gives what was made the first time.
+        """Make the prediction; a second call returns the first one's result.
 
         Raises:
             TooLargeError: more instances than the settings allow.
             NoRoomError: the disk is full.
-            ComelError: the file cannot be read, its features do not fit the model, or the model's encoder is not at hand.
+            ComelError: the file cannot be read, its features do not fit the model, or the model's encoder is not available.
         """
         folder = self.settings.state_dir / PREDICTIONS / work.id
         if not folder.is_dir():
@@ -165,7 +165,7 @@ class Workbench:
 
 
 def made_of(identifier: str, folder: Path) -> Made:
-    """What a list shows of the prediction that lies in a folder.
+    """The list entry of the prediction in a folder.
 
     Raises:
         ComelError: something is missing or damaged.
@@ -184,7 +184,7 @@ def made_of(identifier: str, folder: Path) -> Made:
 
 
 def _link(source: Path, place: Path) -> None:
-    """The same file under another name; a copy where the file system cannot. The first name may then go."""
+    """The same file under another name; a copy if the file system cannot link. The first name may then be removed."""
     try:
         os.link(source, place)
     except OSError:

@@ -13,7 +13,7 @@ __all__ = ["Choice", "ModelChoices"]
 
 
 class Choice(BaseModel):
-    """Of one model: the version that somebody pinned, and the version that answered last; None if there is none."""
+    """One model's pinned version, and the version that answered last; None if there is none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -22,25 +22,25 @@ class Choice(BaseModel):
 
 
 class ModelChoices:
-    """The choices of one state folder; read anew each time, since several processes share them."""
+    """The choices of one state folder; read each time, since several processes share them."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "models.json"
 
     def read(self, name: str) -> Choice:
-        """What was chosen for a model.
+        """A model's choice.
 
         Raises:
-            ConfigError: the file is damaged. Guessing here might serve a version that somebody rolled back.
+            ConfigError: the file is damaged. Guessing might serve a version that was rolled back.
         """
         return self._all().get(name, Choice())
 
     def pin(self, name: str, version: int | None, *, serving: int) -> None:
-        """Keep the version that was pinned, or that none is."""
+        """Record the pinned version, or None."""
         self._write(name, Choice(pinned=version, serving=serving))
 
     def serve(self, name: str, version: int) -> None:
-        """Keep which version answers."""
+        """Record which version answers."""
         if (before := self.read(name)).serving != version:
             self._write(name, before.model_copy(update={"serving": version}))
 

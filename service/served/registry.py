@@ -1,10 +1,10 @@
-"""The models that answer: each run of the settings at one version, which may change while requests go on.
+"""The models that answer: each run of the settings at one version, which may change while requests are running.
 
 A run's ``current`` names the version that answers, unless one is pinned (``<state_dir>/models.json``). A new version is
-loaded and tried aside, and only then takes the place of the old one; requests under way end on the version that they began
-with. A version that cannot be used, or whose bags would have to be made otherwise, is refused, and the old one goes on.
-Whatever the files of a version cause, it is that version's refusal and stops no other model.
-All methods block and are safe from several threads.
+loaded and tried separately, and only then replaces the old one; running requests end on the version that they began
+with. A version that cannot be used, or that needs differently made bags, is refused, and the old one continues.
+Any failure from a version's files only refuses that version and does not stop other models.
+All methods block and are thread-safe.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from service.settings import ServiceSettings
 __all__ = ["ModelRegistry", "ModelState", "PredictorLike", "Refusal"]
 
 SPARE_VERSIONS = 2
-"""Versions kept loaded beside those that answer: for jobs that were accepted under an older one."""
+"""Versions kept loaded besides those that answer: for jobs accepted under an older one."""
 _WARM_UP_TILES = 64
 
 
 class PredictorLike(Protocol):
-    """What the service needs of :class:`comel.prediction.predictor.Predictor`."""
+    """The part of the interface that the service needs from :class:`comel.prediction.predictor.Predictor`."""
 
     run_id: str
     version: int
@@ -56,7 +56,7 @@ class PredictorLike(Protocol):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A version that should answer and cannot, and why. It is None if the run does not even say which should."""
+    """A version that should answer but cannot, and why. It is None if the run does not state which one should."""
 
     version: int | None
     what: str
@@ -69,10 +69,10 @@ class ModelState:
 
     Attributes:
         name: as in the settings.
-        default: whether it answers requests that name no model.
+        default: whether it answers requests without a model name.
         version: of the run, which answers; None if none can be used.
-        pinned: whether that version was chosen, whatever the run's ``current`` says.
-        refusal: the version that should answer and cannot, or None.
+        pinned: whether that version was chosen, overriding the run's ``current``.
+        refusal: the version that should answer but cannot, or None.
     """
 
     name: str
@@ -85,8 +85,8 @@ class ModelState:
 class ModelRegistry:
     """Models by name, loaded as they are needed.
 
-    A process that serves calls :meth:`open` at its start and :meth:`refresh` now and then; one that only works, such as a
-    job's, needs :meth:`get` alone.
+    A serving process calls :meth:`open` at its start and :meth:`refresh` regularly; one that only works, such as a
+    job's, needs only :meth:`get`.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -117,12 +117,12 @@ class ModelRegistry:
         return self._runs[name]
 
     def open(self) -> None:
-        """Load the version of every model that is to answer. Where that one is refused, the one that answered last.
+        """Load the version of every model that should answer or, if that is refused, the one that answered last.
 
         A model none of whose versions can be used is refused, and the others answer.
 
         Raises:
-            ComelError: no model can be used, and none has ever answered here; or what was chosen cannot be read.
+            ComelError: no model can be used, and none has ever answered here; or the choice cannot be read.
         """
         answered_before = [self._choices.read(name).serving is not None for name in self.names]
         for name in self.names:
@@ -166,7 +166,7 @@ class ModelRegistry:
 
         Raises:
             NotFoundError: no model has this name.
-            ConfigError: what was chosen cannot be read.
+            ConfigError: the choice cannot be read.
         """
         self.run(name)
         refused = self._refused.get(name)
@@ -180,17 +180,17 @@ class ModelRegistry:
             return (name, version) in self._loaded
 
     def choose(self, name: str, version: int | None, *, record: Callable[[], None] = lambda: None) -> ModelState:
-        """Let a version answer from now on, also after a restart; None follows the run's ``current`` again.
+        """Make a version answer from now on, also after a restart; None follows the run's ``current`` again.
 
         Args:
-            name: of the model.
-            version: of its run.
-            record: called when everything was tried, before anything changes.
+            name: the model's name.
+            version: a version of its run.
+            record: called once everything was checked, before anything changes.
 
         Raises:
             NotFoundError: no model has this name.
-            NoRoomError, NotReadyError: the choice cannot be written down.
-            ComelError: the version cannot be used; everything stays as it was.
+            NoRoomError, NotReadyError: the choice cannot be written.
+            ComelError: the version cannot be used; nothing changes.
         """
         run = self.run(name)
 
@@ -202,17 +202,17 @@ class ModelRegistry:
         with self._changing:
             with self._refusing(name, version):
                 wanted = int(run.version_folder().name) if version is None else version
-                # What is in memory may be gone from the disk, and would then be missing at the next start.
+                # A loaded version may be gone from the disk, and would then be missing at the next start.
                 self._check(name, wanted)
             try:
                 self._exchange(name, wanted, before=keep)
             except OSError as error:
-                said = f"the choice cannot be written down ({os.strerror(error.errno or 0)})"
+                said = f"the choice cannot be written ({os.strerror(error.errno or 0)})"
                 raise NotReadyError(said, "ask the service's operator") from None
         return self.state(name)
 
     def refresh(self) -> list[ModelState]:
-        """Look whether another version is to answer, and let it; the states of the models where something changed."""
+        """Switch to other versions that should answer; returns the states of the models that changed."""
         changed = []
         for name in self.names:
             with self._changing:
@@ -239,12 +239,12 @@ class ModelRegistry:
             self._refused[name] = Refusal(wanted, error.what, error.remedy), seen
             return
         if name in self._unsaved:
-            with suppress(OSError, ComelError):  # on a full disk it is kept at a later look
+            with suppress(OSError, ComelError):  # on a full disk it is recorded at a later check
                 self._choices.serve(name, wanted)
                 self._unsaved.discard(name)
 
     def _begin(self, name: str) -> int:
-        """Find the version that answers first, in a process that was not told to :meth:`open`."""
+        """Find the version that answers first, in a process that did not call :meth:`open`."""
         with self._changing:
             if name not in self._answering:
                 if name not in self._refused:
@@ -256,7 +256,7 @@ class ModelRegistry:
 
     @contextmanager
     def _refusing(self, name: str, version: int | None) -> Iterator[None]:
-        """Make one kind of error of all that a version's files may cause."""
+        """Turn every failure from a version's files into one kind of error."""
         try:
             yield
         except ComelError:
@@ -270,15 +270,15 @@ class ModelRegistry:
     def _exchange(
         self, name: str, version: int, *, before: Callable[[], None] = lambda: None, keep_refusal: bool = False
     ) -> None:
-        """Load a version, try it, and let it answer; ``before`` is called when it may."""
+        """Load a version, try it, and make it answer; ``before`` is called just before that."""
         with self._changing:
             old = self._answering.get(name)
             with self._refusing(name, version):
                 predictor = self._loaded.get((name, version)) or self._open(name, version)
                 if old is not None and (difference := self.get(name, old).contract.difference(predictor.contract)):
                     raise RunError(
-                        f"version {version} of model '{name}' wants bags that are made otherwise: {difference}",
-                        "serve it as a model of its own",
+                        f"version {version} of model '{name}' needs bags made differently: {difference}",
+                        "serve it as a separate model",
                     )
             before()
             with self._lock:
@@ -288,7 +288,7 @@ class ModelRegistry:
                 self._refused.pop(name, None)
 
     def _check(self, name: str, version: int) -> None:
-        """Raise :class:`RunError` where a version's files are missing or damaged."""
+        """Raise :class:`RunError` if a version's files are missing or damaged."""
         self._runs[name].verify(version)
 
     def _keep(self, name: str, version: int, predictor: PredictorLike) -> None:
@@ -296,7 +296,7 @@ class ModelRegistry:
             self._loaded[name, version] = predictor
             self._loaded.move_to_end((name, version))
             spare = [key for key in self._loaded if self._answering.get(key[0]) != key[1]]
-            # A process that only works knows of no version that it answers: it keeps one of each model beside the spare ones.
+            # A working process has no answering version: it keeps one of each model besides the spare ones.
             kept = SPARE_VERSIONS + len(self._runs) - len(self._answering)
             for key in spare[: max(0, len(spare) - kept)]:
                 del self._loaded[key]
@@ -318,14 +318,14 @@ class ModelRegistry:
             _try(predictor)
         except ComelError:
             raise
-        except Exception as error:  # whatever a damaged version does, it does it here and not to a request
+        except Exception as error:  # a damaged version fails here and not in a request
             raise RunError(
-                f"version {version} of model '{name}' fails at a first bag ({type(error).__name__})", "train it again"
+                f"version {version} of model '{name}' fails on a test bag ({type(error).__name__})", "train it again"
             ) from error
         return predictor
 
     def _stamp(self, name: str, version: int) -> Any:
-        """What changes when somebody repairs a version."""
+        """A value that changes when a version is repaired."""
         folder = self._runs[name].path / "versions" / f"{version:03d}"
         try:
             files = sorted((path.name, path.stat()) for path in folder.iterdir())
@@ -335,11 +335,11 @@ class ModelRegistry:
 
 
 def _try(predictor: PredictorLike) -> None:
-    """Ask a model for all that requests ask it for: what it is, and a prediction of noise, also as each of its tasks.
+    """Exercise a model as requests do: its properties, and predictions of noise, also as each of its tasks.
 
     Raises:
-        ArithmeticError: a probability is no number.
-        Exception: whatever a damaged version causes.
+        ArithmeticError: a probability is not a number.
+        Exception: any failure of a damaged version.
     """
     bag = _noise(predictor.contract)
     names = [str(task["name"]) for task in predictor.tasks]

@@ -1,4 +1,4 @@
-"""Slides that a request may name: those of the slide folders, and uploaded ones."""
+"""Slides that a request may name: those in the slide folders, and uploaded ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SlideFiles"]
 
 
 class SlideFiles:
-    """Finds a slide by its id or its path, and the id of what a prediction was made from."""
+    """Finds a slide by its id or its path, and the id of a prediction's source."""
 
     def __init__(self, folders: SlideFolders, uploads: UploadStore) -> None:
         self.folders, self._uploads = folders, uploads

@@ -1,8 +1,8 @@
-"""The slides of the configured folders, by ids that say nothing of where they lie.
+"""The slides of the configured folders, by ids that do not reveal their location.
 
 A slide is a file, or a folder of DICOM files, as in the manifests. Its id is a keyed hash of its slide folder's number and its
 path below it: the same after a restart, and of no use to guess names from. Answers have the id and the name, never the path.
-What ends as slides do and is not listed is counted: links, names that are not text, what is no file, what cannot be read.
+Files with a slide's suffix that are not listed are counted: links, names that are not text, non-files, unreadable files.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class ListedSlide:
 
 
 class SlideFolders:
-    """What lies below the slide folders; looked through again where the last look is older than ten seconds.
+    """The content of the slide folders; rescanned if the last scan is older than ten seconds.
 
     Args:
         roots: the folders.
         pseudonym: names to ids; :meth:`service.access.audit.AuditLog.pseudonym`.
-        note: told how many are not listed, where that has changed.
+        note: called with the number of unlisted files when it has changed.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class SlideFolders:
 
     def _path_of(self, identifier: str) -> Path:
         with self._lock:
-            # Whoever asks again and again for what is not there must not have the folders walked each time.
+            # Repeated requests for a missing slide must not rescan the folders each time.
             if identifier not in self._listed and time.monotonic() - self._looked >= AGAIN_SECONDS:
                 self._look()
             listed = self._listed.get(identifier)
-        # What was a file when it was listed may have become a link that leads outside.
+        # A listed file may have become a link that leads outside.
         if listed is None or not _is_slide(listed.path) or listed.path.resolve() != listed.path:
             raise NotFoundError("there is no slide of this id", "use an id that GET /v1/slides gives")
         return listed.path
@@ -137,7 +137,7 @@ class SlideFolders:
                 try:
                     size = sum(part.stat().st_size for part in ([path] if path.is_file() else slide_files(path)))
                 except OSError:
-                    continue  # it went meanwhile
+                    continue  # it was removed meanwhile
                 listed[identifier] = ListedSlide(path.name, number, identifier, size, path)
         self._listed, self._looked = listed, time.monotonic()
         if unlisted != self.unlisted:
@@ -165,7 +165,7 @@ def resolve_slide(root: Path | None, name: str) -> Path:
             "this service has no slide folder", "send a bag, or start the service with a slide folder (COMEL_SLIDE_ROOTS)"
         )
     parts = PurePosixPath(name)
-    # A backslash is a letter here, but whoever wrote it before two dots meant what they mean elsewhere.
+    # A backslash is an ordinary character here, but before two dots it is meant as a separator.
     if parts.is_absolute() or ".." in re.split(r"[/\\]", name) or not is_name(name):
         raise ComelError("the slide's name is not a plain path below the slide folder", "name it relative to the slide folder")
     try:
@@ -190,7 +190,7 @@ def _candidates(base: Path) -> Iterator[Path | None]:
         for name in sorted(names):
             path = Path(folder, name)
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                # A pipe or a device would keep whoever opens it waiting.
+                # Opening a pipe or a device would block.
                 yield path if is_name(name) and path.is_file() and not path.is_symlink() else None
     yield from (None for _ in unreadable)
 
@@ -205,7 +205,7 @@ def _is_dicom(path: Path) -> bool:
     """By the suffix or, whatever the name, by the content."""
     try:
         return path.suffix.lower() == DICOM or is_dicom(path)
-    except OSError:  # it may not be read
+    except OSError:  # not readable
         return False
 
 
@@ -220,5 +220,5 @@ def _is_slide(path: Path) -> bool:
     try:
         linked = any(part.is_symlink() and part.is_file() for part in folder.iterdir())
         return is_name(folder.name) and bool(slide_files(folder)) and not linked
-    except OSError:  # it may not be read
+    except OSError:  # not readable
         return False

@@ -1,10 +1,10 @@
-"""Pictures of slides: what a slide is like, its tiles in DeepZoom's numbering, and thumbnails; decoded in child processes.
+"""Pictures of slides: a slide's facts, its tiles in DeepZoom's numbering, and thumbnails; decoded in child processes.
 
 DeepZoom halves the level-0 plane until one pixel is left: level ``max_level`` is the plane itself, and tile ``(column, row)``
-of a level covers ``tile_size`` of its pixels a side, with ``overlap`` more towards each neighbour. The plane is never
+of a level covers ``tile_size`` of its pixels per side, with ``overlap`` more towards each neighbour. The plane is never
 cropped to the slide's bounds, so a picture's coordinates are those of the maps.
 
-Decoding runs code of many vendors' formats, so it happens in processes with limits of memory and time, that are started anew
+Decoding runs code of many vendors' formats, so it happens in processes with limits of memory and time that are restarted
 when they hang or crash. Label and macro images are never opened.
 """
 
@@ -50,7 +50,7 @@ class SlideFacts:
         width, height: of level 0 in pixels.
         mpp_x, mpp_y: micrometres per pixel of level 0, None if the slide states none.
         bounds: (x, y, width, height) of the part that was scanned, in level-0 pixels, or None for all of it.
-        min_level, max_level: DeepZoom levels that are served; coarser ones would take too many pixels to make.
+        min_level, max_level: DeepZoom levels that are served; coarser ones would need too many pixels.
     """
 
     width: int
@@ -94,7 +94,7 @@ class SlidePictures:
     """Makes pictures of slide files. Safe from several threads; a call waits for one of the processes.
 
     Args:
-        processes: how many slides are decoded at once.
+        processes: the number of slides decoded at once.
     """
 
     def __init__(self, processes: int = 2) -> None:
@@ -106,7 +106,7 @@ class SlidePictures:
         self._pool.close()
 
     def facts(self, path: Path) -> SlideFacts:
-        """What the slide is like.
+        """The slide's facts.
 
         Raises:
             SlideError: it cannot be opened, or not within the limits of memory and time.
@@ -128,7 +128,7 @@ class SlidePictures:
         return content
 
     def thumbnail(self, path: Path, width: int) -> bytes:
-        """The whole level-0 plane as JPEG, ``width`` pixels wide or its own width where that is less.
+        """The whole level-0 plane as JPEG, ``width`` pixels wide or its own width if that is less.
 
         Raises:
             SlideError, NotReadyError: as :meth:`facts`.
@@ -140,7 +140,7 @@ class SlidePictures:
         try:
             return self._pool.call(function, path, *arguments, timeout=CALL_SECONDS, wait=WAIT_SECONDS)
         except SlideError as error:
-            # Where it lies is not for the answer.
+            # The location must not be in the answer.
             raise SlideError(error.what.replace(str(path), path.name), error.remedy, stage=error.stage) from None
         except WorkerFailure as error:
             said = no_worker("") | {
@@ -153,7 +153,7 @@ class SlidePictures:
 
 
 def version_of(path: Path) -> str:
-    """A name for what the slide holds now, by the sizes and times of change of its files."""
+    """A tag for the slide's present content, from the sizes and modification times of its files."""
     return hashlib.blake2b(f"{_state(path)} {TILE_SIZE}".encode(), digest_size=12).hexdigest()
 
 
@@ -172,7 +172,7 @@ def max_level(width: int, height: int) -> int:
     return math.ceil(math.log2(max(width, height, 1)))
 
 
-# What follows runs in the child processes.
+# The code below runs in the child processes.
 
 _opened: OrderedDict[tuple[Path, object], Slide] = OrderedDict()
 
@@ -231,7 +231,7 @@ def _open(path: Path) -> Slide:
     if key in _opened:
         _opened.move_to_end(key)
         return _opened[key]
-    # A slide without a resolution can be looked at all the same; it gets no scale bar.
+    # A slide without a resolution can still be viewed; it gets no scale bar.
     slide = open_slide(path, assume_mpp=1.0)
     _opened[key] = slide
     while len(_opened) > OPEN_SLIDES:

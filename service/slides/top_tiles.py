@@ -1,4 +1,4 @@
-"""The tiles that speak most for the predicted task's positive classes, and their pictures."""
+"""The tiles with the strongest evidence for the predicted task's positive classes, and their pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def strongest(prediction: Prediction, count: int) -> list[int]:
 
 
 def tile_pictures(path: Path, prediction: Prediction, indices: list[int], *, mpp: float | None) -> list[Image]:
-    """The pixels of some tiles as the encoder saw them: ``patch_size`` pixels a side at the model's resolution.
+    """The pixels of some tiles as the encoder saw them: ``patch_size`` pixels per side at the model's resolution.
 
     Raises:
         SlideError: the slide cannot be read.
@@ -31,7 +31,7 @@ def tile_pictures(path: Path, prediction: Prediction, indices: list[int], *, mpp
     geometry, coords = prediction.geometry, prediction.coords
     if geometry is None or coords is None or not indices:
         return []
-    # The resolution only has to be one: the tiles' places and sizes are known in level-0 pixels.
+    # Any resolution will do: the tiles' places and sizes are known in level-0 pixels.
     with open_slide(path, mpp=mpp, assume_mpp=geometry.level0_mpp_x) as slide:
         level = slide.level_for(geometry.tile_width / geometry.patch_size)
         downsample = slide.level_downsamples[level]

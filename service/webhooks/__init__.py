@@ -1,1 +1,1 @@
-"""Telling another system that a job has ended: signed, repeated until it is taken, and only to hosts that the settings name."""
+"""Notifying another system that a job has ended: signed, repeated until accepted, and only to hosts in the settings."""

@@ -1,6 +1,6 @@
 """Where a webhook may go: hosts that the settings name, and no private network unless the settings say so.
 
-The address is looked up once, checked, and then used, so a name that changes its meaning in between leads nowhere.
+The address is looked up once, checked, and then used, so a name that resolves differently in between has no effect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REMEDY = "ask the service's operator to add the host to webhook_hosts"
 
 @dataclass(frozen=True)
 class Target:
-    """A webhook's URL taken apart, and the address that its host has."""
+    """A webhook's parsed URL, and its host's address."""
 
     scheme: str
     host: str
@@ -37,10 +37,10 @@ class Target:
 
 
 def check_url(url: str, settings: JobSettings) -> SplitResult:
-    """Refuse a URL that no webhook may have. Nothing is looked up.
+    """Refuse a URL that a webhook must not have. Nothing is looked up.
 
     Raises:
-        ComelError: as said.
+        ComelError: the URL is refused.
     """
     try:
         parts = urlsplit(url)
@@ -48,7 +48,7 @@ def check_url(url: str, settings: JobSettings) -> SplitResult:
     except ValueError:
         raise ComelError("the webhook is not a URL", "give https://HOST/PATH") from None
     if not settings.webhook_hosts or settings.webhook_secret is None:
-        raise ComelError("this service calls no webhooks", "poll the job, or ask its operator")
+        raise ComelError("this service does not call webhooks", "poll the job, or ask its operator")
     if len(url) > LONGEST or not url.isascii() or not url.isprintable() or " " in url:
         raise ComelError("the webhook is not a URL", f"give https://HOST/PATH of at most {LONGEST} ASCII characters")
     if parts.scheme not in (("https", "http") if settings.webhook_private else ("https",)):
@@ -80,14 +80,14 @@ def resolve(url: str, settings: JobSettings) -> Target:
 
 
 def connect(target: Target, *, timeout: float) -> http.client.HTTPConnection:
-    """A connection to the address that was checked; of https the certificate must be the host's."""
+    """A connection to the address that was checked; for https the certificate must be the host's."""
     if target.scheme == "http":
         return _Plain(target, timeout)
     return _Secure(target, timeout)
 
 
 def _is_public(address: str) -> bool:
-    """Whether the address, and each IPv4 address that it stands for, is one of the public network."""
+    """Whether the address, and each IPv4 address that it stands for, is public."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     return all(
         one.is_global and not one.is_multicast and not any(one in network for network in _LOCAL)

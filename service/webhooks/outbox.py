@@ -1,6 +1,6 @@
 """The calls that are due: rows of the table ``deliveries``, written with the end of their jobs, so a restart loses none.
 
-A receiver may be called twice with the same ``Comel-Delivery``: where it took the call and the connection broke.
+A receiver may be called twice with the same ``Comel-Delivery``, if it accepted the call but the connection broke.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _POLL_SECONDS = 2.0
 
 
 class Outbox(threading.Thread):
-    """Sends what is due, one call after the other, until it is stopped. Several processes may have one."""
+    """Sends due calls, one after another, until stopped. Several processes may have one."""
 
     def __init__(self, database: Database, settings: JobSettings, *, log: Any) -> None:
         super().__init__(name="comel-webhooks", daemon=True)
@@ -44,7 +44,7 @@ class Outbox(threading.Thread):
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         self._stopping.set()
         if self.is_alive():
             self.join(2 * _TIMEOUT_SECONDS)
@@ -57,23 +57,23 @@ class Outbox(threading.Thread):
             except SQLAlchemyError as error:
                 self._log.error("the database does not answer", **describe_defect(error))
                 sent = False
-            except Exception as error:  # one call that fails in a new way must not end all later ones
+            except Exception as error:  # one unforeseen failure must not end all later calls
                 self._log.error("a webhook failed", **describe_defect(error))
                 sent = False
             if not sent:
                 self._stopping.wait(_POLL_SECONDS)
 
     def send_one(self) -> bool:
-        """Send the call that is due for longest; False if none is."""
+        """Send the call that has been due longest; False if none is due."""
         with self._database.writing() as session:
             now = self._database.now(session)
-            # One that is due later than any wait takes was written before the clock was set back.
+            # One that is due later than any possible wait was written before the clock was set back.
             soon = or_(Delivery.due <= now, Delivery.due > now + LONGEST_WAIT_SECONDS + _CLAIM_SECONDS)
             due = select(Delivery).where(Delivery.state == "due", soon).order_by(Delivery.due).limit(1)
             delivery = session.execute(due.with_for_update(skip_locked=True)).scalar_one_or_none()
             if delivery is None:
                 return False
-            # Should this process end in the middle, the call is due again a minute later.
+            # If this process ends in the middle, the call is due again a minute later.
             delivery.due, delivery.attempts = now + _CLAIM_SECONDS, delivery.attempts + 1
             job = session.get_one(Job, delivery.job)
         taken, answer = self._call(job)
@@ -87,7 +87,7 @@ class Outbox(threading.Thread):
         return True
 
     def _call(self, job: Job) -> tuple[bool, str]:
-        """Whether the receiver took the call, and what it answered. A redirect is not followed."""
+        """Whether the receiver accepted the call, and its answer. Redirects are not followed."""
         body = body_of(job)
         at = int(time.time())
         secret = self._settings.webhook_secret.get_secret_value() if self._settings.webhook_secret else ""
@@ -95,7 +95,7 @@ class Outbox(threading.Thread):
         try:
             target = resolve(job.webhook or "", self._settings)
             connection = connect(target, timeout=_TIMEOUT_SECONDS)
-            # The timeout is of each step; a receiver that sends a byte now and then must not hold up the others either.
+            # The timeout applies to each step; a receiver that sends single bytes must not delay the others either.
             over = threading.Timer(_TIMEOUT_SECONDS, _cut, [connection])
             over.start()
             try:
@@ -118,12 +118,12 @@ def _cut(connection: HTTPConnection) -> None:
 
 
 def wait_before(attempt: int) -> float:
-    """Seconds before an attempt: twice as long each time, an hour at most."""
+    """Seconds before an attempt: doubled each time, at most an hour."""
     return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (attempt - 2))
 
 
 def body_of(job: Job) -> bytes:
-    """What a receiver is told: which job ended and how, not what it found; the prediction it asks for with its key."""
+    """The call's body: which job ended and how, without the result; the receiver reads the prediction with its key."""
     done = job.state == "done"
     finished = datetime.fromtimestamp(job.finished or 0, UTC).isoformat(timespec="milliseconds")
     said = {

@@ -1,13 +1,13 @@
-"""The suite ``composite``: bags put together from the tiles of real slides, so that every tile's label is known.
+"""The suite ``composite``: bags assembled from the tiles of real slides, so that every tile's label is known.
 
 A task is an organ with neoplastic and other slides. A bag without tumour is a patch of tiles of one of the organ's
-non-neoplastic slides, filled up from the others where that slide has too few; in a bag with tumour a contiguous patch of tiles
-of a neoplastic slide of that organ takes the place of 4 to 30 % of them. Training and test tiles never come from the same half
-of a slide: its tiles are cut across its longer side into train, val and test, and at each cut the tiles that begin within a
+non-neoplastic slides, filled up from the others if that slide has too few; in a bag with tumour a contiguous patch of tiles
+of a neoplastic slide of that organ replaces 4 to 30 % of them. Training and test tiles never come from the same half
+of a slide: its tiles are cut across its longer side into train, val and test, and at each cut the tiles that start within a
 tile's width of the part before are left out, so that no pixel is in two parts. A slide with a ``split`` in the manifest gives
 all its tiles to that split.
 
-What it cannot show: tumour tiles and the rest come from different slides, so that a slide's staining is a hint.
+Limitation: tumour tiles and the rest come from different slides, so a slide's staining is a clue.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class CompositeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, le=MOST_SEED, description="of everything drawn")
-    train: int = Field(24, ge=2, multiple_of=2, description="training bags of a task, half of them with tumour")
-    val: int = Field(12, ge=2, multiple_of=2, description="validation bags of a task")
-    test: int = Field(30, ge=2, multiple_of=2, description="test bags of a task")
-    tiles: TileRange = Field((40, 80), description="fewest and most tiles of a bag")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="seed of all random choices")
+    train: int = Field(24, ge=2, multiple_of=2, description="training bags per task, half of them with tumour")
+    val: int = Field(12, ge=2, multiple_of=2, description="validation bags per task")
+    test: int = Field(30, ge=2, multiple_of=2, description="test bags per task")
+    tiles: TileRange = Field((40, 80), description="fewest and most tiles per bag")
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def make_composite(folder: Path, slides: Path, bags: Path, settings: CompositeSe
     """Write the stream's bags and manifest; returns the manifest, which is written last.
 
     Args:
-        folder: where to.
+        folder: the folder to write.
         slides: manifest of the real slides: ``task`` is the organ, ``label`` is ``normal`` for a slide without neoplasm and
-            anything else for one with. Organs without both are left out. ``split`` gives a slide to one split whole.
-        bags: their feature files, with coordinates.
-        settings: what to draw.
+            anything else for one with. Organs without both are left out. ``split`` assigns a whole slide to one split.
+        bags: the folder of their feature files, with coordinates.
+        settings: the settings of the draw.
         root: folder that the manifest's relative paths start from; default its own.
 
     Raises:
@@ -125,7 +125,7 @@ def parts_of(bag: Bag) -> dict[str, np.ndarray]:
 
 
 def _end(starts: np.ndarray, tile: int) -> float:
-    """Where the last of the tiles that start there ends; infinity where there is none."""
+    """Where the last of the tiles that start there ends; infinity if there is none."""
     return float(starts.max() + tile) if len(starts) else math.inf
 
 
@@ -168,7 +168,7 @@ def _bags(organs: Mapping[str, _Organ], settings: CompositeSettings) -> Iterator
 
 
 def _normal_tiles(draw: np.random.Generator, parts: Sequence[_Part], size: int) -> np.ndarray:
-    """``size`` tiles, or all there are: a patch of one slide, filled up with patches of the others: (size, D)."""
+    """(size, D): ``size`` tiles, or all there are: a patch of one slide, filled up with patches of the others."""
     first = int(draw.integers(len(parts)))
     found = [_patch(draw, parts[first], size)]
     if len(found[0]) < size:

@@ -1,8 +1,8 @@
-"""The suite ``context``: bags whose two classes hold the same tiles and differ only in how these lie or go together.
+"""The suite ``context``: bags whose two classes have the same tiles and differ only in their arrangement or combination.
 
-In the other suites one tile decides. Here a tile alone says nothing of its bag, except in the control ``presence`` and in
-``proportion``: how many tiles a finding covers is drawn in the same way for both classes. A task is a pattern, in an organ of
-its own:
+In the other suites one tile decides. Here a single tile says nothing about its bag, except in the control ``presence`` and in
+``proportion``: how many tiles a finding covers is drawn in the same way for both classes. A task is a pattern, in its
+own organ:
 
 ``presence``
     a cluster of tumour, or none. The control: one tile decides.
@@ -67,19 +67,19 @@ class ContextSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, le=MOST_SEED, description="of everything drawn")
-    difficulty: float = Field(0.5, ge=0, le=1, description="0 easy to 1 hard: how weak the findings are beside the noise")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="seed of all random choices")
+    difficulty: float = Field(0.5, ge=0, le=1, description="0 easy to 1 hard: how weak the findings are relative to the noise")
     patterns: tuple[Pattern, ...] = Field(PATTERNS, min_length=1, description="the tasks, one after another")
     dimension: int = Field(64, ge=8, description="length of a feature vector")
-    train: int = Field(60, ge=2, multiple_of=2, description="training bags of a task, half of them positive")
-    val: int = Field(20, ge=2, multiple_of=2, description="validation bags of a task")
-    test: int = Field(60, ge=2, multiple_of=2, description="test bags of a task")
-    tiles: TileRange = Field((200, 1000), description="fewest and most tiles of a bag")
+    train: int = Field(60, ge=2, multiple_of=2, description="training bags per task, half of them positive")
+    val: int = Field(20, ge=2, multiple_of=2, description="validation bags per task")
+    test: int = Field(60, ge=2, multiple_of=2, description="test bags per task")
+    tiles: TileRange = Field((200, 1000), description="fewest and most tiles per bag")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What lies where on a slide.
+    """The layout of a slide's tiles.
 
     Attributes:
         cells: (N, 2) column and row of each tile.
@@ -124,7 +124,7 @@ def _bags(settings: ContextSettings) -> Iterator[MadeBag]:
 def draw_scene(pattern: Pattern, positive: bool, count: int, draw: np.random.Generator) -> Scene:
     """A slide of ``count`` tiles that shows the pattern, or its counterpart.
 
-    One whose tissue has no room for it, so that the rule gives the other label, is drawn again.
+    If its tissue has no room for the pattern, so that the rule gives the other label, it is redrawn.
     """
     while True:
         scene = _draw(pattern, positive, count, draw)
@@ -167,7 +167,7 @@ def _draw(pattern: Pattern, positive: bool, count: int, draw: np.random.Generato
 
 
 def _deciding(pattern: Pattern, kinds: np.ndarray) -> np.ndarray:
-    """Around a tumour it is the lymphocytes that decide, elsewhere every tile of a finding."""
+    """For ``adjacency`` the lymphocytes decide, otherwise every tile of a finding."""
     deciding: np.ndarray = kinds == SECOND if pattern == "adjacency" else kinds != ORDINARY
     return deciding
 
@@ -222,7 +222,7 @@ def _patches(draw: np.random.Generator, cells: np.ndarray) -> np.ndarray:
 def _cluster(
     draw: np.random.Generator, cells: np.ndarray, size: int, *, free: np.ndarray | None = None, near: np.ndarray | None = None
 ) -> np.ndarray:
-    """Rows of ``size`` connected free cells around a random one, or around ``near``; fewer where there are no more."""
+    """Rows of ``size`` connected free cells around a random one, or around ``near``; fewer if there are no more."""
     rows = np.arange(len(cells)) if free is None else np.flatnonzero(free)
     middle = cells[draw.choice(rows)] if near is None else near
     distance = ((cells[rows] - middle) ** 2).sum(axis=1) + 0.5 * draw.random(len(rows))
@@ -258,7 +258,7 @@ def _clusters(
 
 
 def _scattered(draw: np.random.Generator, cells: np.ndarray, total: int) -> np.ndarray:
-    """Rows of cells of which no two touch, as far as there is room."""
+    """Rows of cells, no two of which touch, as far as there is room."""
     side = int(cells.max()) + 3
     taken = np.zeros((side, side), bool)
     rows: list[int] = []
@@ -273,7 +273,7 @@ def _scattered(draw: np.random.Generator, cells: np.ndarray, total: int) -> np.n
 
 
 def _surround(draw: np.random.Generator, cells: np.ndarray, kinds: np.ndarray, *, apart: bool) -> None:
-    """A cluster of tumour, and lymphocytes around it or around ordinary tissue as far away as can be."""
+    """A cluster of tumour, and lymphocytes around it or around ordinary tissue as far away as possible."""
     size = _share(draw, 0.04, 0.08, len(cells))
     tumour = _cluster(draw, cells, size)
     kinds[tumour] = FIRST
@@ -325,7 +325,7 @@ def _disordered(draw: np.random.Generator, ordered: np.ndarray, inside: list[boo
 
 
 def _distance_to(cells: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """How many tiles, king's moves, each cell lies from the nearest chosen one, (N,); glass does not count as chosen."""
+    """(N,) the distance of each cell from the nearest chosen one, in king's moves; glass does not count as chosen."""
     columns, lines = (int(end) + 1 for end in cells.max(axis=0))
     plane = np.ones((lines, columns), np.uint8)
     plane[cells[chosen, 1], cells[chosen, 0]] = 0
@@ -334,7 +334,7 @@ def _distance_to(cells: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _parts(cells: np.ndarray, chosen: np.ndarray) -> int:
-    """How many connected groups the chosen cells form, neighbours at corners included."""
+    """The number of connected groups of chosen cells, counting neighbours at corners."""
     columns, lines = (int(end) + 1 for end in cells.max(axis=0))
     plane = np.zeros((lines, columns), bool)
     plane[cells[chosen, 1], cells[chosen, 0]] = True

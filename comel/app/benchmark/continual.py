@@ -49,7 +49,7 @@ def run_continual(
     jobs: int = 2,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run a suite; what is finished under ``out/SUITE`` is kept.
+    """Run a suite; finished work under ``out/SUITE`` is kept.
 
     Args:
         suite: features, context, composite or crchisto.
@@ -58,17 +58,17 @@ def run_continual(
         rows: names of rows or groups, default all; or what makes rows of its own from the suite's model settings.
         slides: composite: manifest of real slides, which are extracted first.
         root: composite: folder that the manifest's relative paths start from.
-        archive: crchisto: the cells.
-        config: in place of ``configs/benchmark.yaml``.
+        archive: crchisto: the file of cells.
+        config: replaces ``configs/benchmark.yaml``.
         overrides: ``make.KEY=VALUE``, ``model.KEY=VALUE``, ``strategy.KEY=VALUE`` or ``trainer.KEY=VALUE`` for the suite.
-        jobs: trainings at once.
-        quiet: no progress.
+        jobs: trainings at the same time.
+        quiet: print no progress.
 
     Returns:
-        What ``results.json`` holds; ``table.md`` and ``results.csv`` are beside it.
+        The content of ``results.json``; ``table.md`` and ``results.csv`` are beside it.
 
     Raises:
-        ComelError: a setting, a slide or the archive cannot be used, or the folder holds streams or runs of other settings.
+        ComelError: a setting, a slide or the archive cannot be used, or the folder has streams or runs of other settings.
     """
     if suite not in _SETTINGS:
         raise ConfigError(f"no suite '{suite}'", nearest(suite, list(_SETTINGS)))
@@ -97,10 +97,10 @@ def run_continual(
 
 
 def _is_made(stream: Path, settings: dict[str, Any]) -> bool:
-    """Whether the stream is there; its settings are written beside it before it is made.
+    """Whether the stream exists; its settings are written beside it before it is made.
 
     Raises:
-        RunError: the folder holds a stream of other settings.
+        RunError: the folder has a stream of other settings.
     """
     path, manifest = stream / "settings.json", stream / "manifest.csv"
     if not path.exists() and not manifest.exists():
@@ -114,7 +114,7 @@ def _is_made(stream: Path, settings: dict[str, Any]) -> bool:
 
 @dataclass
 class _Source:
-    """What the streams of all seeds are made from."""
+    """The sources of the streams of all seeds."""
 
     suite: str
     slides: Path | None
@@ -145,7 +145,7 @@ class _Source:
         return {}
 
     def make(self, stream: Path, settings: Any) -> None:
-        """Make the stream of a seed; real slides are extracted first, those that are not yet."""
+        """Make the stream of a seed; real slides are extracted first if they are not yet."""
         if self.suite == "features":
             make_features(stream, settings)
         elif self.suite == "context":

@@ -2,8 +2,8 @@
 
 A patient is a bag, a 27 px cell patch (CRCHistoPhenotypes, Sirinukunwattana et al., IEEE TMI 35:5, 2016) an instance,
 encoded at 96 px. Each patient is in one staining domain, drawn by the seed; cells of all but the first domain are re-stained.
-Every patient is tested in one of five folds, so that the test patients of all folds together are all patients. The archive says
-nothing of where a cell lies; they are laid out so that none touches another, in the order of the file.
+Every patient is tested in one of five folds, so that the test patients of all folds together are all patients. The archive does
+not say where a cell lies; cells are laid out in the order of the file so that none touches another.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CrchistoSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, le=MOST_SEED, description="of domains and folds")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="seed of domains and folds")
     stains: tuple[str, ...] = Field(("as-scanned", "h_heavy", "light"), min_length=1, description="domains, in order")
     folds: int = Field(5, ge=2, description="test folds")
     encoder: str = Field("efficientnet-lite0", description="patch encoder")
@@ -56,13 +56,13 @@ def make_crchisto(
     """Encode the cells and write the bags and the manifest; returns the manifest, which is written last.
 
     Args:
-        folder: where to.
+        folder: the folder to write.
         archive: npz with ``images`` (N, H, W, 3) uint8, ``patient_id`` (N,) and ``is_cancerous`` (N,).
-        settings: what to draw.
-        advance: called after each of the patients.
+        settings: the settings of the draw.
+        advance: called after each patient.
 
     Raises:
-        ConfigError: the archive does not hold this, or has too few patients for the folds and stains.
+        ConfigError: the archive lacks these arrays, or has too few patients for the folds and stains.
     """
     from pipelines.patch_encoders import load_encoder
 
@@ -131,7 +131,7 @@ def _bags(
 
 
 def _dealt(names: np.ndarray, labels: np.ndarray, domains: int, seed: int) -> np.ndarray:
-    """A domain for each patient, as even as can be within the patients of either label: (n,)."""
+    """(n,) a domain for each patient, as even as possible within the patients of either label."""
     draw = np.random.default_rng([seed, 2])
     result = np.zeros(len(names), int)
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""How fast slides become features, and what holds it up: decoding, the encoder, or how the two are put together."""
+"""The speed of extraction and its bottleneck: decoding, the encoder, or how the two are combined."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def measure_extraction(
     of torch's threads, as other tools do. Opening slides and finding tissue is in none of them.
 
     Args:
-        slides: to read.
+        slides: the slides to read.
         encoder: see :func:`pipelines.patch_encoders.load_encoder`.
-        settings: as for an extraction.
+        settings: the settings of the extraction.
         workers: threads, and as many processes of the DataLoader; default one per core, up to 8.
         repeats: of all six.
         progress: told each way as it ends.
@@ -163,7 +163,7 @@ def _plan(slide: Slide, settings: ExtractSettings) -> TilePlan:
 
 
 def _encode_all(encoder: PatchEncoder, batches: Sequence[np.ndarray], workers: int) -> int:
-    """Encode tiles in memory as an extraction encodes its own."""
+    """Encode tiles in memory as an extraction does."""
     if not encoder.concurrent:
         started: list[Callable[[], np.ndarray]] = []
         done = 0
@@ -218,7 +218,7 @@ def _load_all(loader: Iterable[Any], encoder: PatchEncoder | None = None) -> int
         return sum(len(encoder.encode(batch.numpy())) for batch in loader)
     except RuntimeError as error:  # torch's word for processes that send nothing, or are gone
         said = str(error).partition("\n")[0]
-        raise ConfigError(f"bench extract: the DataLoader does not go on ({said})", "try again, with fewer --workers") from None
+        raise ConfigError(f"bench extract: the DataLoader stopped ({said})", "try again, with fewer --workers") from None
 
 
 def _loader(slides: Sequence[Path], plans: Sequence[TilePlan], batch_size: int, workers: int) -> Any:
@@ -230,6 +230,6 @@ def _loader(slides: Sequence[Path], plans: Sequence[TilePlan], batch_size: int, 
         num_workers=workers,
         persistent_workers=True,
         timeout=_MOST_SECONDS_A_BATCH,
-        # This process has threads by now, and a fork of it may hang.
+        # This process already has threads, so a fork of it may hang.
         multiprocessing_context="spawn",
     )

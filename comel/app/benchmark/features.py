@@ -4,7 +4,7 @@ A task is an organ. Its tiles are
 
     x = organ + tissue + slide + finding + noise
 
-with, for each seed drawn anew: an organ's centre; four tissue kinds an organ, mixed differently on each slide; a slide's own
+with, drawn for each seed: an organ's centre; four tissue kinds per organ, mixed differently on each slide; a slide's own
 shift along three directions that all organs share (stain); unit noise. Tumour tiles carry a direction that is part shared by
 all organs and part the organ's own; inflamed tiles, on normal slides and tumour slides alike, carry another direction that
 leans on the tumour's. Both lie in contiguous blots; tumour covers 1 to 20 % of a tumour slide's tiles.
@@ -37,14 +37,14 @@ class FeatureSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(0, ge=0, le=MOST_SEED, description="of everything drawn")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="seed of all random choices")
     difficulty: float = Field(0.5, ge=0, le=1, description="0 easy to 1 hard")
     tasks: int = Field(4, ge=1, le=50, description="organs, one after another")
     dimension: int = Field(128, ge=8, description="length of a feature vector")
-    train: int = Field(24, ge=2, multiple_of=2, description="training bags of a task, half of them with tumour")
-    val: int = Field(12, ge=2, multiple_of=2, description="validation bags of a task")
-    test: int = Field(40, ge=2, multiple_of=2, description="test bags of a task")
-    tiles: TileRange = Field((80, 200), description="fewest and most tiles of a bag")
+    train: int = Field(24, ge=2, multiple_of=2, description="training bags per task, half of them with tumour")
+    val: int = Field(12, ge=2, multiple_of=2, description="validation bags per task")
+    test: int = Field(40, ge=2, multiple_of=2, description="test bags per task")
+    tiles: TileRange = Field((80, 200), description="fewest and most tiles per bag")
 
 
 def make_features(folder: Path, settings: FeatureSettings) -> Path:
@@ -84,7 +84,7 @@ def unit(draw: np.random.Generator, dimension: int) -> np.ndarray:
 
 
 def towards(first: np.ndarray, other: np.ndarray, cosine: float) -> np.ndarray:
-    """A unit vector whose cosine with the unit vector ``first`` is ``cosine``; what is left points to ``other``."""
+    """A unit vector whose cosine with the unit vector ``first`` is ``cosine``; the remainder points along ``other``."""
     rest = other - (other @ first) * first
     turned: np.ndarray = cosine * first + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest)
     return turned

@@ -1,4 +1,4 @@
-"""The rows of a benchmark's table: what ``configs/benchmark.yaml`` says of them."""
+"""The rows of a benchmark's table, as defined in ``configs/benchmark.yaml``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a strategy and a model with the options that differ from their defaults, and how it is trained otherwise."""
+    """One row: a strategy and a model with the options that differ from their defaults, and differing trainer settings."""
 
     name: str
     group: str
@@ -44,7 +44,7 @@ class Benchmark:
     rows: tuple[Row, ...]
 
     def settings(self, row: Row, data: dict[str, Any], seed: int) -> dict[str, Any]:
-        """The settings of a row's run. Of the suite's options a model or strategy takes those that it has."""
+        """The settings of a row's run. A model or strategy takes those of the suite's options that it knows."""
         from comel.models import model_class
         from comel.strategies import strategy_class
 
@@ -61,10 +61,10 @@ class Benchmark:
         }
 
     def check(self) -> None:
-        """Refuse what no run could use, before anything is made.
+        """Refuse options that no run could use, before anything is made.
 
         Raises:
-            ConfigError: an option that no model or strategy has, or settings that do not fit, with the row's name.
+            ConfigError: an option that no model or strategy has, or settings that do not match, with the row's name.
         """
         from comel.models import MODELS, model_class
         from comel.runs.config import RunConfig
@@ -87,7 +87,7 @@ class Benchmark:
 
 
 def _options(kind: Any) -> list[str]:
-    """The options of a class; none where it is no model or strategy, which is said when a run is set up with it."""
+    """The options of a class; empty if it is not a model or strategy, which is an error when a run is set up with it."""
     return list(getattr(getattr(kind, "Options", None), "model_fields", {}))
 
 
@@ -99,7 +99,7 @@ def load_benchmark(
     Args:
         suite: features, context, composite or crchisto.
         rows: names of rows or groups; default every row.
-        config: in place of the one shipped.
+        config: replaces the built-in one.
         overrides: ``SECTION.KEY=VALUE`` for the suite's sections; values are read as YAML.
 
     Raises:
@@ -131,7 +131,7 @@ def load_benchmark(
     apply_overrides(sections, overrides, dict[str, dict[str, Any]], "make.difficulty=0.8")
     for section, key in (("make", "seed"), ("trainer", "seed")):
         if key in sections[section]:
-            raise ConfigError(f"{suite}: {section}.{key} is every seed's own", "say --seeds and --first-seed")
+            raise ConfigError(f"{suite}: {section}.{key} is set per seed", "give --seeds and --first-seed")
     return Benchmark(suite, **sections, rows=tuple(chosen))
 
 
@@ -139,7 +139,7 @@ def _read(config: Path | None) -> dict[str, Any]:
     content = load_yaml(config or Path(str(resources.files("configs") / "benchmark.yaml")), dict[str, dict[str, Any]])
     for key in ("suites", "rows"):
         if not isinstance(content.get(key), dict) or not content[key]:
-            raise ConfigError(f"{config or 'configs/benchmark.yaml'}: holds no '{key}'", "see configs/benchmark.yaml")
+            raise ConfigError(f"{config or 'configs/benchmark.yaml'}: has no '{key}'", "see configs/benchmark.yaml")
     return content
 
 

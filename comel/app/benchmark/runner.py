@@ -1,6 +1,6 @@
-"""Training a benchmark's rows over its seeds, several at once, and gathering what came out.
+"""Training a benchmark's rows over its seeds, several at once, and collecting the results.
 
-Every row is a run directory, trained as a user's is; what is finished is kept, so that a benchmark may be stopped and started
+Every row is a run directory, trained like a user's; finished runs are kept, so that a benchmark may be stopped and started
 again, or get more rows and seeds later.
 """
 
@@ -35,7 +35,7 @@ _TASK_MEASURES = {("bag", "accuracy"): "accuracy", ("bag", "auc"): "auc", ("inst
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row gave with one seed: measures by name, or why there is none; scores of each task by name, the task given."""
+    """A row's results for one seed: measures by name, or why there are none; scores of each task by name, the task given."""
 
     row: str
     group: str
@@ -59,19 +59,19 @@ def run_benchmark(
 
     Args:
         benchmark: the suite and its rows.
-        make: from a seed to the ``data`` settings of its stream, made if they are not there yet.
-        seeds: of the streams; a row's weights are drawn from the same seed.
-        out: folder of the runs: ``seed-N/runs/ROW``.
+        make: returns the ``data`` settings of a seed's stream, which it makes if missing.
+        seeds: the streams' seeds; a row's weights are drawn from the same seed.
+        out: the folder of the runs: ``seed-N/runs/ROW``.
         folds: cross-validate every row over this many folds; measures are then means over folds, and ``pooled_auc`` is the bag
             AUC of the test cases of all folds together, task by task, with its interval by bootstrap over patients.
-        jobs: trainings at once, each in a process of its own.
-        quiet: no progress.
+        jobs: trainings at the same time, each in its own process.
+        quiet: print no progress.
 
     Returns:
-        one result per row and seed, in their order. A row that its strategy or model refuses carries the reason.
+        one result per row and seed, in their order. A row that its strategy or model refuses holds the reason.
 
     Raises:
-        ComelError: a folder of the runs holds something else, or a training was killed. What is finished is kept.
+        ComelError: a folder of the runs has other content, or a training was killed. Finished runs are kept.
     """
     work: list[tuple[Row, int, Path, dict[str, Any]]] = []
     for seed in seeds:
@@ -106,11 +106,11 @@ def run_benchmark(
 
 
 def _outcome(future: Future[str | None], where: str) -> str | None:
-    """What :func:`_train` answered.
+    """The result of :func:`_train`.
 
     Raises:
         ComelError: the training cannot be done with these settings or this folder.
-        RuntimeError: a defect, with the row's name before it.
+        RuntimeError: a bug, prefixed with the row's name.
     """
     try:
         return future.result()
@@ -122,12 +122,12 @@ def _outcome(future: Future[str | None], where: str) -> str | None:
             defect.add_note(error.trace)
             raise defect from None
         remedy = "give the same command again, with --jobs 1; finished rows are kept"
-        killed = RunError("a training was killed, maybe for want of memory", remedy)
+        killed = RunError("a training was killed, perhaps for lack of memory", remedy)
         raise failure(error, where, {Fault.DIED: killed, Fault.MEMORY: RunError(f"{where}: {error}", remedy)}) from None
 
 
 def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None:
-    """Train one row unless it is finished; the reason where its strategy or model refuses."""
+    """Train one row unless it is finished; returns the reason if its strategy or model refuses."""
     from comel.base.settings import parse_section
     from comel.cohort.tasks import read_cohort
     from comel.runs.config import RunConfig
@@ -152,7 +152,7 @@ def _train(run: Path, settings: dict[str, Any], folds: int | None) -> str | None
 
 
 def _measures(run: Path, folds: int | None) -> dict[str, float | None]:
-    """The scores of a row that the table shows, and what they cost."""
+    """The scores of a row that the table shows, and their cost."""
     if folds is None:
         return _of_run(run)
     every = [_of_run(run / f"fold-{fold}") for fold in range(folds)]

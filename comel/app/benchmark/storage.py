@@ -1,4 +1,4 @@
-"""How a suite writes what it made: one bag a case, and the manifest last, so that a manifest means a complete stream."""
+"""Writing a suite's stream: one bag per case, and the manifest last, so that a manifest means a complete stream."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MadeBag:
         features: (N, D).
         cells: (N, 2) column and row of each tile on the grid of tiles.
         labels: (N,) 1 positive, 0 negative.
-        patient: who it is from; default the name.
+        patient: the patient; default the name.
         fold: the fold it is tested in, or None.
     """
 

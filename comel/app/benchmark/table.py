@@ -34,7 +34,7 @@ _WHOLE = {"trained_parameters", "old_data_bytes"}
 def summarise(results: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
     """By row: its group, the seeds that count, the reason of a refusal, and ``mean`` and ``std`` of every measure.
 
-    The spread is the sample standard deviation over seeds; a measure that some seed does not have is over the others.
+    The spread is the sample standard deviation over seeds; a measure that some seeds lack is over the others.
     """
     summary: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(result.row for result in results):
@@ -70,7 +70,7 @@ def markdown(summary: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _tasks(results: Sequence[RowResult]) -> dict[str, dict[str, float]]:
-    """By task the mean of each of its scores over seeds."""
+    """For each task, the mean of each of its scores over seeds."""
     found: dict[str, dict[str, list[float]]] = {}
     for result in results:
         for task, scores in result.tasks.items():
@@ -80,7 +80,7 @@ def _tasks(results: Sequence[RowResult]) -> dict[str, dict[str, float]]:
 
 
 def by_task(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line per row, a column per task: accuracy (bag AUC, instance AUC) in percent, the task given, the mean over seeds."""
+    """One line per row, one column per task: accuracy (bag AUC, instance AUC) in percent, task given, mean over seeds."""
     tasks = list(dict.fromkeys(task for entry in summary.values() for task in entry["tasks"]))
     lines = ["| accuracy (AUC, instance AUC) | " + " | ".join(tasks) + " |", "|---" + "|---:" * len(tasks) + "|"]
     for name, entry in summary.items():
@@ -95,7 +95,7 @@ def _scores(scores: Mapping[str, float]) -> str:
 
 
 def tables(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of rows, and below it that of tasks."""
+    """The table of rows, and below it the table of tasks."""
     return "\n".join(part for part in (markdown(summary), by_task(summary)) if part)
 
 

@@ -1,1 +1,1 @@
-"""The commands, one file per subject; :mod:`comel.app.cli` puts them together. No file imports anything heavy at its top."""
+"""The commands, one file per subject; :mod:`comel.app.cli` combines them. No file imports anything heavy at module level."""

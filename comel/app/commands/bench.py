@@ -1,4 +1,4 @@
-"""``comel bench``: the benchmarks of the documents, each by one command."""
+"""``comel bench``: the benchmarks in the documentation, each by one command."""
 
 from __future__ import annotations
 
@@ -26,22 +26,26 @@ def _bench() -> None:
 @app.command(epilog="Example: comel bench continual --suite features --seeds 1 --rows comel,finetune --out bench")
 def continual(
     suite: Annotated[str, typer.Option(help="features, context, composite or crchisto.")] = "features",
-    out: Annotated[Path, typer.Option(help="Folder for streams, runs and tables; what is finished there is kept.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for streams, runs and tables; finished work in it is kept.")] = Path(
         "bench"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The first; from 100 on to choose settings.")] = 0,
+    first_seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The first seed; 100 and above to choose settings.")
+    ] = 0,
     rows: Annotated[str | None, typer.Option(help="Rows or groups, comma-separated; default all.")] = None,
     slides: Annotated[Path | None, typer.Option(help="composite: manifest of real slides, task = organ.")] = None,
-    root: Annotated[Path | None, typer.Option(help="composite: folder that its paths start from.")] = None,
+    root: Annotated[Path | None, typer.Option(help="composite: folder that the manifest's paths start from.")] = None,
     archive: Annotated[Path | None, typer.Option(help="crchisto: the cells' .npz.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Suites and rows, in place of configs/benchmark.yaml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of suites and rows that replaces configs/benchmark.yaml.")
+    ] = None,
     settings: Set = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at the same time.")] = 2,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Strategies and models on a stream of tasks that anyone can make again; --set make.difficulty=0.8 changes the stream."""
+    """Compare strategies and models on a reproducible stream of tasks; --set make.difficulty=0.8 changes the stream."""
     from comel.app.benchmark.continual import run_continual
     from comel.app.benchmark.table import tables
 
@@ -117,7 +121,7 @@ def mixers(
 @options_of(
     "comel.app.schemas:ExtractOptions",
     only=("encoder", "target_mpp", "assume_mpp", "batch_size", "precision", "device"),
-    config="YAML file of comel extract; options and --set win over it.",
+    config="YAML file of comel extract; options and --set override it.",
     example="target_mpp=1.0",
     command="bench extract",
 )
@@ -125,7 +129,7 @@ def extract(
     given: Given[ExtractOptions],
     slides: Annotated[list[Path] | None, typer.Argument(help="Slides; default a synthetic one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default one per core, up to 8.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of every measurement; the median is printed.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every measurement; the median is printed.")] = 3,
     size: Annotated[int, typer.Option(help="Side of the synthetic slide in pixels.")] = 4096,
     as_json: Json = False,
     quiet: Quiet = False,

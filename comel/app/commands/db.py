@@ -23,19 +23,19 @@ Config = Annotated[Path | None, typer.Option(help="YAML file with the service's 
 
 @app.command(epilog="Example: comel db upgrade --state /var/lib/comel")
 def upgrade(state: State = None, config: Config = None) -> None:
-    """Bring the tables to this version of comel; comel serve does so too when it starts."""
+    """Upgrade the tables to this version of comel; comel serve also does so when it starts."""
     from service.db import migrate
 
     with _opened(state, config) as (database, _):
         migrate.upgrade(database)
-    typer.echo(f"the tables are of {migrate.head()}")
+    typer.echo(f"the tables are at {migrate.head()}")
 
 
 @app.command(epilog="Example: comel db pair --state /var/lib/comel")
 def pair(state: State = None, config: Config = None) -> None:
-    """Let a database and a state folder belong together that did not; stop the service before.
+    """Pair a database with a state folder that did not belong to it; stop the service first.
 
-    Predictions that lie in the folder and are not in the database are taken in. What else it does not know is set aside, in
+    Predictions in the folder that are not in the database are added to it. Other unknown folders are moved to
     set-aside in the state folder. Nothing is deleted.
     """
     from service.access.audit import AuditLog
@@ -46,7 +46,7 @@ def pair(state: State = None, config: Config = None) -> None:
         migrate.upgrade(database)
         pairing.join(database, settings.state_dir)
         done = take_in(database, settings, AuditLog(settings.state_dir))
-    typer.echo(f"{settings.state_dir}: {done['adopted']} predictions taken in, {done['set_aside']} other folders set aside")
+    typer.echo(f"{settings.state_dir}: {done['adopted']} predictions added, {done['set_aside']} other folders set aside")
 
 
 @app.command(epilog="Example: comel db backup comel-2026-03-01.jsonl.gz --state /var/lib/comel")
@@ -55,7 +55,7 @@ def backup(
     state: State = None,
     config: Config = None,
 ) -> None:
-    """Write every row to a file, while the service runs; copy the folder of predictions after it."""
+    """Write every row to a file, also while the service runs; copy the folder of predictions afterwards."""
     from service.db import backup as backups
 
     with _opened(state, config) as (database, _):
@@ -66,7 +66,7 @@ def backup(
 def restore(
     file: Annotated[Path, typer.Argument(help="File that comel db backup wrote.")], state: State = None, config: Config = None
 ) -> None:
-    """Fill an empty database from a backup; one of SQLite may be restored into PostgreSQL, and the other way round."""
+    """Fill an empty database from a backup; a backup from SQLite may be restored into PostgreSQL, and vice versa."""
     from service.db import backup as backups
 
     with _opened(state, config) as (database, _):
@@ -75,7 +75,7 @@ def restore(
 
 @contextmanager
 def _opened(state: Path | None, config: Path | None) -> Iterator[tuple[Database, ServiceSettings]]:
-    """The database that the settings name, and these; what is written is its owner's alone."""
+    """The database that the settings name, and the settings; files that are written are private to the owner."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from comel.base.settings import parse_section
@@ -95,6 +95,6 @@ def _opened(state: Path | None, config: Path | None) -> Iterator[tuple[Database,
             yield database, settings
         except SQLAlchemyError as error:
             why = "its disk is full" if is_full(error) else type(error).__name__
-            raise ConfigError(f"the database cannot do it ({why})", "see to its disk and permissions") from None
+            raise ConfigError(f"the database cannot do it ({why})", "check its disk and permissions") from None
         finally:
             database.close()

@@ -1,4 +1,4 @@
-"""``comel encoders``: the patch encoders there are."""
+"""``comel encoders``: the available patch encoders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["encoders"]
 
 
 def encoders(
-    name: Annotated[str | None, typer.Argument(help="One encoder: all that is known, and how to get its weights.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One encoder: all its facts, and how to obtain its weights.")] = None,
     as_json: Json = False,
 ) -> None:
     """The patch encoders: dimension, resolution, input, licence, and whether they can be used here."""

@@ -1,4 +1,4 @@
-"""``comel extract``: a cohort's slides to bags, and how far that is."""
+"""``comel extract``: a cohort's slides to bags, and the progress of that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["extract"]
     "comel.app.schemas:ExtractOptions",
     names={
         "positive_classes": "--positive",
-        "wait": Flag("--no-wait", "Leave slides that other processes work on to them."),
+        "wait": Flag("--no-wait", "Do not wait for slides that other processes work on."),
     },
     example="target_mpp=1.0",
 )
@@ -29,11 +29,11 @@ def extract(
     manifest: Annotated[Path, typer.Argument(help="CSV with slide_id, path, label, task.")],
     out: Annotated[Path, typer.Option(help="Folder for bags, overlays and failures.csv.")],
     given: Given[ExtractOptions],
-    status: Annotated[bool, typer.Option("--status", help="Only say how far the last run's extraction is.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only print the progress of the last extraction.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Slides to bags of tile features. Run again, or on more machines at once, it keeps what is complete and does the rest."""
+    """Turn slides into bags of tile features. A further run, even on several machines at once, keeps complete bags."""
     from dataclasses import asdict
 
     from comel.app import api

@@ -1,4 +1,4 @@
-"""How far an extraction is, for people: a live view on a terminal, a line now and then in a log, a table when asked."""
+"""An extraction's progress for people: a live view on a terminal, occasional lines in a log, a table on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BAR_WIDTH = 24
 
 @contextmanager
 def watch(status: Callable[[], Status], *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show a run's status while it lasts; yields ``say(text)``, for a line that stays."""
+    """Show the status while an extraction runs; yields ``say(text)``, which prints a permanent line."""
     if quiet:
         yield lambda text: None
     elif sys.stderr.isatty():
@@ -50,7 +50,7 @@ def status_line(status: Status) -> str:
 
 
 def status_table(status: Status) -> None:
-    """Print the status whole."""
+    """Print the full status."""
     typer.echo(f"done       {status.done} of {status.slides}, {status.tiles} tiles")
     typer.echo(f"remaining  {status.remaining}")
     typer.echo(f"failed     {sum(status.failed.values())}")

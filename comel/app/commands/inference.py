@@ -28,7 +28,7 @@ def predict(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Class probabilities, instance scores and a map for slides or bags. Run again, it goes on where it stopped."""
+    """Class probabilities, instance scores and a map for slides or bags. A second run continues where the first stopped."""
     from comel.app.predict.files import KINDS, Writing
     from comel.app.predict.slides import predict_each
     from comel.base.cores import limit_torch_threads

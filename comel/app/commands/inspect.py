@@ -1,4 +1,4 @@
-"""``comel inspect``: what a slide is, and what would be cut from it."""
+"""``comel inspect``: a slide's properties, and the tiles that would be cut from it."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _OF_TILES = (
 @options_of(
     "comel.app.schemas:ExtractOptions",
     only=_OF_TILES,
-    names={"tissue_folder": Flag("--tissue-folder", "Folder of your own tissue: <name of the slide>.geojson, .png, ...")},
-    config="YAML file of comel extract; options and --set win over it.",
+    names={"tissue_folder": Flag("--tissue-folder", "Folder of your own tissue outlines: <slide name>.geojson, .png, ...")},
+    config="YAML file of comel extract; options and --set override it.",
     example="target_mpp=1.0",
 )
 def inspect(
     slide: Annotated[Path, typer.Argument(help="A slide.")],
     given: Given[ExtractOptions],
-    overlay: Annotated[Path | None, typer.Option(help="PNG of the tissue and the tiles to write.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, whatever the slide says itself.")] = None,
-    picture: Annotated[bool, typer.Option(help="Show the overlay in a terminal that has the colours.")] = True,
+    overlay: Annotated[Path | None, typer.Option(help="PNG file to write, showing the tissue and the tiles.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of level 0, overriding the slide's own.")] = None,
+    picture: Annotated[bool, typer.Option(help="Show the overlay in a terminal with enough colours.")] = True,
     as_json: Json = False,
 ) -> None:
-    """What a slide is, and what would be cut from it. Nothing is written but the overlay, if asked for."""
+    """Print a slide's properties and the tiles that would be cut from it. Only the overlay is written, if requested."""
     from comel.app import api
 
     found = api.inspect(slide, overlay=overlay, mpp=mpp, **dict(given.settings().extraction()))
@@ -66,7 +66,7 @@ def inspect(
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    """The facts as a person reads them."""
+    """The facts as text for a person."""
     said = dict(facts)
     lines = [_line(name, said[name]) for name in ("slide", "format")]
     lines.append(_line("objective", f"{said['objective_power']:g}x" if said["objective_power"] else "not stated"))
@@ -80,14 +80,14 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for number, level in enumerate(said["levels"]):
         tile = "" if level["tile"] is None else ", tiles of {} x {} px".format(*level["tile"])
         read = ", tiles are read from here" if number == said["read_level"] else ""
-        factor = "not read: its factor is not known" if level["downsample"] is None else f"1:{level['downsample']:.4g}"
+        factor = "not read: its factor is unknown" if level["downsample"] is None else f"1:{level['downsample']:.4g}"
         what = f"{level['width']} x {level['height']} px, {factor}{tile}{read}"
         lines.append(_line(f"level {number}", what))
     lines.append(_line("tissue", f"{said['tissue_area_mm2']:.2f} mm2 by {said['tissue']}"))
     colours = f", {', '.join(said['ink_colours'])}" if said["ink_colours"] else ""
     lines.append(_line("ink", f"{said['ink_share']:.1%} of the slide{colours}"))
     lines.append(_line("folds", f"{said['fold_share_of_tissue']:.1%} of the tissue"))
-    enlarged = ", enlarged: the slide is coarser than asked for" if said["interpolated"] else ""
+    enlarged = ", enlarged: the slide is coarser than requested" if said["interpolated"] else ""
     small = f", {said['too_small']}" if said["too_small"] else ""
     lines.append(_line("tiles", f"{said['tiles']}{enlarged}{small}"))
     return lines

@@ -17,7 +17,7 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="API keys of comel serve.")
 
-Name = Annotated[str, typer.Argument(help="Who holds the key; the audit log names it.")]
+Name = Annotated[str, typer.Argument(help="Name of the key's holder; the audit log shows it.")]
 State = Annotated[Path, typer.Option(help="The service's state folder.", envvar="COMEL_STATE_DIR")]
 DEFAULT_STATE = Path("comel-state")
 
@@ -25,11 +25,11 @@ DEFAULT_STATE = Path("comel-state")
 @app.command(epilog="Example: comel keys add viewer --scope read --state /var/lib/comel")
 def add(
     name: Name,
-    scope: Annotated[str, typer.Option(help="read, predict, manage or admin; each allows what those before it allow.")],
+    scope: Annotated[str, typer.Option(help="read, predict, manage or admin; each includes the ones before it.")],
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Create a key and print it once."""
     from service.access.keys import KeyStore, private_files
 
     with private_files():
@@ -61,7 +61,7 @@ def list_keys(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: comel keys revoke viewer --state /var/lib/comel")
 def revoke(name: Name, state: State = DEFAULT_STATE) -> None:
-    """Take a key no longer; a running service refuses it from its next request on."""
+    """Revoke a key; a running service refuses it from the next request on."""
     from service.access.keys import KeyStore, private_files
 
     with private_files():
@@ -71,7 +71,7 @@ def revoke(name: Name, state: State = DEFAULT_STATE) -> None:
 
 
 def _audit(state: Path) -> AuditLog:
-    """Opened before a key changes: what the log cannot have is not done."""
+    """Opened before a key changes: a change that cannot be logged is not made."""
     from service.access.audit import AuditLog
     from service.access.keys import private_folder
 

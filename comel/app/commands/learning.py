@@ -25,7 +25,7 @@ EPILOGS = {
 }
 
 
-_SECTIONS = "YAML with sections data, model, strategy, trainer; options and --set win over it."
+_SECTIONS = "YAML with sections data, model, strategy, trainer; options and --set override it."
 
 
 @options_of(
@@ -45,13 +45,13 @@ _SECTIONS = "YAML with sections data, model, strategy, trainer; options and --se
     command="settings",
 )
 def train(
-    out: Annotated[Path, typer.Option(help="Run directory; the same command goes on with an unfinished run.")],
+    out: Annotated[Path, typer.Option(help="Run directory; the same command continues an unfinished run.")],
     given: Given[RunConfig],
     folds: Annotated[int | None, typer.Option(help="Cross-validate: one run per fold, in OUT/fold-0, OUT/fold-1, ...")] = None,
     orders: Annotated[
         int | None, typer.Option(help="Train this many task orders, one run each, in OUT/order-0, OUT/order-1, ...")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run's own settings.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue with the run's own settings.")] = False,
     trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -59,10 +59,10 @@ def train(
     """Train over a stream of tasks, one version per task."""
     if (folds is not None) + (orders is not None) + resume > 1:
         raise ComelError(
-            "--folds, --orders and --resume do not go together", "give one; the same --folds or --orders command goes on"
+            "--folds, --orders and --resume exclude one another", "give one; the same --folds or --orders command continues"
         )
     if resume and given:
-        raise ComelError("--resume takes the settings of the run", "leave the other settings out, or train a new run with them")
+        raise ComelError("--resume uses the run's settings", "leave the other settings out, or train a new run with them")
     chosen = given.settings()
     silent = quiet or as_json
     tell_notes(chosen.data.manifest, quiet=silent)
@@ -143,7 +143,7 @@ def evaluate(
 
 
 def _tell_scores(mode: str, kinds: Mapping[str, Any], intervals: Mapping[str, Any], task: str) -> None:
-    """A line with the main scores of a task, each with its 95 % interval where it has one."""
+    """A line with the main scores of a task, each with its 95 % interval if it has one."""
     told = []
     for said, kind, name in (
         ("accuracy", "bag", "accuracy"),

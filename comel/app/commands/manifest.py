@@ -1,4 +1,4 @@
-"""``comel manifest``: from a cohort as it was downloaded to the CSV that the other commands read."""
+"""``comel manifest``: from a downloaded cohort to the CSV that the other commands read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build a coh
 
 Root = Annotated[Path, typer.Argument(help="Folder of the download.")]
 Out = Annotated[Path | None, typer.Option(help="CSV to write; default ROOT/manifest.csv.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
-Folds = Annotated[int | None, typer.Option(min=2, help="Also deal the slides out to this many patient-disjoint folds.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is dealt out.")]
-OneTask = Annotated[str | None, typer.Option(help="Name of the one task, if ROOT holds a single one.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Folds = Annotated[int | None, typer.Option(min=2, help="Also assign the slides to this many patient-disjoint folds.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random assignment.")]
+OneTask = Annotated[str | None, typer.Option(help="Name of the task, if ROOT holds only one.")]
 
 
 @app.command(epilog="Example: comel manifest camelyon16 /data/CAMELYON16 --out camelyon16.csv")
@@ -51,17 +51,17 @@ def paip(
     task: OneTask = None,
     positive: Annotated[str, typer.Option(help="Label of slides with a tumour.")] = "tumor",
     negative: Annotated[str, typer.Option(help="Label of slides without one, and name of their folder.")] = "normal",
-    labels: Annotated[Path | None, typer.Option(help="Table of slide and label, in place of folders.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table of slides and labels, instead of folders.")] = None,
     suffix: Annotated[
-        list[str] | None, typer.Option(help="What follows the slide's name in its annotation's, such as _viable; repeatable.")
+        list[str] | None, typer.Option(help="Ending after the slide's name in its annotation's, such as _viable; repeatable.")
     ] = None,
-    annotations: Annotated[bool, typer.Option("--annotations/--no-annotations", help="Whether they are used.")] = True,
+    annotations: Annotated[bool, typer.Option("--annotations/--no-annotations", help="Whether annotations are used.")] = True,
     folds: Folds = None,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """PAIP challenges, one folder an organ; the folder's name is the task."""
+    """PAIP challenges, one folder per organ; the folder's name is the task."""
     from comel.cohort.sources import paip as cohort
 
     found = cohort.build(
@@ -83,7 +83,7 @@ def tcga(
     gdc_manifest: Annotated[Path | None, typer.Option(help="GDC manifest: the slides to list.")] = None,
     sample_sheet: Annotated[Path | None, typer.Option(help="GDC sample sheet: the slides' projects.")] = None,
     subtypes: Annotated[list[Path] | None, typer.Option(help="Clinical table with subtypes; may be repeated.")] = None,
-    subtype_column: Annotated[str | None, typer.Option(help="Its subtype column, if it has an unusual name.")] = None,
+    subtype_column: Annotated[str | None, typer.Option(help="The table's subtype column, if it has an unusual name.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="NSCLC, BRCA, RCC or ESCA; may be repeated; default all.")] = None,
     folds: Folds = None,
     seed: Seed = 0,
@@ -109,13 +109,15 @@ def folder(
     root: Root,
     out: Out = None,
     task: OneTask = None,
-    patient_regex: Annotated[str | None, typer.Option(help="Finds the patient in a slide's name; its first group.")] = None,
+    patient_regex: Annotated[
+        str | None, typer.Option(help="Matches the patient in a slide's name; the first group counts.")
+    ] = None,
     folds: Folds = None,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Your own: ROOT/TASK/LABEL/slide, or ROOT/LABEL/slide with --task."""
+    """Your own cohort: ROOT/TASK/LABEL/slide, or ROOT/LABEL/slide with --task."""
     from comel.cohort.sources import folder as cohort
 
     found = cohort.build(root, task=task, patient_regex=patient_regex)
@@ -130,7 +132,7 @@ def _write(cohort: Cohort, root: Path, out: Path | None, folds: int | None, seed
         typer.echo(f"warning: {warning}", err=True)
     if cohort.left_out:
         counted = ", ".join(f"{count} {kind}" for kind, count in cohort.left_out.items())
-        typer.echo(f"left out, since they are no slides here: {counted}", err=True)
+        typer.echo(f"left out, not slides: {counted}", err=True)
     manifest, start = write_manifest(cohort, root, out, folds=folds, seed=seed, force=force)
     counts = summary(manifest)
     if as_json:

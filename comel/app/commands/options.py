@@ -17,7 +17,7 @@ _output: ContextVar[TextIO] = ContextVar("where the result of --json goes")
 
 
 def _nothing_but_the_result(context: typer.Context, wanted: bool) -> bool:
-    """What code of the user's prints meanwhile, such as an encoder that greets, goes to standard error."""
+    """Anything that the user's code prints meanwhile, such as an encoder's banner, goes to standard error."""
     if wanted:
         _output.set(sys.stdout)
         context.with_resource(contextlib.redirect_stdout(sys.stderr))
@@ -27,7 +27,7 @@ def _nothing_but_the_result(context: typer.Context, wanted: bool) -> bool:
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else.", callback=_nothing_but_the_result)
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as trainer.epochs=20; may be repeated.")]
 Run = Annotated[Path, typer.Argument(help="Run directory.")]
 Trusted = Annotated[
@@ -41,17 +41,17 @@ Trusted = Annotated[
 
 
 def number(value: float | None) -> str:
-    """A score as text; ``-`` where it is not defined."""
+    """A score as text; ``-`` if it is not defined."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def print_json(value: Any) -> None:
-    """Print the result of a command that was given ``--json``, indented."""
+    """Print the result of a command called with ``--json``, indented."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str), file=_output.get())
 
 
 def tell_notes(manifest: Path | None, *, quiet: bool) -> None:
-    """Warn on standard error, once per command, about what is unused or probably a mistake in a manifest."""
+    """Warn on standard error, once per command, about unused columns and probable mistakes in a manifest."""
     if manifest is None or quiet:
         return
     from comel.cohort.notes import manifest_notes

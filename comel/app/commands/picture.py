@@ -15,16 +15,16 @@ _MOST_COLUMNS, _MOST_LINES = 100, 40
 
 
 def can_show(console: Console) -> bool:
-    """Whether a terminal shows pictures: it is one, has at least 256 colours, and can write the character ``▀``."""
+    """Whether a stream can show pictures: it is a terminal, has at least 256 colours, and can write the character ``▀``."""
     return console.is_terminal and console.color_system in ("256", "truecolor") and console.encoding.startswith("utf")
 
 
 def picture_text(picture: Image, columns: int, lines: int) -> Text:
-    """A picture as coloured characters, at most ``columns`` wide and ``lines`` high (and 100 x 40), its sides in proportion.
+    """A picture as coloured characters, at most ``columns`` wide and ``lines`` high (and 100 x 40), in proportion.
 
     Args:
         picture: RGB.
-        columns, lines: what the terminal has room for.
+        columns, lines: the terminal's size.
     """
     import numpy as np
     from PIL import Image

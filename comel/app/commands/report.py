@@ -18,13 +18,13 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="HTML file to write; default report.html in the folder named, for several here."),
+        typer.Option(help="HTML file to write; default report.html in the given folder, for several in the working directory."),
     ] = None,
     trust: Trusted = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """One self-contained HTML page on a run or several, and model_card.md beside it."""
+    """Write one self-contained HTML page about one or several runs, and model_card.md beside it."""
     from comel.reporting.write import CARD, write_report
 
     written = write_report(runs, out, trust=trust or (), quiet=quiet or as_json)

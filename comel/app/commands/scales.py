@@ -1,4 +1,4 @@
-"""``comel bags scale`` and ``comel bags join-scales``: bags of several scales as bags of one."""
+"""``comel bags scale`` and ``comel bags join-scales``: bags of several scales as bags of one scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["bags_join_scales", "bags_scale"]
 
 Paths = Annotated[list[Path], typer.Argument(help="Bags or folders of them.")]
-Out = Annotated[Path, typer.Option(help="Folder to write; what is there already must be the same.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; existing files must have the same content.")]
 
 
 def bags_scale(
@@ -26,14 +26,14 @@ def bags_scale(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take one scale out of bags of several. Run again, it goes on where it stopped."""
+    """Take one scale out of bags of several. A second run continues where the first stopped."""
     from comel.bags.scales import take_scale
 
     _write(paths, out, lambda bag: take_scale(bag, mpp), as_json, quiet)
 
 
 def bags_join_scales(paths: Paths, out: Out, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Put the features of the coarser tiles that hold a tile after its own. Run again, it goes on where it stopped."""
+    """Append the features of the coarser tiles that contain a tile. A second run continues where the first stopped."""
     from comel.bags.scales import join_scales
 
     _write(paths, out, join_scales, as_json, quiet)
@@ -48,4 +48,4 @@ def _write(paths: list[Path], out: Path, change: Callable[[Bag], Bag], as_json: 
     if as_json:
         print_json(asdict(report))
     else:
-        typer.echo(f"{report.written} bags written, {report.kept} were there; {out}")
+        typer.echo(f"{report.written} bags written, {report.kept} existed; {out}")

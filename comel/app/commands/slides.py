@@ -36,7 +36,7 @@ def synth(
 def bags_check(
     paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")], as_json: Json = False
 ) -> None:
-    """Read feature files whole, checksums included, and say what they hold or what is wrong."""
+    """Read feature files in full, with checksums, and print their content or the problem."""
     from comel.app import api
 
     entries = api.check_bags(paths)
@@ -58,7 +58,7 @@ def bags_check(
 def bags_stats(
     paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")], as_json: Json = False
 ) -> None:
-    """Tiles, tissue, positive share and encoder of each feature file, and of all together."""
+    """Tiles, tissue, positive share and encoder of each feature file and in total."""
     from comel.bags.summary import bag_statistics, statistics_table
 
     found = bag_statistics(paths)
@@ -73,14 +73,14 @@ def bags_stats(
 
 def bags_export(
     paths: Annotated[list[Path], typer.Argument(help="Feature files or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; what is there already must be the same.")],
-    clam: Annotated[bool, typer.Option("--clam", help="In the layout that CLAM loads; the default.")] = True,
-    manifest: Annotated[Path | None, typer.Option(help="CSV: only its slides, and CLAM's tables of them.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write; existing files must have the same content.")],
+    clam: Annotated[bool, typer.Option("--clam", help="Write the layout that CLAM loads; the default.")] = True,
+    manifest: Annotated[Path | None, typer.Option(help="CSV: write only its slides, and CLAM's tables for them.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the manifest's paths start from.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write feature files in another tool's layout. Run again, it goes on where it stopped."""
+    """Write feature files in another tool's layout. A second run continues where the first stopped."""
     from dataclasses import asdict
 
     from comel.cohort.clam import export_clam
@@ -92,7 +92,7 @@ def bags_export(
         return
     if not quiet:
         _tell_left_out(paths)
-    typer.echo(f"{report.written} bags written, {report.kept} were there; {out}")
+    typer.echo(f"{report.written} bags written, {report.kept} existed; {out}")
     if report.empty:
         typer.echo(f"  left out, without a tile: {', '.join(report.empty)}", err=True)
     for table in report.tables:

@@ -18,7 +18,7 @@ __all__ = ["worker"]
     "service.settings:ServiceSettings",
     only=("runs", "state_dir", "workers", "device", "settings_file"),
     names={
-        "runs": Flag("--model", "Run directory, or NAME=RUN, as comel serve was given them; may be repeated."),
+        "runs": Flag("--model", "Run directory, or NAME=RUN, as given to comel serve; may be repeated."),
         "state_dir": Flag("--state", "The service's state folder; default comel-state."),
         "settings_file": Flag("--config", "YAML file with the service's settings."),
     },
@@ -26,7 +26,7 @@ __all__ = ["worker"]
     example="lease_seconds=60",
 )
 def worker(given: Given[ServiceSettings], trust: Trusted = None) -> None:
-    """Work on the service's jobs until told to stop; a job under way is finished or put back."""
+    """Work on the service's jobs until stopped; a job in progress is finished or requeued."""
     from comel.app import api
 
     api.worker(**dict(given.settings()) | ({"trusted_code": tuple(trust)} if trust else {}))

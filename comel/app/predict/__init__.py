@@ -1,1 +1,1 @@
-"""``comel predict``: what it is given, the slides one by one, and the files it writes."""
+"""``comel predict``: its inputs, the prediction of each slide, and the files it writes."""

@@ -1,4 +1,4 @@
-"""The files of a prediction, ``<name>.json``, ``.png`` and ``.geojson``, and whether they need not be made again."""
+"""The files of a prediction, ``<name>.json``, ``.png`` and ``.geojson``, and whether existing ones can be kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Writing", "kept_prediction", "kinds_of", "write_prediction"]
 
 KINDS = {"png": "maps", "geojson": "GeoJSON", "json": "JSON"}
-"""By ending, what a file is called; the JSON is written last, so that where it is the others are whole."""
+"""What files are called, by suffix; the JSON is written last, so if it exists the others are complete."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Writing:
 
     @classmethod
     def of(cls, out: Path, options: PredictOptions) -> Writing:
-        """As the options say; the table lies in ``out`` unless they name another."""
+        """From the options; the table lies in ``out`` unless they name another."""
         return cls(out, options.table or out / "predictions.csv", options.width, options.merge)
 
     def path(self, name: str, kind: str) -> Path:
-        """The file of a slide of one of :data:`KINDS`."""
+        """A slide's file of one of :data:`KINDS`."""
         return self.out / f"{name}.{kind}"
 
 
@@ -52,15 +52,15 @@ def kinds_of(prediction: Prediction) -> list[str]:
 
 
 def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: Writing, request: str | None) -> Prediction:
-    """Write a slide's files in place of those that are there under its name.
+    """Write a slide's files, replacing existing ones of its name.
 
-    A map or regions that cannot be drawn do not cost the result: a note says why they are missing, or drawn otherwise.
+    A map or regions that cannot be drawn do not cost the result: a note says why they are missing, or drawn differently.
 
     Args:
-        prediction: what to write.
+        prediction: the prediction to write.
         thumbnail: the slide's picture to draw the map on, or None.
-        writing: where and how.
-        request: hash of all that was asked, for :func:`kept_prediction`; None where it cannot be known.
+        writing: where and how to write.
+        request: hash of everything requested, for :func:`kept_prediction`; None if unknown.
 
     Returns:
         The prediction with these notes.
@@ -91,7 +91,7 @@ def write_prediction(prediction: Prediction, thumbnail: Image | None, writing: W
 
 
 def _map(prediction: Prediction, thumbnail: Image | None, width: int) -> tuple[Image | None, list[str]]:
-    """The map, and what a user should know of it."""
+    """The map, and notes on it for the user."""
     from comel.prediction.picture import draw_map, map_size
 
     try:
@@ -109,7 +109,7 @@ def _map(prediction: Prediction, thumbnail: Image | None, width: int) -> tuple[I
 
 
 def kept_prediction(name: str, writing: Writing, request: str) -> Prediction | None:
-    """The slide's prediction where its files are there and were made by the same request; else None."""
+    """The slide's prediction if its files exist and were made by the same request; otherwise None."""
     try:
         value = read_json(writing.path(name, "json"))
         if value.get("request") != request:

@@ -1,4 +1,4 @@
-"""What ``comel predict`` is given: slides, bags, folders of bags and manifests, as one list of slides and their cases."""
+"""The inputs of ``comel predict``: slides, bags, folders of bags and manifests, as one list of slides and their cases."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Input:
     """One slide to predict.
 
     Attributes:
-        name: the slide's; its files are called so.
-        bag: its features, or None where they are extracted from ``slide``.
-        slide: its picture, or None where there is none.
-        mpp: micrometres per pixel of level 0 in place of what the slide says.
-        manifest: what it is a row of.
+        name: the slide's name; its files are named after it.
+        bag: its features, or None if they are extracted from ``slide``.
+        slide: its image, or None if there is none.
+        mpp: micrometres per pixel of level 0, overriding the slide's own.
+        manifest: the manifest that it is a row of.
         case_id: its case, as the manifest states it.
         problem: why it cannot be predicted.
     """
@@ -38,15 +38,15 @@ class Input:
 
     @property
     def case(self) -> str:
-        """What is one bag within its manifest: the case, else the slide."""
+        """The unit of one bag within its manifest: the case, otherwise the slide."""
         return self.case_id or self.name
 
 
 def find_inputs(paths: Sequence[Path], options: PredictOptions) -> list[Input]:
-    """Every slide to predict, in order, each under a name of its own.
+    """Every slide to predict, in order, under distinct names.
 
     Raises:
-        ComelError: there is nothing, a path or an option does not fit, a manifest or a folder cannot be used, or two inputs
+        ComelError: there is no input, a path or an option does not fit, a manifest or a folder cannot be used, or two inputs
             would write the same files.
     """
     if not paths:
@@ -62,20 +62,20 @@ def find_inputs(paths: Sequence[Path], options: PredictOptions) -> list[Input]:
         if not path.exists():
             raise ConfigError(f"{path}: no such file", "check the path")
         if not path.is_file() and not path.is_dir():
-            raise ConfigError(f"{path}: is no file but a pipe or a device", "save it as a file")
+            raise ConfigError(f"{path}: not a file but a pipe or a device", "save it as a file")
         for entry in _expand(path, options):
             if entry.name in found:
                 raise ConfigError(f"{found[entry.name]} and {path} would both be '{entry.name}'", "use two folders")
             if options.mpp is not None and (entry.manifest or entry.bag):
                 remedy = "state it in the column 'mpp'" if entry.manifest else "leave it out: a bag has its own"
-                raise ConfigError(f"--mpp is of slides, and has no effect on {path}", remedy)
+                raise ConfigError(f"--mpp applies to slides, and has no effect on {path}", remedy)
             found[entry.name] = path
             inputs.append(entry)
     return inputs
 
 
 def by_case(inputs: Sequence[Input]) -> list[list[Input]]:
-    """The inputs that are one bag together: those of a manifest with the same case."""
+    """The inputs that form one bag: the rows of a manifest with the same case."""
     cases: dict[tuple[Path | None, str], list[Input]] = {}
     for entry in inputs:
         cases.setdefault((entry.manifest, entry.case), []).append(entry)

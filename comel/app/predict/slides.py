@@ -1,6 +1,6 @@
-"""Prediction of slides, bags and manifests to files: JSON, map PNG and GeoJSON a slide, and one table for all.
+"""Prediction of slides, bags and manifests to files: JSON, map PNG and GeoJSON per slide, and one table for all.
 
-Part of the composition root: it reads slides through ``pipelines``, imported only where a prediction is made.
+Part of the composition root: it reads slides through ``pipelines``, imported only when a prediction is made.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one slide: its prediction, or the error that kept it from being predicted."""
+    """The outcome for one slide: its prediction, or the error that prevented it."""
 
     entry: Input
     result: Prediction | ComelError
@@ -54,13 +54,13 @@ class Outcome:
         return prediction_row(self.result, case_id=self.entry.case_id)
 
     def told(self) -> str:
-        """What progress says of it."""
+        """The text for the progress line."""
         if isinstance(self.result, ComelError):
             return f"{self.entry.name}: failed"
         return f"{self.entry.name}: {self.result.predicted_class or 'nothing'}{', kept' if self.kept else ''}"
 
     def kinds(self) -> list[str]:
-        """Which files it has; see :data:`comel.app.predict.files.KINDS`."""
+        """The kinds of files it has; see :data:`comel.app.predict.files.KINDS`."""
         return [] if isinstance(self.result, ComelError) else kinds_of(self.result)
 
 
@@ -77,23 +77,23 @@ def predict_cohort(
     """Predict and write ``<name>.json``, ``<name>.png``, ``<name>.geojson`` to ``out``, and a table.
 
     The slides of a manifest's case are predicted as one bag: each gets the case's label and probabilities, and the scores of
-    its own tiles. Where one of them cannot be used, none of the case is predicted. A slide whose files are in ``out`` and were
+    its own tiles. If one of them cannot be used, none of the case is predicted. A slide whose files are in ``out`` and were
     made by this version from the same inputs and options is kept.
 
     Args:
         run: the run directory.
         inputs: slides, bags (.h5, .pt), folders of bags and manifests (.csv), in any mixture; or one of them.
-        out: folder for the files.
+        out: the folder for the files.
         trust: files of code that the run may load (:class:`comel.base.trust.Trust`).
-        quiet: no progress.
+        quiet: print no progress.
         options: fields of :class:`comel.app.schemas.PredictOptions`: version, task, bags, table, mpp, width, device, ...
 
     Returns:
-        In the order of the inputs a prediction a slide, or the error that kept one of several from being predicted. The error
+        In the order of the inputs, one prediction per slide, or the error of one of several slides. The error
         of a single slide is raised.
 
     Raises:
-        ConfigError: an option or an input does not fit, or there are slides and the model cannot read any.
+        ConfigError: an option or an input does not fit, or there are slides but the model cannot read slides.
     """
     paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
     chosen: PredictOptions = parse_section(PredictOptions, given(options), "predict")
@@ -110,7 +110,7 @@ def predict_each(
     trust: Iterable[str | Path] = (),
     quiet: bool = False,
 ) -> list[Outcome]:
-    """:func:`predict_cohort` with what became of every slide; the table is written also where it is interrupted."""
+    """:func:`predict_cohort` with the outcome of every slide; the table is written even if interrupted."""
     from comel.prediction.picture import check_width
     from comel.prediction.predictor import Predictor
     from pipelines.extraction.contract import ContractReader
@@ -166,7 +166,7 @@ class _Work:
     version: str
 
     def predict(self, case: Sequence[Input]) -> list[Outcome]:
-        """Predict the slides of a case and write their files, or find them there. Whatever one of them causes, the other cases
+        """Predict the slides of a case and write their files, or keep existing ones. Whatever fails here, the other cases
         are predicted."""
         try:
             return self._predict(case)
@@ -180,7 +180,7 @@ class _Work:
         if len(found) == len(case):
             return found
         bags, notes = {}, {}
-        for entry in sorted(case, key=lambda entry: (entry.problem is None, entry.bag is None)):  # what fails soon first
+        for entry in sorted(case, key=lambda entry: (entry.problem is None, entry.bag is None)):  # likely failures first
             try:
                 bags[entry.name], notes[entry.name] = self._read(entry)
             except Exception as error:
@@ -204,7 +204,7 @@ class _Work:
         return outcomes
 
     def _read(self, entry: Input) -> tuple[Bag, list[str]]:
-        """A slide's bag, and what a user should know of its extraction."""
+        """A slide's bag, and notes on its extraction for the user."""
         from comel.bags.foreign import read_any_bag
 
         if entry.problem is not None:
@@ -218,12 +218,12 @@ class _Work:
         return dataclasses.replace(bag, slide_id=entry.name), []
 
     def _thumbnail(self, entry: Input, prediction: Prediction) -> tuple[Image | None, list[str]]:
-        """The slide's picture for the map, which is as large as the bag says; or a note on why it is drawn without."""
+        """The slide's thumbnail for the map, of the extent in the bag; or a note on why the map is drawn without it."""
         if entry.slide is None or prediction.coords is None:
             return None, []
         without = "the map is drawn without the slide"
         if prediction.geometry is None:
-            return None, [f"{without}: its features do not say where its tiles lie; extract it with comel extract"]
+            return None, [f"{without}: its bag does not state where its tiles lie; extract it with comel extract"]
         try:
             return self.reader.thumbnail(entry.slide, mpp=prediction.geometry.level0_mpp_x), []
         except SlideError as error:
@@ -232,7 +232,7 @@ class _Work:
             return None, [f"{without}: {error}"]
 
     def _requests(self, case: Sequence[Input]) -> dict[str, str]:
-        """By slide a hash of all that decides what its files hold; empty where that cannot be known."""
+        """For each slide a hash of everything that determines its files' content; empty if unknown."""
         sources = [self._source(entry) for entry in case]
         if None in sources:
             return {}
@@ -249,7 +249,7 @@ class _Work:
         return {entry.name: sha256_of_json({**asked, "slide": entry.name}) for entry in case}
 
     def _source(self, entry: Input) -> dict[str, Any] | None:
-        """What a slide is read from, by its content; None where that cannot be known."""
+        """A hash of the content that a slide is read from; None if unknown."""
         from pipelines.slides.slide_files import fingerprint
 
         if entry.problem is not None:
@@ -261,7 +261,7 @@ class _Work:
             assert entry.slide is not None
             made = self.reader.source(entry.slide, slide_id=entry.name, mpp=entry.mpp)
         except (OSError, ComelError):
-            return None  # reading it will say what is wrong
+            return None  # reading it will raise the error
         return None if made is None else {"name": entry.name, **made}
 
     def _kept(self, entry: Input, requests: Mapping[str, str]) -> Prediction | None:
@@ -270,7 +270,7 @@ class _Work:
 
 
 def _refusal(entry: Input, error: Exception) -> ComelError:
-    """Why a slide is not predicted, whatever it was; where the disk is full nothing can be, and it is raised again."""
+    """Why a slide is not predicted, for any exception; a full disk stops everything, so that is raised again."""
     if isinstance(error, ComelError):
         return error
     if isinstance(error, OSError):
@@ -279,7 +279,7 @@ def _refusal(entry: Input, error: Exception) -> ComelError:
         return ComelError(f"{error.filename or entry.name}: {error.strerror or error}", "check the file and its permissions")
     refusal = ComelError(
         f"{entry.name}: cannot be predicted ({type(error).__name__}: {first_line(error)})",
-        "look at this slide; if there is nothing wrong with it, report this",
+        "check this slide; if there is nothing wrong with it, report this",
     )
     refusal.__cause__ = error
     return refusal

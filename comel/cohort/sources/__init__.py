@@ -1,1 +1,1 @@
-"""From a cohort as it was downloaded to its manifest; one file a cohort. Slide names come from the download alone."""
+"""From a downloaded cohort to its manifest; one file per cohort. Slide names come only from the download."""

@@ -1,7 +1,7 @@
 """CAMELYON16: lymph nodes with and without metastases of breast cancer (Litjens et al., GigaScience 7:giy065, 2018).
 
 Both published layouts are read: folders ``training/normal``, ``training/tumor``, ``testing/images`` with their
-``lesion_annotations``, and flat ones with ``images`` and ``annotations``. A slide is known by its name: ``normal_``,
+``lesion_annotations``, and flat ones with ``images`` and ``annotations``. A slide is recognised by its name: ``normal_``,
 ``tumor_`` or ``test_`` and a number. Training slides have their label in the name, test slides in ``reference.csv``.
 """
 
@@ -37,21 +37,21 @@ def build(
     """The slides of a CAMELYON16 download.
 
     The official test set is the test split; the training set is dealt out to train and val, stratified by label. Which
-    slides are of one patient is not published, so every slide counts as a patient of its own.
+    slides belong to one patient is not published, so every slide counts as its own patient.
 
     An annotation is the XML with the slide's name. Slides that the download's README names as not annotated exhaustively
-    keep their label and go without annotation, so that they are left out of instance scores.
+    keep their label but get no annotation, so that they are left out of instance scores.
 
     Args:
         root: the folder of the download.
         task: the task's name.
         val_fraction: share of the training set for validation.
-        seed: of the dealing.
+        seed: the seed of the random split.
         exclude: slides to leave out.
-        labels: another table of labels to compare with, see :func:`read_labels`; it changes no label.
+        labels: another table of labels to compare with, see :func:`read_labels`; it does not change any label.
 
     Raises:
-        ManifestError: there are no slides, test slides but no reference, or an excluded slide that is not there.
+        ManifestError: there are no slides, test slides but no reference, or an excluded slide that does not exist.
     """
     cohort = Cohort()
     warn = cohort.warnings.append
@@ -80,7 +80,7 @@ def build(
     incomplete = _not_exhaustive(root) & slides.keys()
     if incomplete:
         shown = listed(sorted(incomplete))
-        warn(f"the README names {len(incomplete)} slides as not annotated exhaustively; they go without: {shown}")
+        warn(f"the README names {len(incomplete)} slides as not annotated exhaustively; they get no annotation: {shown}")
     if not annotations:
         packed = [path.name for path in find_files(root, (".zip",)) if "annotation" in path.name.lower()]
         warn("no slide has an annotation, so there are no instance labels" + (f"; unpack {packed[0]}" if packed else ""))
@@ -108,9 +108,9 @@ def build(
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """The labels of ``reference.csv`` or of another table: the first column is the slide or a file of it, the second its label.
+    """The labels of ``reference.csv`` or a table: the first column is the slide or one of its files, the second the label.
 
-    A label is normal, tumor, 0, 1, false or true, in any case; a first line that names no slide is the header.
+    A label is normal, tumor, 0, 1, false or true, in any case; a first line that does not name a slide is the header.
 
     Returns:
         ``{slide in lower case: "normal" | "tumor"}``.
@@ -124,7 +124,7 @@ def read_labels(path: Path) -> dict[str, str]:
         if not _NAME.fullmatch(name):
             if number == 1:
                 continue
-            raise ManifestError(f"{path.name} line {number}: '{cells[0]}' is no CAMELYON16 slide", "correct the table")
+            raise ManifestError(f"{path.name} line {number}: '{cells[0]}' is not a CAMELYON16 slide", "correct the table")
         label = _LABELS.get(cells[1].lower()) if len(cells) > 1 else None
         if label is None:
             raise ManifestError(f"{path.name} line {number}: {name} has no label normal or tumor", "correct the table")
@@ -134,7 +134,7 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def compare_labels(first: dict[str, str], second: dict[str, str], name: str) -> list[str]:
-    """One line for each slide that ``second``, the table called ``name``, labels otherwise than ``first``."""
+    """One line for each slide that ``second``, the table called ``name``, labels differently from ``first``."""
     return [
         f"{slide}: labelled {first[slide]}, but {second[slide]} in {name}; the first is kept"
         for slide in sorted(first.keys() & second.keys())
@@ -164,7 +164,7 @@ def _reference(root: Path, slides: dict[str, Path]) -> dict[str, str]:
 
 
 def _not_exhaustive(root: Path) -> set[str]:
-    """Slides that a README names where it speaks of exhaustive annotation: in that line, else in the list that follows it."""
+    """Slides that a README names as not annotated exhaustively: in that line, or in the list that follows it."""
     named: set[str] = set()
     for path in find_files(root, (".md", ".txt")):
         if path.name.lower().startswith("readme"):
@@ -180,7 +180,7 @@ def _names_in(line: str) -> set[str]:
 
 
 def _names_in_list(lines: Iterable[str]) -> set[str]:
-    """The slides of the lines up to the first without one; blank lines may come before, not between them."""
+    """The slides in the lines up to the first without a slide; blank lines may come before them, not between them."""
     named: set[str] = set()
     for line in lines:
         found = _names_in(line)

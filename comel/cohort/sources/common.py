@@ -1,4 +1,4 @@
-"""What the cohorts share: finding files, reading tables, and writing a manifest that is checked before it has its name."""
+"""Shared by all cohorts: finding files, reading tables, and writing a manifest that is checked before it gets its name."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ _MAX_TABLE_BYTES = 256 << 20
 
 @dataclass
 class Cohort:
-    """The slides of a cohort, and what its sources do not agree on.
+    """The slides of a cohort, and warnings where its sources disagree.
 
     Attributes:
         rows: one per slide; paths are absolute.
         warnings: one line each.
-        left_out: how many files of the folder are no slides and no annotations, by suffix.
+        left_out: the number of files that are neither slides nor annotations, by suffix.
     """
 
     rows: list[ManifestRow] = field(default_factory=list)
@@ -81,7 +81,7 @@ def slide_row(path: Path, label: str, task: str, **known: Any) -> ManifestRow:
 
 
 def find_files(root: Path, suffixes: Iterable[str] | None = None) -> list[Path]:
-    """All files below a folder, in order of path; with ``suffixes`` those that have one of them, in any case of letters.
+    """All files below a folder, in order of path; with ``suffixes``, only files with one of these suffixes, in any letter case.
 
     Hidden files are left out.
 
@@ -126,12 +126,12 @@ def find_pictures(root: Path) -> list[Path]:
 
 
 def left_out(root: Path, used: Iterable[Path]) -> dict[str, int]:
-    """How many files below a folder are none of ``used``, no part of one and no document, by suffix, most first.
+    """The number of files below a folder, by suffix, most first, that are not in ``used``, part of one, or a document.
 
     Args:
         root: the folder.
         used: slides and annotations. A folder's DICOM files are part of it, and so are the folder of a MIRAX slide and the
-            images that lie beside a VMS or VMU index.
+            images beside a VMS or VMU index.
     """
     files = set(used)
     of_slides = {path for path in files if path.is_dir()} | {path.with_suffix("") for path in files if _is(path, ".mrxs")}
@@ -149,7 +149,7 @@ def _begins(path: Path, beginnings: tuple[bytes, ...]) -> bool:
     try:
         with open(path, "rb") as stream:
             return stream.read(8).startswith(beginnings)
-    except OSError:  # it may not be read
+    except OSError:  # not readable
         return False
 
 
@@ -158,23 +158,23 @@ def _is(path: Path, *suffixes: str) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    """By the suffix, or by the content if the suffix is not that of another kind of file that is known here."""
+    """Decided by the suffix, or by the content if the suffix does not belong to another known kind of file."""
     if path.suffix.lower() in (*SLIDE_SUFFIXES, *PICTURE_SUFFIXES, *VECTOR_SUFFIXES):
         return _is(path, ".dcm")
     try:
         return is_dicom(path)
-    except OSError:  # it may not be read
+    except OSError:  # not readable
         return False
 
 
 def stem_of(path: Path) -> str:
-    """A slide's name: a file's without its suffix, a folder's as it is."""
+    """A slide's name: a file's name without its suffix, or a folder's name."""
     return path.name if path.is_dir() else path.name[: len(path.name) - len(path.suffix)]
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """The cells of a text table of any separator; lines that are blank or start with ``#`` are left out, and a cell that says
-    that nothing is known (:func:`comel.cohort.table_text.is_missing`) is empty.
+    """The cells of a text table of any separator; lines that are blank or start with ``#`` are left out, and a missing value
+    (:func:`comel.cohort.table_text.is_missing`) is empty.
 
     Raises:
         ManifestError: it cannot be read, or holds nothing.
@@ -191,12 +191,12 @@ def write_manifest(
     """Write a cohort's manifest; it is read back and checked before it gets its name.
 
     Args:
-        cohort: what to write.
+        cohort: the cohort to write.
         root: the cohort's folder.
         out: the CSV to write.
-        folds: also deal the slides out to this many folds, see :func:`comel.cohort.splits.assign_folds`.
-        seed: of the folds.
-        force: replace a file that is there.
+        folds: also assign the slides to this many folds, see :func:`comel.cohort.splits.assign_folds`.
+        seed: the seed of the folds.
+        force: replace an existing file.
 
     Returns:
         The manifest as it is read back, and the folder that its paths start from: the manifest's own if the cohort lies
@@ -204,7 +204,7 @@ def write_manifest(
 
     Raises:
         ManifestError: there are no slides, two have the same name, ``out`` exists, or a row cannot be used.
-        ComelError: the folds cannot be dealt.
+        ComelError: the folds cannot be assigned.
     """
     if not cohort.rows:
         raise ManifestError(f"{root}: no slide is left for the manifest", cohort.warnings[0] if cohort.warnings else "")
@@ -235,7 +235,7 @@ def write_manifest(
 
 
 def summary(manifest: Manifest) -> dict[str, dict[str, dict[str, int]]]:
-    """How many slides each task has by label and split (``-`` where the split is not stated)."""
+    """The number of slides in each task by label and split (``-`` if the split is not stated)."""
     counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for row in manifest.rows:
         counts[row.task][row.label][row.split or "-"] += 1
@@ -243,7 +243,7 @@ def summary(manifest: Manifest) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def check_labels(rows: Sequence[ManifestRow]) -> Iterator[str]:
-    """A warning for each task that has one label only, and for labels, tasks and slides that look alike."""
+    """A warning for each task with only one label, and for labels, tasks and slides that look alike."""
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         labels[row.task].add(row.label)

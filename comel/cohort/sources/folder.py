@@ -1,4 +1,4 @@
-"""A cohort of one's own, described by its folders: ``TASK/LABEL/slide`` or, for a single task, ``LABEL/slide``.
+"""Your own cohort, described by its folders: ``TASK/LABEL/slide`` or, for a single task, ``LABEL/slide``.
 
 In a folder without slides PNG and JPEG pictures are the slides.
 
@@ -41,7 +41,7 @@ def build(root: Path, *, task: str | None = None, patient_regex: str | None = No
     Args:
         root: holds ``TASK/LABEL/slide``, or ``LABEL/slide`` if ``task`` is given; folders below the label do not matter.
         task: the one task's name.
-        patient_regex: finds the patient in a slide's name: its first group, or all that it matches.
+        patient_regex: matches the patient in a slide's name: its first group, or the whole match.
 
     Raises:
         ManifestError: there are no slides, slides lie outside the folders, or the expression cannot be read.

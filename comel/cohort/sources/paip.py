@@ -3,9 +3,9 @@
 The data come from the platform (Kang et al., BMC Med. Inform. Decis. Mak. 21:114, 2021) and from the challenges of 2019
 (liver), 2020 (colon) and 2021 (perineural invasion in colon, prostate and pancreas): slides (``.svs``), Aperio ImageScope XML
 of the same name, and for 2019 masks called ``NAME_viable.tif`` and ``NAME_whole.tif``. No folder layout is published, so this
-file asks for one folder an organ, in which the files may lie as they come; its name is the task.
+file asks for one folder per organ, in which the files may lie as downloaded; its name is the task.
 
-All slides of the challenges show a tumour. A task needs a second class, so slides without a tumour are given by their folder,
+All slides of the challenges show a tumour. A task needs a second class, so slides without a tumour are marked by their folder,
 ``normal``, or by a table of labels.
 """
 
@@ -46,17 +46,17 @@ def build(
 ) -> Cohort:
     """The slides of PAIP downloads.
 
-    A slide's label is that of ``labels``, else ``negative`` if it lies in a folder of that name, else ``positive``.
+    A slide's label comes from ``labels``; otherwise it is ``negative`` in a folder of that name, and ``positive`` elsewhere.
 
     Args:
-        root: holds one folder an organ; or is the organ's folder, if ``task`` is given.
+        root: holds one folder per organ; or is the organ's folder, if ``task`` is given.
         task: the one task's name.
         positive: label of slides with a tumour.
         negative: label of slides without one, and name of their folder.
         labels: a table whose first column is the slide, or its file, and whose second is its label.
-        suffixes: what follows the slide's name in its annotation's, the first found counts: ``_viable``, ``_whole``, or
+        suffixes: endings after the slide's name in its annotation's name; the first found is used: ``_viable``, ``_whole``, or
             nothing for the XML.
-        annotated: whether annotations are used. PAIP 2021's XML marks nerves, so it is no outline of the tumour.
+        annotated: whether annotations are used. PAIP 2021's XML marks nerves, so it does not outline the tumour.
 
     Raises:
         ManifestError: there are no slides, slides lie outside the organs' folders, or a slide is not in the table.
@@ -64,7 +64,7 @@ def build(
     cohort = Cohort()
     slides = find_files(root, (".svs",))
     if not slides:
-        raise ManifestError(f"{root}: no slide (.svs)", "unpack the download into one folder an organ")
+        raise ManifestError(f"{root}: no slide (.svs)", "unpack the download into one folder per organ")
     given = _labels(labels) if labels is not None else None
     by_task: dict[str, list[Path]] = defaultdict(list)
     for path in slides:
@@ -82,7 +82,7 @@ def build(
             if given is not None:
                 label = given.get(composed(stem_of(path)), "")
                 if not label:
-                    raise ManifestError(f"{labels}: {stem_of(path)} is not in it", "add its label or take the slide away")
+                    raise ManifestError(f"{labels}: does not list {stem_of(path)}", "add its label or remove the slide")
             elif negative.lower() in (part.lower() for part in path.relative_to(folder).parts[:-1]):
                 label = negative
             annotation = _annotation_of(path, annotations, suffixes) if annotated else None
@@ -116,7 +116,9 @@ def _labels(path: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
     for number, cells in enumerate(read_table(path), start=1):
         if len(cells) < 2 or not cells[0] or not cells[1]:
-            raise ManifestError(f"{path.name} line {number}: no slide and label", "the first two columns are slide and label")
+            raise ManifestError(
+                f"{path.name} line {number}: lacks a slide or a label", "the first two columns are slide and label"
+            )
         name = composed(Path(cells[0]).name)
         name = name[:-4] if name.lower().endswith(".svs") else name
         if labels.setdefault(name, cells[1]) != cells[1]:
@@ -134,7 +136,7 @@ def _annotation_of(slide: Path, annotations: dict[str, Path], suffixes: Sequence
 
 
 def _filled_layers(path: Path) -> int:
-    """How many layers of an ImageScope file have a region; 0 where it is another kind of XML."""
+    """How many layers of an ImageScope file have a region; 0 for other XML."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import parse
 

@@ -2,7 +2,7 @@
 
 A slide's file name is its barcode, ``TCGA-SS-PPPP-01Z-00-DX1.UUID.svs``: SS is the tissue source site, ``TCGA-SS-PPPP`` the
 patient, 01 to 09 a tumour sample, DX a diagnostic slide (TS, BS and MS are frozen sections). The subtypes of lung and kidney
-are projects of their own; those of breast and oesophagus stand in a clinical table. No task has a negative class.
+are separate projects; those of breast and oesophagus are in a clinical table. No task has a negative class.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TASKS: Mapping[str, Mapping[str, str | None]] = {
     "RCC": {"TCGA-KIRC": "KIRC", "TCGA-KIRP": "KIRP", "TCGA-KICH": "KICH"},
     "ESCA": {"TCGA-ESCA": None},
 }
-"""The projects of each task; a project's label, or None where a table says it."""
+"""The projects of each task; a project's label, or None if a table states it."""
 
 SUBTYPES: Mapping[str, Mapping[str, str]] = {
     "BRCA": {
@@ -52,7 +52,7 @@ SUBTYPES: Mapping[str, Mapping[str, str]] = {
         "esophagus squamous cell carcinoma": "ESCC",
     },
 }
-"""What tables of the GDC and of cBioPortal call the subtypes, in lower case."""
+"""Names of the subtypes in tables of the GDC and cBioPortal, in lower case."""
 
 PATIENT_COLUMNS = ("cases.submitter_id", "case_submitter_id", "bcr_patient_barcode", "patient_id", "case_id", "patient")
 SUBTYPE_COLUMNS = (
@@ -71,7 +71,7 @@ _NOTHING = {"", "'--", "--", "na", "n/a", "[not available]", "not reported"}
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the GDC: its name, where it lies or would lie, and its project where that is known."""
+    """A GDC file: its name, its actual or expected path, and its project if known."""
 
     name: str
     path: Path
@@ -89,7 +89,7 @@ def build(
 ) -> Cohort:
     """The diagnostic slides of a GDC download.
 
-    A slide's project is that of the sample sheet, else that of a folder on its path (``TCGA-LUAD``).
+    A slide's project comes from the sample sheet, otherwise from a folder on its path (``TCGA-LUAD``).
 
     Args:
         root: the folder of the download; a slide lies in ``FILE_ID/``, as the GDC's tool leaves it, or anywhere else.
@@ -97,7 +97,7 @@ def build(
             on disk.
         sample_sheet: the GDC sample sheet (columns ``File ID``, ``File Name``, ``Project ID``).
         subtypes: clinical tables with a patient and a subtype column, see :func:`read_subtypes`.
-        subtype_column: the subtype column, where its name is none of the usual ones.
+        subtype_column: the subtype column, if its name is not one of the usual ones.
         tasks: only these of :data:`TASKS`, in this order.
 
     Raises:
@@ -105,7 +105,7 @@ def build(
     """
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
-        raise ManifestError(f"--task {unknown[0]}: no such task", f"choose of {', '.join(TASKS)}")
+        raise ManifestError(f"--task {unknown[0]}: no such task", f"choose from {', '.join(TASKS)}")
     cohort = Cohort()
     files = _files(root, gdc_manifest, sample_sheet, cohort)
     diagnostic = _diagnostic(files, cohort)
@@ -119,7 +119,7 @@ def build(
     others = Counter(str(file.project) for file in diagnostic if file.project not in task_of)
     if others:
         counted = ", ".join(f"{project} {count}" for project, count in sorted(others.items()))
-        cohort.warnings.append(f"{others.total()} slides of projects that make no task are left out: {counted}")
+        cohort.warnings.append(f"{others.total()} slides of projects outside the tasks are left out: {counted}")
     known = read_subtypes(subtypes, subtype_column) if subtypes else {}
     for task in tasks or TASKS:
         _add_task(task, [file for file in diagnostic if task_of.get(str(file.project)) == task], known, cohort)
@@ -129,10 +129,10 @@ def build(
 
 
 def read_subtypes(tables: Iterable[Path], column: str | None = None) -> dict[str, set[str]]:
-    """What clinical tables say of each patient's subtype: ``{TCGA-SS-PPPP: {value, ...}}``.
+    """Each patient's subtypes in clinical tables: ``{TCGA-SS-PPPP: {value, ...}}``.
 
-    Tables are the GDC's ``clinical.tsv``, cBioPortal's clinical data, or any with such columns. Names of columns are compared
-    without case, spaces as underscores. Lines whose patient is no TCGA barcode (second headers) and empty cells are left out.
+    Tables are the GDC's ``clinical.tsv``, cBioPortal's clinical data, or any with such columns. Column names are compared
+    without case, spaces as underscores. Lines whose patient is not a TCGA barcode (second headers) and empty cells are skipped.
 
     Raises:
         ManifestError: a table lacks a patient or a subtype column.
@@ -160,7 +160,7 @@ def _files(root: Path, gdc_manifest: Path | None, sample_sheet: Path | None, coh
     listing: list[tuple[str, ...]] | None = None
     if sample_sheet is not None:
         sheet = _columns(sample_sheet, ("file_id", "file_name", "project_id"), "a GDC sample sheet")
-        # A slide of several samples has its project once for each.
+        # A slide with several samples has its project once per sample.
         projects = {name: project.split(",")[0].strip() for _, name, project in sheet}
         listing = [(identity, name) for identity, name, _ in sheet]
     if gdc_manifest is not None:
@@ -182,7 +182,7 @@ def _files(root: Path, gdc_manifest: Path | None, sample_sheet: Path | None, coh
 
 
 def _one(identity: str, name: str, found: list[Path], root: Path) -> Path:
-    """A listed file: where the GDC's tool puts it, else the one place where it is found."""
+    """A listed file: where the GDC's tool puts it, otherwise the only place where it is found."""
     usual = root / identity / name
     return usual if not found or usual in found else found[0]
 
@@ -193,7 +193,7 @@ def _project_on_path(path: Path, root: Path) -> str | None:
 
 
 def _diagnostic(files: Sequence[_File], cohort: Cohort) -> list[_File]:
-    """The diagnostic slides of tumours; the others are counted in a warning each."""
+    """The diagnostic slides of tumours; the others are counted, one warning per reason."""
     kept, nameless, frozen, healthy = [], [], [], []
     for file in files:
         match = _BARCODE.match(file.name.upper())
@@ -205,7 +205,11 @@ def _diagnostic(files: Sequence[_File], cohort: Cohort) -> list[_File]:
             healthy.append(file.name)
         else:
             kept.append(file)
-    for names, why in ((nameless, "no TCGA slide by name"), (frozen, "no diagnostic slide"), (healthy, "no tumour sample")):
+    for names, why in (
+        (nameless, "not named like a TCGA slide"),
+        (frozen, "not a diagnostic slide"),
+        (healthy, "not a tumour sample"),
+    ):
         if names:
             cohort.warnings.append(f"{len(names)} files are left out, {why}: {listed(sorted(names))}")
     return kept
@@ -220,7 +224,7 @@ def _add_task(task: str, files: Sequence[_File], known: Mapping[str, set[str]], 
         if label is None:
             if not known:
                 raise ManifestError(
-                    f"{file.project} does not say its subtypes, which are the labels of the task {task}",
+                    f"{file.project} does not state its subtypes, which are the labels of the task {task}",
                     f"give --subtypes TABLE with a patient column ({PATIENT_COLUMNS[1]}, Patient ID, ...) and a subtype column "
                     "(Cancer Type Detailed, primary_diagnosis, ...), or choose tasks by --task",
                 )

@@ -11,12 +11,12 @@ __all__ = ["GatedAttention", "GatedUnits"]
 
 
 class GatedUnits(nn.Module):
-    """``g_m = tanh(V h_m) * sigmoid(U h_m)``, what gated attention weighs an instance by; no biases.
+    """``g_m = tanh(V h_m) * sigmoid(U h_m)``, the input of gated attention's weights; no biases.
 
     Args:
         dim: width of the instances.
         hidden: width of g.
-        dropout: on both factors.
+        dropout: dropout on both factors.
     """
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
@@ -40,6 +40,6 @@ class GatedAttention(nn.Module):
         self.w = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """h (B, M, dim), mask (B, M) True where there is an instance -> bag features (B, dim), attention (B, M)."""
+        """h (B, M, dim), mask (B, M) True for an instance -> bag features (B, dim), attention (B, M)."""
         attention = masked_softmax(self.w(self.units(h)), mask).squeeze(-1)
         return torch.einsum("bm,bmd->bd", attention, h), attention

@@ -1,4 +1,4 @@
-"""The page that shows the API: Swagger UI, which comes from npm (:mod:`service.vendor`); nothing is loaded from elsewhere."""
+"""The API's documentation page: Swagger UI from npm (:mod:`service.vendor`); nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 

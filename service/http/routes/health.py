@@ -1,4 +1,4 @@
-"""Is the service up, can it work, and what Prometheus reads."""
+"""Health, readiness, and Prometheus' metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TEXT = {"type": "string", "examples": ["# TYPE comel_predictions_total counter\
 
 @router.get("/healthz", summary="Is the service up", operation_id="health")
 async def health() -> Health:
-    """Cheap: touches neither the model nor the disk, and answers while predictions run."""
+    """Cheap: uses neither the model nor the disk, and answers while predictions run."""
     return Health()
 
 
@@ -49,9 +49,9 @@ def ready(request: Request) -> Readiness:
         raise NotReadyError(without_paths(error.what, request.app.state.hidden), error.remedy) from None
     warnings = [_refused(state, request.app.state.hidden) for state in states if state.refusal is not None]
     if all(state.version is None for state in states):
-        raise NotReadyError("; ".join(warnings) or "no model answers", "see to the runs")
+        raise NotReadyError("; ".join(warnings) or "no model answers", "check the runs")
     warnings += [
-        f"model {name}: cannot be loaded where bags are answered at once: {without_paths(why, request.app.state.hidden)}"
+        f"model {name}: cannot be loaded for answering bags at once: {without_paths(why, request.app.state.hidden)}"
         for name, why in sorted(backend.unloadable.items())
     ]
     if unlisted := backend.slides.folders.unlisted:
@@ -61,15 +61,15 @@ def ready(request: Request) -> Readiness:
 
 def _check_folders(settings: ServiceSettings) -> None:
     if not os.access(settings.state_dir, os.W_OK | os.X_OK):
-        raise NotReadyError("the state folder cannot be written", "see to its permissions")
+        raise NotReadyError("the state folder cannot be written", "check its permissions")
     if shutil.disk_usage(settings.state_dir).free < settings.max_upload_bytes:
         raise NotReadyError("the disk has no room for the largest upload", "free some, or lower max_upload_bytes")
     if not all(os.access(root, os.R_OK | os.X_OK) for root in settings.slide_roots):
-        raise NotReadyError("a slide folder cannot be read", "see whether it is mounted")
+        raise NotReadyError("a slide folder cannot be read", "check whether it is mounted")
 
 
 def _refused(state: ModelState, hidden: Iterable[Path]) -> str:
-    """Which version of a model cannot be used, why, and which one answers."""
+    """A sentence on the version that cannot be used, why, and the one that answers."""
     assert state.refusal is not None
     wanted = "the run" if state.refusal.version is None else f"version {state.refusal.version}"
     answers = "none" if state.version is None else f"version {state.version}"
@@ -86,7 +86,7 @@ def _refused(state: ModelState, hidden: Iterable[Path]) -> str:
     dependencies=[allow("admin")],
 )
 def metrics(request: Request) -> Response:
-    """Needs a key of scope admin, where the service has keys."""
+    """Needs a key of scope admin, if the service has keys."""
     measured: Metrics = request.app.state.metrics
     backend = backend_of(request)
     measured.jobs(backend.queue.counts())

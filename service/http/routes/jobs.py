@@ -1,4 +1,4 @@
-"""Jobs: how far they are, and cancelling them."""
+"""Jobs: their progress, and cancelling them."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ JobId = Annotated[str, Path(description="a job's id", examples=[EXAMPLE_ID])]
 def list_jobs(
     request: Request, state: StateFilter = None, model: ModelFilter = None, limit: Limit = 50, cursor: TimeCursor = None
 ) -> JobPage:
-    """Newest first. Jobs that come meanwhile do not shift the pages."""
+    """Newest first. Jobs added meanwhile do not shift the pages."""
     page = backend_of(request).queue.list(state=state, model=model, limit=limit, cursor=cursor)
     return JobPage(items=[job_answer(accepted) for accepted in page.items], next=page.next)
 
 
 @router.get(
     "/{identifier}",
-    summary="How far a job is",
+    summary="A job's progress",
     operation_id="read_job",
     responses=problems(404),
     dependencies=[allow("read")],
 )
 def read_job(request: Request, identifier: JobId) -> JobAnswer:
-    """State, progress, and its place in the queue. Ask again every second or two, or give the job a webhook."""
+    """State, progress, and its place in the queue. Poll every second or two, or give the job a webhook."""
     return job_answer(backend_of(request).queue.get(identifier))
 
 
@@ -54,8 +54,8 @@ def read_job(request: Request, identifier: JobId) -> JobAnswer:
     dependencies=[allow("predict")],
 )
 def cancel_job(request: Request, identifier: JobId) -> JobAnswer:
-    """A job that waits is never begun; one that runs has its worker process killed. One that has ended stays as it is. A key
-    cancels what it asked for; what others asked for needs scope manage."""
+    """A waiting job is never started; a running one has its worker process killed. One that has ended is unchanged. A key
+    cancels its own jobs; those of others need scope manage."""
     backend, known = backend_of(request), identifier if is_id(identifier) else None
     audit: AuditLog = request.app.state.audit
     with audited(request, "cancel", job=known) as record:

@@ -1,4 +1,4 @@
-"""The models: what they know and need, which of their versions answers, and how to change that."""
+"""The models: their classes and requirements, the version that answers, and how to change it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ModelName = Annotated[str, Path(description="a model's name", examples=["breast"
 
 @router.get("", summary="The models that answer", operation_id="list_models", dependencies=[allow("read")])
 def models(request: Request) -> ModelsAnswer:
-    """Which classes each model tells apart, and how the features that it is given must have been made."""
+    """Each model's classes, and how its input features must have been made."""
     registry: ModelRegistry = request.app.state.models
     settings: ServiceSettings = request.app.state.settings
     states = [registry.state(name) for name in registry.names]
@@ -78,8 +78,8 @@ def model(request: Request, name: ModelName) -> ModelAnswer:
 def choose_version(request: Request, name: ModelName, asked: VersionRequest) -> ModelAnswer:
     """Roll back to an older version, or forward; null follows the newest again.
 
-    The version is loaded and tried first. Where it cannot be used, or wants bags that are made otherwise, nothing changes and
-    the answer says why. Requests under way end on the version that they began with.
+    The version is loaded and tried first. If it cannot be used, or needs bags made differently, nothing changes and
+    the answer says why. Running requests end on the version that they began with.
     """
     registry: ModelRegistry = request.app.state.models
     metrics: Metrics = request.app.state.metrics
@@ -94,7 +94,7 @@ def _answer(request: Request, name: str) -> ModelAnswer:
     registry: ModelRegistry = request.app.state.models
     run, state = registry.run(name), registry.state(name)
     if state.version is None:
-        registry.get(name)  # which says why it cannot be used
+        registry.get(name)  # raises the reason
     rows = _rows(run)
     versions = []
     for number in reversed(run.versions()):
@@ -145,11 +145,11 @@ def _refused(request: Request, refusal: Refusal) -> RefusedVersion:
 
 
 def _rows(run: RunDirectory) -> Mapping[int, Any]:
-    """Of each version the row of the run's R matrices that belongs to it, by task."""
+    """For each version its row of the run's R matrices, by task."""
     try:
         metrics = read_metrics(run.metrics)
     except ComelError:
-        return {}  # a run without scores predicts all the same
+        return {}  # a run without scores can still predict
     table = ScoreTable.of_run(metrics)
     matrices = [(kind, mode.key, name, table.matrix(kind, mode, name)) for kind, mode, name in table.keys]
     return {

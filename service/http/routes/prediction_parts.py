@@ -40,10 +40,11 @@ ColourMap = Annotated[
 ]
 Origin = Annotated[
     Literal["bounds", "level0"],
-    Query(description="where (0, 0) lies: bounds as QuPath has it, level0 as OpenSlide", examples=["level0"]),
+    Query(description="where (0, 0) lies: bounds as in QuPath, level0 as in OpenSlide", examples=["level0"]),
 ]
 MinimumScore = Annotated[
-    float | None, Query(ge=0, le=1, description="leave out tiles below; the model's threshold if not given", examples=[0.5])
+    float | None,
+    Query(ge=0, le=1, description="leave out tiles below this score; the model's threshold if not given", examples=[0.5]),
 ]
 Merge = Annotated[bool, Query(description="join touching tiles into regions", examples=[True])]
 Count = Annotated[int, Query(ge=1, le=1000, description="how many tiles", examples=[12])]
@@ -55,14 +56,14 @@ _COLLECTION = {
     "properties": {
         "type": {"type": "string", "description": "always FeatureCollection"},
         "features": {"type": "array", "items": {"type": "object"}, "description": "GeoJSON features"},
-        "notice": {"type": "string", "description": "what the answer may be used for"},
+        "notice": {"type": "string", "description": "permitted use of the answer"},
     },
 }
 
 
 @router.get("/instances", summary="All tiles with their scores", operation_id="read_instances")
 def instances(request: Request, identifier: PredictionId) -> InstancesAnswer:
-    """The instance-level map as numbers, whole."""
+    """The complete instance-level map as numbers."""
     with reading(request, identifier, "instances"):
         stored = backend_of(request).predictions.load(identifier)
     return InstancesAnswer(id=identifier, instances=instances_body(stored.prediction, None))
@@ -83,7 +84,7 @@ def map_png(
     alpha: Alpha = None,
     colormap: ColourMap = None,
 ) -> Response:
-    """Tile scores over the slide's thumbnail, or over a light canvas where only a bag was given."""
+    """Tile scores over the slide's thumbnail, or over a light canvas if only a bag was given."""
     with reading(request, identifier, "map.png"):
         store = backend_of(request).predictions
         content = store.map_png(identifier, width=width, alpha=alpha, threshold=threshold, colormap=colormap)
@@ -113,7 +114,7 @@ def map_geojson(
 
 @router.get("/tiles", summary="The strongest tiles", operation_id="read_tiles")
 def tiles(request: Request, identifier: PredictionId, count: Count = 12) -> TilesAnswer:
-    """Highest score first. Pictures were kept of the first 12 where the prediction was made from a slide."""
+    """Highest score first. Pictures of the first 12 are kept if the prediction was made from a slide."""
     with reading(request, identifier, "tiles"):
         stored = backend_of(request).predictions.load(identifier)
     prediction, geometry = stored.prediction, stored.prediction.geometry
@@ -146,7 +147,7 @@ def tiles(request: Request, identifier: PredictionId, count: Count = 12) -> Tile
     | problems(416),
 )
 def tile_picture(request: Request, identifier: PredictionId, rank: Rank) -> FileAnswer:
-    """Kept with the prediction where that was made from a slide."""
+    """Kept with the prediction if it was made from a slide."""
     with reading(request, identifier, "tile"):
         return FileAnswer(backend_of(request).predictions.tile(identifier, rank), media_type="image/jpeg")
 
@@ -162,6 +163,6 @@ def tile_picture(request: Request, identifier: PredictionId, rank: Rank) -> File
     | problems(416),
 )
 def bag(request: Request, identifier: PredictionId) -> FileAnswer:
-    """As it was sent, or as it was extracted from the slide."""
+    """As sent, or as extracted from the slide."""
     with reading(request, identifier, "bag.h5"):
         return FileAnswer(backend_of(request).predictions.bag(identifier), media_type="application/x-hdf5")

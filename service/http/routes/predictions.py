@@ -1,4 +1,4 @@
-"""Ask for predictions, list them, read and delete one."""
+"""Request predictions, list them, read and delete one."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ MAX_INLINE_INSTANCES = 10_000
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"], responses=guarded(422))
 
 _FIELDS = {
-    "task": "tell apart the classes of this task only",
+    "task": "distinguish only the classes of this task",
     "model": "name of the model; the default one if not given",
-    "assume_encoder": "the encoder that made the features, where the file does not say",
-    "webhook": "URL that is called when the job has ended; makes it a job in any case",
+    "assume_encoder": "the encoder of the features, if the file does not state it",
+    "webhook": "URL that is called when the job has ended; always makes it a job",
 }
 _UPLOAD_SCHEMA = {
     "type": "object",
@@ -84,7 +84,7 @@ IdempotencyKeyHeader = Annotated[
         examples=["case-7-1"],
     ),
 ]
-Prefer = Annotated[str | None, Header(description="respond-async: a job in any case", examples=["respond-async"])]
+Prefer = Annotated[str | None, Header(description="respond-async: always a job", examples=["respond-async"])]
 PredictionId = Annotated[str, Path(description="a prediction's id", examples=[EXAMPLE_ID])]
 
 
@@ -107,12 +107,12 @@ async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None
 
     A bag up to a set size is answered at once with 201: the class with its probability and the tiles' scores with coordinates,
     the first 10,000 of them; all are at `links.instances`. Slides, uploads and larger bags become jobs, answered with 202 once
-    the job is safely written down; it survives a restart.
+    the job is safely recorded; it survives a restart.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("multipart/form-data", "application/json"):
         raise WrongKindError(
-            f"a body of type '{kind[:80]}' is not taken",
+            f"a body of type '{kind[:80]}' is not accepted",
             "send multipart/form-data with a bag, or application/json with a slide",
         )
     asked = Asked(
@@ -133,7 +133,7 @@ async def predict(request: Request, idempotency_key: IdempotencyKeyHeader = None
 
 @router.get("", summary="List predictions", operation_id="list_predictions", dependencies=[allow("read")])
 def list_predictions(request: Request, limit: Limit = 50, cursor: TimeCursor = None) -> PredictionPage:
-    """Newest first. Predictions that come meanwhile do not shift the pages."""
+    """Newest first. Predictions added meanwhile do not shift the pages."""
     backend = backend_of(request)
     with audited(request, "read", prediction=None, part="list"):
         page = backend.predictions.list(limit=limit, cursor=cursor)
@@ -159,7 +159,7 @@ def list_predictions(request: Request, limit: Limit = 50, cursor: TimeCursor = N
     dependencies=[allow("read")],
 )
 def read(request: Request, identifier: PredictionId) -> PredictionAnswer:
-    """As it was answered when it was made."""
+    """As answered when it was made."""
     with reading(request, identifier, "prediction"):
         stored = backend_of(request).predictions.load(identifier)
     return _answer(request, stored)
@@ -174,8 +174,8 @@ def read(request: Request, identifier: PredictionId) -> PredictionAnswer:
     dependencies=[allow("predict")],
 )
 def delete(request: Request, identifier: PredictionId) -> None:
-    """With its map, its pictures and its bag. A key deletes what it made; what others made needs scope manage. Its job stays in
-    the list; the audit log keeps who deleted it."""
+    """With its map, its pictures and its bag. A key deletes its own predictions; those of others need scope manage. Its job
+    stays in the list; the audit log keeps who deleted it."""
     store = backend_of(request).predictions
     audit: AuditLog = request.app.state.audit
     with audited(request, "delete", prediction=identifier if is_id(identifier) else None) as record:
@@ -185,7 +185,7 @@ def delete(request: Request, identifier: PredictionId) -> None:
 
 
 def reading(request: Request, identifier: str, part: str) -> AbstractContextManager[Recording]:
-    """Write into the audit log who reads which prediction. Of an id that cannot be one nothing is kept."""
+    """Write into the audit log who reads which prediction. Invalid ids are not recorded."""
     return audited(request, "read", prediction=identifier if is_id(identifier) else None, part=part)
 
 
@@ -203,10 +203,10 @@ def instances_body(prediction: Prediction, limit: int | None) -> InstancesBody:
 
 
 class _Account:
-    """Tells the audit log and the metrics of one request what it comes to.
+    """Records one request's outcome in the audit log and the metrics.
 
-    The line of what is made, or of the job that is accepted, is on disk before that counts: no prediction is given out that the
-    log does not have.
+    The line for the prediction or the accepted job is on disk before it takes effect: no prediction is given out that the
+    log does not contain.
     """
 
     def __init__(self, request: Request, kind: Literal["bag", "slide"]) -> None:
@@ -215,7 +215,7 @@ class _Account:
         self._request, self._kind, self._started, self._written = request, kind, time.perf_counter(), False
 
     def record(self, made: Made | NewJob) -> None:
-        """Write what is about to count."""
+        """Record the outcome that is about to take effect."""
         if isinstance(made, Made):
             told = {"prediction": made.id, "job": None, "run": made.run, "version": made.version}
             self._write({"outcome": "done"}, made.slide_id, **told)
@@ -224,7 +224,7 @@ class _Account:
             self._write({"outcome": "accepted"}, made.slide_id, **told)
 
     def close(self, error: BaseException | None) -> None:
-        """Write a failure, or that the request was one of before, and count it."""
+        """Record a failure or a repeated request, and count it."""
         stored = self.made if isinstance(self.made, Stored) else None
         outcome = {"outcome": "done" if stored is not None else "accepted"} if error is None else outcome_of(error)
         try:
@@ -262,7 +262,7 @@ class _Account:
 
 @asynccontextmanager
 async def _accounted(request: Request, kind: Literal["bag", "slide"]) -> AsyncIterator[_Account]:
-    """Write what the block comes to into the audit log and the metrics."""
+    """Record the block's outcome in the audit log and the metrics."""
     metrics: Metrics = request.app.state.metrics
     account = _Account(request, kind)
     failed: BaseException | None = None
@@ -284,7 +284,7 @@ async def _take_bag(request: Request, account: _Account, asked: Asked) -> Stored
         account.slide = bag.path.stem
         fields = {name: bag.fields.get(name) for name in _FIELDS}
         work = partial(backend.submissions.bag, bag.path, _with(asked, fields), account.record)
-        # A thread of their own allowance, so that waiting predictions never keep reads from a thread.
+        # A separate thread limit, so that waiting predictions never block reads.
         return await anyio.to_thread.run_sync(work, limiter=request.app.state.work)
 
 

@@ -46,23 +46,23 @@ class RasterAnswer(BaseModel):
     columns: int = Field(description="pixels of the picture across; 0 if there is no tile", examples=[120])
     rows: int = Field(examples=[100])
     threshold: float = Field(description="score from which a tile counts as positive", examples=[0.5])
-    classes: list[str] = Field(description="what `class` takes; none if scores by class are not kept", examples=[[]])
-    level0: bool = Field(description="whether lengths are level-0 pixels; else they are in the bag's own unit")
-    level0_width: float = Field(description="width of the slide, or of the tiles' extent where it is not known")
+    classes: list[str] = Field(description="values for `class`; empty if scores by class are not stored", examples=[[]])
+    level0: bool = Field(description="whether lengths are level-0 pixels; otherwise they are in the bag's own unit")
+    level0_width: float = Field(description="width of the slide, or of the tiles' extent if unknown")
     level0_height: float
-    mpp_x: float | None = Field(description="micrometres per pixel; null if the bag states none", examples=[0.25])
+    mpp_x: float | None = Field(description="micrometres per pixel; null if the bag does not state it", examples=[0.25])
     mpp_y: float | None = Field(examples=[0.25])
 
 
 @router.get(
     "/{identifier}/raster.png",
-    summary="The scores, a pixel a tile",
+    summary="The scores, one pixel per tile",
     operation_id="read_raster",
     response_class=Response,
     responses=file_answer("image/png", "Grey 1 to 255 for scores 0 to 1; transparent where no tile lies."),
 )
 def raster_png(request: Request, identifier: PredictionId, name: ClassName = None) -> Response:
-    """To be laid at the corners that raster.json gives. A score is `(grey - 1) / 254`."""
+    """To be placed at the corners given by raster.json. A score is `(grey - 1) / 254`."""
     with reading(request, identifier, "raster.png"):
         raster, _ = _raster(_load(request, identifier), name)
     buffer = io.BytesIO()
@@ -72,7 +72,7 @@ def raster_png(request: Request, identifier: PredictionId, name: ClassName = Non
 
 @router.get("/{identifier}/raster.json", summary="Where raster.png lies", operation_id="read_raster_place")
 def raster_json(request: Request, identifier: PredictionId) -> RasterAnswer:
-    """The corners of the raster, the threshold, and the classes whose scores can be asked for."""
+    """The corners of the raster, the threshold, and the classes whose scores can be requested."""
     with reading(request, identifier, "raster.json"):
         prediction = _load(request, identifier)
         raster, transform = _raster(prediction, None)

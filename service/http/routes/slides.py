@@ -1,4 +1,4 @@
-"""The slides of the slide folders: a list, what each is like, and its pixels for a viewer."""
+"""The slides of the slide folders: a list, each one's facts, and its pixels for a viewer."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from service.slides.pictures import OVERLAP, TILE_SIZE, SlidePictures, version_o
 __all__ = ["Noted", "router"]
 
 KEPT = "private, max-age=31536000, immutable"
-"""Of a picture whose address names the version of the slide that it shows."""
+"""Caching of a picture whose URL names the slide's version."""
 ASKED_AGAIN = "private, no-cache"
 READS_NOTED_SECONDS = 600.0
-"""Between two lines in the audit log about one key's looking at the pictures of one slide."""
+"""Seconds between two audit log lines about one key viewing one slide."""
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=guarded(422))
 
@@ -41,7 +41,8 @@ _JPEG: Responses = {
     **problems(404),
 }
 Prefix = Annotated[
-    str | None, Query(max_length=256, description="only slides whose name begins so, in any case", examples=["slide-1"])
+    str | None,
+    Query(max_length=256, description="only slides whose name starts with this, in any letter case", examples=["slide-1"]),
 ]
 SlideId = Annotated[str, PathParameter(description="a slide's id", examples=[EXAMPLE_SLIDE])]
 Level = Annotated[int, PathParameter(ge=0, le=2**31, description="DeepZoom level, 0 the coarsest", examples=[14])]
@@ -51,7 +52,7 @@ Version = Annotated[
     str | None,
     Query(
         max_length=64,
-        description="of the slide, as GET /v1/slides/{slide} says it: a browser may then keep the picture",
+        description="the slide's version from GET /v1/slides/{slide}: a browser may then cache the picture",
         examples=["9b0d1f4c3a5e7f2011aa22bb"],
     ),
 ]
@@ -60,9 +61,9 @@ Width = Annotated[int, Query(ge=32, le=2048, description="width in pixels", exam
 
 @router.get("", summary="Slides of the slide folders", operation_id="list_slides", dependencies=[allow("read")])
 def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: NameCursor = None) -> SlideList:
-    """By file name; `next` is the cursor of the page after this one. A folder of DICOM files is one slide.
+    """By file name; `next` is the cursor of the next page. A folder of DICOM files is one slide.
 
-    What lies behind a symbolic link is not listed, nor is what has a name that is not text; `unlisted` says how many there are.
+    Files behind symbolic links or with names that are not text are not listed; `unlisted` is their number.
     """
     folders = _files(request).folders
     with audited(request, "read", slide=None, part="list"):
@@ -80,7 +81,7 @@ def slides(request: Request, prefix: Prefix = None, limit: Limit = 100, cursor: 
 
 @router.get(
     "/{slide}",
-    summary="What a slide is like",
+    summary="A slide's facts",
     operation_id="read_slide",
     responses=problems(404),
     dependencies=[allow("read")],
@@ -140,7 +141,7 @@ async def thumbnail(request: Request, slide: SlideId, width: Width = 256, versio
 
 
 async def _picture(request: Request, slide: str, version: str | None, draw: Any) -> Response:
-    """A picture, which a browser may keep where its address says of which version of the slide it is."""
+    """A picture, which a browser may cache if its URL names the slide's version."""
 
     def look() -> tuple[Path, str]:
         path = _find(request, slide)
@@ -153,7 +154,7 @@ async def _picture(request: Request, slide: str, version: str | None, draw: Any)
         return Response(status_code=304, headers=headers)
     content = await _work(request, partial(draw, path))
     if await anyio.to_thread.run_sync(_version_now, path) != shown:
-        headers = {}  # it was replaced meanwhile, and nobody knows which of the two this shows
+        headers = {}  # it was replaced meanwhile, and which version this shows is unknown
     return Response(content, media_type="image/jpeg", headers=headers)
 
 
@@ -165,7 +166,7 @@ def _version_now(path: Path) -> str | None:
 
 
 def _note(request: Request, slide: str) -> None:
-    """Write into the audit log who looks at a slide's pictures: not each of hundreds, but that they were looked at."""
+    """Write into the audit log who views a slide's pictures: one line, not one for each of hundreds."""
     noted: Noted = request.app.state.noted
     if noted.is_due((key_of(request), slide)):
         with audited(request, "read", slide=slide, part="pictures") as record:
@@ -174,7 +175,7 @@ def _note(request: Request, slide: str) -> None:
 
 
 class Noted:
-    """What was written down not long ago; safe from several threads."""
+    """Recent audit lines; thread-safe."""
 
     def __init__(self, seconds: float = READS_NOTED_SECONDS, most: int = 10_000) -> None:
         self._seconds, self._most = seconds, most
@@ -182,12 +183,12 @@ class Noted:
         self._lock = threading.Lock()
 
     def is_due(self, what: Any) -> bool:
-        """Whether it was not written down for so long."""
+        """Whether it was not recorded recently."""
         with self._lock:
             return time.monotonic() - self._times.get(what, -self._seconds) >= self._seconds
 
     def keep(self, what: Any) -> None:
-        """It is being written down."""
+        """Mark it as recorded now."""
         with self._lock:
             self._times[what] = time.monotonic()
             self._times.move_to_end(what)
@@ -196,7 +197,7 @@ class Noted:
 
 
 async def _work(request: Request, work: partial[Any]) -> Any:
-    """Wait for a decoder without holding a thread that others need."""
+    """Wait for a decoder without blocking a thread that others need."""
     return await anyio.to_thread.run_sync(work, limiter=request.app.state.decoding)
 
 

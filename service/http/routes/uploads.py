@@ -1,4 +1,4 @@
-"""Files in parts: begin, send, ask where to go on, delete."""
+"""Files in parts: begin, send, ask for the offset, delete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ router = APIRouter(
 )
 
 _MAY_UPLOAD = [allow("predict")]
-# A part is much smaller than the request that it is a part of.
+# A part is much smaller than the largest request.
 _MAY_SEND_A_PART = [allow("predict", cost=0.1)]
 
 Offset = Annotated[int, Query(ge=0, le=2**53, description="where the part begins: the upload's offset", examples=[16777216])]
@@ -47,7 +47,7 @@ _PART: dict[str, Any] = {
     dependencies=_MAY_UPLOAD,
 )
 def create_upload(request: Request, response: Response, asked: UploadRequest) -> UploadAnswer:
-    """Reserves room for a bag or a slide that is then sent in parts, and can be gone on with after a break."""
+    """Starts an upload of a bag or a slide in parts, which can be resumed after a break."""
     with audited(request, "upload", size=asked.size) as record:
         store = backend_of(request).uploads
         upload = store.create(asked.filename, asked.size, asked.sha256, key_of(request), record=record)
@@ -64,9 +64,9 @@ def create_upload(request: Request, response: Response, asked: UploadRequest) ->
     dependencies=_MAY_SEND_A_PART,
 )
 async def send_part(request: Request, identifier: UploadId, offset: Offset) -> UploadAnswer:
-    """Adds bytes at the upload's offset. After a break, ask for the upload and go on at its offset; a part with another offset
-    is refused with 409, and `Upload-Offset` says the right one. With the last part the file is looked at: what is neither a
-    bag nor a slide, or is not what was announced, is deleted."""
+    """Adds bytes at the upload's offset. After a break, ask for the upload and resume at its offset; a part with another offset
+    is refused with 409, and `Upload-Offset` gives the right one. After the last part the file is checked: one that is neither a
+    bag nor a slide, or differs from the announcement, is deleted."""
     backend = backend_of(request)
     begun = await anyio.to_thread.run_sync(backend.uploads.get, identifier)
     check_maker(request, begun.key, "upload")
@@ -76,7 +76,7 @@ async def send_part(request: Request, identifier: UploadId, offset: Offset) -> U
 
 @router.get(
     "/{identifier}",
-    summary="How far an upload is",
+    summary="An upload's progress",
     operation_id="read_upload",
     responses=problems(404),
     dependencies=_MAY_UPLOAD,
@@ -95,8 +95,8 @@ def read_upload(request: Request, identifier: UploadId) -> UploadAnswer:
     dependencies=_MAY_UPLOAD,
 )
 def delete_upload(request: Request, identifier: UploadId) -> None:
-    """Its file too. Predictions that were made from it stay, without its slide. A key deletes what it sent; what others sent
-    needs scope manage."""
+    """Its file too. Predictions made from it stay, without its slide. A key deletes its own uploads; those of others
+    need scope manage."""
     store = backend_of(request).uploads
     audit: AuditLog = request.app.state.audit
     with audited(request, "delete", upload=identifier if is_id(identifier) else None) as record:

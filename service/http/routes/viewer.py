@@ -27,7 +27,7 @@ PAGE_POLICY = (
     f"default-src 'none'; script-src 'self'; style-src 'self' 'sha256-{_EMPTY}'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page loads nothing but its own; blob: is how tiles arrive that were fetched with a key. Of styles within the page only
+"""The page loads only its own files; blob: is for tiles fetched with a key. Of styles within the page only
 an empty one is allowed."""
 
 _PAGE = Path(service.__file__).parent / "viewer"
@@ -46,7 +46,7 @@ def page(request: Request) -> Response:
 
 @router.get("/viewer/colour-maps.json")
 def colour_maps(request: Request) -> Response:
-    """The colours that the viewer offers, as the map pictures have them."""
+    """The viewer's colours, as in the map pictures."""
     return _answer(request, _colour_maps(), "application/json")
 
 
@@ -60,13 +60,13 @@ def part(request: Request, name: str) -> Response:
 
 
 def viewer_file(name: str) -> Path | None:
-    """Where a part of the page lies, None if there is none of this name."""
+    """The path of a part of the page, None if there is no such part."""
     own = next((path for path in _PAGE.iterdir() if path.name == name and path.suffix in _KINDS), None)
     return own or (vendored(name) if Path(name).suffix in _KINDS else None)
 
 
 def _answer(request: Request, content: bytes, kind: str) -> Response:
-    # To be asked for each time, so that page and modules are always of one version.
+    # Revalidated each time, so that page and modules always have the same version.
     headers = {"ETag": f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"', "Cache-Control": "no-cache"}
     if is_current(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)

@@ -192,7 +192,7 @@ def test_labels_that_may_be_meant_otherwise_are_told(cohort: Stream, tmp_path: P
     words = [word for word in train_words(cohort, tmp_path / "run", "--set", "data.tasks=[colon]") if word != "-q"]
     code, _, said = comel_cli(*words)
     assert code == 0
-    assert "colon: no label is 'normal', so 0, 1 all count as findings; if one means that there is none, say --set" in said
+    assert "colon: no label is 'normal', so 0, 1 all count as findings; if one means that there is none, give --set" in said
     assert "data.negative=0\n" in said
     words[words.index("--out") + 1] = tmp_path / "other"
     code, _, said = comel_cli(*words, "--set", "data.negative=0")
@@ -223,7 +223,7 @@ def test_the_encoder_of_unnamed_features_is_said_in_every_command(cohort: Stream
         ("add-task", run, *data, "--task", "liver", "-q"),
     ):
         if words[0] != "train":
-            assert "say --assume-encoder toy" in one_line(*comel_cli(*words)[::2])
+            assert "give --assume-encoder toy" in one_line(*comel_cli(*words)[::2])
         assert comel_cli(*words, "--assume-encoder", "toy")[::2] == (0, "")
 
 
@@ -265,9 +265,9 @@ def test_add_task_takes_a_file_of_settings_over_those_of_the_run(
 
 def test_resume_takes_no_other_settings_and_wants_a_run(tmp_path: Path, comel_cli: Cli) -> None:
     said = one_line(*comel_cli("train", "--resume", "--out", tmp_path / "run", "--epochs", 2)[::2])
-    assert said.startswith("--resume takes the settings of the run; leave the other settings out")
+    assert said.startswith("--resume uses the run's settings; leave the other settings out")
     said = one_line(*comel_cli("train", "--resume", "--out", tmp_path / "run")[::2])
-    assert "holds no run to go on with" in said
+    assert "holds no run to resume" in said
 
 
 def test_a_folder_of_folds_names_its_runs(tmp_path: Path, toy_stream: Stream, comel_cli: Cli) -> None:
@@ -330,7 +330,7 @@ def test_bad_bags_publish_nothing(
         (["--set", "model.name=comet"], "no 'comet'; did you mean 'comel'?"),
         (["--set", "data.tasks=[lung]"], "no slide of task 'lung'; its tasks are colon, kidney, liver"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["--set", "trainer.device=gpu"], "no device 'gpu'; say auto, cpu, cuda or cuda:N"),
+        (["--set", "trainer.device=gpu"], "no device 'gpu'; give auto, cpu, cuda or cuda:N"),
         (["--set", "data.labels={colon: [normal, adenoma]}"], "unknown label 'tumour'"),
         (["--set", "data.test_fraction=2"], "data.test_fraction"),
     ],
@@ -428,7 +428,7 @@ def test_an_interrupt_says_what_to_do(toy_run: Path, comel_cli: Cli, monkeypatch
     monkeypatch.setattr("comel.app.predict.slides.predict_each", interrupt)
     code, _, told = comel_cli("predict", toy_run, tmp_path / "x.h5", "--out", tmp_path)
     assert code == 130
-    assert told.strip() == "comel: interrupted; the same command goes on where it stopped"
+    assert told.strip() == "comel: interrupted; the same command continues where it stopped"
 
 
 def test_a_defect_of_ours_keeps_its_traceback(

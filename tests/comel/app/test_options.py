@@ -317,7 +317,7 @@ def test_the_service_takes_settings_by_set_in_place_of_its_file(tmp_path: Path, 
     assert (chosen.state_dir, chosen.slide_roots) == (Path("state"), (Path("a"),))
     assert CliRunner().invoke(app, ["serve", "--model", "b=x", "--model", "runs/c"], catch_exceptions=False).exit_code == 0
     assert seen[1].runs == {"b": Path("x"), "c": Path("runs/c")}
-    with pytest.raises(ConfigError, match="two models are called 'c'; name one of them otherwise: --model OTHER=d/c"):
+    with pytest.raises(ConfigError, match="two models are called 'c'; give one another name: --model OTHER=d/c"):
         CliRunner().invoke(app, ["serve", "--model", "runs/c", "--model", "d/c"], catch_exceptions=False)
 
 

@@ -98,7 +98,7 @@ def test_with_the_task_given_the_answer_is_within_it_and_says_so(toy_run: Path, 
         shown = predictor.class_names[1 if said is free else 3]
         np.testing.assert_allclose(said.scores_of(shown), said.instance_scores, atol=1 / 500)
     assert not given.scores_of("colon/tumour").any()
-    with pytest.raises(ConfigError, match="knows no task 'liver'; it knows colon, kidney"):
+    with pytest.raises(ConfigError, match="has no task 'liver'; it knows colon, kidney"):
         predictor.predict(bag, task="liver")
 
 
@@ -222,7 +222,7 @@ def test_inputs_that_do_not_fit(toy_run: Path, toy_stream: Stream, tmp_path: Pat
         ([bag], {"table": tmp_path / "t.xlsx"}, "written as .csv or .parquet"),
         ([tmp_path / "nowhere.svs"], {}, "no such file"),
         ([bag], {"version": 9}, "no version 9"),
-        ([bag], {"task": "liver"}, "knows no task 'liver'"),
+        ([bag], {"task": "liver"}, "has no task 'liver'"),
         ([bag], {"device": "gpu"}, "no device 'gpu'"),
     ]:
         with pytest.raises(ComelError, match=said):
@@ -230,7 +230,7 @@ def test_inputs_that_do_not_fit(toy_run: Path, toy_stream: Stream, tmp_path: Pat
         assert tree(tmp_path / "out") == {}, said
 
 
-UNREADABLE = r"do not say how they were made, so it cannot read slides|uni: (needs the package timm|the weights cannot)"
+UNREADABLE = r"do not state how they were made, so it cannot read slides|uni: (needs the package timm|the weights cannot)"
 
 
 def test_a_slide_cannot_be_predicted_where_features_do_not_say_how_they_were_made(

@@ -47,7 +47,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(
     words = ["predict", toy_run, *map(toy_stream.bag, slides), "--out", tmp_path / "out", "-q"]
     asked.stop = "colon-06"
     code, _, said = comel_cli(*words)
-    assert (code, said) == (130, "comel: interrupted; the same command goes on where it stopped\n")
+    assert (code, said) == (130, "comel: interrupted; the same command continues where it stopped\n")
     assert list(pandas.read_csv(tmp_path / "out" / "predictions.csv")["slide_id"]) == ["colon-07"]
     first = tree(tmp_path / "out")
     asked.stop = ""

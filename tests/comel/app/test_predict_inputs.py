@@ -77,14 +77,14 @@ def test_options_that_do_not_fit_are_refused_before_any_work(
     for slide in slides:
         slide.touch()
     for words, said in [
-        ([*slides, "--task", "nope"], "the model knows no task 'nope'; it knows colon, kidney"),
+        ([*slides, "--task", "nope"], "the model has no task 'nope'; it knows colon, kidney"),
         ([*slides, "--width", 100], "a map of 100 px has no room for its caption; give a width of at least 256"),
         ([*slides, "--mpp", 0], "--mpp 0: no slide has such a resolution (0.05 to 20); correct --mpp"),
         ([slides[0], "--mpp", 250], "--mpp 250: no slide has such a resolution (0.05 to 20); correct --mpp"),
-        ([bag, "--mpp", 2], f"--mpp is of slides, and has no effect on {bag}; leave it out: a bag has its own"),
+        ([bag, "--mpp", 2], f"--mpp applies to slides, and has no effect on {bag}; leave it out: a bag has its own"),
         (
             [toy_stream.manifest, "--mpp", 2],
-            f"--mpp is of slides, and has no effect on {toy_stream.manifest}; state it in the column 'mpp'",
+            f"--mpp applies to slides, and has no effect on {toy_stream.manifest}; state it in the column 'mpp'",
         ),
         ([bag, "--slide", tmp_path / "none.tif"], f"{tmp_path / 'none.tif'}: no such file; check --slide"),
     ]:

@@ -50,7 +50,7 @@ def test_without_the_folder_one_line_names_the_option(run: Path, slide: Path, tm
     code, out, said = comel_cli(*wanted)
     assert (code, out) == (2, "")
     assert said.startswith(
-        "comel: the model reads slides only where their tissue was drawn (it was trained with --tissue geojson)"
+        "comel: the model reads slides only with their tissue drawn by hand (it was trained with --tissue geojson)"
     )
     assert "--tissue-folder" in said
     assert said.count("\n") == 1

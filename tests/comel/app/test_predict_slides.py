@@ -85,7 +85,7 @@ def test_without_geometry_the_map_says_why_it_is_not_on_the_slide(
     assert code == 0
     assert out.splitlines()[-1].startswith("maps and JSON: ")
     [note] = read_prediction(tmp_path / "out" / "a.json").notes
-    assert "do not say where its tiles lie; extract it with comel extract" in note
+    assert "does not state where its tiles lie; extract it with comel extract" in note
     torch.save(torch.from_numpy(bag.features), tmp_path / "b.pt")
     code, out, _ = comel_cli("predict", toy_run, tmp_path / "b.pt", "--slide", slide, *options[2:])
     assert code == 0

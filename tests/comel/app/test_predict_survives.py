@@ -170,7 +170,7 @@ def test_a_pipe_is_refused_and_not_waited_for(name: str, toy_run: Path, comel_cl
     os.mkfifo(tmp_path / name)
     code, _, err = comel_cli("predict", toy_run, tmp_path / name, "--out", tmp_path / "out")
     assert code == 2
-    assert err == f"comel: {tmp_path / name}: is no file but a pipe or a device; save it as a file\n"
+    assert err == f"comel: {tmp_path / name}: not a file but a pipe or a device; save it as a file\n"
 
 
 def test_pipes_in_a_manifest_are_refused_too(toy_run: Path, bags: Path, comel_cli: Cli, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_pipes_in_a_manifest_are_refused_too(toy_run: Path, bags: Path, comel_cl
     encoder = ("--encoder", "efficientnet-lite0", "--quiet")
     code, _, err = comel_cli("extract", manifest, "--out", tmp_path / "extracted", *encoder)
     assert code == 1
-    assert "slide.tif: cannot be read (it is no file but a folder, a pipe or a device)" in err
+    assert "slide.tif: cannot be read (not a file but a folder, a pipe or a device)" in err
     for command in (("inspect", tmp_path / "slide.tif"), ("bags", "check", tmp_path / "slide.tif")):
         code, out, err = comel_cli(*command)
         assert code in (1, 2)

@@ -313,15 +313,18 @@ def test_every_command_runs_the_users_code_on_the_users_word(moved: tuple[Path, 
             change_json(run / "metrics.json", lambda content: content.update(finished=False))
         code, _, said = comel_cli(*command)
         assert (code, said.count("\n")) == (2, 1), command
-        assert "is code in a file, and a run brings no code; if you know that file and trust it, name your copy of it: " in said
+        assert (
+            "is code in a file, and a run does not carry code; if you know that file and trust it, name your copy of it: "
+            in said
+        )
         code, _, said = comel_cli(*command, *trust)
         assert code == 0, said
-        assert "is not known" not in said
+        assert "without knowing" not in said
     code, _, said = comel_cli("report", run, "--out", folder / "a.html")
     assert code == 0
-    assert "a run brings no code" in (folder / "a.html").read_text()
+    assert "a run does not carry code" in (folder / "a.html").read_text()
     assert comel_cli("report", run, "--out", folder / "b.html", *words)[0] == 0
-    assert "a run brings no code" not in (folder / "b.html").read_text()
+    assert "a run does not carry code" not in (folder / "b.html").read_text()
 
 
 def test_code_that_has_changed_is_refused(moved: tuple[Path, Stream], comel_cli: Cli) -> None:
@@ -332,7 +335,7 @@ def test_code_that_has_changed_is_refused(moved: tuple[Path, Stream], comel_cli:
         "predict", folder / "run", stream.bag("colon-07"), "--out", folder / "out", "--trust", folder / "model.py"
     )
     assert (code, said.count("\n")) == (2, 1)
-    assert "model.py: is not the code that the run was trained with (SHA-256 " in said
+    assert "model.py: not the code that the run was trained with (SHA-256 " in said
     assert not (folder / "out").exists()
     assert tree(folder / "run") == before
 
@@ -345,8 +348,8 @@ def test_a_run_without_the_hash_runs_with_a_note(moved: tuple[Path, Stream], com
     words = ("predict", folder / "run", stream.bag("colon-07"), "--out", folder / "out", "--trust", folder / "model.py")
     code, _, said = comel_cli(*words)
     assert code == 0
-    assert "model.py: whether this is the code that the run was trained with is not known; it is run" in said
-    assert "is not known" not in comel_cli(*words, "--quiet")[2]
+    assert "model.py: run without knowing whether it is the code that the run was trained with" in said
+    assert "without knowing" not in comel_cli(*words, "--quiet")[2]
 
 
 @pytest.mark.parametrize("name", ["model", "strategy"])
@@ -362,13 +365,10 @@ def test_the_same_command_goes_on_with_code_that_was_mended(
     file = folder / f"{name}.py"
     file.write_text(file.read_text() + "# a line more\n")
     capsys.readouterr()
-    with pytest.raises(ConfigError, match=rf"{name}\.py: is not the code that the run was trained with"):
+    with pytest.raises(ConfigError, match=rf"{name}\.py: not the code that the run was trained with"):
         comel.train({}, run, resume=True, trust=[folder / "model.py", folder / "strategy.py"])
     comel.train(settings, run)
-    assert (
-        f"training: {file}: has changed since the run began; what was learned before was learned with"
-        in capsys.readouterr().err
-    )
+    assert f"training: {file}: has changed since the run began; earlier stages were learned with" in capsys.readouterr().err
     stored = yaml.safe_load((run / "config.yaml").read_text())[name]
     assert stored["code_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     change_json(run / "metrics.json", lambda content: content.update(finished=False))
@@ -384,7 +384,7 @@ def test_what_a_trusted_file_holds_must_be_a_model(moved: tuple[Path, Stream]) -
         name = f"{folder}/model.py:{attribute}"
         in_models(lambda content, name=name: content["model"].update(name=name, code_sha256=sha256))(folder / "run", folder)  # type: ignore[misc]
         sign(folder / "run")
-        with pytest.raises(ComelError, match="is no model"):
+        with pytest.raises(ComelError, match="is not a model"):
             Predictor.open(folder / "run", trust=[folder / "model.py"])
 
 
@@ -418,7 +418,7 @@ def test_an_encoder_of_the_users_own_reads_slides_on_the_users_word(
     predict = ("predict", run, slide, "--mpp", 0.5, "--out", tmp_path / "out", "--device", "cpu")
     code, _, said = comel_cli(*predict)
     assert (code, said.count("\n")) == (2, 1)
-    assert "no 'toy' among those that are installed" in said
+    assert "no installed encoder 'toy'" in said
     assert "--encoder FILE.py:Class" in said
     for word in ("--encoder", "--trust"):
         assert comel_cli(*predict, word, f"{tmp_path}/toy.py:Toy")[0] == 0
@@ -436,7 +436,7 @@ def test_an_encoder_of_the_users_own_reads_slides_on_the_users_word(
     for word in ("--encoder", "--trust"):
         code, _, said = comel_cli(*predict, word, f"{tmp_path}/toy.py:Toy")
         assert code == 2
-        assert "toy: is not the code that the model's slides were extracted with (SHA-256 " in said
+        assert "toy: not the code that the model's slides were extracted with (SHA-256 " in said
 
 
 def test_a_model_of_a_hub_is_fetched_on_the_users_word_alone(
@@ -458,7 +458,7 @@ def test_a_model_of_a_hub_is_fetched_on_the_users_word_alone(
     predict = ("predict", run, slide, "--mpp", 0.5, "--out", tmp_path / "out", "--device", "cpu")
     code, _, said = comel_cli(*predict)
     assert code == 2
-    assert "no 'hf:owner/model' among those that are installed; if you know that model and trust it, say --encoder hf:" in said
+    assert "no installed encoder 'hf:owner/model'; if you know that model and trust it, give --encoder hf:" in said
     assert asked == []
     for word in (("--trust", "hf:owner/model"), ("--encoder", "hf:owner/model")):
         assert "cannot be fetched" in comel_cli(*predict, *word)[2]

@@ -265,7 +265,7 @@ def test_commands_write_check_and_go_on(tmp_path: Path) -> None:
         "written": 2, "kept": 0,
     }  # fmt: skip
     assert len(read_any_bag(tmp_path / "10x/a.h5")) == 4
-    assert "0 bags written, 2 were there" in run("bags", "scale", tmp_path / "bags", "--mpp", "1.0", "--out", tmp_path / "10x")
+    assert "0 bags written, 2 existed" in run("bags", "scale", tmp_path / "bags", "--mpp", "1.0", "--out", tmp_path / "10x")
     assert "2 bags written" in run("bags", "join-scales", tmp_path / "bags", "--out", tmp_path / "joined")
     checked = {
         entry["file"]: entry for entry in json.loads(run("bags", "check", tmp_path / "bags", tmp_path / "joined", "--json"))

@@ -202,7 +202,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(kind: str, suffix: str, t
         if kind == "link to a pipe":
             os.mkfifo(tmp_path / "pipe")
         path.symlink_to(tmp_path / "pipe")
-    assert ("no such file" if kind == "link to nothing" else "no file but a folder, a pipe or a device") in refusal(
+    assert ("no such file" if kind == "link to nothing" else "not a file but a folder, a pipe or a device") in refusal(
         read_any_bag, path
     )
 
@@ -259,7 +259,7 @@ def test_links_are_refused_and_not_followed(name: str, link: str, layout: str, o
         (lambda file: file["coords"].attrs.update(level0_height=-1), "absurd"),
         (lambda file: file["coords"].attrs.update(patch_size=0), "absurd"),
         (lambda file: file.attrs.update({f"a{i}": i for i in range(300)}), "attributes"),
-        (lambda file: file.attrs.update(a=np.array(["x"] * 2000, dtype=object)), "an attribute that is too large"),
+        (lambda file: file.attrs.update(a=np.array(["x"] * 2000, dtype=object)), "an attribute is too large"),
     ],
 )  # fmt: skip
 def test_attributes_that_are_not_of_a_bag(change: Change, said: str, own: Path) -> None:

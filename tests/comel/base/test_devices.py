@@ -20,12 +20,12 @@ from comel.errors import ConfigError
         ("cuda:1", 2, "cuda:1"),
         ("cuda:2", 2, "no 'cuda:2': this machine has 2 CUDA devices; they count from cuda:0"),
         ("cuda:1", 1, "no 'cuda:1': this machine has 1 CUDA device; they count from cuda:0"),
-        ("cuda:0", 0, "no 'cuda:0': torch finds no CUDA device; say auto or cpu"),
-        ("cuda", 0, "no 'cuda': torch finds no CUDA device; say auto or cpu"),
-        ("meta", 2, "no device 'meta'; say auto, cpu, cuda or cuda:N"),
-        ("mps", 2, "no device 'mps'; say auto, cpu, cuda or cuda:N"),
-        ("gpu", 2, "no device 'gpu'; say auto, cpu, cuda or cuda:N"),
-        ("", 2, "no device ''; say auto, cpu, cuda or cuda:N"),
+        ("cuda:0", 0, "no 'cuda:0': torch finds no CUDA device; give auto or cpu"),
+        ("cuda", 0, "no 'cuda': torch finds no CUDA device; give auto or cpu"),
+        ("meta", 2, "no device 'meta'; give auto, cpu, cuda or cuda:N"),
+        ("mps", 2, "no device 'mps'; give auto, cpu, cuda or cuda:N"),
+        ("gpu", 2, "no device 'gpu'; give auto, cpu, cuda or cuda:N"),
+        ("", 2, "no device ''; give auto, cpu, cuda or cuda:N"),
     ],
 )
 @pytest.mark.parametrize("setting", ["device", "trainer.device"])

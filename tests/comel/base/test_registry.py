@@ -103,4 +103,4 @@ def test_code_that_ends_the_process_is_refused_in_one_line(tmp_path: Path) -> No
 def test_the_nearest_name_or_all_of_them() -> None:
     assert nearest("owlra", ["owlora", "joint"]) == "did you mean 'owlora'?"
     assert nearest("zzz", ["b", "a"]) == "choose one of a, b"
-    assert nearest("zzz", []) == "leave it out: there is none here"
+    assert nearest("zzz", []) == "leave it out: there is nothing to choose from"

@@ -163,8 +163,8 @@ def test_a_mistake_says_where_the_value_came_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("inner: {count: 1}\nopen: {}\ninner: {count: 2}\n", "the key 'inner' stands twice, in lines 1 and 3; remove one"),
-        ("open: {a: {b: 1, b: 2}}", "the key 'b' stands twice, in lines 1 and 1"),
+        ("inner: {count: 1}\nopen: {}\ninner: {count: 2}\n", "the key 'inner' appears twice, in lines 1 and 3; remove one"),
+        ("open: {a: {b: 1, b: 2}}", "the key 'b' appears twice, in lines 1 and 1"),
         ("open: !!python/object/apply:os.system ['true']", "not YAML"),
         ("inner: {label: !!python/name:os.system ''}", "not YAML"),
         ("inner: !!python/object:os.x {}", "not YAML"),
@@ -199,5 +199,5 @@ def test_a_setting_that_must_be_given() -> None:
     class Wanted(BaseModel):
         manifest: Path
 
-    with pytest.raises(ConfigError, match="evaluate: 'manifest' is not given; give it"):
+    with pytest.raises(ConfigError, match="evaluate: 'manifest' is missing; give it"):
         parse_section(Wanted, {}, "evaluate")

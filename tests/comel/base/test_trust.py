@@ -27,7 +27,9 @@ def resolve(trust: Trust, name: str, sha256: str | None = None) -> str:
 
 def test_without_a_word_a_name_is_what_is_installed(mine: Path) -> None:
     assert resolve(Trust(), "path") == "Path"
-    with pytest.raises(ConfigError, match=r"mine\.py:Mine' is code in a file, and a run brings no code; .* --trust mine\.py"):
+    with pytest.raises(
+        ConfigError, match=r"mine\.py:Mine' is code in a file, and a run does not carry code; .* --trust mine\.py"
+    ):
         resolve(Trust(), f"{mine}:Mine")
     with pytest.raises(ConfigError, match="models: no 'os'"):
         resolve(Trust(), "os")
@@ -46,23 +48,23 @@ def test_a_file_is_found_by_its_name_or_its_content(mine: Path, tmp_path: Path) 
         assert resolve(Trust([word]), "/another/machine/mine.py:Mine") == "Mine"
         assert resolve(Trust([word]), "/another/machine/mine.py:Mine", SHA256) == "Mine"
         assert resolve(Trust([word]), "/another/machine/renamed.py:Mine", SHA256) == "Mine"
-    with pytest.raises(ConfigError, match="brings no code"):
+    with pytest.raises(ConfigError, match="does not carry code"):
         resolve(Trust([mine]), "/another/machine/renamed.py:Mine")
-    with pytest.raises(ConfigError, match="brings no code"):
+    with pytest.raises(ConfigError, match="does not carry code"):
         resolve(Trust([f"{mine}:Mine"]), f"{mine}:Other")
     assert resolve(Trust([mine]), f"{mine}:Other") == "Other"
 
 
 def test_a_file_that_has_changed_is_not_run(mine: Path, tmp_path: Path) -> None:
     mine.write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'run')!r}).touch()\n{CODE}")
-    with pytest.raises(ConfigError, match=r"mine\.py: is not the code that the run was trained with \(SHA-256 [0-9a-f]{12}"):
+    with pytest.raises(ConfigError, match=r"mine\.py: not the code that the run was trained with \(SHA-256 [0-9a-f]{12}"):
         resolve(Trust([mine]), f"{mine}:Mine", SHA256)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_hash_that_is_none_is_refused(mine: Path) -> None:
     for sha256 in ("", "ab", "Z" * 64, 5, ["x"]):
-        with pytest.raises(ConfigError, match="is no SHA-256"):
+        with pytest.raises(ConfigError, match="is not a SHA-256"):
             resolve(Trust([mine]), f"{mine}:Mine", sha256)  # type: ignore[arg-type]
 
 
@@ -82,7 +84,7 @@ def test_what_could_not_be_compared_is_noted_once(mine: Path) -> None:
     for _ in range(2):
         trust.resolve(f"{mine}:Mine", {}, "comel.models", note_unchecked=True)
     assert len(trust.notes) == 1
-    assert "is not known" in trust.notes[0]
+    assert "without knowing" in trust.notes[0]
     trust.resolve(f"{mine}:Mine", {}, "comel.models", sha256=SHA256, note_unchecked=True)
     assert len(trust.notes) == 1
 
@@ -97,7 +99,7 @@ def test_a_class_is_loaded_once(mine: Path) -> None:
 @pytest.mark.parametrize("word", ["mine", "mine.txt", "mine.py:", "hf:", "os:system", "uni:folder", "", "."])
 def test_words_that_name_no_code(word: str, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(mine.parent)
-    with pytest.raises(ConfigError, match=r"cannot be trusted: it is no file of code"):
+    with pytest.raises(ConfigError, match=r"cannot be trusted: it is not a code file"):
         Trust([word])
 
 

@@ -128,7 +128,7 @@ def test_other_content_is_refused_and_left_alone(tmp_path: Path, name: str, othe
     there.parent.mkdir(parents=True)
     there.write_bytes((tmp_path / "other" / name).read_bytes() if other == "bag" else b"mine")
     content = there.read_bytes()
-    with pytest.raises(ConfigError, match=r"s1\.(pt|h5): there already, with other content; give another folder"):
+    with pytest.raises(ConfigError, match=r"s1\.(pt|h5): exists already, with other content; give another folder"):
         export_clam([tmp_path / "a"], tmp_path / "out", quiet=True)
     assert there.read_bytes() == content
     assert not list((tmp_path / "out").rglob(".partial*"))
@@ -210,7 +210,7 @@ def test_the_command(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     arguments = [str(bags), "--out", str(tmp_path / "clam"), "--manifest", str(manifest), "-q"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0
-    assert done.stdout.startswith("8 bags written, 0 were there")
+    assert done.stdout.startswith("8 bags written, 0 existed")
     assert str(tmp_path / "clam/dataset_csv/colon.csv") in done.stdout
     again = CliRunner().invoke(app, [*arguments, "--clam"])
-    assert again.stdout.startswith("0 bags written, 8 were there")
+    assert again.stdout.startswith("0 bags written, 8 existed")

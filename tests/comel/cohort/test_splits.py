@@ -156,16 +156,16 @@ def test_fractions_that_leave_no_train(val: float, test: float) -> None:
 
 def test_folds_that_cannot_be_made() -> None:
     rows = [row(number, label="xy"[number > 3]) for number in range(5)]
-    with pytest.raises(ComelError, match="class 'y' of task 't' has one patient only"):
+    with pytest.raises(ComelError, match="class 'y' of task 't' has only one patient"):
         assign_folds(rows, folds=2)
     with pytest.raises(ComelError, match="give at most 4 folds"):
         assign_folds(rows[:4], folds=5)
     with pytest.raises(ComelError, match="at least 2"):
         assign_folds(rows, folds=1)
-    with pytest.raises(ComelError, match="5 slides carry no fold"):
+    with pytest.raises(ComelError, match="5 slides have no fold"):
         split_by_fold(rows, 0)
     folded = [dataclasses.replace(row, fold=row.label == "y") for row in rows]
-    with pytest.raises(ComelError, match="class 'y' of task 't' is in fold 1 only"):
+    with pytest.raises(ComelError, match="class 'y' of task 't' is only in fold 1"):
         split_by_fold(folded, 1)
     with pytest.raises(ComelError, match="no slide is in fold 7"):
         split_by_fold(folded, 7)

@@ -217,5 +217,5 @@ def test_a_store_refuses_what_was_made_otherwise(toy_stream: Stream, tmp_path: P
 
 
 def test_an_empty_bag_is_not_usable() -> None:
-    with pytest.raises(BagError, match=r"a: the bag has no instance \(no tissue\)"):
+    with pytest.raises(BagError, match=r"a: the bag has no instances \(no tissue\)"):
         usable(make_bag("a", np.ones((0, DIMENSION))))

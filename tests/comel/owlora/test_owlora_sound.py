@@ -338,7 +338,7 @@ def test_too_many_declared_adapters_are_an_error_before_training(basis: str, toy
     strategy = {**OWLORA, "basis": basis, "rank": 6}
     refused(
         lambda: comel.train(toy_stream.settings(strategy), tmp_path / "run", quiet=True),
-        r"pool\.v has 16 directions, and not room for 3 adapters of rank 6; set strategy\.rank=5, or",
+        r"pool\.v has 16 directions, too few for 3 adapters of rank 6; set strategy\.rank=5, or",
     )
     assert trained_epochs(tmp_path / "run") == 0
     assert RunDirectory(tmp_path / "run").versions() == []

@@ -62,7 +62,7 @@ def test_a_run_of_ones_own_settings_is_read_back(tmp_path: Path) -> None:
         ("data.manifst=a.csv", "unknown key 'data.manifst'; did you mean 'manifest'?"),
         ("strategy.rnk=3", "strategy: unknown key 'rnk'; did you mean 'rank'?"),
         ("model.blocs=3", "model: unknown key 'blocs'; did you mean 'blocks'?"),
-        ("strategy={name: finetune, rank: 4}", "strategy: unknown key 'rank'; leave it out: there is none here"),
+        ("strategy={name: finetune, rank: 4}", "strategy: unknown key 'rank'; leave it out: there is nothing to choose from"),
         ("strategy.name=owlra", "strategies: no 'owlra'; did you mean 'owlora'?, or give file.py:Class"),
         ("strategy.name=zzz", "choose one of "),
         ("model.name=comell", "models: no 'comell'; did you mean 'comel'?"),

@@ -154,7 +154,7 @@ def test_what_cannot_be_read(tmp_path: Path, changed: dict[str, Any], said: str)
         ([-2, "a", "bag", "class-incremental", "auc", 0.5, None, None], "row 0 of scores names a stage"),
         ([0, "z", "bag", "class-incremental", "auc", 0.5, None, None], "row 0 of scores names a stage or task"),
         ([0, "a", "bag", "class_incremental", "auc", 0.5, None, None], "scores.0.3: Input should be 'class-incremental', "),
-        ([0, "a", "bag", "class-incremental", "auc", float("nan"), None, None], "NaN is no number"),
+        ([0, "a", "bag", "class-incremental", "auc", float("nan"), None, None], "NaN is not a number"),
         ([0, "a", "bag", "class-incremental", "auc", 0.5, None, None, 1], "scores.0: NamedTuple should have at most 8 items"),
         ([0, "a", "bag"], "scores.0.3: Field required"),
         ({"stage": 0}, "scores.0."),

@@ -102,7 +102,7 @@ def test_splits(toy_run: Path, two_tasks: Stream, comel_cli: Cli) -> None:
     code, _, said = comel_cli(
         "evaluate", toy_run, "--manifest", two_tasks.manifest, "--bags", two_tasks.bags, "--split", "tests"
     )
-    assert (code, said) == (2, "comel: --split tests: no such split; say train, val, test or all\n")
+    assert (code, said) == (2, "comel: --split tests: no such split; give train, val, test or all\n")
 
 
 def test_training_slides_are_not_tested_on_where_the_manifest_is_silent(
@@ -149,7 +149,7 @@ def test_the_table_of_cases_agrees_with_prediction(toy_run: Path, two_tasks: Str
 
 
 def test_unknown_tasks_and_labels_are_refused(toy_run: Path, toy_stream: Stream, two_tasks: Stream, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="version 2 has not learned the task 'liver'; ask for --task colon --task kidney"):
+    with pytest.raises(ConfigError, match="version 2 has not learned the task 'liver'; give --task colon --task kidney"):
         comel.evaluate(toy_run, toy_stream.manifest, toy_stream.bags, quiet=True)
     with pytest.raises(ConfigError, match="version 1 has not learned the task 'kidney'"):
         comel.evaluate(toy_run, two_tasks.manifest, two_tasks.bags, version=1, quiet=True)

@@ -1,4 +1,4 @@
-"""Bags unlike all that was learned: the distance against its definition, its threshold, and the flag of a prediction."""
+"""Bags unlike anything learned: the distance against its definition, its threshold, and the flag of a prediction."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def test_a_model_without_targets_is_refused(name: str) -> None:
 
     model = copy.copy(new_model(1))
     model.__class__ = Bare
-    with pytest.raises(ConfigError, match=rf"strategy '{name}' adapts linear layers, and the model Bare names none"):
+    with pytest.raises(ConfigError, match=rf"strategy '{name}' adapts linear layers, but the model Bare names none"):
         strategy_of(name).before_task(model, stage_of(0), bags_of(0))
 
 

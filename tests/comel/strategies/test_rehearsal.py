@@ -174,7 +174,7 @@ def test_a_damaged_reservoir_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"strategy\.json: cannot be read.*; restore the run from a copy"):
         reservoir.load(tmp_path)
     write_json(tmp_path / "strategy.json", [1])
-    with pytest.raises(RunError, match="holds no state of a strategy"):
+    with pytest.raises(RunError, match="not the state of a strategy"):
         reservoir.load(tmp_path)
     for number in range(3):
         reservoir.offer(bag_number(number), number)

@@ -110,9 +110,7 @@ def test_test_slides_of_the_manifest_that_folds_train_on_are_named(
     ]
     manifest = write_manifest(tmp_path / "m.csv", rows)
     settings = Stream(manifest, stream.bags, rows).settings(FINETUNE, epochs=1, tasks=["colon"])
-    said = (
-        "training: folds put the column split aside: its 2 test slides (colon-01, colon-03) are trained on in all folds but one"
-    )
+    said = "training: folds ignore the column split: its 2 test slides (colon-01, colon-03) are trained on in all folds but one"
     numbers = len({row["fold"] for row in rows})
     train_folds(settings, tmp_path / "out", folds=numbers)
     assert capsys.readouterr().err.count(said) == 1
@@ -123,7 +121,7 @@ def test_test_slides_of_the_manifest_that_folds_train_on_are_named(
 def test_a_column_of_folds_with_gaps_is_refused(stream: Stream, tmp_path: Path) -> None:
     rows = [{**row, "fold": "0" if row["slide_id"] != "kidney-05" else ""} for row in stream.rows]
     settings = Stream(write_manifest(tmp_path / "m.csv", rows), stream.bags, rows).settings(FINETUNE)
-    with pytest.raises(ConfigError, match=r"m\.csv: 1 slides carry no fold \(such as kidney-05\); fill the column fold"):
+    with pytest.raises(ConfigError, match=r"m\.csv: 1 slides have no fold \(such as kidney-05\); fill in the column fold"):
         train_folds(settings, tmp_path / "out", folds=2, quiet=True)
 
 
@@ -131,7 +129,7 @@ def test_the_manifests_own_folds_are_taken(stream: Stream, tmp_path: Path) -> No
     rows = [{**row, "fold": str(4 + int(row["patient_id"][-1]) // 2 % 2)} for row in stream.rows]
     own = Stream(write_manifest(tmp_path / "own.csv", rows), stream.bags, rows)
     settings = own.settings(FINETUNE, epochs=1)
-    with pytest.raises(ConfigError, match=r"column fold has 2 folds, not 3; say --folds 2"):
+    with pytest.raises(ConfigError, match=r"column fold has 2 folds, not 3; give --folds 2"):
         train_folds(settings, tmp_path / "out", folds=3, quiet=True)
     assert not (tmp_path / "out").exists()
     train_folds(settings, tmp_path / "out", folds=2, quiet=True)
@@ -311,7 +309,7 @@ def test_the_command_trains_folds_and_orders(stream: Stream, tmp_path: Path, com
     for pair in (("--folds", 2, "--orders", 2), ("--folds", 2, "--resume")):
         refused = command("train", *words, "--out", tmp_path / "both", *pair)
         assert isinstance(refused.exception, ComelError)
-        assert "do not go together" in str(refused.exception)
+        assert "exclude one another" in str(refused.exception)
 
 
 def test_the_command_evaluates_single_tasks_and_writes_a_table(

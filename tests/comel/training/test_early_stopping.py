@@ -79,7 +79,7 @@ def test_the_validation_loss_is_over_the_columns_of_the_bags_head(model: CoMEL) 
         own = logits[:2] if column < 2 else logits[2:]
         losses.append(np.log(np.exp(own).sum()) - logits[column])
     assert got == pytest.approx(np.mean(losses), abs=1e-5)
-    with pytest.raises(BagError, match="no validation case of the stage holds an instance"):
+    with pytest.raises(BagError, match="no validation case of the stage has instances"):
         validation_loss(model, [])
 
 
@@ -226,7 +226,7 @@ def test_a_validation_case_without_tissue_is_passed_over(stream: Stream, tmp_pat
     assert all(np.isfinite(event["validation_ce"]) for event in epochs(run)[0])
     for slide in others:
         write_bag(bags / f"{slide}.h5", make_bag(slide, nothing, np.empty(0, np.int8)))
-    with pytest.raises(BagError, match="no validation case of the stage holds an instance"):
+    with pytest.raises(BagError, match="no validation case of the stage has instances"):
         comel.train(changed.settings(FINETUNE, tasks=["colon"], **SHORT), tmp_path / "none", quiet=True)
 
 

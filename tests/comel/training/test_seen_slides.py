@@ -122,7 +122,7 @@ def test_evaluation_elsewhere_does_not_test_on_what_was_trained_on(
     assert code == 0, said
     scores: dict[str, Any] = json.loads(out)
     assert scores["tasks"]["colon"]["cases"] == len([row for row in rows if row["patient_id"] in trained["test"]]) > 0
-    moved = "slides count as train and not as test, because the run has seen them or their patients there: liver-"
+    moved = "slides count as train, not as test, because the run has seen them or their patients there: liver-"
     assert any(moved in note for note in scores["notes"])
     assert moved in comel_cli("evaluate", run, *words[:-1])[2]
     everything = json.loads(comel_cli("evaluate", run, *words, "--split", "all")[1])
@@ -137,6 +137,4 @@ def test_evaluation_of_what_was_trained_on_alone_says_that_nothing_is_left(
     words = ("--manifest", write_manifest(tmp_path / "elsewhere.csv", rows), "--bags", stream.bags)
     code, _, said = comel_cli("evaluate", run, *words, "--quiet")
     assert (code, said.count("\n")) == (2, 1)
-    assert (
-        "elsewhere.csv: there is no test case (10 slides count as train and not as test, because the run has seen them" in said
-    )
+    assert "elsewhere.csv: there is no test case (10 slides count as train, not as test, because the run has seen them" in said

@@ -180,7 +180,7 @@ def test_interrupt_is_said_in_one_line(small_stream: Stream, tmp_path: Path) -> 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert said.decode() == "comel: interrupted; the same command goes on where it stopped\n"
+    assert said.decode() == "comel: interrupted; the same command continues where it stopped\n"
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(small_stream: Stream, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_other_settings_do_not_go_on_with_an_unfinished_run(small_stream: Stream
     run = tmp_path / "run"
     assert killed(lambda: comel.train(small_stream.settings(**SHORT), run, quiet=True), at=12)
     before = tree(run)
-    with pytest.raises(RunError, match="unfinished run with other settings or another manifest; say --resume"):
+    with pytest.raises(RunError, match="unfinished run with other settings or another manifest; give --resume"):
         comel.train(small_stream.settings(epochs=3, checkpoint_seconds=0), run, quiet=True)
     assert tree(run) == before
     comel.train({}, run, resume=True, quiet=True)
@@ -393,7 +393,7 @@ def test_an_interrupted_add_task_is_not_finished_by_train(toy_run: Path, liver_s
 )
 def test_add_task_does_not_change_the_model(toy_run: Path, liver_stream: Stream, override: str) -> None:
     before = tree(toy_run)
-    with pytest.raises(ConfigError, match="stay as the run was trained"):
+    with pytest.raises(ConfigError, match="stay as in the run"):
         comel.add_task(toy_run, liver_stream.manifest, liver_stream.bags, overrides=[override], quiet=True)
     assert tree(toy_run) == before
 
@@ -569,7 +569,7 @@ def test_domain_incremental_has_one_head(small_stream: Stream, liver_stream: Str
     assert [len(row) for row in metrics(run)["matrices"]["bag"]["domain_incremental"]["auc"]] == [2, 2]
     assert prediction.predicted_class in ("normal", "tumour")
     assert predictor.predict(read_bag(small_stream.bag("kidney-06")), task="kidney").task == "kidney"
-    with pytest.raises(ConfigError, match="knows no task 'lung'; it knows colon, kidney"):
+    with pytest.raises(ConfigError, match="has no task 'lung'; it knows colon, kidney"):
         predictor.predict(read_bag(small_stream.bag("kidney-06")), task="lung")
     turned = write_manifest(tmp_path / "liver.csv", list(reversed(liver_stream.rows)))
     comel.add_task(run, turned, liver_stream.bags, quiet=True)
@@ -604,7 +604,9 @@ def test_a_strategy_of_ones_own_from_a_file(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    with pytest.raises(ConfigError, match=r"a run brings no code; if you know that file and trust it, .* --trust mine\.py"):
+    with pytest.raises(
+        ConfigError, match=r"a run does not carry code; if you know that file and trust it, .* --trust mine\.py"
+    ):
         comel.add_task(run, liver_stream.manifest, liver_stream.bags, quiet=True)
     (tmp_path / "mine.py").rename(elsewhere / "moved.py")
     comel.add_task(run, liver_stream.manifest, liver_stream.bags, trust=["moved.py"], quiet=True)
@@ -613,7 +615,11 @@ def test_a_strategy_of_ones_own_from_a_file(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("class Other: pass\n", "defines no 'Mine'"), ("class Mine: pass\n", "is no strategy"), ("x = (\n", "cannot be loaded")],
+    [
+        ("class Other: pass\n", "defines no 'Mine'"),
+        ("class Mine: pass\n", "is not a strategy"),
+        ("x = (\n", "cannot be loaded"),
+    ],
 )
 def test_a_file_that_holds_no_strategy_is_refused(small_stream: Stream, tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "mine.py").write_text(content)

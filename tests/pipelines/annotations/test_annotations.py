@@ -193,7 +193,7 @@ def test_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_annotation_of_another_slide_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SlideError, match="nothing of it lies on the slide"):
+    with pytest.raises(SlideError, match="none of it lies on the slide"):
         positives(asap(tmp_path / "a.xml", ("_0", square(5000, 5000, 6000, 6000))))
 
 

@@ -119,7 +119,7 @@ def test_a_bag_outlives_its_slide(tmp_path: Path) -> None:
     assert counts(manifest, out) == (2, 0, 0)
     [slide, _] = sorted((tmp_path / "slides").iterdir())
     archived = slide.rename(tmp_path / "archived.tif")
-    said = {"s00": ["its slide is not there any more"], "s01": []}
+    said = {"s00": ["its slide no longer exists"], "s01": []}
     for verify in (False, True, False):
         assert counts(manifest, out, verify=verify) == (0, 2, 0)
         assert notes(out) == said

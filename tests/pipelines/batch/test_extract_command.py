@@ -137,7 +137,7 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(under_way: tuple[subproces
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=6000)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "comel: interrupted; the same command goes on where it stopped"
+    assert errors.splitlines()[-1] == "comel: interrupted; the same command continues where it stopped"
     assert "Traceback" not in errors
     assert not psutil.wait_procs(children, timeout=600)[1]
     assert not leftovers(out)
@@ -180,7 +180,7 @@ def test_a_second_ctrl_c_ends_it_at_once(under_way: tuple[subprocess.Popen[str],
     [
         (["--engine", "dusk"], "comel: --engine: no 'dusk'; did you mean 'dask'?"),
         (["--engine", "dask"], "comel: --engine dask: the scheduler is not named; give --scheduler ADDRESS"),
-        (["--engine", "dask", "--workers", "2"], "comel: --workers is of this machine; "),
+        (["--engine", "dask", "--workers", "2"], "comel: --workers applies to this machine; "),
         (["--scheduler", "tcp://127.0.0.1:1"], "comel: a scheduler was given, but the engine is local; add --engine dask"),
     ],
 )

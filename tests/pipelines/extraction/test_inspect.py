@@ -54,7 +54,7 @@ def test_a_level_that_is_not_read_and_a_slide_smaller_than_a_tile(tmp_path: Path
         for number, level in enumerate((pixels, np.pad(pixels[::2, ::2], ((0, 162), (0, 12), (0, 0))))):
             tiff.write(level, tile=(256, 256), photometric="rgb", metadata=None, subfiletype=number)
     said = inspect(tmp_path / "s.tif", "--mpp", 0.5, "--tile-size", 2000)
-    assert "level 1      512 x 512 px, not read: its factor is not known" in said
+    assert "level 1      512 x 512 px, not read: its factor is unknown" in said
     assert "tiles        0, smaller than a tile: 1000 x 700 px" in said
     found = json.loads(inspect(tmp_path / "s.tif", "--mpp", 0.5, "--json"))
     assert [level["downsample"] for level in found["levels"]] == [1.0, None]

@@ -112,7 +112,7 @@ def test_labels_within_regions_are_of_the_positive_classes(tmp_path: Path, slide
 
 def test_a_slide_without_annotation(tmp_path: Path, slide: Path) -> None:
     for settings in ({"regions_only": True}, {"regions": ("Tumor",)}):
-        with pytest.raises(SlideError, match="no annotation says where its regions are") as caught:
+        with pytest.raises(SlideError, match="no annotation marks its regions") as caught:
             extracted(slide, None, **settings)
         assert caught.value.stage == "annotation"
     assert len(extracted(slide, None, exclude_regions=("Tumor",))) == 16

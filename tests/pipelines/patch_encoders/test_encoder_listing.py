@@ -68,7 +68,7 @@ def test_whether_it_can_be_used_here(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
     assert ready("uni") == "needs comel-mil[timm]"
     assert ready("hibou-b") == "weights: on request"
-    assert ready("phikon-v2") == "weights: to be fetched"
+    assert ready("phikon-v2") == "weights: to be downloaded"
     monkeypatch.setattr("pipelines.patch_encoders.listing.find_spec", lambda name: object())
     assert ready("uni") == "weights: on request"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: str(tmp_path / name))

@@ -134,10 +134,10 @@ def test_unknown_name_names_the_nearest(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hf:", "names no folder; give hf:FOLDER"),
-        ("uni:", "names no folder; give uni:FOLDER"),
+        ("hf:", "does not name a folder; give hf:FOLDER"),
+        ("uni:", "does not name a folder; give uni:FOLDER"),
         ("", "choose one of conch-v1.5, ctranspath"),
-        ("efficientnet-lite0:folder", "takes no folder; give efficientnet-lite0"),
+        ("efficientnet-lite0:folder", "does not take a folder; give efficientnet-lite0"),
     ],
 )
 def test_names_that_cannot_be(name: str, message: str) -> None:

@@ -320,7 +320,7 @@ class Trap:
 
 def test_a_pickle_is_refused_and_not_run(timm: list[Any], tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"proj.weight": Trap(tmp_path / "sprung")}))
-    with pytest.raises(ConfigError, match=r"pytorch_model\.bin: not a file of weights"):
+    with pytest.raises(ConfigError, match=r"pytorch_model\.bin: not a weights file"):
         load_encoder(f"uni:{tmp_path}", "cpu")
     assert not (tmp_path / "sprung").exists()
 
@@ -331,7 +331,7 @@ def test_folders_that_do_not_fit(timm: list[Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no model\.safetensors or pytorch_model\.bin; download it from https"):
         load_encoder(f"uni:{tmp_path}", "cpu")
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ConfigError, match=r"model\.safetensors: not a file of weights"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors: not a weights file"):
         load_encoder(f"uni:{tmp_path}", "cpu")
     network = TinyViT()
     for change in ({"other": torch.zeros(1)}, {"prefix": torch.zeros(1, 1, WIDTH)}):
@@ -354,7 +354,7 @@ def test_gated_weights_say_where_to_ask(timm: list[Any], monkeypatch: pytest.Mon
         load_encoder(name, "cpu")
     assert str(caught.value) == (
         f"{name}: the weights cannot be fetched (401 Client Error); ask for access at https://huggingface.co/{repository} "
-        f"and run 'hf auth login', or run 'hf download {repository} --local-dir FOLDER' where there is network, "
+        f"and run 'hf auth login', or run 'hf download {repository} --local-dir FOLDER' with network access, "
         f"and give {name}:FOLDER"
     )
 

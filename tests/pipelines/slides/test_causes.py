@@ -82,7 +82,7 @@ def test_a_file_that_is_cut_off_says_how_much_is_missing(tmp_path: Path, kept: f
         last = max(file.pages.first.dataoffsets)
     path.write_bytes(content[: int(last * kept)])
     error = refusal(path)
-    assert f"cut off, it has {int(last * kept)} bytes" in error.what
+    assert f"truncated to {int(last * kept)} of at least" in error.what
     assert "copy it again" in error.remedy
 
 
@@ -110,7 +110,7 @@ def test_pictures_of_more_than_eight_bits(tmp_path: Path, bits: int) -> None:
     wide = PIXELS.astype(np.uint16) << (bits - 8)
     for pixels in (wide, wide[..., 0].copy(), np.dstack([wide, wide[..., :1]])):
         (tmp_path / "s.png").write_bytes(imagecodecs.png_encode(pixels))
-        assert "samples of 16 bits; save it with 8 bits a channel" in str(refusal(tmp_path / "s.png"))
+        assert "samples of 16 bits; save it with 8 bits per channel" in str(refusal(tmp_path / "s.png"))
     if bits == 12:
         (tmp_path / "s.jpg").write_bytes(imagecodecs.jpeg8_encode(wide, bitspersample=12))
         assert "samples of 12 bits" in refusal(tmp_path / "s.jpg").what

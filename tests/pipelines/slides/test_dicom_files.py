@@ -76,7 +76,7 @@ def test_a_folder_of_other_dicom_says_so(tmp_path: Path) -> None:
     changed(path, lambda dataset: setattr(dataset, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"))
     for given in (path.parent, path):
         assert "DICOM" in refusal(given).what
-        assert "no image of a slide" in refusal(given).what
+        assert "not an image of a slide" in refusal(given).what
 
 
 def _encoded(syntax: str) -> Callable[[Dataset], None]:
@@ -107,7 +107,7 @@ def _label(dataset: Dataset) -> None:
         (_encoded("1.2.840.10008.1.2.4.201"), "which is not decoded here"),
         (_encoded("1.2.3.4"), "its pixels are encoded as 1.2.3.4"),
         (_deep, "samples of 16 bits"),
-        (_grey, "1 channel a pixel instead of red, green and blue"),
+        (_grey, "1 channel per pixel instead of red, green and blue"),
         (_planes, "3 focal planes"),
         (_label, "a label or an overview"),
     ],

@@ -78,7 +78,7 @@ def test_screen_resolution_is_no_mpp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 264.0, float("nan")])
 def test_absurd_override_is_refused(slide_path: Path, value: float) -> None:
-    with pytest.raises(SlideError, match=r"said to have .* um/px, .*; correct the manifest column 'mpp' \(.*: --mpp\)"):
+    with pytest.raises(SlideError, match=r"the manifest states .* um/px, .*; correct the manifest column 'mpp' \(.*: --mpp\)"):
         open_slide(slide_path, mpp=value)
 
 
@@ -100,7 +100,7 @@ def test_unusable_files_say_so_in_one_line(tmp_path: Path, slide_path: Path) -> 
     # Of a slide cut off in copying nothing tells what it was.
     (tmp_path / "cut.svs").write_bytes(slide_path.read_bytes()[:4096])
     for name in ("text.svs", "cut.svs"):
-        with pytest.raises(SlideError, match="copy it again; if it stays so, convert it") as caught:
+        with pytest.raises(SlideError, match="copy it again; if that does not help, convert it") as caught:
             open_slide(tmp_path / name)
 
 

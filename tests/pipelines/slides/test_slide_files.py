@@ -71,7 +71,7 @@ def test_dicom_is_a_folder_or_one_of_its_files(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_slide(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SlideError, match="none of DICOM files"):
+    with pytest.raises(SlideError, match="but not of a slide's DICOM files"):
         open_slide(tmp_path / "empty")
     picture = tissue_picture(256, 256)
     for name in ("a", "b"):

@@ -84,7 +84,7 @@ def test_an_unknown_compression_is_named_by_its_number(tmp_path: Path) -> None:
 def test_samples_of_another_kind_are_named(tmp_path: Path, layout: dict[str, Any], pixels: np.ndarray, said: str) -> None:
     error = refusal(write(tmp_path / "s.tif", pixels, **layout))
     assert said in error.what
-    assert "8 bits a channel" in error.remedy
+    assert "8 bits per channel" in error.remedy
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,11 @@ def channels(planes: int, **own: Any) -> Pages:
         ("s.tif", [(SLIDE[0], {}), (SLIDE[1], REDUCED), (SCENE, {})], r"2 pictures \(pages 1, 3\): scenes"),
         ("s.tif", [(GREEN[1], {}), (SLIDE[0], {}), (SLIDE[1], REDUCED)], "1024 x 1024 px, is page 2, behind one of 512 x 512"),
         ("s.tif", [(GREEN[2], STRIPS), (SLIDE[0], {})], "1024 x 1024 px, is page 2, behind one of 256 x 256"),
-        ("s.tif", [(SLIDE[0], {}), (MACRO, REDUCED), (SLIDE[1], REDUCED)], "page 2, 700 x 300 px, .*another shape"),
+        (
+            "s.tif",
+            [(SLIDE[0], {}), (MACRO, REDUCED), (SLIDE[1], REDUCED)],
+            "page 2, 700 x 300 px, .*differs from the slide in shape",
+        ),
         ("s.svs", aperio(SLIDE[0], SLIDE[2], SLIDE[1]), "not ordered from fine to coarse"),
     ],
 )
@@ -100,7 +104,7 @@ def test_what_would_be_half_read_is_refused_by_name(tmp_path: Path, name: str, p
 @pytest.mark.parametrize("levels", [1, 2])
 def test_focal_planes_of_an_aperio_slide(tmp_path: Path, levels: int, capfd: pytest.CaptureFixture[str]) -> None:
     pages = [(pixels, {"description": f"{ABOUT}|OffsetZ = {offset}"}) for offset in (0, 0.9, -0.9) for pixels in SLIDE[:levels]]
-    with pytest.raises(SlideError, match="3 focal planes; export the plane that is meant"):
+    with pytest.raises(SlideError, match="3 focal planes; export the intended plane"):
         open_slide(write_pages(tmp_path / "s.svs", pages))
     assert capfd.readouterr().err == ""
 

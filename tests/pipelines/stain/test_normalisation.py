@@ -112,7 +112,7 @@ def test_what_has_no_two_stains_is_refused() -> None:
     grey = np.random.default_rng(0).integers(30, 180, (50_000, 1)).repeat(3, axis=1).astype(np.uint8)
     blood = np.array([[0.55, 0.62, 0.56], [0.60, 0.75, 0.25]])
     for pixels in (grey, stained(blood, 1.0).reshape(-1, 3)):
-        with pytest.raises(SlideError, match="cannot be told apart") as caught:
+        with pytest.raises(SlideError, match="cannot be separated") as caught:
             measure_staining(pixels, "macenko", "s1")
         assert "reinhard" in caught.value.remedy
 

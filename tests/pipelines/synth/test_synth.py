@@ -181,5 +181,5 @@ def test_wrong_settings_are_one_line_errors() -> None:
 
 def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ComelError, match="choose a folder that can be written"):
+    with pytest.raises(ComelError, match="choose a writable folder"):
         generate_cohort(tmp_path / "file" / "cohort", settings=TINY)

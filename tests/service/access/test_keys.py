@@ -268,11 +268,11 @@ def test_a_folder_that_others_use_is_no_state_folder(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "thesis.tex").touch()
         folder.chmod(mode)
-        with pytest.raises(ConfigError, match="a folder of its own"):
+        with pytest.raises(ConfigError, match="give a separate folder"):
             private_folder(folder)
         assert folder.stat().st_mode & 0o7777 == mode
     (sticky / "comel.db").touch()
-    with pytest.raises(ConfigError, match="a folder of its own"):
+    with pytest.raises(ConfigError, match="give a separate folder"):
         private_folder(sticky)
 
 
@@ -389,7 +389,7 @@ def test_other_addresses_need_a_key_before_anything_is_opened(
 ) -> None:
     opened = listening_to_nothing(monkeypatch)
     outside = settings.model_copy(update={"host": "0.0.0.0"})
-    with pytest.raises(ConfigError, match=r"0\.0\.0\.0 is reached from other machines.*comel keys add"):
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0 is reachable from other machines.*comel keys add"):
         serve(outside)
     store.add("viewer", "read")
     store.revoke("viewer")

@@ -79,11 +79,13 @@ def test_an_empty_database_is_not_that_of_a_folder_with_predictions(
 ) -> None:
     keep(database, state)
     pair(database, state)
-    with pytest.raises(ConfigError, match=r"not that of the state folder.*1 predictions.*comel db restore.*comel db pair"):
+    with pytest.raises(
+        ConfigError, match=r"does not belong to the state folder.*1 predictions.*comel db restore.*comel db pair"
+    ):
         pair(other, state)
     assert ids(other) == []
     (state / "state.id").unlink()
-    with pytest.raises(ConfigError, match="not that of the state folder"):
+    with pytest.raises(ConfigError, match="does not belong to the state folder"):
         pair(other, state)
     pair(database, state)  # the id is not lost: the database has it
 
@@ -95,7 +97,7 @@ def test_an_empty_database_is_not_that_of_a_folder_with_what_was_sent(
     state: Path,
 ) -> None:
     (state / place / ID).mkdir(parents=True)
-    with pytest.raises(ConfigError, match="not that of the state folder"):
+    with pytest.raises(ConfigError, match="does not belong to the state folder"):
         pair(database, state)
 
 
@@ -109,7 +111,7 @@ def test_another_services_database_is_refused_also_where_both_hold_nothing(
     (tmp_path / "second").mkdir()
     pair(other, tmp_path / "second")
     for wrong, folder in ((database, tmp_path / "second"), (other, state)):
-        with pytest.raises(ConfigError, match="not that of the state folder"):
+        with pytest.raises(ConfigError, match="does not belong to the state folder"):
             pair(wrong, folder)
 
 
@@ -121,7 +123,7 @@ def test_a_database_with_predictions_is_not_that_of_an_empty_folder(
     keep(database, state)
     pair(database, state)
     (tmp_path / "new").mkdir()
-    with pytest.raises(ConfigError, match="not that of the state folder"):
+    with pytest.raises(ConfigError, match="does not belong to the state folder"):
         pair(database, tmp_path / "new")
 
 
@@ -162,7 +164,7 @@ def test_a_bound_database_that_was_emptied_or_replaced_is_noticed(database: Data
     pair(database, state)
     with database.writing() as session:
         session.execute(delete(Installation))
-    with pytest.raises(ConfigError, match="not that of the state folder any more"):
+    with pytest.raises(ConfigError, match="no longer belongs to the state folder"):
         database.check()
     with database.reading() as session, pytest.raises(WrongDatabase):
         database.expect(session)
@@ -204,7 +206,7 @@ def test_a_service_does_not_start_with_another_database(
     assert send(make_bag([0.5])).status_code == 201
     for name in settings.state_dir.glob("comel.db*"):
         name.unlink()
-    with pytest.raises(ConfigError, match="not that of the state folder"):
+    with pytest.raises(ConfigError, match="does not belong to the state folder"):
         open_database(settings)
     with pytest.raises(ConfigError, match="comel db pair"), TestClient(app_with(settings, predictor)):
         pass
@@ -222,7 +224,7 @@ def test_an_operator_takes_the_predictions_of_a_folder_into_a_new_database(
         name.unlink()
     said = CliRunner().invoke(commands.app, ["pair", "--state", str(settings.state_dir)])
     assert said.exit_code == 0, said.output
-    assert "2 predictions taken in, 2 other folders set aside" in said.output
+    assert "2 predictions added, 2 other folders set aside" in said.output
     assert (settings.state_dir / "set-aside" / "predictions" / damaged / "bag.h5").is_file()
     assert (settings.state_dir / "set-aside" / "uploads" / upload / "a.bin").is_file()
     with TestClient(app_with(settings, predictor)) as again:

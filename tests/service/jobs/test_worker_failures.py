@@ -32,7 +32,7 @@ from service.slides import pictures
 from service.slides.pictures import SlidePictures
 from tests.failing import failing
 
-STOPPING = "the service is about to stop; send it again in a minute"
+STOPPING = "the service is stopping; send it again in a minute"
 NONE = "no worker process can be started; send it again in a minute"
 
 
@@ -126,7 +126,7 @@ def test_of_a_picture_that_is_being_made_as_the_service_stops(slides: SlidePictu
         (
             hang,
             0.5,
-            "/in/b: looking at it took longer than 0.5 s; send it again; if that does not help, check the file",
+            "/in/b: checking it took longer than 0.5 s; send it again; if that does not help, check the file",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_of_an_upload_without_a_process(bags: WorkerPool, no_processes: None) ->
 
 
 def test_of_an_upload_that_others_are_before(bags: WorkerPool) -> None:
-    with bags._one(None), pytest.raises(BusyError, match="too many are before this request; send it again later"):
+    with bags._one(None), pytest.raises(BusyError, match="too many requests are before this one; send it again later"):
         upload_kinds._look(bags, 0.0, crash, Path("/in/b"))
 
 
@@ -208,8 +208,7 @@ class Loaded(Doing):
         (
             crash,
             ComelError,
-            "the process that read the bag died of it; check the file; "
-            "it may be damaged, or need more memory than a worker has",
+            "the process that read the bag died; check the file; it may be damaged, or need more memory than a worker has",
         ),
         (
             ask_for_too_much,
@@ -293,7 +292,7 @@ class Office:
             "ask the operator for more worker_memory_bytes",
             "a job failed",
         ),
-        (stumble, "the service failed at this job", "ask its operator about job {job}", "a job failed"),
+        (stumble, "the service failed on this job", "ask its operator about job {job}", "a job failed"),
     ],
 )
 def test_of_a_job(
@@ -327,7 +326,7 @@ def test_of_a_job_while_no_process_can_be_started(
             assert office.queue.get(office.job).job.error is None
         assert office.ended.wait(600)
     job = office.queue.get(office.job).job
-    assert (job.attempts, job.error is not None and job.error["what"]) == (1, "the service failed at this job")
+    assert (job.attempts, job.error is not None and job.error["what"]) == (1, "the service failed on this job")
 
 
 def test_of_a_job_under_way_as_the_service_stops(

@@ -250,7 +250,7 @@ def test_links_to_other_files_are_not_followed(send: Any, make_bag: Any, tmp_pat
         ({"data": {"bag": "text"}, "files": {"x": ("x", b"")}}, 422, "field 'bag'"),
         ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "text/plain"),
-        ({}, 415, "not taken"),
+        ({}, 415, "not accepted"),
         ({"json": {"slide": ""}}, 422, "slide"),
         ({"json": {"slde": "a.svs"}}, 422, "slde"),
         ({"json": [1]}, 422, "body"),

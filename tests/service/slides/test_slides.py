@@ -118,7 +118,7 @@ def test_a_model_of_drawn_tissue_says_what_it_needs(client: TestClient, settings
     predictor.contract = FeatureContract("fake-encoder", None, 8, 0.5, 128, {"tissue": "mask"})
     (settings.slide_roots[0] / "a.svs").write_text("x")
     error = ended(client, ask(client, "a.svs"))["error"]
-    assert "only where their tissue was drawn" in error["what"]
+    assert "only with their tissue drawn by hand" in error["what"]
     assert "tissue_folder" in error["remedy"]
     assert "send a bag" in error["remedy"]
 

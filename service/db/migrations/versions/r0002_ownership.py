@@ -23,12 +23,12 @@ def upgrade() -> None:
         predictions.alter_column("label", existing_type=sa.String(300), type_=sa.Text(), existing_nullable=True)
     with op.batch_alter_table("uploads") as uploads:
         uploads.alter_column("name", existing_type=sa.String(128), type_=sa.String(300), existing_nullable=False)
-    # A prediction that a job made is of the job's key; of the others nobody wrote down whose they are.
+    # A prediction made by a job belongs to the job's key; the owners of others were not recorded.
     op.execute("UPDATE predictions SET key = (SELECT jobs.key FROM jobs WHERE jobs.id = predictions.id)")
 
 
 def downgrade() -> None:
-    """Take them away again; names that are too long for the old columns stop it on PostgreSQL."""
+    """Remove them; fails on PostgreSQL if names are too long for the old columns."""
     with op.batch_alter_table("uploads") as uploads:
         uploads.alter_column("name", existing_type=sa.String(300), type_=sa.String(128), existing_nullable=False)
     with op.batch_alter_table("predictions") as predictions:

@@ -110,7 +110,7 @@ def test_a_row_of_ones_own_trains_as_ours_do(bench: tuple[Path, Path, dict[str, 
 
 def test_refusals_are_in_the_table_with_their_reasons(bench: tuple[Path, Path, dict[str, Any]]) -> None:
     rows, table = bench[2]["rows"], (bench[0] / "features" / "table.md").read_text()
-    assert "strategy 'owlora' adapts linear layers, and the model Plain names none" in rows["no-targets"]["refused"]
+    assert "strategy 'owlora' adapts linear layers, but the model Plain names none" in rows["no-targets"]["refused"]
     assert rows["no-targets"]["seeds"] == []
     assert rows["no-room"]["refused"]
     assert rows["no-room"]["mean"]["accuracy"] is None
@@ -230,7 +230,7 @@ def test_a_training_that_is_killed_says_what_to_do() -> None:
     with WorkerPool() as pool, failing(Fault.DIED) as caught:
         pool.call(os._exit, 9)
     killed.set_exception(caught.value)
-    with pytest.raises(RunError, match="a training was killed, maybe for want of memory; give the same command again"):
+    with pytest.raises(RunError, match="a training was killed, perhaps for lack of memory; give the same command again"):
         _outcome(killed, "row 'mean', seed 0")
 
 

@@ -50,8 +50,8 @@ def test_a_row_takes_its_options_over_those_of_the_suite_that_it_has(tmp_path: P
         ("features", None, ["model.dim"], "--set model.dim: no '='; write --set make.difficulty=0.8"),
         ("features", None, ["model=3"], "--set model=3: no setting; write SECTION.KEY=VALUE"),
         ("features", None, ["model.dim=[1"], "--set model.dim=[1: the value is not YAML"),
-        ("features", None, ["make.seed=4"], "features: make.seed is every seed's own; say --seeds and --first-seed"),
-        ("features", None, ["trainer.seed=4"], "features: trainer.seed is every seed's own"),
+        ("features", None, ["make.seed=4"], "features: make.seed is set per seed; give --seeds and --first-seed"),
+        ("features", None, ["trainer.seed=4"], "features: trainer.seed is set per seed"),
     ],
 )
 def test_what_a_command_can_get_wrong(tmp_path: Path, suite: str, rows: Any, overrides: list[str], said: str) -> None:
@@ -82,8 +82,8 @@ def test_an_option_that_only_rows_left_out_have_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rows": {}}, "holds no 'rows'; see configs/benchmark.yaml"),
-        ({"suites": None}, "holds no 'suites'"),
+        ({"rows": {}}, "has no 'rows'; see configs/benchmark.yaml"),
+        ({"suites": None}, "has no 'suites'"),
         ({"rows": {"a": None}}, "row 'a': holds no settings"),
         ({"rows": {"a": {"group": "g", "strategy": {"name": "er"}}}}, "row 'a': no model"),
         ({"rows": {"a": {"group": "g", "stratgy": {}}}}, "row 'a': unknown key 'stratgy'; did you mean 'strategy'?"),
@@ -108,7 +108,7 @@ def test_a_file_that_says_something_else(tmp_path: Path, change: dict[str, Any],
 @pytest.mark.parametrize("content", [b"rows: [", b"\xff\xfe", b"just text", b""])
 def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.yaml").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"bad\.yaml: (not YAML|holds no)"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml: (not YAML|has no)"):
         load_benchmark("features", None, tmp_path / "bad.yaml")
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
         load_benchmark("features", None, tmp_path / "none.yaml")

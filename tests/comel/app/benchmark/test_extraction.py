@@ -92,7 +92,7 @@ class Stuck:
 def test_processes_that_are_stuck_end_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_Tiles", lambda slides, plans: Stuck())
     monkeypatch.setattr(speed, "_MOST_SECONDS_A_BATCH", 8)
-    with pytest.raises(ConfigError, match="the DataLoader does not go on") as caught:
+    with pytest.raises(ConfigError, match="the DataLoader stopped") as caught:
         speed._load_all(speed._loader([], [], 1, 1))
     assert "\n" not in str(caught.value)
 

@@ -89,7 +89,9 @@ def test_readme_names_slides_that_are_not_annotated_exhaustively(tmp_path: Path,
     cohort = build(root)
     rows = {row.slide_id: row for row in cohort.rows}
     assert {name for name, row in rows.items() if row.label == "tumor" and row.annotation is None} == {"tumor_001", "test_003"}
-    assert cohort.warnings == ["the README names 2 slides as not annotated exhaustively; they go without: test_003, tumor_001"]
+    assert cohort.warnings == [
+        "the README names 2 slides as not annotated exhaustively; they get no annotation: test_003, tumor_001"
+    ]
 
 
 def test_excluded_slides(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_annotations_that_are_still_packed(tmp_path: Path) -> None:
     [
         ("test_001,Tumor\ntest_001,Normal\n", "line 2: test_001 has two labels"),
         ("test_001,Maybe\n", "line 1: test_001 has no label"),
-        ("test_001,Tumor\nslide 2,Tumor\n", "line 2: 'slide 2' is no CAMELYON16 slide"),
+        ("test_001,Tumor\nslide 2,Tumor\n", "line 2: 'slide 2' is not a CAMELYON16 slide"),
         ("", "is empty"),
     ],
 )

@@ -67,7 +67,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
     assert cohort.left_out == {".png": 2, ".qptiff": 1, ".xml": 1, ".vsi": 1}
     listed = manifest_command("folder", tmp_path)
     assert listed.result["left_out"] == cohort.left_out
-    assert listed.warnings == ["left out, since they are no slides here: 2 .png, 1 .qptiff, 1 .xml, 1 .vsi"]
+    assert listed.warnings == ["left out, not slides: 2 .png, 1 .qptiff, 1 .xml, 1 .vsi"]
 
 
 def test_pictures_are_the_slides_of_a_folder_that_has_no_others(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_one_organ_with_labels_of_its_own(tmp_path: Path) -> None:
     ]
     assert cohort.warnings == []
     write(table, "a.svs,benign\n")
-    with pytest.raises(ManifestError, match=r"labels\.csv: b is not in it"):
+    with pytest.raises(ManifestError, match=r"labels\.csv: does not list b"):
         build(tmp_path, task="prostate", labels=table)
     write(table, "a.svs,benign\na,cancer\n")
     with pytest.raises(ManifestError, match="line 2: a has two labels"):

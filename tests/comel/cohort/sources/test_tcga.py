@@ -63,9 +63,9 @@ def test_only_diagnostic_slides_of_tumours(tmp_path: Path) -> None:
         f"TCGA-18-3406-{kind}" for kind in sorted(("01Z-00-DX1", "01Z-00-DX2", "01Z-00-DXA", "06Z-00-DX1"))
     ]
     said = "\n".join(cohort.warnings)
-    assert "1 files are left out, no TCGA slide by name: other.svs" in said
-    assert "2 files are left out, no diagnostic slide: TCGA-18-3406-01A-01-BS1" in said
-    assert "1 files are left out, no tumour sample: TCGA-18-3406-11Z-00-DX1" in said
+    assert "1 files are left out, not named like a TCGA slide: other.svs" in said
+    assert "2 files are left out, not a diagnostic slide: TCGA-18-3406-01A-01-BS1" in said
+    assert "1 files are left out, not a tumour sample: TCGA-18-3406-11Z-00-DX1" in said
 
 
 def test_manifest_says_which_slides_and_disagrees_with_the_disk(tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_oesophagus_has_its_own_names(tmp_path: Path) -> None:
 
 def test_a_missing_table_or_column_is_named(tmp_path: Path) -> None:
     touch(tmp_path, f"TCGA-BRCA/{name('A1-0001')}", f"TCGA-LUAD/{name('05-4244')}", f"TCGA-COAD/{name('A6-0001')}")
-    with pytest.raises(ManifestError, match=r"TCGA-BRCA does not say its subtypes.*--subtypes TABLE.*primary_diagnosis"):
+    with pytest.raises(ManifestError, match=r"TCGA-BRCA does not state its subtypes.*--subtypes TABLE.*primary_diagnosis"):
         build(tmp_path)
     listed = manifest_command("tcga", tmp_path, "--task", "NSCLC")
     assert listed.result["tasks"] == {"NSCLC": {"LUAD": {"-": 1}}}
-    assert "1 slides of projects that make no task are left out: TCGA-COAD 1" in listed.warnings
-    with pytest.raises(ManifestError, match="--task LUNG: no such task; choose of NSCLC"):
+    assert "1 slides of projects outside the tasks are left out: TCGA-COAD 1" in listed.warnings
+    with pytest.raises(ManifestError, match="--task LUNG: no such task; choose from NSCLC"):
         build(tmp_path, tasks=["LUNG"])
     with pytest.raises(ManifestError, match=r"no patient column \(found: who, subtype\)"):
         read_subtypes([write(tmp_path / "t.csv", "who,subtype\na,b\n")])
