@@ -50,7 +50,7 @@ def test_learns_is_adapted_written_and_read(options: dict[str, Any], tmp_path: P
 
     model, bags = make(**options).train(), batch()
     torch.stack(list(model.loss(model(bags), torch.tensor([1])).values())).sum().backward()
-    blocks = list(model.trunk.blocks.parameters())
+    blocks = list(model.trunk.get_submodule("blocks").parameters())
     assert not blocks or any(p.grad is not None and (p.grad != 0).any() for p in blocks)
     model.eval()
     save_state(tmp_path, model, Strategy())

@@ -201,7 +201,7 @@ def test_a_finished_stage_leaves_no_adapter(name: str, tmp_path: Path) -> None:
 @BOTH
 def test_a_model_without_targets_is_refused(name: str) -> None:
     class Bare(CoMEL):
-        adapter_targets: ClassVar[Any] = ()
+        adapter_targets = ()
 
     model = copy.copy(new_model(1))
     model.__class__ = Bare
