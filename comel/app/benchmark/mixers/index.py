@@ -17,7 +17,7 @@ from comel.base.files import read_json
 
 __all__ = ["SCORES", "Reference", "indices", "reference", "reference_of"]
 
-SCORES = ("accuracy", "auc", "instance_auc", "dice")
+SCORES = ("within_task_accuracy", "auc", "instance_auc", "dice")
 _LEAST_SPREAD = 1e-3
 
 Reference = Mapping[str, Mapping[str, Mapping[str, float]]]

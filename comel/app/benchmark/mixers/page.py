@@ -90,7 +90,7 @@ def table_of_quality(
     fits: Mapping[str, Any],
     names: Sequence[str],
 ) -> str:
-    """Accuracy (AUC, instance AUC) in percent on every suite, the z of each, the index, and the block's parameters."""
+    """Accuracy with the task given (AUC, instance AUC) in percent on every suite, the z of each, the index, and the block's parameters."""
     order = sorted(names, key=lambda name: -indices.get(name, {}).get("index", float("-inf")))
     lines = []
     for name in order:
@@ -99,12 +99,12 @@ def table_of_quality(
             scores = means[suite].get(name, {})
             percent = [
                 _number(None if (v := scores.get(s)) is None else 100 * v, "{:.1f}")
-                for s in ("accuracy", "auc", "instance_auc")
+                for s in ("within_task_accuracy", "auc", "instance_auc")
             ]
             cells.append(f"{percent[0]} ({percent[1]}, {percent[2]})")
         share = f"{fits[name].share:.2f}" + ("" if fits[name].fair else " (not within 10 %)")
         lines.append((name, *cells, _number(indices.get(name, {}).get("index"), "{:+.2f}"), share))
-    return table(("accuracy (AUC, instance AUC)", *means, "index", "parameters"), lines)
+    return table(("accuracy, task given (AUC, instance AUC)", *means, "index", "parameters"), lines)
 
 
 def draw_costs(costs: Mapping[str, Sequence[Cost]], path: Path) -> None:

@@ -38,7 +38,14 @@ SUITES = ("features", "context", "composite")
 _SMALLEST = 1 << 8
 _QUALITY_SETTINGS = {
     "features": ("trainer.epochs=12",),
-    "context": ("make.train=40", "make.val=10", "make.test=40", "make.tiles=[150, 400]", "trainer.epochs=20"),
+    "context": (
+        "make.patterns=[presence, co-occurrence, adjacency, arrangement]",
+        "make.train=40",
+        "make.val=10",
+        "make.test=40",
+        "make.tiles=[150, 400]",
+        "trainer.epochs=16",
+    ),
     "composite": ("trainer.epochs=12",),
 }
 """Streams and trainings in small, so that all mixers can be compared in less than an hour."""

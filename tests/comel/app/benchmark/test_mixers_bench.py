@@ -117,8 +117,8 @@ def test_indices_equal_published_z_scores() -> None:
 
 def test_an_index_is_over_the_suites_that_all_have() -> None:
     means = {
-        "a": {"one": {"accuracy": 0.5, "auc": 0.5}, "two": {"accuracy": 0.9, "auc": 0.5}},
-        "b": {"one": {"accuracy": 0.2}, "two": {"accuracy": None}},
+        "a": {"one": {"within_task_accuracy": 0.5, "auc": 0.5}, "two": {"within_task_accuracy": 0.9, "auc": 0.5}},
+        "b": {"one": {"within_task_accuracy": 0.2}, "two": {"within_task_accuracy": None}},
     }
     against = reference_of(means)  # type: ignore[arg-type]
     assert set(against) == {"a"}  # of b there is one value, and of a's AUC no spread
