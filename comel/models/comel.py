@@ -39,6 +39,7 @@ from comel.nn.instances import InstanceClassifier, instance_loss, strongest_of_b
 from comel.nn.layout.layout import Layout
 from comel.nn.mixers import make_mixer
 from comel.nn.mixers.base import Mixer, Width
+from comel.nn.paths import PathEnsemble
 from comel.nn.places import Places
 from comel.nn.poolings import make_pooling
 from comel.nn.recognition import TaskRecognition
@@ -60,6 +61,7 @@ class CoMELOptions(AttentionOptions):
         "mixer": ["gdat"],
         "mixer_options": {},
         "mlp": "gelu",
+        "paths": "sum",
         "pooling": "attention",
         "pooling_options": {},
     }
@@ -70,6 +72,7 @@ class CoMELOptions(AttentionOptions):
     )
     mixer_options: dict[str, dict[str, Any]] = Field({}, description="settings of mixers, by the mixer's name")
     mlp: Literal["gelu", "glu", "gdfn"] = Field("gelu", description="feed-forward part of a block")
+    paths: Literal["sum", "ensemble"] = Field("sum", description="how the blocks' outputs are read; ensemble: each weighed")
     pooling: str = Field("attention", description="how the instances become one vector")
     pooling_options: dict[str, Any] = Field({}, description="settings of the pooling")
     mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of a block's MLP over dim")
@@ -151,6 +154,7 @@ class Trunk(nn.Module):
         self.embed = nn.Linear(dimension, options.dim)
         self.dropout = nn.Dropout(options.embed_dropout)
         self.blocks = nn.ModuleList(make_block(mixer, options.mlp) for mixer in options.make_mixers())
+        self.paths = PathEnsemble(list(self.blocks), options.dim) if options.paths == "ensemble" else None
         self.pool = options.make_pooling()
 
     def forward(
@@ -159,8 +163,11 @@ class Trunk(nn.Module):
         """See the class."""
         h = self.dropout(F.relu(self.embed(features)))  # (B, M, dim)
         layout = Layout.of(h, coords, mask)
-        for block in self.blocks:
-            h = block(h, layout)  # (B, M, dim)
+        if self.paths is not None:
+            h = self.paths(h, list(self.blocks), layout)  # (B, M, dim)
+        else:
+            for block in self.blocks:
+                h = block(h, layout)  # (B, M, dim)
         z, attention = self.pool(h, mask)  # (B, dim), (B, M)
         return h, z, attention
 

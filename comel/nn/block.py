@@ -59,6 +59,14 @@ class Block(nn.Module):
             rows += self._mlp(rows)
         return x
 
+    def branches(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """What the block adds to instances x (B, M, dim), by its mixer and by its feed-forward part, (B, M, dim) each."""
+        mixed = self.attention(self.norm1(x), layout)
+        middle = x + mixed
+        if self.feedforward is not None:
+            return mixed, layout.unpack(self.feedforward(layout.pack(self.norm2(middle)), layout))
+        return mixed, self._mlp(middle)
+
     def _mlp(self, x: Tensor) -> Tensor:
         hidden = self.dropout(F.gelu(self.fc1(self.norm2(x))))  # (..., dim * mlp_ratio)
         change: Tensor = self.dropout(self.fc2(hidden))  # (..., dim)

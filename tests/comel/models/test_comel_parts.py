@@ -37,6 +37,8 @@ PARTS = [
     *({"mixer": (name,)} for name in sorted(MIXERS)),
     {"mixer": ("attention",), "mixer_options": {"attention": {"shared_heads": 2, "routed_heads": 1}}},
     {"mixer": ("hilo", "gdat"), "mixer_options": {"hilo": {"window": 2}}},
+    {"paths": "ensemble"},
+    {"paths": "ensemble", "mixer": ("davit", "hilo")},
     *({"mlp": mlp} for mlp in ("glu", "gdfn")),
     *({"pooling": pooling} for pooling in ("gated", "sigmoid", "ggem", "query", "latent")),
 ]

@@ -90,7 +90,7 @@ def table_of_quality(
     fits: Mapping[str, Any],
     names: Sequence[str],
 ) -> str:
-    """Accuracy with the task given (AUC, instance AUC) in percent on every suite, the z of each, the index, and the block's parameters."""
+    """Accuracy, the task given (AUC, instance AUC) in percent on each suite, the index, and the block's parameters."""
     order = sorted(names, key=lambda name: -indices.get(name, {}).get("index", float("-inf")))
     lines = []
     for name in order:
