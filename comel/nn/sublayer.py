@@ -3,16 +3,14 @@ rows."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comel.nn.layout.layout import Layout
+from comel.nn.layout.slices import in_slices
 from comel.nn.mixers.base import Width
 
 __all__ = ["FeedForward", "Sublayer"]
-
-_ROWS_AT_ONCE = 16_384
 
 
 class FeedForward(nn.Module):
@@ -31,9 +29,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, dim) -> (N, dim)."""
-        if torch.is_grad_enabled() or len(x) <= _ROWS_AT_ONCE:
-            return self._run(x)
-        return torch.cat([self._run(rows) for rows in x.split(_ROWS_AT_ONCE)])
+        return in_slices(self._run, x)
 
     def _run(self, x: Tensor) -> Tensor:
         out: Tensor = self.dropout(self.fc2(F.gelu(self.fc1(x))))

@@ -23,26 +23,26 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from comel.nn.layout.attention import Summaries, attend_between, beyond, join, split
+from comel.nn.layout.attention import Summaries, attend_between, beyond
 from comel.nn.layout.layout import Layout, PerBag
 from comel.nn.layout.segments import Segments
-from comel.nn.mixers.base import Card, Mixer, MixerOptions, Width
+from comel.nn.mixers.base import Card
+from comel.nn.mixers.projected import ProjectedMixer, ProjectedOptions
 
 __all__ = ["CoreContextAttention", "CoreContextAttentionOptions"]
 
 
-class CoreContextAttentionOptions(MixerOptions):
+class CoreContextAttentionOptions(ProjectedOptions):
     """Settings of the mixer."""
 
     group_size: int = Field(0, ge=0, le=64, description="side of a group, in tiles; 0: grows with the bag")
     reach: int = Field(1, ge=0, le=8, description="groups around the own one whose tiles are seen one by one")
     asker: Literal["mean", "last"] = Field("mean", description="what asks for a group: its mean query, or its last tile's")
-    qkv_bias: bool = Field(True, description="biases in q, k and v, as the mixer 'attention' has; the paper has none")
 
 
-class CoreContextAttention(Mixer):
+class CoreContextAttention(ProjectedMixer):
     """See the module."""
 
     name: ClassVar[str] = "cca"
@@ -58,21 +58,6 @@ class CoreContextAttention(Mixer):
         licence="no code published",
         numbers="equations",
     )
-
-    def __init__(self, width: Width, options: CoreContextAttentionOptions | None = None) -> None:
-        super().__init__(width, options)
-        dim, bias = width.dim, self.options.qkv_bias
-        self.q = nn.Linear(dim, dim, bias=bias)
-        self.k = nn.Linear(dim, dim, bias=bias)
-        self.v = nn.Linear(dim, dim, bias=bias)
-        self.proj = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(width.dropout)
-
-    def mix(self, x: Tensor, layout: Layout) -> Tensor:
-        """See the module; (N, dim) -> (N, dim)."""
-        q, k, v = (split(linear(x), self.width.heads) for linear in (self.q, self.k, self.v))  # (N, heads, d)
-        mixed: Tensor = self.dropout(self.proj(join(self.attend(q, k, v, layout))))
-        return mixed
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """The attention itself: q, k (N, heads, d), v (N, heads, e) -> (N, heads, e)."""

@@ -23,25 +23,25 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from comel.nn.layout.attention import Summaries, attend_between, beyond, join, split
+from comel.nn.layout.attention import Summaries, attend_between, beyond
 from comel.nn.layout.layout import Layout, PerBag
 from comel.nn.layout.segments import Segments
-from comel.nn.mixers.base import Card, Mixer, MixerOptions, Width
+from comel.nn.mixers.base import Card
+from comel.nn.mixers.projected import ProjectedMixer, ProjectedOptions
 
 __all__ = ["Combiner", "CombinerOptions"]
 
 
-class CombinerOptions(MixerOptions):
+class CombinerOptions(ProjectedOptions):
     """Settings of the mixer."""
 
     group_size: int = Field(0, ge=0, le=64, description="side of a group, in tiles; 0: grows with the bag")
     pooling: Literal["max", "relu-max", "mean"] = Field("max", description="how a group's query and key are made of its tiles'")
-    qkv_bias: bool = Field(True, description="biases in q, k and v")
 
 
-class Combiner(Mixer):
+class Combiner(ProjectedMixer):
     """See the module."""
 
     name: ClassVar[str] = "combiner"
@@ -58,32 +58,12 @@ class Combiner(Mixer):
         numbers="equations",
     )
 
-    def __init__(self, width: Width, options: CombinerOptions | None = None) -> None:
-        super().__init__(width, options)
-        dim, bias = width.dim, self.options.qkv_bias
-        self.q = nn.Linear(dim, dim, bias=bias)
-        self.k = nn.Linear(dim, dim, bias=bias)
-        self.v = nn.Linear(dim, dim, bias=bias)
-        self.proj = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(width.dropout)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """q, k (N, heads, d), q not yet scaled, v (N, heads, e) -> (N, heads, e)."""
+        return self.attend_groups(q, k, v, layout.regions(self._side(layout)))
 
-    def mix(self, x: Tensor, layout: Layout) -> Tensor:
-        """See the module; (N, dim) -> (N, dim)."""
-        q, k, v = (split(linear(x), self.width.heads) for linear in (self.q, self.k, self.v))  # (N, heads, d)
-        mixed: Tensor = self.dropout(self.proj(join(self.attend(q, k, v, layout.regions(self._side(layout))))))
-        return mixed
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, groups: Segments) -> Tensor:
-        """The attention itself.
-
-        Args:
-            q, k: (N, heads, d), q not yet scaled.
-            v: (N, heads, e).
-            groups: of the N rows.
-
-        Returns:
-            (N, heads, e).
-        """
+    def attend_groups(self, q: Tensor, k: Tensor, v: Tensor, groups: Segments) -> Tensor:
+        """The same for given groups of the N rows."""
         q = q * q.shape[-1] ** -0.5
         query, key = self._pool(q, groups), self._pool(k, groups)  # (G, heads, d)
         given = groups.softmax((query[groups.of] * k).sum(dim=-1))  # (N, heads), p(j | r)

@@ -27,28 +27,28 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from comel.nn.layout.attention import attend_between, join, split
+from comel.nn.layout.attention import attend_between, split
 from comel.nn.layout.layout import Layout
 from comel.nn.layout.segments import Segments
-from comel.nn.mixers.base import Card, Mixer, MixerOptions, Width
+from comel.nn.mixers.base import Card
+from comel.nn.mixers.projected import ProjectedMixer, ProjectedOptions
 
 __all__ = ["GroupedAttention", "GroupedAttentionOptions"]
 
 _PAIRS_AT_ONCE = 1 << 22
 
 
-class GroupedAttentionOptions(MixerOptions):
+class GroupedAttentionOptions(ProjectedOptions):
     """Settings of the mixer."""
 
     block_size: int = Field(8, ge=1, le=64, description="side of a block, in tiles")
     pattern: Literal["b", "x"] = Field("b", description="keys: b, the blocks around; x, the blocks in the same row or column")
     reach: int = Field(1, ge=0, le=8, description="pattern b: how many blocks away a block is still seen")
-    qkv_bias: bool = Field(True, description="biases in q, k and v")
 
 
-class GroupedAttention(Mixer):
+class GroupedAttention(ProjectedMixer):
     """See the module."""
 
     name: ClassVar[str] = "grat"
@@ -64,25 +64,6 @@ class GroupedAttention(Mixer):
         licence="none stated",
         numbers="equations",
     )
-
-    def __init__(self, width: Width, options: GroupedAttentionOptions | None = None) -> None:
-        super().__init__(width, options)
-        dim, bias = width.dim, self.options.qkv_bias
-        self.q = nn.Linear(dim, dim, bias=bias)
-        self.k = nn.Linear(dim, dim, bias=bias)
-        self.v = nn.Linear(dim, dim, bias=bias)
-        self.proj = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(width.dropout)
-
-    def mix(self, x: Tensor, layout: Layout) -> Tensor:
-        """See the module; (N, dim) -> (N, dim).
-
-        Raises:
-            BagError: pattern x without coordinates.
-        """
-        q, k, v = (split(linear(x), self.width.heads) for linear in (self.q, self.k, self.v))  # (N, heads, d)
-        mixed: Tensor = self.dropout(self.proj(join(self.attend(q, k, v, layout))))
-        return mixed
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """The attention itself: q, k (N, heads, d), v (N, heads, e) -> (N, heads, e).

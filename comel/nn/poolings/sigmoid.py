@@ -9,23 +9,15 @@ low, which a softmax cannot; there z is small. The weights that are handed on ar
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from comel.nn.poolings.attention import AttentionPooling
 
 __all__ = ["SigmoidPooling"]
 
 
-class SigmoidPooling(nn.Module):
-    """See the module.
-
-    Args:
-        dim: width of the instances.
-        hidden: width of the attention's hidden layer.
-    """
-
-    def __init__(self, dim: int, hidden: int = 256) -> None:
-        super().__init__()
-        self.v = nn.Linear(dim, hidden, bias=False)
-        self.w = nn.Linear(hidden, 1, bias=False)
+class SigmoidPooling(AttentionPooling):
+    """See the module; weights and arguments as :class:`~comel.nn.poolings.attention.AttentionPooling` has them."""
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """h (B, M, dim), mask (B, M) -> bag features (B, dim), shares of the weights (B, M)."""

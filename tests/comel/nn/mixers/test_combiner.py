@@ -45,7 +45,7 @@ def weights(mixer: Combiner, x: Tensor, groups: Segments) -> Tensor:
     """The matrix of attention that the mixer stands for, (heads, M, M)."""
     q, k = heads(mixer, x)
     every = torch.eye(len(x), dtype=x.dtype).unsqueeze(1).expand(-1, mixer.width.heads, -1)
-    return mixer.attend(q, k, every, groups).transpose(0, 1)
+    return mixer.attend_groups(q, k, every, groups).transpose(0, 1)
 
 
 def full(mixer: Combiner, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def test_equals_the_equations_on_a_list() -> None:
     for bag in range(2):
         groups = Segments(torch.arange(24) // 6, torch.zeros(24, dtype=torch.int64))
         q, k, v = (linear(x[bag]).view(24, 2, 8) for linear in (mixer.q, mixer.k, mixer.v))
-        found = mixer.proj(mixer.attend(q, k, v, groups).flatten(1))
+        found = mixer.proj(mixer.attend_groups(q, k, v, groups).flatten(1))
         torch.testing.assert_close(found, seed["y"][bag], rtol=1e-10, atol=1e-12)
 
 
@@ -101,7 +101,7 @@ def test_equal_values_stay_equal() -> None:
     mixer = combiner(group_size=3)
     x = instances(40, DIM)
     q, k = heads(mixer, x)
-    out = mixer.attend(q, k, torch.ones_like(q), Layout.of(x[None], bag_coords(40)[None]).squares(3))
+    out = mixer.attend_groups(q, k, torch.ones_like(q), Layout.of(x[None], bag_coords(40)[None]).squares(3))
     torch.testing.assert_close(out, torch.ones_like(out))
 
 
