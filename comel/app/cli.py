@@ -32,6 +32,7 @@ from comel.app.commands import (
     worker,
 )
 from comel.app.options import LazyCommand
+from comel.base.memory import keep_freed_memory
 from comel.base.waiting import waiting_asleep
 from comel.errors import ComelError
 
@@ -111,6 +112,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """The entry point: turns what a user can get wrong into one line and exit code 2."""
     os.environ.update(waiting_asleep(os.environ))
+    keep_freed_memory()
     try:
         app(prog_name="comel")
     except ComelError as error:

@@ -22,6 +22,7 @@ from enum import Enum
 from multiprocessing.connection import Connection
 from typing import Any
 
+from comel.base.memory import keep_freed_memory
 from comel.base.waiting import waiting_asleep
 from comel.errors import ComelError
 
@@ -264,6 +265,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 def answer_calls(descriptor: str, parent: str, memory_bytes: str) -> None:
     """The child's main loop: answers calls until the pipe closes. All arguments are whole numbers as text."""
+    keep_freed_memory()
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     if int(memory_bytes):
         _limit_memory(int(memory_bytes))
