@@ -52,7 +52,7 @@ def unopened(path: Path, file: Path, said: str, *, stage: str = "open") -> Slide
     except OSError as error:
         return unreadable(path, error, stage=stage)
     if suffix is not None:
-        return SlideError(f"{path}: an image that is not called so", f"rename it to {path.stem}{suffix}", stage=stage)
+        return SlideError(f"{path}: {said}, but an image", f"rename it to {path.stem}{suffix}", stage=stage)
     if kind is not None:
         return SlideError(f"{path}: {said}, but {kind}", CONVERT, stage=stage)
     if bits is not None and bits > 8:

@@ -69,7 +69,7 @@ def test_an_index_without_its_images(tmp_path: Path) -> None:
 def test_an_image_under_another_name_says_which_it_should_have(tmp_path: Path, kind: str, suffix: str, name: str) -> None:
     Image.fromarray(PIXELS).save(tmp_path / name, format=kind)
     error = refusal(tmp_path / name)
-    assert error.what.endswith(f"{name}: an image that is not called so")
+    assert error.what.endswith(f"{name}: not a slide that OpenSlide reads, but an image")
     assert error.remedy == f"rename it to s{suffix}"
     open_slide((tmp_path / name).rename(tmp_path / f"s{suffix}"), mpp=0.5)
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,9 +170,9 @@ def test_a_body_that_does_not_come_is_not_waited_for(
             with suppress(OSError):
                 while not over.wait(0.1):
                     later(1000)
-                    slow.sendall(b" ")
+                    slow.sendall(b" " * drips)
 
-        dripping = threading.Thread(target=drip if drips else partial(later, 7000))
+        dripping = threading.Thread(target=drip)
         dripping.start()
         found = answer(slow)
         over.set()
