@@ -43,6 +43,8 @@ def draw_heads(heads: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def draw_distances(distances: Sequence[Mapping[str, Any]], unit: str, path: Path) -> None:
     """Attention over distance, over what an indifferent head gives, a panel per layer and a line per head."""
+    from matplotlib.ticker import ScalarFormatter
+
     pyplot = _pyplot()
     panels = len(distances)
     figure, every = pyplot.subplots(1, panels, figsize=(5 * panels, 3.8), squeeze=False, constrained_layout=True)
@@ -51,6 +53,8 @@ def draw_distances(distances: Sequence[Mapping[str, Any]], unit: str, path: Path
             axes.plot(layer["distance"], np.maximum(line, 1e-6), label=f"head {number + 1}", linewidth=1.4)
         axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
         axes.set(yscale="log", title=f"layer {layer['layer']}", xlabel=f"distance ({'µm' if unit == 'um' else unit})")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
         axes.grid(alpha=0.25)
     every[0][0].set_ylabel("attention over that of an indifferent head")
     every[0][-1].legend(fontsize=7, ncols=2)
