@@ -28,7 +28,7 @@ Means = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
 def reference() -> dict[str, Any]:
     """The stored set: ``version``, ``mixers`` and ``suites``; empty if the package has none."""
-    with resources.as_file(resources.files("configs") / "mixers-reference.json") as path:
+    with resources.as_file(resources.files("comel.app.benchmark.mixers") / "reference.json") as path:
         return dict(read_json(path)) if path.is_file() else {"version": 0, "mixers": [], "suites": {}}
 
 

@@ -73,7 +73,8 @@ def run_mixers(
     """Compare mixers; see the package.
 
     Args:
-        out: folder; ``checks``, ``cost`` and the suites' runs lie in it, beside ``mixers.md``, ``mixers.json`` and the plots.
+        out: folder; ``checks``, ``cost`` and the suites' runs lie in it, beside ``mixers.md``, ``mixers.json``, the plots and
+            ``reference.json``, the set that these mixers would make.
         mixers: by name; default all.
         parts: of :data:`PARTS`.
         suites: of :data:`SUITES`, for ``quality``; ``composite`` needs ``slides``.
@@ -135,6 +136,8 @@ def run_mixers(
         stored = reference()
         against = {suite: stored["suites"].get(suite) or reference_of(means).get(suite, {}) for suite in means}
         index = indices(means, against)
+        set_of_run = {"version": stored["version"] + 1, "mixers": names, "suites": reference_of(means)}
+        write_json(out / "reference.json", set_of_run)
         fits = {name: fit_parameters(name, 128, 4) for name in names}
         result["quality"], result["index"] = means, index
         result["reference"] = {"version": stored["version"], "own": [s for s in means if s not in stored["suites"]]}
