@@ -44,6 +44,8 @@ KNOWN = {
     "comel/base/yaml_text.py": {
         "loader.construct_object": "settings, config.yaml of a run and --set: a SafeLoader",
     },
+    "comel/nn/mixers/__init__.py": {"resolve_name": "any name, which stands for what is installed and nothing else"},
+    "comel/nn/poolings/__init__.py": {"resolve_name": "any name, which stands for what is installed and nothing else"},
     "comel/runs/weights.py": {
         "model_class": "model.json of a run, with what the user trusts",
         "safe_open": "names and shapes of tensors",

@@ -123,7 +123,7 @@ class Trust:
         namesakes = [path for path in own if path.name == recorded.name]
         if not namesakes:
             raise ConfigError(
-                f"'{name}' is code in a file, and a run brings no code",
+                f"'{name}' is code in a file, and a run does not carry code",
                 f"if you know that file and trust it, name your copy of it: {self.how_to_say(recorded.name)}",
             )
         if sha256 is not None:

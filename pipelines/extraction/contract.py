@@ -163,7 +163,7 @@ class ContractReader:
                 raise FeatureMismatch(f"{self._source}: is the encoder {encoder.name}, not {name}", "name the model's encoder")
             if weights_hash and encoder.weights_hash != weights_hash:
                 raise FeatureMismatch(
-                    f"{name}: the weights on this machine are not those that the model was trained with",
+                    f"{name}: the model was trained with other weights than those on this machine",
                     "install the original ones, or send a bag made with them",
                 )
             code = self._contract.code_sha256

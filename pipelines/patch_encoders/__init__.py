@@ -88,14 +88,14 @@ def load_stated_encoder(name: str, trust: Trust, device: str = "auto") -> PatchE
             encoder = _own(word, made, device, "auto", code_sha256)
             if encoder.name == name:
                 return encoder
-    raise ConfigError(f"encoders: no '{name}' among those that are installed", _remedy(name, trust))
+    raise ConfigError(f"encoders: no installed encoder '{name}'", _remedy(name, trust))
 
 
 def _remedy(name: str, trust: Trust) -> str:
     own = trust.how_to_say("FILE.py:Class", "--encoder")
     if name.startswith("hf:"):
         fetched = ", or --encoder hf:FOLDER" if trust.setting is None else ""
-        return f"if you know that model and trust it, say {trust.how_to_say(name, '--encoder')}{fetched}"
+        return f"if you know that model and trust it, give {trust.how_to_say(name, '--encoder')}{fetched}"
     if is_user_code(name) or ":" in name:
         return f"if it is yours, say where it is: {own}"
     return f"{nearest(name, list(_KNOWN)).removesuffix('?')}; or, where it is your own, say {own}"

@@ -53,7 +53,7 @@ _SAID: dict[int, dict[str, tuple[str, str]]] = {
         "another request": ("this Idempotency-Key was used with another request before", "use a new key for a new request"),
         "incomplete upload": ("the upload is not complete", "send the rest from offset 16777216 on"),
     },
-    413: {"too long": ("the body is larger than 2147483648 bytes", "send a smaller one, or ask for a higher limit")},
+    413: {"too long": ("the body is larger than 2147483648 bytes", "send a smaller one, or ask for a larger limit")},
     415: {"no HDF5": ("the file in the field 'bag' is not HDF5", "send the .h5 file that comel extract wrote")},
     416: {"beyond the end": ("there is no such part", "")},
     421: {"foreign name": ("without API keys this service answers to localhost only", "")},

@@ -391,7 +391,7 @@ def test_what_a_trusted_file_holds_must_be_a_model(moved: tuple[Path, Stream]) -
 def test_the_service_trusts_what_its_settings_name(moved: tuple[Path, Stream]) -> None:
     folder, stream = moved
     about: dict[str, Any] = {"runs": {"model": folder / "run"}, "state_dir": folder / "state", "device": "cpu"}
-    with pytest.raises(RunError, match=r"brings no code; .* model\.py in the service's setting trusted_code") as refused:
+    with pytest.raises(RunError, match=r"does not carry code; .* model\.py in the service's setting trusted_code") as refused:
         ModelRegistry(ServiceSettings(**about)).open()
     assert "--trust" not in str(refused.value)
     settings = ServiceSettings(**about, trusted_code=(str(folder / "model.py"),))

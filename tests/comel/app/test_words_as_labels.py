@@ -51,7 +51,7 @@ def test_a_task_that_the_user_names_is_learned_and_scored(run: Path, comel_cli: 
     more = write_stream(tmp_path / "more", ("kidney",), slides=8, change=renamed("kidney", "NA", "task"))
     where = ("--manifest", more.manifest, "--bags", more.bags)
     code, _, said = comel_cli("add-task", run, *where, "--quiet")
-    assert (code, "column task: is empty ('NA' means that nothing is known" in said) == (2, True)
+    assert (code, "column task: is empty ('NA' means a missing value" in said) == (2, True)
     assert comel_cli("add-task", run, *where, "--task", "NA", "--set", "trainer.epochs=1", "--quiet")[0] == 0
     code, _, said = comel_cli("evaluate", run, *where, "--quiet")
     assert (code, said) == (0, "")
@@ -70,5 +70,5 @@ def test_who_writes_tables_of_labels_refuses_them(stream: Stream, comel_cli: Cli
     """CLAM would read them as nothing."""
     code, _, said = comel_cli("bags", "export", stream.bags, "--manifest", stream.manifest, "--out", tmp_path / "clam")
     assert (code, said.count("\n")) == (2, 1)
-    assert "column label: is empty ('null' means that nothing is known: fill it in, or call it otherwise" in said
+    assert "column label: is empty ('null' means a missing value: fill it in, or use another word if it" in said
     assert not (tmp_path / "clam").exists()

@@ -116,7 +116,7 @@ def test_what_was_trained_on_once_is_no_test_case() -> None:
     found, notes = splits_to_evaluate(rows, known)
     assert found == {"p1-a": "train", "p1-a2": "train"}
     assert notes == [
-        "2 slides count as train and not as test, because the run has seen them or their patients there: p1-a, p1-a2",
+        "2 slides count as train, not as test, because the run has seen them or their patients there: p1-a, p1-a2",
         "slides are compared by name: slide p1-a is taken for the one of the run's task 'grade'; "
         "if it is another, give it another slide_id, such as old-p1-a",
     ]
@@ -136,7 +136,7 @@ def test_splits_of_an_evaluation() -> None:
     found, notes = splits_to_evaluate(rows, known, ["old"])
     assert list(found.values()) == ["train", "test", "val", "val", "train", "test", "val"]
     assert notes == [
-        "2 slides count as val and not as test, because the run has seen them or their patients there: p2-a, p2-b",
+        "2 slides count as val, not as test, because the run has seen them or their patients there: p2-a, p2-b",
         "slides are compared by name: slide p2-a is taken for the one of the run's task 'old'; "
         "if it is another, give it another slide_id, such as old-p2-a",
     ]

@@ -238,5 +238,5 @@ def test_what_file_managers_leave_in_a_version_is_none_of_its_files(toy_run: Pat
         (run.version_folder() / name).write_bytes(b"looked at")
     run.verify()
     (run.version_folder() / "adapter.safetensors").write_bytes(b"")
-    with pytest.raises(RunError, match=r"adapter\.safetensors: is none of the version's files"):
+    with pytest.raises(RunError, match=r"adapter\.safetensors: not one of the version's files"):
         run.verify()

@@ -183,7 +183,7 @@ def test_a_slide_without_progress_is_stopped(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Watched, "hear", heard)
     report = extract(manifest, tmp_path / "bags", stall_limit=3600)
     assert (report.done, report.failed) == (1, 1)
-    assert report.failures[0].reason == "no sign of progress for 3600 s; it was stopped"
+    assert report.failures[0].reason == "no progress for 3600 s; it was stopped"
     assert "--batch-size" in report.failures[0].remedy
     assert "--time-limit" not in report.failures[0].remedy
 

@@ -180,7 +180,7 @@ def test_a_second_ctrl_c_ends_it_at_once(under_way: tuple[subprocess.Popen[str],
     [
         (["--engine", "dusk"], "comel: --engine: no 'dusk'; did you mean 'dask'?"),
         (["--engine", "dask"], "comel: --engine dask: the scheduler is not named; give --scheduler ADDRESS"),
-        (["--engine", "dask", "--workers", "2"], "comel: --workers applies to this machine; "),
+        (["--engine", "dask", "--workers", "2"], "comel: --workers applies to this machine only; "),
         (["--scheduler", "tcp://127.0.0.1:1"], "comel: a scheduler was given, but the engine is local; add --engine dask"),
     ],
 )

@@ -149,7 +149,7 @@ def test_they_are_joined_where_the_operator_says_so(
     pair(database, state)
     join(other, state)
     pair(other, state)
-    with pytest.raises(ConfigError, match="not that"):
+    with pytest.raises(ConfigError, match="does not belong to the state folder"):
         pair(database, state)
 
 
