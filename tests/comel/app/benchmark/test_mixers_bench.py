@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from comel.app.benchmark.mixers import checks
 from comel.app.benchmark.mixers.checks import CHECKS, check_mixer
 from comel.app.benchmark.mixers.cost import Cost, crossing, efficiency_length, growth, measure_costs
-from comel.app.benchmark.mixers.index import indices, reference_of
+from comel.app.benchmark.mixers.index import indices, reference, reference_of
 from comel.app.benchmark.mixers.quality import fit_parameters, mixer_rows
 from comel.app.benchmark.mixers.tissue import draw_tissue
 from comel.app.cli import app
@@ -213,3 +213,10 @@ def test_mixers_are_listed_with_their_options() -> None:
     assert "model.mixer_options.hilo.window=7" in one
     found = json.loads(CliRunner().invoke(app, ["mixers", "--json"], catch_exceptions=False).stdout)
     assert [entry["name"] for entry in found] == list(MIXERS)
+
+
+def test_the_stored_set_is_of_all_mixers() -> None:
+    stored = reference()
+    assert stored["version"] >= 1
+    assert stored["mixers"] == list(MIXERS)
+    assert all(spread["sigma"] > 0 for scores in stored["suites"].values() for spread in scores.values())
