@@ -116,7 +116,8 @@ def draw_costs(costs: Mapping[str, Sequence[Cost]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 6.5), constrained_layout=True)
     colours = pyplot.get_cmap("tab20")
-    ends = []
+    ends: list[tuple[int, float, str]] = []
+    shown: dict[str, Any] = {}
     for number, (name, own) in enumerate(costs.items()):
         if not own:
             continue
@@ -127,12 +128,16 @@ def draw_costs(costs: Mapping[str, Sequence[Cost]], path: Path) -> None:
             linestyle={"attention": "-", "gdat": "--", "mlp": ":"}.get(name, "-"),
         )  # fmt: skip
         ends.append((tiles[-1], seconds[-1], name))
+        shown[name] = "black" if strong else colours(number % 20)
     for end, height, name in _spread(ends):
-        axes.annotate(name, (end, height), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center")
+        axes.annotate(
+            name, (end, height), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center", color=shown[name]
+        )
     axes.set(xscale="log", yscale="log", xlabel="tiles in the bag", ylabel="seconds, one block forward")
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.25)
-    axes.margins(x=0.12)
+    axes.set_xlim(right=2 * max((tiles for tiles, _, _ in ends), default=1))
+    axes.set_ylim(top=1.3 * max((height for _, height, _ in _spread(ends)), default=1))
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
