@@ -123,5 +123,5 @@ def test_a_model_trained_with_it_reads_slides_with_the_file_named_again(tmp_path
     assert reader.extract(tmp_path / "slide.png", slide_id="slide").bag.contract.encoder == encoder.name
     with pytest.raises(FeatureMismatch, match="efficientnet-lite0: is the encoder efficientnet-lite0, not"):
         ContractReader(contract, assume_mpp=0.5, encoder="efficientnet-lite0").extract(tmp_path / "slide.png", slide_id="slide")
-    with pytest.raises(ConfigError, match="encoders: no 'mine'"):
+    with pytest.raises(ConfigError, match="encoders: no installed encoder 'mine'"):
         ContractReader(contract, assume_mpp=0.5).extract(tmp_path / "slide.png", slide_id="slide")
