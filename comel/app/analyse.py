@@ -85,10 +85,12 @@ def analyse(
     if task is not None and task not in names:
         raise ConfigError(f"--task {task}: the run has no such task", nearest(task, names))
     files = feature_files(bags)
-    looks = []
+    looks: list[dict[str, Any]] = []
     with progress_bar(len(files), "analyse", quiet=quiet) as advance:
         for file in files:
             bag = read_any_bag(file)
+            if bag.slide_id in [look["slide_id"] for look in looks]:
+                raise BagError(f"{file}: a second bag of {bag.slide_id}", "give each slide once")
             looks.append(_look(judge, model, bag, task, queries, seed))
             advance(1, text=bag.slide_id)
     out.mkdir(parents=True, exist_ok=True)
@@ -139,12 +141,13 @@ def _look(judge: Judge, model: CoMEL, bag: Bag, task: str | None, queries: int, 
     mixers = [block.attention if isinstance(block, Block) else block for block in _blocks(model)]
 
     def answer() -> tuple[Tensor, Tensor]:
-        z = model.trunk(batch.features, batch.coords, batch.mask)[1]
+        z = model.trunk(batch.features, batch.coords, batch.mask)[1]  # (1, dim)
         logits = model.pooled_logits(z)[0, columns] / model.temperature[head]
         return z[0], torch.softmax(logits.double(), dim=-1)
 
     with _seen_by(mixers) as seen:
         probabilities = answer()[1]
+    heaviest = int(model.trunk(batch.features, batch.coords, batch.mask)[2][0].argmax())
     column = int(probabilities.argmax())
     layers = [(n, m) for n, m in enumerate(mixers) if isinstance(m, Mixer) and _has_heads(m)]
     projections = [mixer.get_submodule("proj") for _, mixer in layers]
@@ -162,12 +165,14 @@ def _look(judge: Judge, model: CoMEL, bag: Bag, task: str | None, queries: int, 
         "branch": importance_of_branches(answer, [(m, w) for _, m, w in _parts(model)], column),
         "rings": {}, "maps": {}, "where": None, "spacing": _spacing(bag), "sampled": len(bag) > queries,
     }  # fmt: skip
-    _attention(found, seen, mixers, batch, queries, seed)
+    _attention(found, seen, mixers, batch, queries, seed, heaviest)
     return found
 
 
-def _attention(found: dict[str, Any], seen: dict[int, Any], mixers: Any, batch: BagBatch, queries: int, seed: int) -> None:
-    """Rings, maps, and where the tile that counts most looks, of the layers that have such rows."""
+def _attention(
+    found: dict[str, Any], seen: dict[int, Any], mixers: Any, batch: BagBatch, queries: int, seed: int, heaviest: int
+) -> None:
+    """Rings, maps, and where the tile that weighs most in the pooling looks, of the layers that have such rows."""
     if batch.coords is None:
         return
     layout = Layout.of(batch.features, batch.coords)
@@ -186,8 +191,8 @@ def _attention(found: dict[str, Any], seen: dict[int, Any], mixers: Any, batch: 
         if len(chosen) >= _LEAST_QUERIES:
             found["maps"][number] = local_maps(rows, chosen, cells, _RADIUS)[0].numpy()
         if found["where"] is None:
-            query = int(torch.randint(len(chosen), (1,), generator=torch.Generator().manual_seed(seed)))
-            found["where"] = {"cells": cells.numpy(), "query": int(chosen[query]), "rows": rows[:, query].numpy()}
+            one = mixers[number].rows(own.pack(x), own, torch.tensor([heaviest], device=x.device))
+            found["where"] = {"cells": cells.numpy(), "query": heaviest, "rows": one[:, 0].float().cpu().numpy()}
 
 
 def _has_heads(mixer: Mixer) -> bool:
@@ -239,8 +244,8 @@ def _summary(looks: Sequence[dict[str, Any]], version: int, model: str, queries:
     ]  # fmt: skip
     spacings = {look["spacing"] for look in looks}
     spacing = spacings.pop() if len(spacings) == 1 else None
-    distances = [_over(layer, _of(looks, "rings", layer), spacing) for layer in looks[0]["rings"]]
-    named = [(layer, head) for layer in looks[0]["maps"] for head in range(len(looks[0]["maps"][layer]))]
+    distances = [_over(layer, _of(looks, "rings", layer), spacing) for layer in _layers(looks, "rings")]
+    named = [(layer, head) for layer in _layers(looks, "maps") for head in range(len(_of(looks, "maps", layer)[0]))]
     patterns: list[dict[str, Any]] = []
     if len(named) > 1:
         maps = np.stack([np.mean([own[head] for own in _of(looks, "maps", layer)], axis=0) for layer, head in named])
@@ -258,6 +263,11 @@ def _summary(looks: Sequence[dict[str, Any]], version: int, model: str, queries:
         "bags": [{key: look[key] for key in keys} for look in looks],
         "heads": heads, "branches": branches, "distances": distances, "patterns": patterns,
     }  # fmt: skip
+
+
+def _layers(looks: Sequence[dict[str, Any]], what: str) -> list[int]:
+    """The layers of which something was found on any bag."""
+    return sorted({layer for look in looks for layer in look[what]})
 
 
 def _of(looks: Sequence[dict[str, Any]], what: str, layer: int) -> list[Any]:

@@ -137,7 +137,7 @@ def read_manifest(
             Paths are compared as written, so a link inside the folder may point anywhere.
         tasks: keep the slides of these tasks only, in this order.
         names: labels and tasks that the user has named, which are names even where they are written like a missing value;
-            None for who makes nothing of labels and tasks: every word is one.
+            None if labels and tasks are not used: every word is a name.
 
     Raises:
         ManifestError: the file cannot be read or lacks a column, or rows cannot be used: the first few are named, the rest

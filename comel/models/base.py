@@ -155,6 +155,11 @@ class MILModel(nn.Module, ABC):
                 Default ``options.loss_over``.
         """
 
+    @property
+    def uses_places(self) -> bool:
+        """Whether an answer depends on where the tiles lie to each other, where a bag says so."""
+        return False
+
     def end_epoch(self) -> dict[str, float]:
         """Called after each epoch; returns measures to report."""
         return {}

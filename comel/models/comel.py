@@ -132,6 +132,11 @@ class CoMELOptions(AttentionOptions):
 
     @model_validator(mode="after")
     def _mixers_fit(self) -> CoMELOptions:
+        for name in ("region_size", "grouping", "pad"):
+            if "gdat" not in self.mixer and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} belongs to mixer 'gdat', and mixer names {', '.join(self.mixer)}; leave it out")
+            if name in self.mixer_options.get("gdat", {}):
+                raise ValueError(f"mixer_options.gdat.{name} is the setting model.{name}; give that one")
         if len(self.mixer) not in (1, self.blocks):
             raise ValueError(f"mixer names {len(self.mixer)} for {self.blocks} blocks; give one name, or one per block")
         unused = [name for name in self.mixer_options if name not in self.mixer]
@@ -237,6 +242,14 @@ class CoMEL(MILModel):
         """The bag head's and the instance classifier's parameters."""
         modules = [self.bag_heads[head], *([self.instance_heads[head]] if len(self.instance_heads) else [])]
         return [parameter for module in modules for parameter in module.parameters()]
+
+    @property
+    def uses_places(self) -> bool:
+        """Through the surroundings of a tile, the context, or a mixer or feed-forward part that looks at places."""
+        options = self.options
+        near = options.instance == "classifier" and options.neighbourhood > 0
+        mixers = [part for part in self.trunk.modules() if isinstance(part, Mixer)]
+        return near or options.context == "full" or options.mlp == "gdfn" or any(mixer.uses_places for mixer in mixers)
 
     def forward(self, bags: BagBatch | Tensor) -> BagOutput:
         """See :class:`comel.models.base.BagOutput`."""

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from comel.bags.geometry import tile_cells
+from comel.nn.layout.layout import Layout
 
 __all__ = ["cells_of", "neighbour_mean"]
 
-_OFFSETS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
+_MIDDLE = 4
 
 
 def cells_of(coords: Tensor) -> Tensor:
@@ -30,15 +31,12 @@ def neighbour_mean(values: Tensor, coords: Tensor) -> Tensor:
         values: (M, C).
         coords: (M, 2) top-left corners of the tiles in any unit.
     """
-    cells = cells_of(coords)
-    width = int(cells[:, 0].max()) + 3
-    key = (cells[:, 1] + 1) * width + cells[:, 0] + 1  # (M,), a free column on either side
-    ordered, order = torch.sort(key)
-    wanted = torch.stack([key + dy * width + dx for dx, dy in _OFFSETS])  # (8, M)
-    found = torch.searchsorted(ordered, wanted).clamp_max(len(key) - 1)
-    there = ordered[found] == wanted  # (8, M)
+    table = Layout((1, len(values)), coords.unsqueeze(0)).neighbours(3)  # (M, 9)
+    padded = torch.cat([values, values.new_zeros(1, values.shape[1])])
+    there = table < len(values)
     total, count = values, values.new_ones(len(values))
-    for row, present in zip(order[found], there, strict=True):
-        total = total + values[row] * present.unsqueeze(1)
-        count = count + present
+    for number in range(9):
+        if number != _MIDDLE:
+            total = total + padded[table[:, number]]
+            count = count + there[:, number]
     return total / count.unsqueeze(1)

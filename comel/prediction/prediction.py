@@ -38,6 +38,7 @@ MODES = tuple(Mode)
 NOTICE = "Research use only: not a medical device, not for diagnosis."
 NO_TISSUE = "no tissue"
 EQUAL_SCORES = "all tiles have the same score, so none is marked"
+NO_PLACES = "no coordinates: where tiles lie to each other, which the model learned from, is not known"
 
 _COLUMNS_BEFORE = ["task", "label", "mode", "confidence"]
 _COLUMNS_AFTER = ["instances", "positive_instances", "distance", "out_of_distribution", "version", "error"]

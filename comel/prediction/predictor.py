@@ -15,7 +15,7 @@ from comel.base.trust import Trust
 from comel.base.units import Mode
 from comel.cohort.bags import check_contract, join_slides
 from comel.errors import ConfigError
-from comel.prediction.prediction import EQUAL_SCORES, NO_TISSUE, OutOfDistribution, Prediction
+from comel.prediction.prediction import EQUAL_SCORES, NO_PLACES, NO_TISSUE, OutOfDistribution, Prediction
 from comel.runs.directory import RunDirectory
 from comel.runs.version import VersionInfo
 
@@ -139,7 +139,8 @@ class Predictor:
             out_of_distribution=self._novelty(view.distance),
             class_scores=view.by_class,
         )
-        return replace(prediction, notes=(EQUAL_SCORES,)) if prediction.equal_scores else prediction
+        notes = [EQUAL_SCORES] * prediction.equal_scores + [NO_PLACES] * self._lacks_places(bag)
+        return replace(prediction, notes=tuple(notes)) if notes else prediction
 
     def predict_case(self, name: str, bags: Sequence[Bag], *, task: str | None = None) -> list[Prediction]:
         """Predict the slides of a case as one bag, as in training.
@@ -174,8 +175,13 @@ class Predictor:
                 coords=bag.coords if len(bag) else np.zeros((0, 2), np.int64),
                 geometry=bag.geometry,
             )
-            slides.append(replace(own, notes=(*notes, *[EQUAL_SCORES] * own.equal_scores)))
+            notes += [EQUAL_SCORES] * own.equal_scores + [NO_PLACES] * (NO_PLACES in whole.notes)
+            slides.append(replace(own, notes=tuple(notes)))
         return slides
+
+    def _lacks_places(self, bag: Bag) -> bool:
+        """Whether the bag's tiles have no place, though the model looks at places and was trained on tiles of a known size."""
+        return bag.coords is None and self._judge.contract.mpp is not None and self._judge.model.uses_places
 
     def _novelty(self, distance: float | None) -> OutOfDistribution | None:
         threshold = self._info.distance_threshold

@@ -54,7 +54,7 @@ def measure_extraction(
         settings: the settings of the extraction.
         workers: threads, and as many processes of the DataLoader; default one per core, up to 8.
         repeats: of all six.
-        progress: told each way as it ends.
+        progress: called with each way as it ends.
 
     Returns:
         ``tiles_per_second`` (medians by way), ``core_seconds`` (by way, of this process), ``pixels`` (decoded, unique,

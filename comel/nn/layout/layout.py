@@ -38,7 +38,6 @@ class Layout:
         bags: how many, B.
         bag: (N,) the bag of each packed row.
         counts: (B,) instances of each bag.
-        within: the bags as :class:`~comel.nn.layout.segments.Segments`; bags without an instance are left out.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class Layout:
         self.bag = torch.repeat_interleave(torch.arange(self.bags, device=real.device), self.counts)
         self._coords = None if coords is None else self.pack(coords)
         self._found: dict[Hashable, Any] = {}
-        self.within = Segments(self.bag, self.bag)
 
     @classmethod
     def of(cls, x: Tensor, coords: Tensor | None = None, mask: Tensor | None = None) -> Layout:
@@ -64,6 +62,11 @@ class Layout:
 
     def __len__(self) -> int:
         return len(self.bag)
+
+    @property
+    def within(self) -> Segments:
+        """The bags as segments; those without an instance are left out."""
+        return self._once("within", lambda: Segments(self.bag, self.bag))
 
     @property
     def placed(self) -> bool:

@@ -127,6 +127,11 @@ class FullAttention(Mixer):
         if options.position == "kernelized-rpe" and (options.window or options.normaliser != "softmax"):
             raise ValueError("position 'kernelized-rpe' replaces the softmax over the bag; leave window and normaliser out")
 
+    @property
+    def uses_places(self) -> bool:
+        """With windows, or with a position."""
+        return bool(self.options.window) or self.options.position != "none"
+
     def mix(self, x: Tensor, layout: Layout) -> Tensor:
         """See the module; (N, dim) -> (N, dim).
 

@@ -132,6 +132,11 @@ class Mixer(nn.Module, ABC):
         """
         return None
 
+    @property
+    def uses_places(self) -> bool:
+        """Whether what comes out depends on coordinates, where there are some."""
+        return self.card.coords != "ignored"
+
     @abstractmethod
     def mix(self, x: Tensor, layout: Layout) -> Tensor:
         """The same on packed rows: (N, dim) -> (N, dim), N at least 1."""

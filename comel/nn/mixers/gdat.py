@@ -84,6 +84,11 @@ class GroupedDoubleAttention(Mixer):
         self.proj = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(width.dropout)
 
+    @property
+    def uses_places(self) -> bool:
+        """With the grouping ``spatial`` alone."""
+        return bool(self.options.grouping == "spatial")
+
     def mix(self, x: Tensor, layout: Layout) -> Tensor:
         """See the module; (N, dim) -> (N, dim).
 

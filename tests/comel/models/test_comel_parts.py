@@ -86,6 +86,9 @@ def test_learns_is_adapted_written_and_read(options: dict[str, Any], tmp_path: P
         ({"mixer": "hilo", "mixer_options": {"hilo": {"window": 0}}}, "window"),
         ({"mixer": "hilo", "mixer_options": {"gdat": {}}}, "given for 'gdat'"),
         ({"mixer": "hilo", "num_heads": 1, "dim": 8}, "leaves one kind without a head"),
+        ({"mixer": "hilo", "region_size": 8}, "region_size belongs to mixer 'gdat', and mixer names hilo"),
+        ({"mixer": "hilo", "grouping": "spatial"}, "grouping belongs to mixer 'gdat'"),
+        ({"mixer_options": {"gdat": {"region_size": 8}}}, "is the setting model.region_size"),
         ({"pooling": "gatd"}, "did you mean 'gated'"),
         ({"pooling": "ggem", "pooling_options": {"before": "abs"}}, "choose softplus, relu or none"),
         ({"pooling": "latent", "pooling_options": {"latnts": 2}}, "latnts"),
@@ -96,3 +99,27 @@ def test_what_does_not_fit_is_said_in_one_line(options: dict[str, Any], message:
     with pytest.raises(ConfigError, match=message) as caught:
         parse_section(CoMELOptions, {**SMALL, **options}, "model")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "uses"),
+    [
+        ({}, True),
+        ({"context": "none"}, True),  # the tiles around
+        ({"context": "none", "neighbourhood": 0}, False),
+        ({"context": "none", "neighbourhood": 0, "grouping": "spatial"}, True),
+        ({"context": "none", "neighbourhood": 0, "mixer": ("hilo",)}, True),
+        ({"context": "none", "neighbourhood": 0, "mixer": ("attention",)}, False),
+        ({"context": "none", "neighbourhood": 0, "mixer": ("attention",), "mixer_options": {"attention": {"window": 3}}}, True),
+        ({"context": "none", "neighbourhood": 0, "mlp": "gdfn"}, True),
+    ],
+    ids=str,
+)
+def test_whether_places_count(options: dict[str, Any], uses: bool) -> None:
+    model, bags = make(**options), batch()
+    assert model.uses_places == uses
+    assert bags.coords is not None
+    with torch.no_grad():
+        moved = model(BagBatch(bags.features, bags.coords[:, torch.randperm(30, generator=torch.Generator().manual_seed(1))]))
+        same = torch.equal(moved.instance_scores, model(bags).instance_scores)
+    assert same or uses

@@ -22,6 +22,7 @@ from comel.models import MODELS
 from comel.models.base import MILModel
 from comel.models.batch import make_batch
 from comel.prediction.judge import Judge, View
+from comel.prediction.prediction import NO_PLACES
 from comel.prediction.predictor import Predictor
 from comel.runs.directory import RunDirectory
 from comel.runs.weights import build_model, load_state
@@ -224,3 +225,12 @@ def test_what_cannot_be_opened(toy_run: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(RunError, match=r"model\.safetensors: missing or changed since it was written"):
         Judge.open(directory, info, "cpu")
+
+
+def test_a_bag_without_coordinates_gets_a_note_if_the_model_looks_at_places(stream: Stream, tmp_path: Path) -> None:
+    run, bag = tmp_path / "run", read_bag(stream.bag("colon-00"))
+    comel.train(stream.settings(epochs=1), run, quiet=True)
+    predictor, nowhere = Predictor.open(run), replace(bag, coords=None, geometry=None)
+    assert NO_PLACES not in predictor.predict(bag).notes
+    assert NO_PLACES in predictor.predict(nowhere).notes
+    assert all(NO_PLACES in each.notes for each in predictor.predict_case("both", [bag, replace(nowhere, slide_id="other")]))

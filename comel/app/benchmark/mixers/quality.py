@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from comel.app.benchmark.rows import Row
+from comel.models.comel import CoMELOptions
 from comel.nn.block import make_block
 from comel.nn.mixers import make_mixer
 from comel.nn.mixers.base import Width
@@ -64,6 +65,7 @@ def mixer_rows(names: Sequence[str], dim: int, heads: int, options: dict[str, di
                 "mixer": [name],
                 "mixer_options": {name: options[name]} if options.get(name) else {},
                 "mlp_ratio": fit_parameters(name, dim, heads, options.get(name)).mlp_ratio,
+                **({} if name == REFERENCE else {"region_size": CoMELOptions.model_fields["region_size"].default}),
                 "context": "none",
                 "instance": "attention",
                 "bag_evidence": False,
